@@ -1,0 +1,1 @@
+"""Classify hyperspectral scenes of any size with an exported model file."""

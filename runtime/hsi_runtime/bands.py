@@ -1,0 +1,205 @@
+"""Wavelengths: reads them from tags, and matches a scene's bands to a model's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_runtime.errors import BandMismatchError, SceneError
+from hsi_runtime.scene import SceneInfo
+
+TOLERANCE_NM = 2.0  # a recalibrated sensor moves by less, its next band is farther
+UNITS_NM = {
+    "nanometers": 1.0,
+    "nanometer": 1.0,
+    "nanometres": 1.0,
+    "nm": 1.0,
+    "micrometers": 1000.0,
+    "micrometer": 1000.0,
+    "micrometres": 1000.0,
+    "microns": 1000.0,
+    "um": 1000.0,
+    "µm": 1000.0,
+    "μm": 1000.0,
+}
+
+Wavelengths = NDArray[np.float64]
+
+
+def to_nanometres(
+    source: str, centres: Wavelengths | None, widths: Wavelengths | None, unit: str
+) -> tuple[Wavelengths | None, Wavelengths | None, list[str]]:
+    """Convert band centres and widths to nm.
+
+    Without a unit, values all above 100 are nm and all below are micrometres; that is
+    said in a note.
+
+    Returns:
+        Centres in nm, widths in nm (each None where absent), notes for the user.
+
+    Raises:
+        SceneError: A unit that is no length, or values that cannot be wavelengths.
+    """
+    if centres is None:
+        return None, None, []
+    notes = []
+    factor = UNITS_NM.get(unit.strip().lower())
+    if factor is None:
+        if unit.strip().lower() not in ("", "unknown"):
+            raise SceneError(
+                f"{source}: wavelengths are in {unit!r}; "
+                "expected Nanometers or Micrometers."
+            )
+        factor = 1.0 if np.all(centres > 100) else 1000.0
+        if factor == 1000.0 and np.any(centres > 100):
+            raise SceneError(
+                f"{source}: wavelengths run from {centres.min():g} to "
+                f"{centres.max():g} without a unit; state the wavelength units."
+            )
+        said = "nm" if factor == 1 else "micrometres"
+        notes.append(f"{source}: wavelengths have no unit; taken as {said}.")
+    centres = centres * factor
+    if not (np.all(np.isfinite(centres)) and np.all(centres > 0)):
+        raise SceneError(f"{source}: wavelengths must be positive numbers.")
+    return centres, None if widths is None else widths * factor, notes
+
+
+def from_band_tags(
+    source: str,
+    tags: Sequence[Mapping[str, str]],
+    imagery: Sequence[Mapping[str, str]],
+) -> tuple[Wavelengths | None, Wavelengths | None, list[str]]:
+    """Read wavelengths from the tags of a GeoTIFF's bands.
+
+    The ``wavelength`` tag comes first: GDAL rounds ``IMAGERY`` to 1 nm.
+
+    Raises:
+        SceneError: A tag is no number.
+    """
+
+    def column(rows: Sequence[Mapping[str, str]], key: str) -> Wavelengths | None:
+        if not all(key in row for row in rows):
+            return None
+        try:
+            return np.array([float(row[key]) for row in rows])
+        except ValueError as error:
+            raise SceneError(f"{source}: a tag {key} is not a number.") from error
+
+    centres = column(tags, "wavelength")
+    if centres is not None:
+        units = {row.get("wavelength_units", "") for row in tags}
+        if len(units) > 1:
+            raise SceneError(f"{source}: bands disagree on units: {sorted(units)}.")
+        return to_nanometres(source, centres, column(tags, "fwhm"), units.pop())
+    centres = column(imagery, "CENTRAL_WAVELENGTH_UM")
+    return to_nanometres(source, centres, column(imagery, "FWHM_UM"), "um")
+
+
+@dataclass(frozen=True)
+class BandMatch:
+    """Which bands of a scene to feed to a model.
+
+    Attributes:
+        indices: 0-based bands of the scene, in the model's order, shape ``(band,)``.
+        warnings: Sentences the user should read.
+    """
+
+    indices: NDArray[np.intp]
+    warnings: tuple[str, ...] = ()
+
+
+def match_bands(
+    info: SceneInfo,
+    model_wavelengths_nm: Sequence[float] | None,
+    source_count: int,
+    source_used: Sequence[int],
+    tolerance_nm: float = TOLERANCE_NM,
+) -> BandMatch:
+    """Find the model's bands in a scene: by wavelength, else by an equal count.
+
+    Args:
+        info: The scene.
+        model_wavelengths_nm: Centres of the bands the model needs, or None.
+        source_count: Bands of the scene the model was trained on.
+        source_used: Those of them that the model needs, 0-based.
+        tolerance_nm: Largest accepted distance between two centres.
+
+    Raises:
+        BandMismatchError: The scene lacks a band, or cannot be matched at all.
+    """
+    if model_wavelengths_nm is not None and info.wavelengths_nm is not None:
+        return _by_wavelength(info, np.asarray(model_wavelengths_nm), tolerance_nm)
+    lacks = "The scene" if info.wavelengths_nm is None else "The model"
+    if info.bands == source_count:
+        indices = np.asarray(source_used, dtype=np.intp)
+    elif info.bands == len(source_used):
+        indices = np.arange(info.bands)
+    else:
+        raise BandMismatchError(
+            f"{lacks} has no wavelengths, and the band counts differ: "
+            f"{info.path.name} has {info.bands} bands, the model was trained on "
+            f"{source_count} and uses {len(source_used)} of them. "
+            "Add wavelengths to the scene, or select the bands."
+        )
+    return BandMatch(
+        indices,
+        (
+            f"{lacks} has no wavelengths: {len(indices)} bands are matched by their "
+            "position only.",
+        ),
+    )
+
+
+def _by_wavelength(info: SceneInfo, wanted: Wavelengths, tolerance: float) -> BandMatch:
+    assert info.wavelengths_nm is not None
+    distance = np.abs(info.wavelengths_nm[None, :] - wanted[:, None])  # (model, scene)
+    usable = np.where(info.good[None, :], distance, np.inf)
+    indices = usable.argmin(axis=1)
+    matched = usable.min(axis=1) <= tolerance
+    if not matched.all():
+        missing = wanted[~matched]
+        shown = ", ".join(f"{nm:.1f}" for nm in missing[:5])
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        bad = int(((distance.min(axis=1) <= tolerance) & ~matched).sum())
+        marked = f" ({bad} of them are there but marked bad)" if bad else ""
+        raise BandMismatchError(
+            f"The model needs {len(wanted)} bands from {wanted.min():.1f} to "
+            f"{wanted.max():.1f} nm; {info.path.name} has {info.bands} bands from "
+            f"{info.wavelengths_nm.min():.1f} to {info.wavelengths_nm.max():.1f} nm, "
+            f"and only {int(matched.sum())} match within {tolerance:g} nm. "
+            f"Missing: {shown}{more} nm{marked}. Use a scene of the same sensor, or "
+            "resample it to the model's bands."
+        )
+    taken, counts = np.unique(indices, return_counts=True)
+    if len(taken) < len(indices):
+        # Two model bands share a scene band: legitimate only where the model's own
+        # centres coincide (overlapping spectrometers), and then order decides.
+        indices = _resolve_twins(info.wavelengths_nm, wanted, usable, tolerance)
+    return BandMatch(indices)
+
+
+def _resolve_twins(
+    have: Wavelengths, wanted: Wavelengths, usable: Wavelengths, tolerance: float
+) -> NDArray[np.intp]:
+    """Give every model band a scene band of its own, nearest pairs first."""
+    pairs = sorted(
+        (usable[m, s], m, s)
+        for m in range(len(wanted))
+        for s in np.flatnonzero(usable[m] <= tolerance)
+    )
+    chosen: dict[int, int] = {}
+    used: set[int] = set()
+    for _, m, s in pairs:
+        if m not in chosen and s not in used:
+            chosen[m] = int(s)
+            used.add(s)
+    lost = [m for m in range(len(wanted)) if m not in chosen]
+    if lost:
+        shown = ", ".join(f"{wanted[m]:.1f}" for m in lost[:5])
+        raise BandMismatchError(
+            f"{len(lost)} bands of the model ({shown} nm) have no scene band of their "
+            f"own within {tolerance:g} nm: the scene's bands are coarser than the "
+            f"model's ({len(have)} against {len(wanted)})."
+        )
+    return np.array([chosen[m] for m in range(len(wanted))], dtype=np.intp)

@@ -1,0 +1,280 @@
+"""Reads ENVI scenes: a strict parser for the header, a memory map for the values.
+
+The size of the data file is checked before any work: GDAL reads the missing part of a
+truncated file as zeros, and its reading of BIP files collapses when a strip exceeds
+the block cache.
+"""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+
+from hsi_runtime import bands as spectral
+from hsi_runtime.errors import SceneError
+from hsi_runtime.geotiff import resolution_m
+from hsi_runtime.scene import Cube, SceneInfo, open_binary, representable
+
+DTYPES = {
+    "1": "u1",
+    "2": "i2",
+    "3": "i4",
+    "4": "f4",
+    "5": "f8",
+    "12": "u2",
+    "13": "u4",
+}
+# Shape of the memory map, and how to see it as (band, row, col).
+LAYOUTS = {
+    "bsq": (("bands", "lines", "samples"), (0, 1, 2)),
+    "bil": (("lines", "bands", "samples"), (1, 0, 2)),
+    "bip": (("lines", "samples", "bands"), (2, 0, 1)),
+}
+MAX_HEADER_BYTES = 16 * 1024 * 1024
+DATA_SUFFIXES = ("", ".img", ".dat", ".raw", ".bsq", ".bil", ".bip", ".bin", ".sli")
+WGS84_NAMES = {"wgs-84", "wgs84", "wgs 84"}
+
+Header = dict[str, str]
+
+
+class EnviScene:
+    """A BSQ, BIL or BIP scene, read by memory map."""
+
+    info: SceneInfo
+
+    def __init__(self, header_path: Path, data_path: Path) -> None:
+        header = parse_header(header_path)
+        self.info, self._values = _open(header_path, data_path, header)
+
+    def read(
+        self, rows: tuple[int, int], cols: tuple[int, int], bands: NDArray[np.intp]
+    ) -> Cube:
+        block = self._values[:, slice(*rows), slice(*cols)]
+        # A slice copies one run of bands; an index list gathers value by value.
+        steps = set(np.diff(bands))
+        picked = block[bands[0] : bands[-1] + 1] if steps <= {1} else block[bands]
+        native = self.info.dtype.newbyteorder("=")
+        return np.ascontiguousarray(picked, dtype=native)
+
+    def close(self) -> None:
+        del self._values
+
+
+def find_header(path: Path, magic: bytes) -> tuple[Path, Path] | None:
+    """Find the header and data file that belong to either of them.
+
+    Returns:
+        Header path and data path, or None where ``path`` is no part of an ENVI scene.
+
+    Raises:
+        SceneError: A header without its data file.
+    """
+    if magic.startswith(b"ENVI"):
+        stem = path.with_suffix("") if path.suffix.lower() == ".hdr" else path
+        candidates = [stem.with_name(stem.name + s) for s in DATA_SUFFIXES]
+        candidates += [stem.with_suffix(s) for s in DATA_SUFFIXES if s]
+        for data in candidates:
+            if data.is_file() and data != path:
+                return path, data
+        raise SceneError(
+            f"{path} is an ENVI header, but its data file is missing; expected it "
+            f"beside the header, as {stem.name} or {stem.name}.img."
+        )
+    for header in (path.with_name(path.name + ".hdr"), path.with_suffix(".hdr")):
+        if header.is_file() and header != path:
+            with open_binary(header) as file:
+                if file.read(4) == b"ENVI":
+                    return header, path
+    return None
+
+
+def parse_header(path: Path) -> Header:
+    """Read the fields of a header: lower-case names, text values without braces.
+
+    Raises:
+        SceneError: The file is no ENVI header.
+    """
+    with open_binary(path) as file:
+        raw = file.read(MAX_HEADER_BYTES + 1)
+    if len(raw) > MAX_HEADER_BYTES or not raw.startswith(b"ENVI"):
+        raise SceneError(f"{path} is not an ENVI header: its first line must be ENVI.")
+    # Comments start a line with a semicolon; a value in braces may span lines.
+    text = re.sub(r"^\s*;.*$", "", raw.decode("utf-8", "replace"), flags=re.MULTILINE)
+    header: Header = {}
+    for name, braced, plain in re.findall(
+        r"^[ \t]*([^={}\r\n]+?)[ \t]*=[ \t]*(?:\{([^}]*)\}|([^\r\n{]*))",
+        text,
+        flags=re.MULTILINE,
+    ):
+        header[" ".join(name.lower().split())] = (braced or plain).strip()
+    return header
+
+
+def _open(
+    header_path: Path, data_path: Path, header: Header
+) -> tuple[SceneInfo, NDArray[Any]]:
+    shape = {k: _integer(header_path, header, k) for k in ("samples", "lines", "bands")}
+    if min(shape.values()) < 1:
+        raise SceneError(f"{header_path} declares an empty cube: {shape}.")
+    layout = header.get("interleave", "").lower()
+    if layout not in LAYOUTS:
+        raise SceneError(
+            f"{header_path}: interleave is {layout!r}; expected bsq, bil or bip."
+        )
+    code = header.get("data type", "")
+    if code not in DTYPES:
+        raise SceneError(
+            f"{header_path}: data type {code!r} is not supported; "
+            f"expected one of {', '.join(DTYPES)}."
+        )
+    if header.get("file compression", "0") not in ("0", ""):
+        raise SceneError(f"{data_path} is compressed inside ENVI; gunzip it first.")
+    notes: list[str] = []
+    order = header.get("byte order", "")
+    if order not in ("0", "1"):
+        notes.append(f"{header_path} has no byte order; taken as little endian.")
+    dtype = np.dtype(DTYPES[code]).newbyteorder(">" if order == "1" else "<")
+    offset = _integer(header_path, header, "header offset", 0)
+    axes, transpose = LAYOUTS[layout]
+    needed = offset + math.prod(shape.values()) * dtype.itemsize
+    found = data_path.stat().st_size
+    if found < needed:
+        raise SceneError(
+            f"{data_path} is truncated: its header promises {needed} bytes, "
+            f"the file has {found}."
+        )
+    mapped = np.memmap(
+        data_path, dtype, "r", offset=offset, shape=tuple(shape[a] for a in axes)
+    )
+    crs, transform = _georeference(header, notes)
+    return SceneInfo(
+        path=data_path,
+        driver="ENVI",
+        bands=shape["bands"],
+        rows=shape["lines"],
+        cols=shape["samples"],
+        dtype=dtype.newbyteorder("="),
+        nodata=np.full(
+            shape["bands"],
+            representable(_number(header_path, header, "data ignore value"), dtype),
+        ),
+        **_spectral(header_path, header, shape["bands"], notes),
+        block=(1, shape["samples"]),
+        crs=crs.to_wkt() if crs else None,
+        transform=transform,
+        resolution_m=resolution_m(crs, transform) if crs and transform else None,
+        notes=tuple(notes),
+    ), mapped.transpose(transpose)
+
+
+def _spectral(
+    path: Path, header: Header, bands: int, notes: list[str]
+) -> dict[str, Any]:
+    """Collect the per-band arrays of `SceneInfo`."""
+
+    def numbers(key: str) -> NDArray[np.float64] | None:
+        if not header.get(key):
+            return None
+        try:
+            values = np.array([float(v) for v in header[key].split(",") if v.strip()])
+        except ValueError as error:
+            raise SceneError(f"{path}: {key} has a value that is no number.") from error
+        if len(values) != bands:
+            raise SceneError(f"{path}: {len(values)} values of {key}, {bands} bands.")
+        return values
+
+    wavelengths, fwhm, said = spectral.to_nanometres(
+        str(path),
+        numbers("wavelength"),
+        numbers("fwhm"),
+        header.get("wavelength units", ""),
+    )
+    notes += said
+    bad = numbers("bbl")
+    gain, offset = numbers("data gain values"), numbers("data offset values")
+    factor = _number(path, header, "reflectance scale factor")
+    if gain is None and factor and factor != 1:
+        gain = np.full(bands, 1 / factor)
+    if gain is None and offset is not None:
+        gain = np.ones(bands)
+    if gain is not None and offset is None:
+        offset = np.zeros(bands)
+    return {
+        "wavelengths_nm": wavelengths,
+        "fwhm_nm": fwhm,
+        "good": np.ones(bands, dtype=bool) if bad is None else bad != 0,
+        "scale": gain,
+        "offset": offset,
+    }
+
+
+def _georeference(
+    header: Header, notes: list[str]
+) -> tuple[CRS | None, tuple[float, float, float, float, float, float] | None]:
+    """Read ``map info`` (ENVI's rotation turns the grid counter-clockwise)."""
+    fields = [f.strip() for f in header.get("map info", "").split(",")]
+    crs = _crs(header, fields, notes)
+    if len(fields) < 7:
+        return crs, None
+    try:
+        ref_col, ref_row, east, north, width, height = map(float, fields[1:7])
+    except ValueError:
+        notes.append("map info has values that are no numbers; georeference dropped.")
+        return crs, None
+    options = dict(f.split("=", 1) for f in fields[7:] if "=" in f)
+    try:
+        angle = math.radians(float(options.get("rotation", "0")))
+    except ValueError:
+        notes.append("map info has an unreadable rotation; georeference dropped.")
+        return crs, None
+    dx_col, dx_row = width * math.cos(angle), height * math.sin(angle)
+    dy_col, dy_row = width * math.sin(angle), -height * math.cos(angle)
+    col, row = ref_col - 1, ref_row - 1  # ENVI counts pixels from one
+    return crs, (
+        east - col * dx_col - row * dx_row,
+        dx_col,
+        dx_row,
+        north - col * dy_col - row * dy_row,
+        dy_col,
+        dy_row,
+    )
+
+
+def _crs(header: Header, map_info: list[str], notes: list[str]) -> CRS | None:
+    try:
+        if header.get("coordinate system string"):
+            return CRS.from_wkt(header["coordinate system string"])
+        name = map_info[0].lower()
+        datum = {f.lower() for f in map_info[7:]}
+        if name == "utm" and datum & WGS84_NAMES:
+            south = 100 if "south" in datum else 0
+            return CRS.from_epsg(32600 + south + int(map_info[7]))
+        if name.startswith("geographic") and datum & WGS84_NAMES:
+            return CRS.from_epsg(4326)
+    except (CRSError, ValueError, IndexError) as error:
+        notes.append(f"The header's coordinate system cannot be read ({error}).")
+        return None
+    if name and name != "arbitrary":
+        notes.append(f"map info {map_info[0]!r} is not understood; no CRS is set.")
+    return None
+
+
+def _integer(path: Path, header: Header, key: str, default: int | None = None) -> int:
+    try:
+        return int(header[key]) if key in header or default is None else default
+    except (KeyError, ValueError) as error:
+        raise SceneError(f"{path}: {key} is missing or not a whole number.") from error
+
+
+def _number(path: Path, header: Header, key: str) -> float | None:
+    if not header.get(key):
+        return None
+    try:
+        return float(header[key])
+    except ValueError as error:
+        raise SceneError(f"{path}: {key} is not a number: {header[key]!r}.") from error

@@ -1,0 +1,68 @@
+"""Every error a user can cause or meet, each with the exit code of its command.
+
+HsiError
+    SceneError           scene or labels unreadable or unsupported       exit 3
+    ModelFileError       model file missing, damaged or of another kind  exit 4
+    BandMismatchError    the scene's bands do not cover the model's      exit 4
+    EngineError          the engine asked for is not there               exit 4
+    RecipeError          a contradiction or unknown key in a recipe      exit 4
+    OutputError          output exists, is the input, or is not writable exit 5
+    ResourceError        disk or memory ran out                          exit 6
+    VerificationError    a result failed its check                       exit 7
+"""
+
+from typing import ClassVar
+
+
+class HsiError(Exception):
+    """Base of all errors that are not bugs; the message is one readable sentence."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class SceneError(HsiError, OSError):
+    """A scene or its labels cannot be used."""
+
+    exit_code = 3
+
+
+class ModelFileError(HsiError, ValueError):
+    """The model file is missing, damaged, or not one of ours."""
+
+    exit_code = 4
+
+
+class BandMismatchError(HsiError, ValueError):
+    """The scene lacks bands that the model needs."""
+
+    exit_code = 4
+
+
+class EngineError(HsiError, RuntimeError):
+    """The inference engine asked for is absent or failed to start."""
+
+    exit_code = 4
+
+
+class RecipeError(HsiError, ValueError):
+    """A recipe contradicts itself, or names something unknown."""
+
+    exit_code = 4
+
+
+class OutputError(HsiError, OSError):
+    """The output may not, or cannot, be written."""
+
+    exit_code = 5
+
+
+class ResourceError(HsiError, MemoryError):
+    """Disk space or memory ran out."""
+
+    exit_code = 6
+
+
+class VerificationError(HsiError, AssertionError):
+    """A finished result does not pass its own check."""
+
+    exit_code = 7

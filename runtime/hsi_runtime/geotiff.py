@@ -1,0 +1,109 @@
+"""Reads GeoTIFF scenes through rasterio, with the GTiff driver and no other."""
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.windows import Window
+
+from hsi_runtime import bands as spectral
+from hsi_runtime.errors import SceneError
+from hsi_runtime.scene import Cube, SceneInfo, representable
+
+# A larger block cache costs memory and gains nothing for reads along blocks. Nothing
+# but the file itself may be opened: no directory listing, no remote file, no side-car.
+GDAL_OPTIONS: dict[str, Any] = {
+    "GDAL_CACHEMAX": 64,
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_PAM_ENABLED": "NO",
+    "CPL_VSIL_CURL_ALLOWED_FILENAME": "/none",
+    "GDAL_NUM_THREADS": 2,
+}
+
+
+class GeoTiffScene:
+    """A scene in a tiled or striped TIFF, any interleave and compression."""
+
+    info: SceneInfo
+
+    def __init__(self, path: Path) -> None:
+        self._env = rasterio.Env(**GDAL_OPTIONS)
+        try:
+            with self._env, warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                self._dataset = rasterio.open(path, driver="GTiff")
+        except RasterioError as error:
+            raise SceneError(f"{path} is not a readable TIFF: {error}") from error
+        try:
+            self.info = _describe(path, self._dataset)
+        except BaseException:
+            self._dataset.close()
+            raise
+
+    def read(
+        self, rows: tuple[int, int], cols: tuple[int, int], bands: NDArray[np.intp]
+    ) -> Cube:
+        window = Window.from_slices(rows, cols)
+        try:
+            with self._env:
+                cube: Cube = self._dataset.read(
+                    [int(b) + 1 for b in bands], window=window
+                )
+        except RasterioError as error:
+            cause = error.__cause__ or error
+            raise SceneError(
+                f"{self.info.path} cannot be read at rows {rows[0]}-{rows[1]}, "
+                f"columns {cols[0]}-{cols[1]}: {cause}. Is the file complete?"
+            ) from error
+        return cube
+
+    def close(self) -> None:
+        self._dataset.close()
+
+
+def _describe(path: Path, dataset: Any) -> SceneInfo:
+    kinds = sorted(set(dataset.dtypes))
+    if len(kinds) > 1 or np.dtype(kinds[0]).kind not in "iuf":
+        raise SceneError(
+            f"{path} holds values of type {', '.join(kinds)}; "
+            "expected one real type for all bands."
+        )
+    dtype = np.dtype(kinds[0])
+    tags = [dataset.tags(b) for b in dataset.indexes]
+    imagery = [dataset.tags(b, ns="IMAGERY") for b in dataset.indexes]
+    wavelengths, fwhm, notes = spectral.from_band_tags(str(path), tags, imagery)
+    declared = any(s != 1 for s in dataset.scales) or any(dataset.offsets)
+    georeferenced = not dataset.transform.is_identity
+    return SceneInfo(
+        path=path,
+        driver="GTiff",
+        bands=dataset.count,
+        rows=dataset.height,
+        cols=dataset.width,
+        dtype=dtype,
+        nodata=np.array([representable(v, dtype) for v in dataset.nodatavals]),
+        scale=np.array(dataset.scales) if declared else None,
+        offset=np.array(dataset.offsets) if declared else None,
+        wavelengths_nm=wavelengths,
+        fwhm_nm=fwhm,
+        good=np.array([t.get("bbl", "1").strip() not in ("0", "0.0") for t in tags]),
+        block=dataset.block_shapes[0],
+        crs=dataset.crs.to_wkt() if dataset.crs else None,
+        transform=dataset.transform.to_gdal() if georeferenced else None,
+        resolution_m=resolution_m(dataset.crs, dataset.transform.to_gdal()),
+        notes=tuple(notes),
+    )
+
+
+def resolution_m(crs: Any, transform: tuple[float, ...]) -> float | None:
+    """Side of a pixel in metres; None for geographic or unknown coordinates."""
+    if not crs or not crs.is_projected:
+        return None
+    _, dx_col, dx_row, _, dy_col, dy_row = transform
+    area = abs(dx_col * dy_row - dx_row * dy_col)
+    return math.sqrt(area) * float(crs.linear_units_factor[1])

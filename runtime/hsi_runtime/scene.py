@@ -1,0 +1,180 @@
+"""Opens a scene: finds what the file is, and reads windows of it with their mask.
+
+Cubes are ``(band, row, col)`` in stored units. The driver is chosen from the file's
+first bytes, never by GDAL's own guess, because guessing opens whatever a hostile file
+refers to.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_runtime.errors import SceneError
+
+TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+Cube = NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneInfo:
+    """What a scene says about itself; arrays are per band, shape ``(band,)``.
+
+    Attributes:
+        path: The file.
+        driver: ``GTiff``, ``ENVI`` or ``memory``.
+        bands: Number of bands.
+        rows: Height in pixels.
+        cols: Width in pixels.
+        dtype: Type of the stored values.
+        nodata: Fill value per band, NaN where a band has none.
+        scale: Quantity = stored value * scale + offset; None where not declared.
+        offset: See ``scale``.
+        wavelengths_nm: Band centres, or None where the file has none.
+        fwhm_nm: Band widths, or None.
+        good: False for bands that the file marks as bad (ENVI ``bbl``).
+        block: Rows and columns of the file's own blocks.
+        crs: Coordinate reference system as WKT, or None.
+        transform: GDAL's six numbers, or None where the scene has no georeference.
+        resolution_m: Side of a pixel in metres, or None where unknown.
+        notes: Sentences a user should read before trusting the file.
+    """
+
+    path: Path
+    driver: str
+    bands: int
+    rows: int
+    cols: int
+    dtype: np.dtype[Any]
+    nodata: NDArray[np.float64]
+    scale: NDArray[np.float64] | None = None
+    offset: NDArray[np.float64] | None = None
+    wavelengths_nm: NDArray[np.float64] | None = None
+    fwhm_nm: NDArray[np.float64] | None = None
+    good: NDArray[np.bool_]
+    block: tuple[int, int]
+    crs: str | None = None
+    transform: tuple[float, float, float, float, float, float] | None = None
+    resolution_m: float | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def same_grid_key(self) -> tuple[int, int]:
+        """Rows and columns, what a label raster must share."""
+        return self.rows, self.cols
+
+
+class Scene(Protocol):
+    """An open scene."""
+
+    @property
+    def info(self) -> SceneInfo:
+        """What the file says about itself."""
+
+    def read(
+        self, rows: tuple[int, int], cols: tuple[int, int], bands: NDArray[np.intp]
+    ) -> Cube:
+        """Read a window of some bands, shape ``(band, row, col)``, stored units.
+
+        Args:
+            rows: Half-open interval.
+            cols: Half-open interval.
+            bands: 0-based indices, any order.
+
+        Raises:
+            SceneError: The window cannot be read.
+        """
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+def open_scene(path: str | os.PathLike[str]) -> Scene:
+    """Open a GeoTIFF or ENVI scene, by its data file or its ``.hdr``.
+
+    Raises:
+        SceneError: There is no such file, or it is of no kind that can be read.
+    """
+    path = local_file(path)
+    with open_binary(path) as file:
+        magic = file.read(8)
+    if magic[:4] in TIFF_MAGICS:
+        from hsi_runtime.geotiff import GeoTiffScene
+
+        return GeoTiffScene(path)
+    from hsi_runtime.envi import EnviScene, find_header
+
+    header = find_header(path, magic)
+    if header is not None:
+        return EnviScene(*header)
+    hint = "hsi-run reads GeoTIFF and ENVI files (with their .hdr)"
+    if magic.startswith(b"MATLAB") or magic == b"\x89HDF\r\n\x1a\n":
+        hint = (
+            "MATLAB and HDF5 files are read by hsi-train only; "
+            "convert the cube to GeoTIFF or ENVI to run on it"
+        )
+    raise SceneError(f"{path} is neither a TIFF nor an ENVI file: {hint}.")
+
+
+def local_file(path: str | os.PathLike[str]) -> Path:
+    """Check that a path names a readable regular file on this machine.
+
+    Raises:
+        SceneError: It does not.
+    """
+    text = os.fspath(path)
+    if not Path(text).exists():
+        raise SceneError(f"There is no file {text}.")
+    path = Path(text)
+    if path.is_dir():
+        raise SceneError(f"{path} is a folder, not a scene; name the file in it.")
+    if not path.is_file():
+        raise SceneError(f"{path} is not a regular file.")
+    return path
+
+
+def open_binary(path: Path) -> Any:
+    """Open a file for reading bytes.
+
+    Raises:
+        SceneError: It cannot be opened.
+    """
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise SceneError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def valid_pixels(cube: Cube, nodata: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which pixels have a real value in every band.
+
+    Args:
+        cube: Stored units, shape ``(band, row, col)``.
+        nodata: Fill value of each band, NaN where none, shape ``(band,)``.
+
+    Returns:
+        Shape ``(row, col)``; False where any band is nodata, NaN or infinite.
+    """
+    valid = np.ones(cube.shape[1:], dtype=bool)
+    if cube.dtype.kind == "f":
+        for plane in cube:
+            valid &= np.isfinite(plane)
+    for plane, fill in zip(cube, nodata, strict=True):
+        if not np.isnan(fill):
+            valid &= plane != cube.dtype.type(fill)
+    return valid
+
+
+def representable(value: float | None, dtype: np.dtype[Any]) -> float:
+    """Return a nodata value as float, or NaN where the dtype can never hold it."""
+    if value is None or np.isnan(value):
+        return float("nan")
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if value != int(value) or not limits.min <= value <= limits.max:
+            return float("nan")
+    return float(value)

@@ -1,0 +1,1 @@
+"""Train hyperspectral classifiers from labelled scenes."""

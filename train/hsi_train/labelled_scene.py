@@ -1,0 +1,245 @@
+"""Joins scenes with their labels: the part of each scene that training can use."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_runtime.bands import match_bands
+from hsi_runtime.errors import SceneError
+from hsi_runtime.scene import Cube, Scene, SceneInfo, open_scene, valid_pixels
+from hsi_train import labels as label_files
+from hsi_train import matlab
+from hsi_train.classes import ClassInfo, ClassTable
+
+UNLABELLED = -1  # class index of a pixel without a label
+
+
+@dataclass(frozen=True)
+class LabelledScene:
+    """The labelled part of a scene, with the context its edge pixels need.
+
+    Attributes:
+        info: The whole scene.
+        row: First row of the part within the scene.
+        col: First column of the part within the scene.
+        cube: Stored units, used bands only, shape ``(band, row, col)``.
+        valid: True for pixels with a value in every band, shape ``(row, col)``.
+        classes: Class index or `UNLABELLED`, shape ``(row, col)``.
+    """
+
+    info: SceneInfo
+    row: int
+    col: int
+    cube: Cube
+    valid: NDArray[np.bool_]
+    classes: NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """All scenes of a training run, on one list of bands and one list of classes.
+
+    Attributes:
+        scenes: The labelled parts.
+        classes: Code, name and colour of every class, by class index.
+        bands: 0-based bands of the first scene that are used.
+        warnings: Sentences the user should read.
+    """
+
+    scenes: list[LabelledScene]
+    classes: list[ClassInfo]
+    bands: NDArray[np.intp]
+    warnings: list[str]
+
+    @property
+    def reference(self) -> SceneInfo:
+        """The scene that defines bands and units."""
+        return self.scenes[0].info
+
+    def counts(self) -> list[int]:
+        """Count the labelled pixels of each class."""
+        total = np.zeros(len(self.classes), dtype=np.int64)
+        for scene in self.scenes:
+            used = scene.classes[scene.classes != UNLABELLED]
+            total += np.bincount(used, minlength=len(self.classes))
+        return [int(n) for n in total]
+
+
+def expand_scenes(paths: Sequence[str]) -> list[str]:
+    """Replace folders by the scenes in them, in order of name.
+
+    Raises:
+        SceneError: A folder without any scene.
+    """
+    found: list[str] = []
+    for path in paths:
+        folder = Path(path)
+        if not folder.is_dir():
+            found.append(path)
+            continue
+        inside = sorted(
+            p
+            for p in folder.iterdir()
+            if p.suffix.lower() in (".tif", ".tiff", ".hdr", ".mat")
+        )
+        if not inside:
+            raise SceneError(f"{folder} holds no .tif, .hdr or .mat scene.")
+        found += [str(p) for p in inside]
+    return found
+
+
+def open_any(path: str) -> Scene:
+    """Open a GeoTIFF, ENVI or MATLAB scene.
+
+    Raises:
+        SceneError: It cannot be read.
+    """
+    if matlab.is_matlab(path):
+        return matlab.open_cube(path)
+    return open_scene(path)
+
+
+def load(
+    scene_paths: Sequence[str],
+    label_paths: Sequence[str],
+    halo: int,
+    label_field: str | None = None,
+    class_file: str | None = None,
+) -> LabelledData:
+    """Read the labelled part of every scene.
+
+    Args:
+        scene_paths: Scenes, or folders of scenes.
+        label_paths: One label raster for each scene, or one vector file for all.
+        halo: Context to keep around labels, in pixels.
+        label_field: Attribute of the vector file that holds the class.
+        class_file: JSON file with class names and colours.
+
+    Raises:
+        SceneError: Scenes or labels cannot be used together.
+    """
+    scene_paths = expand_scenes(scene_paths)
+    warnings: list[str] = []
+    table = ClassTable.from_json(class_file) if class_file else ClassTable()
+    source = label_files.open_labels(label_paths, len(scene_paths), label_field)
+    parts: list[tuple[SceneInfo, Cube, NDArray[Any], int, int]] = []
+    bands: NDArray[np.intp] | None = None
+    first: SceneInfo | None = None
+    for number, path in enumerate(scene_paths):
+        scene = open_any(path)
+        try:
+            info = scene.info
+            warnings += info.notes
+            if first is None or bands is None:
+                first, bands = info, np.flatnonzero(info.good)
+            codes = source.codes(number, info)
+            if not codes.any():
+                warnings.append(f"{info.path.name} has no labelled pixel; left out.")
+                continue
+            same = _matching_bands(first, info, bands, warnings)
+            row, col, rows, cols = _labelled_part(codes, halo)
+            cube = scene.read((row, row + rows), (col, col + cols), same)
+            codes = codes[row : row + rows, col : col + cols]
+            parts.append((info, cube, codes, row, col))
+        finally:
+            scene.close()
+    warnings += source.warnings()
+    if not parts or bands is None or first is None:
+        raise SceneError(
+            f"No labelled pixel in {len(scene_paths)} scene(s): every label is 0 or "
+            "lies outside. Check that labels and scenes belong together."
+        )
+    bands, parts = _drop_empty_bands(parts, bands, warnings)
+    return _assemble(parts, bands, source.class_table().updated(table), warnings)
+
+
+def _matching_bands(
+    first: SceneInfo, info: SceneInfo, bands: NDArray[np.intp], warnings: list[str]
+) -> NDArray[np.intp]:
+    """Find the first scene's used bands in another scene."""
+    if info is first:
+        return bands
+    centres = None if first.wavelengths_nm is None else first.wavelengths_nm[bands]
+    match = match_bands(
+        info, None if centres is None else centres.tolist(), first.bands, bands.tolist()
+    )
+    if info.dtype != first.dtype:
+        raise SceneError(
+            f"{info.path.name} stores {info.dtype}, {first.path.name} {first.dtype}; "
+            "training needs all scenes in the same stored units."
+        )
+    for sentence in match.warnings:
+        if sentence not in warnings:
+            warnings.append(sentence)
+    return match.indices
+
+
+def _labelled_part(codes: NDArray[Any], halo: int) -> tuple[int, int, int, int]:
+    """Bound the labelled pixels with ``halo`` pixels of context around them."""
+    rows = np.flatnonzero(codes.any(axis=1))
+    cols = np.flatnonzero(codes.any(axis=0))
+    row, col = max(rows[0] - halo, 0), max(cols[0] - halo, 0)
+    row_end = min(rows[-1] + 1 + halo, codes.shape[0])
+    col_end = min(cols[-1] + 1 + halo, codes.shape[1])
+    return int(row), int(col), int(row_end - row), int(col_end - col)
+
+
+def _drop_empty_bands(
+    parts: list[tuple[SceneInfo, Cube, NDArray[Any], int, int]],
+    bands: NDArray[np.intp],
+    warnings: list[str],
+) -> tuple[NDArray[np.intp], list[tuple[SceneInfo, Cube, NDArray[Any], int, int]]]:
+    """Leave out bands without any value on labelled pixels, and say so."""
+    alive = np.zeros(len(bands), dtype=bool)
+    for info, cube, codes, _, _ in parts:
+        for index, band in enumerate(bands):
+            if not alive[index]:
+                plane = cube[index : index + 1]
+                fill = info.nodata[min(band, info.bands - 1)]
+                valid = valid_pixels(plane, np.array([fill]))
+                alive[index] = bool((valid & (codes != 0)).any())
+    if alive.all():
+        return bands, parts
+    dead = [int(b) + 1 for b in bands[~alive]]
+    if not alive.any():
+        raise SceneError("Every labelled pixel is nodata in every band.")
+    warnings.append(f"Bands without any labelled value are left out: {dead}.")
+    return bands[alive], [(i, c[alive], k, r, q) for i, c, k, r, q in parts]
+
+
+def _assemble(
+    parts: list[tuple[SceneInfo, Cube, NDArray[Any], int, int]],
+    bands: NDArray[np.intp],
+    table: ClassTable,
+    warnings: list[str],
+) -> LabelledData:
+    scenes, lost = [], 0
+    valid_masks = []
+    for info, cube, codes, _, _ in parts:
+        nodata = info.nodata[bands] if info.bands > bands.max() else info.nodata[:1]
+        valid = valid_pixels(cube, np.broadcast_to(nodata, (len(bands),)))
+        lost += int(((codes != 0) & ~valid).sum())
+        valid_masks.append(valid)
+    if lost:
+        warnings.append(f"{lost} labelled pixels are nodata and are not used.")
+    present = np.unique(
+        np.concatenate([k[v] for (_, _, k, _, _), v in zip(parts, valid_masks)])
+    )
+    present = present[present != 0]
+    if len(present) < 2:
+        found = ", ".join(map(str, present)) or "none"
+        raise SceneError(
+            f"Labels hold {len(present)} class(es) with valid pixels ({found}); "
+            "training needs at least two. Code 0 means unlabelled."
+        )
+    classes, said = table.describe([int(code) for code in present])
+    warnings += said
+    for (info, cube, codes, row, col), valid in zip(parts, valid_masks, strict=True):
+        index = np.searchsorted(present, codes).astype(np.int16)
+        index[(codes == 0) | ~valid] = UNLABELLED
+        scenes.append(LabelledScene(info, row, col, cube, valid, index))
+    return LabelledData(scenes, classes, bands, warnings)

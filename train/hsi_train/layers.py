@@ -1,0 +1,47 @@
+"""Layers that more than one method uses."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Standardise(nn.Module):
+    """Centre and scale every band: ``(cube - mean) / std``.
+
+    The statistics come from training pixels only and travel inside the network, so
+    whoever runs the exported graph feeds it stored values and cannot rescale them
+    differently.
+
+    Args:
+        mean: Band means in stored units, shape ``(band,)``.
+        std: Band standard deviations in stored units, shape ``(band,)``, positive.
+    """
+
+    mean: Tensor
+    inverse_std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.float()[:, None, None])
+        self.register_buffer("inverse_std", (1 / std.double()).float()[:, None, None])
+
+    def forward(self, cube: Tensor) -> Tensor:
+        """Map ``(batch, band, row, col)`` to the same shape, unitless."""
+        return (cube - self.mean) * self.inverse_std
+
+
+def crop_to(features: Tensor, rows: int, cols: int) -> Tensor:
+    """Cut the last two axes to their centre ``rows`` x ``cols``."""
+    top = (features.shape[-2] - rows) // 2
+    left = (features.shape[-1] - cols) // 2
+    return features[..., top : top + rows, left : left + cols]
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Count the trainable numbers of a module."""
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def seed_everything(seed: int) -> torch.Generator:
+    """Seed torch's global generator and return a CPU generator of the same seed."""
+    torch.manual_seed(seed)
+    return torch.Generator().manual_seed(seed)

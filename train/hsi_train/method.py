@@ -1,0 +1,155 @@
+"""What every method is to the rest of hsi_train: a network, its objective, its options.
+
+A method is one file in ``methods/``; its file name is the name users type. The file
+defines two names:
+
+- ``Options``: a frozen msgspec struct, the ``[method]`` table of a recipe;
+- ``Method``: a subclass of `BaseMethod`.
+
+Nothing else has to be edited: the command line, the contract tests and the exporter
+find methods by listing the folder.
+"""
+
+import importlib
+import pkgutil
+from typing import Any, ClassVar, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hsi_runtime.errors import RecipeError
+from hsi_train import methods
+
+IGNORED = -1  # class index of an output that has no say in the loss
+
+
+class Batch(NamedTuple):
+    """Training windows and what their outputs should be.
+
+    Attributes:
+        cube: Stored units, float32, shape ``(batch, band, row, col)``.
+        classes: Class index or `IGNORED`, int64,
+            shape ``(batch, row - 2 halo, col - 2 halo)``.
+    """
+
+    cube: Tensor
+    classes: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """Move both tensors."""
+        return Batch(self.cube.to(device), self.classes.to(device))
+
+
+class Problem(NamedTuple):
+    """What a method must know of the data before it can build its layers.
+
+    Attributes:
+        band_mean: Mean over training pixels, stored units, shape ``(band,)``.
+        band_std: Standard deviation over training pixels, shape ``(band,)``.
+        class_counts: Training pixels of each class, shape ``(class,)``.
+    """
+
+    band_mean: Tensor
+    band_std: Tensor
+    class_counts: Tensor
+
+
+class BaseMethod(nn.Module):
+    """A trainable classifier; `network` alone is what is exported and run.
+
+    Parameters outside `network` exist for training only.
+    """
+
+    receptive_field: ClassVar[int]
+    network: nn.Module
+    class_weights: Tensor
+
+    def __init__(self, problem: Problem, class_weighting: float = 0.0) -> None:
+        """Keep the weights of the cross-entropy.
+
+        Args:
+            problem: Statistics of the training pixels.
+            class_weighting: Exponent p of weights proportional to ``count ** -p``:
+                0 treats every pixel alike, 1 every class.
+        """
+        super().__init__()
+        counts = problem.class_counts.double()
+        weights = counts**-class_weighting
+        # A mean of one over the training pixels keeps the loss's scale.
+        weights = weights * counts.sum() / (weights * counts).sum()
+        self.register_buffer("class_weights", weights.float(), persistent=False)
+
+    @property
+    def halo(self) -> int:
+        """Context needed on each side of an output, in pixels."""
+        return (self.receptive_field - 1) // 2
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Average the weighted cross-entropy over the outputs that have a class.
+
+        A batch without any such output gives zero, with finite gradients.
+        """
+        scores = self.network(batch.cube)  # (batch, class, row, col)
+        total = F.cross_entropy(
+            scores,
+            batch.classes,
+            weight=self.class_weights,
+            ignore_index=IGNORED,
+            reduction="sum",
+        )
+        return total / (batch.classes != IGNORED).sum().clamp(min=1)
+
+    def training_only(self) -> list[str]:
+        """Name the parameters that the exported graph does not contain."""
+        return [n for n, _ in self.named_parameters() if not n.startswith("network.")]
+
+
+class InferenceGraph(nn.Module):
+    """The exported function: a cube in stored units to class probabilities."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, cube: Tensor) -> Tensor:
+        """Map ``(batch, band, height, width)`` to ``(batch, class, ...)``.
+
+        Height and width shrink by twice the halo.
+        """
+        scores: Tensor = self.network(cube)
+        return torch.softmax(scores, dim=1)
+
+
+def names() -> list[str]:
+    """List the methods: the files of the folder ``methods``."""
+    return sorted(module.name for module in pkgutil.iter_modules(methods.__path__))
+
+
+def options_type(name: str) -> type[msgspec.Struct]:
+    """Return the method's options struct."""
+    return _module(name).Options  # type: ignore[no-any-return]
+
+
+def build(name: str, problem: Problem, options: dict[str, Any]) -> BaseMethod:
+    """Build an untrained method.
+
+    Raises:
+        RecipeError: The method or one of its options does not exist.
+    """
+    module = _module(name)
+    try:
+        parsed = msgspec.convert(options, module.Options)
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"[method] options of {name}: {error}") from error
+    method: BaseMethod = module.Method(problem, parsed)
+    return method
+
+
+def _module(name: str) -> Any:
+    if name not in names():
+        raise RecipeError(
+            f"There is no method {name!r}; the methods are {', '.join(names())}."
+        )
+    return importlib.import_module(f"hsi_train.methods.{name}")

@@ -1,0 +1,75 @@
+"""Accuracy from one confusion matrix; all shares lie in [0, 1]."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_train.classes import ClassInfo
+
+Confusion = NDArray[np.int64]  # (true class, predicted class)
+
+
+def confusion(
+    true: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]], classes: int
+) -> Confusion:
+    """Count pairs of class indices."""
+    flat = true.astype(np.int64) * classes + predicted.astype(np.int64)
+    return np.bincount(flat.ravel(), minlength=classes**2).reshape(classes, classes)
+
+
+def overall_accuracy(matrix: Confusion) -> float:
+    """Share of pixels that are right."""
+    return float(np.trace(matrix) / matrix.sum())
+
+
+def recalls(matrix: Confusion) -> list[float | None]:
+    """Share of each class's pixels that are right; None for a class without pixels."""
+    return [_ratio(matrix[k, k], matrix[k].sum()) for k in range(len(matrix))]
+
+
+def average_accuracy(matrix: Confusion) -> float:
+    """Mean recall over the classes that have pixels."""
+    return float(np.mean([r for r in recalls(matrix) if r is not None]))
+
+
+def kappa(matrix: Confusion) -> float:
+    """Cohen's kappa: agreement beyond what the margins alone would give."""
+    total = matrix.sum()
+    expected = float((matrix.sum(axis=0) * matrix.sum(axis=1)).sum()) / float(total**2)
+    if expected == 1:  # one class, all right: nothing beyond chance to measure
+        return 0.0
+    return (overall_accuracy(matrix) - expected) / (1 - expected)
+
+
+def report(matrix: Confusion, classes: Sequence[ClassInfo]) -> dict[str, Any]:
+    """Collect the accuracy keys of ``metrics.json``."""
+    per_class = []
+    for k, (info, recall) in enumerate(zip(classes, recalls(matrix), strict=True)):
+        precision = _ratio(matrix[k, k], matrix[:, k].sum())
+        f1 = None
+        if recall is not None and precision is not None:
+            both = recall + precision
+            f1 = 2 * recall * precision / both if both else 0.0
+        per_class.append(
+            {
+                "code": info.code,
+                "name": info.name,
+                "recall": recall,
+                "precision": precision,
+                "f1": f1,
+                "support": int(matrix[k].sum()),
+            }
+        )
+    return {
+        "overall_accuracy": overall_accuracy(matrix),
+        "average_accuracy": average_accuracy(matrix),
+        "kappa": kappa(matrix),
+        "per_class": per_class,
+        "confusion": matrix.tolist(),
+    }
+
+
+def _ratio(part: np.int64, whole: np.int64) -> float | None:
+    return float(part / whole) if whole else None

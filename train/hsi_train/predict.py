@@ -1,0 +1,78 @@
+"""Classifies labelled scenes with a torch network, to measure accuracy and to draw."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from hsi_runtime.windows import tiles
+from hsi_train.labelled_scene import LabelledScene
+from hsi_train.metrics import Confusion, confusion
+from hsi_train.patches import cut_cube
+from hsi_train.split import Role, Roles
+
+TILE = 64  # outputs on a side: a good use of a CPU's cache for all methods
+
+
+@torch.inference_mode()
+def classify(
+    network: nn.Module,
+    scene: LabelledScene,
+    wanted: NDArray[np.bool_],
+    fill: NDArray[np.float64],
+    halo: int,
+    device: torch.device,
+) -> NDArray[np.int16]:
+    """Classify the wanted pixels of a scene; others may stay -1.
+
+    Args:
+        network: Maps a cube in stored units to scores, in evaluation mode.
+        scene: The scene.
+        wanted: Pixels of interest, shape ``(row, col)``.
+        fill: What stands for a missing value, shape ``(band,)``.
+        halo: Context of an output, pixels.
+        device: Where the network lives.
+
+    Returns:
+        Class index, shape ``(row, col)``; -1 in tiles without a wanted pixel.
+    """
+    rows, cols = wanted.shape
+    out = np.full(wanted.shape, -1, dtype=np.int16)
+    filler = fill.astype(np.float32)[:, None, None]
+    for top, bottom in tiles(0, rows, TILE):
+        for left, right in tiles(0, cols, TILE):
+            if not wanted[top:bottom, left:right].any():
+                continue
+            cube = cut_cube(
+                scene,
+                scene.valid,
+                filler,
+                (top - halo, bottom + halo),
+                (left - halo, right + halo),
+            )
+            scores = network(torch.from_numpy(cube)[None].to(device))
+            out[top:bottom, left:right] = scores[0].argmax(dim=0).cpu().numpy()
+    return out
+
+
+def evaluate(
+    network: nn.Module,
+    scenes: list[LabelledScene],
+    splits: list[Roles],
+    role: Role,
+    fill: NDArray[np.float64],
+    halo: int,
+    classes: int,
+    device: torch.device,
+) -> Confusion:
+    """Confusion matrix over the pixels of one role."""
+    total = np.zeros((classes, classes), dtype=np.int64)
+    was_training = network.training
+    network.eval()
+    for scene, roles in zip(scenes, splits, strict=True):
+        wanted = roles == role
+        if wanted.any():
+            found = classify(network, scene, wanted, fill, halo, device)
+            total += confusion(scene.classes[wanted], found[wanted], classes)
+    network.train(was_training)
+    return total

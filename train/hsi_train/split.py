@@ -1,0 +1,257 @@
+"""Divides labelled pixels into training, validation and test.
+
+Random modes choose pixel by pixel, so that windows of training and test pixels
+overlap; `spatial` keeps them at least one receptive field apart.
+"""
+
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from hsi_runtime.errors import SceneError
+from hsi_train.labelled_scene import UNLABELLED, LabelledData, LabelledScene
+from hsi_train.labels import read_codes
+
+
+class Role(IntEnum):
+    """What a labelled pixel is used for; the codes of ``split.tif``."""
+
+    NONE = 0
+    TRAIN = 1
+    VALIDATION = 2
+    TEST = 3
+    BUFFER = 4
+
+
+Roles = NDArray[np.uint8]
+
+VALIDATION_SHARE, TEST_SHARE = 0.15, 0.25  # of the labelled pixels, spatial split
+
+
+def from_files(data: LabelledData, paths: Sequence[str]) -> list[Roles]:
+    """Read the roles from rasters on the scenes' grids: 1 train, 2 validation, 3 test.
+
+    Raises:
+        SceneError: A raster does not fit, holds other values, or leaves a class
+            without training pixels.
+    """
+    if len(paths) != len(data.scenes):
+        raise SceneError(
+            f"{len(paths)} split raster(s) for {len(data.scenes)} labelled scene(s); "
+            "give one for each."
+        )
+    splits = []
+    for path, scene in zip(paths, data.scenes, strict=True):
+        values, _ = read_codes(path, scene.info)
+        if values.max() > Role.BUFFER:
+            raise SceneError(
+                f"{path} holds {values.max()}; a split has 0 unused, 1 train, "
+                "2 validation, 3 test, 4 buffer."
+            )
+        rows, cols = scene.classes.shape
+        part = values[scene.row : scene.row + rows, scene.col : scene.col + cols]
+        splits.append(np.where(scene.classes == UNLABELLED, 0, part).astype(np.uint8))
+    counts = count(data, splits)
+    if not counts[:, Role.TEST].any():
+        raise SceneError(
+            f"{', '.join(paths)}: no labelled pixel is test (3), so accuracy cannot be "
+            "measured."
+        )
+    # A file states its author's intent: a class that it does not test is reported
+    # (see `warnings`), a class that cannot be learned is refused.
+    _require(data, counts, (Role.TRAIN,), "give each class training pixels (1)")
+    return splits
+
+
+def per_class(data: LabelledData, samples: int, seed: int) -> list[Roles]:
+    """Draw ``samples`` training pixels of each class at random; the rest is test.
+
+    Raises:
+        SceneError: A class has too few pixels.
+    """
+    small = {
+        c.name: n
+        for c, n in zip(data.classes, data.counts(), strict=True)
+        if n <= samples
+    }
+    if small:
+        listed = ", ".join(f"{name} has {n}" for name, n in small.items())
+        raise SceneError(
+            f"--samples-per-class {samples} leaves no test pixel: {listed}. Choose at "
+            f"most {min(small.values()) - 1}, or merge or drop the class."
+        )
+    return _draw(data, seed, lambda _: samples)
+
+
+def fraction(data: LabelledData, share: float, seed: int) -> list[Roles]:
+    """Draw a share of each class, at least one pixel, for training; the rest is test.
+
+    Raises:
+        SceneError: A class is left without test pixels.
+    """
+    splits = _draw(data, seed, lambda size: max(1, round(share * size)))
+    _require(
+        data,
+        count(data, splits),
+        (Role.TRAIN, Role.TEST),
+        "choose a smaller --train-fraction, or merge or drop the class",
+    )
+    return splits
+
+
+def _draw(data: LabelledData, seed: int, size: Callable[[int], int]) -> list[Roles]:
+    rng = np.random.default_rng(seed)
+    splits = [
+        np.where(s.classes != UNLABELLED, Role.TEST, Role.NONE).astype(np.uint8)
+        for s in data.scenes
+    ]
+    for index in range(len(data.classes)):
+        # (scene, flat pixel) of every pixel of the class
+        places = [np.flatnonzero(s.classes == index) for s in data.scenes]
+        owner = np.repeat(np.arange(len(places)), [len(p) for p in places])
+        flat = np.concatenate(places)
+        chosen = rng.permutation(len(flat))[: size(len(flat))]
+        for scene, pixel in zip(owner[chosen], flat[chosen], strict=True):
+            splits[scene].flat[pixel] = Role.TRAIN
+    return splits
+
+
+def spatial(data: LabelledData, receptive_field: int, seed: int) -> list[Roles]:
+    """Give whole blocks of the scene to training, validation and test.
+
+    Training pixels nearer than one receptive field to a validation or test pixel, and
+    validation pixels that near to a test pixel, become buffer. Blocks of several sizes
+    are tried with many random assignments; the one that serves its worst class best is
+    kept.
+
+    Raises:
+        SceneError: No assignment gives every class training and test pixels.
+    """
+    rng = np.random.default_rng(seed)
+    pixels = sum(s.classes.size for s in data.scenes)
+    attempts = int(np.clip(2e7 // pixels, 4, 48))
+    best: tuple[float, list[Roles]] | None = None
+    for multiple in (8, 4, 2, 1):
+        for _ in range(attempts):
+            splits = [
+                _blocks(s, receptive_field * multiple, receptive_field, rng)
+                for s in data.scenes
+            ]
+            score = _score(count(data, splits))
+            # Larger blocks are further apart: smaller ones must be clearly better.
+            if best is None or score > best[0] * 1.1:
+                best = score, splits
+    assert best is not None
+    _require(
+        data,
+        count(data, best[1]),
+        (Role.TRAIN, Role.TEST),
+        "label a second place of that class, give your own split (--split FILE), or "
+        "use --samples-per-class N, which flatters the accuracy",
+    )
+    return best[1]
+
+
+def _blocks(
+    scene: LabelledScene, side: int, distance: int, rng: np.random.Generator
+) -> Roles:
+    rows, cols = scene.classes.shape
+    shift = rng.integers(0, side, 2)
+    row_block = (np.arange(rows) + shift[0]) // side
+    col_block = (np.arange(cols) + shift[1]) // side
+    shares = [1 - VALIDATION_SHARE - TEST_SHARE, VALIDATION_SHARE, TEST_SHARE]
+    drawn = rng.choice(
+        [Role.TRAIN, Role.VALIDATION, Role.TEST],
+        size=(row_block[-1] + 1, col_block[-1] + 1),
+        p=shares,
+    )
+    roles = drawn[np.ix_(row_block, col_block)].astype(np.uint8)
+    roles[scene.classes == UNLABELLED] = Role.NONE
+    reach = 2 * distance - 1  # pixels closer than `distance` in both axes
+    near_test = ndimage.maximum_filter(
+        roles == Role.TEST, reach, mode="constant", cval=0
+    )
+    roles[(roles == Role.VALIDATION) & near_test] = Role.BUFFER
+    held_out = (roles == Role.TEST) | (roles == Role.VALIDATION)
+    near = ndimage.maximum_filter(held_out, reach, mode="constant", cval=0)
+    roles[(roles == Role.TRAIN) & near] = Role.BUFFER
+    return roles
+
+
+def _score(counts: NDArray[np.int64]) -> float:
+    """Rate a split by its worst class: zero where one has no training or test pixel."""
+    total = counts.sum(axis=1)
+    train = counts[:, Role.TRAIN] / total / (1 - VALIDATION_SHARE - TEST_SHARE)
+    test = counts[:, Role.TEST] / total / TEST_SHARE
+    validation = counts[:, Role.VALIDATION] / total / VALIDATION_SHARE
+    served = np.minimum(np.minimum(train, 1), np.minimum(test, 1))
+    everyone = float(np.minimum(validation, 1).mean())
+    return float(served.min() + 0.2 * served.mean() + 0.1 * everyone)
+
+
+def count(data: LabelledData, splits: Sequence[Roles]) -> NDArray[np.int64]:
+    """Count pixels, shape ``(class, role)``."""
+    out = np.zeros((len(data.classes), len(Role)), dtype=np.int64)
+    for scene, roles in zip(data.scenes, splits, strict=True):
+        used = scene.classes != UNLABELLED
+        np.add.at(out, (scene.classes[used], roles[used]), 1)
+    return out
+
+
+def seen_in_training(
+    data: LabelledData, splits: Sequence[Roles], halo: int
+) -> tuple[int, int]:
+    """Count test pixels that lie inside the window of a training pixel.
+
+    Returns:
+        Test pixels that training windows contain, and all test pixels.
+    """
+    seen = total = 0
+    for roles in splits:
+        context = ndimage.maximum_filter(
+            roles == Role.TRAIN, 2 * halo + 1, mode="constant", cval=0
+        )
+        test = roles == Role.TEST
+        seen += int((context & test).sum())
+        total += int(test.sum())
+    return seen, total
+
+
+def warnings(data: LabelledData, splits: Sequence[Roles], halo: int) -> list[str]:
+    """Say what limits the accuracy that this split can measure."""
+    said = []
+    seen, total = seen_in_training(data, splits, halo)
+    if seen:
+        said.append(
+            f"{seen} of {total} test pixels ({100 * seen / total:.0f} %) lie inside "
+            "windows of training pixels: the accuracy is flattered. --split disjoint "
+            "avoids it."
+        )
+    untested = count(data, splits)[:, Role.TEST] == 0
+    if untested.any():
+        names = ", ".join(c.name for c, u in zip(data.classes, untested) if u)
+        said.append(f"No test pixel of {names}: it is not in the averages.")
+    return said
+
+
+def _require(
+    data: LabelledData,
+    counts: NDArray[np.int64],
+    roles: tuple[Role, ...],
+    remedy: str,
+) -> None:
+    lacking = (counts[:, list(roles)] == 0).any(axis=1)
+    if not lacking.any():
+        return
+    listed = "; ".join(
+        f"{c.name}: {n[Role.TRAIN]} train, {n[Role.VALIDATION]} validation, "
+        f"{n[Role.TEST]} test of {n.sum()}"
+        for c, n, l in zip(data.classes, counts, lacking, strict=True)
+        if l
+    )
+    needed = " and ".join(r.name.lower() for r in roles)
+    raise SceneError(f"The split leaves a class without {needed} pixels: {listed}. "
+                     f"Remedy: {remedy}.")

@@ -1,0 +1,149 @@
+"""Rasterises polygons and points by pixel centre, on the grid of any scene."""
+
+from typing import Any
+
+import numpy as np
+import pyogrio
+import rasterio.features
+import rasterio.warp
+import shapely
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+from rasterio.transform import Affine
+
+from hsi_runtime.errors import SceneError
+from hsi_runtime.scene import SceneInfo
+from hsi_train.classes import ClassTable
+from hsi_train.labels import MAX_CODE, Codes
+
+
+class VectorLabels:
+    """The features of one vector file, classed by one of its fields."""
+
+    def __init__(self, path: str, label_field: str | None) -> None:
+        self._path = path
+        try:
+            meta, _, geometry, columns = pyogrio.raw.read(path)
+        except pyogrio.errors.DataSourceError as error:
+            raise SceneError(f"{path} is not a readable vector file: {error}") from None
+        fields = [str(f) for f in meta["fields"]]
+        name = _field(path, fields, label_field)
+        self._crs = meta["crs"]
+        if len(geometry) == 0:
+            raise SceneError(f"{path} has no feature.")
+        self._codes, self._table, empty = _codes_of(
+            path, name, columns[fields.index(name)]
+        )
+        self._geometry = shapely.from_wkb(geometry)
+        self._used = np.zeros(len(self._geometry), dtype=bool)
+        self._contested = 0
+        self._empty = empty
+        kinds = set(shapely.get_type_id(self._geometry).tolist())
+        if not kinds <= {-1, 0, 3, 4, 6}:
+            raise SceneError(f"{path} holds lines; labels are polygons or points.")
+
+    def codes(self, number: int, info: SceneInfo) -> Codes:
+        if info.transform is None:
+            raise SceneError(
+                f"{info.path.name} has no georeference, so {self._path} cannot be "
+                "laid over it; give a label raster instead."
+            )
+        shapes = self._in_crs_of(info)
+        transform = Affine.from_gdal(*info.transform)
+        corners = [(0, 0), (info.cols, 0), (info.cols, info.rows), (0, info.rows)]
+        outline = shapely.Polygon([transform @ corner for corner in corners])
+        inside = shapely.intersects(shapes, outline) & (self._codes > 0)
+        self._used |= inside
+        out: Codes = np.zeros((info.rows, info.cols), dtype=np.int64)
+        if not inside.any():
+            return out
+        pairs = [(s, int(c)) for s, c in zip(shapes[inside], self._codes[inside])]
+        first, last = (
+            rasterio.features.rasterize(
+                order, (info.rows, info.cols), transform=transform, dtype="int32"
+            )
+            for order in (pairs[::-1], pairs)
+        )
+        # The order of features is no reason to prefer a class: drop what is contested.
+        self._contested += int((first != last).sum())
+        out[...] = np.where(first == last, last, 0)
+        return out
+
+    def class_table(self) -> ClassTable:
+        return self._table
+
+    def warnings(self) -> list[str]:
+        said = []
+        outside = int(((self._codes > 0) & ~self._used).sum())
+        if outside:
+            said.append(
+                f"{outside} of {len(self._codes)} features of {self._path} lie outside "
+                "every scene."
+            )
+        if self._empty:
+            said.append(f"{self._empty} features have no class and are not used.")
+        if self._contested:
+            said.append(
+                f"{self._contested} pixels are claimed by two classes and not used."
+            )
+        return said
+
+    def _in_crs_of(self, info: SceneInfo) -> NDArray[Any]:
+        if self._crs is None or info.crs is None:
+            raise SceneError(
+                f"{self._path if self._crs is None else info.path.name} has no "
+                "coordinate reference system; set it, so that both can be overlaid."
+            )
+        try:
+            source, target = CRS.from_user_input(self._crs), CRS.from_wkt(info.crs)
+        except CRSError as error:
+            raise SceneError(f"{self._path}: {error}") from error
+        if source == target:
+            return np.asarray(self._geometry)
+
+        def project(points: NDArray[np.float64]) -> NDArray[np.float64]:
+            x, y = rasterio.warp.transform(source, target, points[:, 0], points[:, 1])
+            return np.column_stack([x, y])
+
+        return np.asarray(shapely.transform(self._geometry, project))
+
+
+def _field(path: str, fields: list[str], wanted: str | None) -> str:
+    if wanted is None and len(fields) == 1:
+        return fields[0]
+    if wanted not in fields:
+        found = "none was named" if wanted is None else f"there is no {wanted!r}"
+        raise SceneError(
+            f"{path}: --label-field must name the field with the class; {found}. "
+            f"Fields: {', '.join(fields) or 'none'}."
+        )
+    return wanted
+
+
+def _codes_of(
+    path: str, name: str, values: NDArray[Any]
+) -> tuple[Codes, ClassTable, int]:
+    """Number the classes: whole numbers stay, other values are counted from one."""
+    if values.dtype.kind == "f":  # a whole-number field with empty values
+        filled = np.where(np.isfinite(values), values, 0)
+        if not np.array_equal(filled, np.round(filled)):
+            raise SceneError(
+                f"{path}: {name} holds decimal numbers; a class is a whole number or "
+                "text."
+            )
+        values = filled.astype(np.int64)
+    if values.dtype.kind in "iu":
+        codes = values.astype(np.int64)
+        if codes.min() < 0 or codes.max() > MAX_CODE:
+            raise SceneError(
+                f"{path}: {name} runs from {codes.min()} to {codes.max()}; label "
+                f"codes go from 0 (unlabelled) to {MAX_CODE}."
+            )
+        return codes, ClassTable(), int((codes == 0).sum())
+    texts = ["" if v is None else str(v).strip() for v in values]
+    names = sorted(set(texts) - {""})
+    number = {text: code for code, text in enumerate(names, start=1)}
+    codes = np.array([number.get(t, 0) for t in texts], dtype=np.int64)
+    table = ClassTable({code: text for text, code in number.items()})
+    return codes, table, texts.count("")
