@@ -236,9 +236,9 @@ class Landscape:
         """
         seed = self.seed
         districts = find_districts(seed, y_m, x_m)
-        light = 0.72 + np.float32(0.4) * smooth_noise(seed, 2, y_m, x_m, 170)
+        light = 0.86 + np.float32(0.24) * smooth_noise(seed, 2, y_m, x_m, 170)
         cover = Cover(*self.parcels(districts), light)
-        village = unit(districts.key, 1) < np.float32(0.34 if self.roofs.size else 0)
+        village = unit(districts.key, 1) < np.float32(0.28 if self.roofs.size else 0)
         np.copyto(cover.material, self.garden, where=village)
         np.copyto(cover.field, districts.key, where=village)
         if self.trees.size:
@@ -301,7 +301,7 @@ class Landscape:
 
         leaves = smooth_noise(seed, 10, y, x, 3.1)
         tree = crown | inside
-        np.copyto(cover.light, cover.light * (0.62 + 0.6 * leaves), where=tree)
+        np.copyto(cover.light, cover.light * (0.68 + 0.44 * leaves), where=tree)
         np.copyto(cover.material, species, where=tree)
         np.copyto(cover.field, expand(keys, py, px).astype(np.uint32), where=tree)
 

@@ -67,7 +67,7 @@ def vegetation(w: FloatArray, p: Parameters) -> FloatArray:
     """Green leaves mixed with straw.
 
     Parameters are ``chlorophyll`` (0..1, more is darker and moves the red edge to
-    longer wavelengths), ``nir`` (plateau height), ``water`` and ``dry`` (straw's share).
+    longer wavelengths), ``nir`` (plateau), ``water`` and ``dry`` (share of straw).
     """
     pale = 1 - p["chlorophyll"]
     visible = 0.025 + 0.025 * pale + (0.04 + 0.07 * pale) * bump(w, 552, 36)
@@ -105,7 +105,7 @@ def soil(w: FloatArray, p: Parameters) -> FloatArray:
 
 
 def water(w: FloatArray, p: Parameters) -> FloatArray:
-    """Open water: blue to green with ``turbidity``, black beyond 900 nm but ``glint``."""
+    """Open water: blue to green with ``turbidity``; only ``glint`` beyond 900 nm."""
     turbid = p["turbidity"]
     clear = 0.045 * (1 - 0.5 * turbid) * bump(w, 470, 60)
     algae = (0.012 + 0.06 * turbid) * bump(w, 560, 50)
@@ -120,7 +120,7 @@ def asphalt(w: FloatArray, p: Parameters) -> FloatArray:
 
 
 def concrete(w: FloatArray, p: Parameters) -> FloatArray:
-    """Steep to 600 nm, then flat; ``carbonate`` absorbs at 2340 nm, ``dirt`` darkens."""
+    """Steep, flat from 600 nm; ``carbonate`` absorbs at 2340 nm, ``dirt`` darkens."""
     base = p["brightness"] * (0.45 + 0.55 * rise(w, 160))
     lines = 1 - p["carbonate"] * (0.16 * bump(w, 2340, 38) + 0.06 * bump(w, 1420, 40))
     return base * lines * (1 - p["dirt"] * (0.2 + 0.1 * bump(w, 480, 90)))
@@ -154,12 +154,12 @@ MATERIALS: dict[str, Material] = {
     "grass": Material(
         (124, 190, 80),
         vegetation,
-        leaves((0.25, 0.75), (0.34, 0.48), (0.45, 0.85), (0.02, 0.25)),
+        leaves((0.25, 0.85), (0.34, 0.46), (0.45, 0.9), (0.0, 0.25)),
     ),
     "broadleaf": Material(
         (34, 120, 50),
         vegetation,
-        leaves((0.55, 0.95), (0.38, 0.54), (0.75, 1.1), (0.0, 0.1)),
+        leaves((0.5, 0.95), (0.38, 0.54), (0.65, 1.1), (0.0, 0.12)),
     ),
     "conifer": Material(
         (12, 70, 56),
@@ -169,7 +169,7 @@ MATERIALS: dict[str, Material] = {
     "crop": Material(
         (200, 220, 60),
         vegetation,
-        leaves((0.4, 0.9), (0.44, 0.62), (0.6, 1.0), (0.0, 0.12)),
+        leaves((0.3, 0.9), (0.45, 0.64), (0.55, 1.0), (0.0, 0.15)),
     ),
     "dry_vegetation": Material(
         (222, 190, 110),
@@ -180,7 +180,7 @@ MATERIALS: dict[str, Material] = {
         (190, 140, 90),
         soil,
         {
-            "brightness": (0.38, 0.55),
+            "brightness": (0.42, 0.55),
             "slope_nm": (500, 850),
             "iron": (0.3, 1.0),
             "clay": (0.3, 1.0),
@@ -221,7 +221,7 @@ MATERIALS: dict[str, Material] = {
     "red_tile": Material(
         (200, 70, 45),
         red_tile,
-        {"brightness": (0.22, 0.42), "weathering": (0.0, 1.0)},
+        {"brightness": (0.22, 0.38), "weathering": (0.0, 1.0)},
     ),
     "metal_roof": Material(
         (140, 190, 220), metal_roof, {"brightness": (0.3, 0.6), "tilt": (-0.15, 0.15)}

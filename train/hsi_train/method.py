@@ -3,7 +3,7 @@
 A method is one file in ``methods/``; its file name is the name users type. The file
 defines two names:
 
-- ``Options``: a frozen msgspec struct, the ``[method]`` table of a recipe;
+- ``Options``: a frozen msgspec struct, the ``[options]`` table of a recipe;
 - ``Method``: a subclass of `BaseMethod`.
 
 Nothing else has to be edited: the command line, the contract tests and the exporter
@@ -11,7 +11,6 @@ find methods by listing the folder.
 """
 
 import importlib
-import pkgutil
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
@@ -81,10 +80,15 @@ class BaseMethod(nn.Module):
         weights = weights * counts.sum() / (weights * counts).sum()
         self.register_buffer("class_weights", weights.float(), persistent=False)
 
+    @classmethod
+    def halo_of(cls) -> int:
+        """Context needed on each side of an output, in pixels."""
+        return (cls.receptive_field - 1) // 2
+
     @property
     def halo(self) -> int:
         """Context needed on each side of an output, in pixels."""
-        return (self.receptive_field - 1) // 2
+        return self.halo_of()
 
     def loss(self, batch: Batch) -> Tensor:
         """Average the weighted cross-entropy over the outputs that have a class.
@@ -122,14 +126,34 @@ class InferenceGraph(nn.Module):
         return torch.softmax(scores, dim=1)
 
 
-def names() -> list[str]:
-    """List the methods: the files of the folder ``methods``."""
-    return sorted(module.name for module in pkgutil.iter_modules(methods.__path__))
+def method_class(name: str) -> type[BaseMethod]:
+    """Return the class of a method, to ask what it needs before it can be built.
+
+    Raises:
+        RecipeError: There is no such method.
+    """
+    found: type[BaseMethod] = _module(name).Method
+    return found
 
 
-def options_type(name: str) -> type[msgspec.Struct]:
-    """Return the method's options struct."""
-    return _module(name).Options  # type: ignore[no-any-return]
+def check_options(name: str, options: dict[str, Any]) -> msgspec.Struct:
+    """Parse the options of a method.
+
+    Raises:
+        RecipeError: The method or one of its options does not exist.
+    """
+    module = _module(name)
+    try:
+        parsed: msgspec.Struct = msgspec.convert(options, module.Options)
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"[options] of {name}: {error}") from error
+    return parsed
+
+
+def all_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options with every default filled in."""
+    filled: dict[str, Any] = msgspec.to_builtins(check_options(name, options))
+    return filled
 
 
 def build(name: str, problem: Problem, options: dict[str, Any]) -> BaseMethod:
@@ -138,18 +162,14 @@ def build(name: str, problem: Problem, options: dict[str, Any]) -> BaseMethod:
     Raises:
         RecipeError: The method or one of its options does not exist.
     """
-    module = _module(name)
-    try:
-        parsed = msgspec.convert(options, module.Options)
-    except msgspec.ValidationError as error:
-        raise RecipeError(f"[method] options of {name}: {error}") from error
-    method: BaseMethod = module.Method(problem, parsed)
+    parsed = check_options(name, options)
+    method: BaseMethod = _module(name).Method(problem, parsed)
     return method
 
 
 def _module(name: str) -> Any:
-    if name not in names():
+    if name not in methods.names():
         raise RecipeError(
-            f"There is no method {name!r}; the methods are {', '.join(names())}."
+            f"There is no method {name!r}; the methods are {', '.join(methods.names())}."
         )
     return importlib.import_module(f"hsi_train.methods.{name}")

@@ -14,165 +14,66 @@ Integers hold reflectance x 10000. The nodata value (uint16 0, int16 -32768, flo
 -9999) is always declared, and no valid pixel holds it in any band.
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import click
 import msgspec
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.crs import CRS
 from rasterio.errors import RasterioError
-from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from hsi_runtime.errors import HsiError, OutputError, ResourceError, SceneError
+from hsi_runtime.errors import HsiError, OutputError, SceneError
 from hsi_train.landscape import Landscape, hash_cells
-from hsi_train.materials import FIRST_NM, LAST_NM, MATERIALS, variants
+from hsi_train.materials import MATERIALS, variants
+from hsi_train.scene_files import (
+    BLOCK,
+    EnviCube,
+    Layout,
+    TiffCube,
+    check_outputs,
+    envi_header,
+    open_abundances,
+    open_truth,
+    replacing,
+)
+from hsi_train.scene_spec import (
+    DEFAULT_MATERIALS,
+    NODATA,
+    SCALE,
+    DomainShift,
+    DType,
+    SceneSpec,
+    band_centres,
+    band_widths,
+    class_colors,
+    class_names,
+)
 
-Layout = Literal["tiff-band", "tiff-pixel", "tiff-striped", "bsq", "bil", "bip"]
-DType = Literal["uint16", "int16", "float32"]
+__all__ = [
+    "DEFAULT_MATERIALS",
+    "DomainShift",
+    "SceneSpec",
+    "band_centres",
+    "class_colors",
+    "class_names",
+    "simulate_window",
+    "truth_labels",
+    "write_scene",
+]
+
 FloatArray = NDArray[np.float32]
 Simulated = tuple[NDArray[Any], FloatArray, NDArray[np.bool_]]
-
-DEFAULT_MATERIALS = (
-    *("grass", "broadleaf", "conifer", "crop", "dry_vegetation"),
-    *("bright_soil", "dark_soil", "water", "asphalt", "red_tile"),
-)
-NODATA: dict[DType, float] = {"uint16": 0, "int16": -32768, "float32": -9999}
-ENVI_TYPES: dict[DType, int] = {"uint16": 12, "int16": 2, "float32": 4}
-SCALE = 10_000  # of the integer types
-CRS_EPSG, WEST_M, NORTH_M = 32633, 400_000.0, 5_800_000.0
 
 SAMPLES = 3  # points per pixel side when materials mix
 VARIANTS = 8  # spectra that stand for one material
 # Share of a point's spectrum that varies from pixel to pixel; the rest is its field's.
-PIXEL_SHARE = 0.55
+PIXEL_SHARE = 0.75
+COMPRESSIONS = ("deflate", "lzw", "zstd")
 CHUNK_PIXELS = 8192  # computed at once: the temporaries fit a core's cache
-BLOCK = 128  # side of a TIFF tile, rows of a strip
-
-
-class DomainShift(msgspec.Struct, frozen=True, kw_only=True):
-    """Another sensor or sky: what makes a target scene differ from a source scene.
-
-    With w the wavelength in nm, the scene holds, before noise,
-    ``(gain + gain_slope * (w - 1000) / 1000) * reflectance(w + spectral_shift_nm)
-    + offset + haze * (550 / w) ** 2``.
-
-    Attributes:
-        gain: Factor at 1000 nm.
-        gain_slope: Change of the factor per micrometre.
-        offset: Reflectance added in all bands.
-        haze: Reflectance that scattering adds at 550 nm.
-        spectral_shift_nm: How far the bands truly lie above their stated centres.
-    """
-
-    gain: float = 1.0
-    gain_slope: float = 0.0
-    offset: float = 0.0
-    haze: float = 0.0
-    spectral_shift_nm: float = 0.0
-
-
-class SceneSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A scene to simulate; equal specs give equal scenes.
-
-    Attributes:
-        rows: Height in pixels.
-        cols: Width in pixels.
-        wavelengths_nm: Band centres, rising, within 350..2500.
-        fwhm_nm: Width of all bands; None takes the spacing of the centres.
-        seed: Of the landscape and the noise, 0..2**32 - 1.
-        materials: Names from ``hsi_train.materials``; their order gives the codes 1..K.
-        resolution_m: Side of a pixel on the ground.
-        noise: Factor on the sensor's noise, 0 is none.
-        mixing: Whether pixels mix materials; if not, a pixel is what its centre is.
-        nodata_border: Whether slanted edges are empty, as in a rotated flight line.
-        origin_row: Row of the landscape where the scene starts. Scenes of one seed that
-            do not overlap are different places of the same landscape.
-        dtype: Of the stored cube.
-        shift: Difference from the usual sensor and sky.
-    """
-
-    rows: int
-    cols: int
-    wavelengths_nm: tuple[float, ...]
-    fwhm_nm: float | None = None
-    seed: int = 0
-    materials: tuple[str, ...] = DEFAULT_MATERIALS
-    resolution_m: float = 1.0
-    noise: float = 1.0
-    mixing: bool = True
-    nodata_border: bool = False
-    origin_row: int = 0
-    dtype: DType = "uint16"
-    shift: DomainShift | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be simulated."""
-        w = np.asarray(self.wavelengths_nm, dtype=np.float64)
-        if not w.size or not (w[0] >= FIRST_NM and w[-1] <= LAST_NM):
-            raise SceneError(
-                f"The band centres must lie within {FIRST_NM:g}..{LAST_NM:g} nm and "
-                "there must be at least one; change wavelengths_nm."
-            )
-        if not np.all(np.diff(w) > 0):
-            raise SceneError("The band centres do not rise; sort wavelengths_nm.")
-        unknown = sorted(set(self.materials) - set(MATERIALS))
-        if unknown:
-            raise SceneError(
-                f"No material is named {', '.join(unknown)}; choose from "
-                f"{', '.join(MATERIALS)}."
-            )
-        if not self.materials or len(set(self.materials)) < len(self.materials):
-            raise SceneError("Name at least one material, and each only once.")
-        if self.dtype not in NODATA:
-            raise SceneError(f"dtype is {self.dtype!r}; choose from {list(NODATA)}.")
-        for name, value, least in (
-            ("rows", self.rows, 1),
-            ("cols", self.cols, 1),
-            ("origin_row", self.origin_row, 0),
-            ("noise", self.noise, 0),
-            ("seed", self.seed, 0),
-        ):
-            if not value >= least:
-                raise SceneError(f"{name} is {value}; it must be at least {least}.")
-        if self.seed >= 2**32:
-            raise SceneError(f"seed is {self.seed}; it must be below 2**32.")
-        for label, width in (("resolution_m", self.resolution_m), ("fwhm_nm", 1.0)):
-            if not width > 0:
-                raise SceneError(f"{label} is {width}; it must be above 0.")
-        if self.fwhm_nm is not None and not self.fwhm_nm > 0:
-            raise SceneError(f"fwhm_nm is {self.fwhm_nm}; it must be above 0.")
-
-
-def band_centres(
-    count: int, first_nm: float = 400.0, last_nm: float = 2500.0
-) -> tuple[float, ...]:
-    """Spread band centres evenly; both ends are centres."""
-    return tuple(np.linspace(first_nm, last_nm, count).round(3).tolist())
-
-
-def band_widths(spec: SceneSpec) -> tuple[float, ...]:
-    """Return each band's full width at half maximum in nm."""
-    w = np.asarray(spec.wavelengths_nm)
-    if spec.fwhm_nm is not None or w.size == 1:
-        return (spec.fwhm_nm or 10.0,) * w.size
-    return tuple(np.gradient(w).round(3).tolist())
-
-
-def class_names(spec: SceneSpec) -> dict[int, str]:
-    """Name each code of the truth map."""
-    return dict(enumerate(spec.materials, start=1))
-
-
-def class_colors(spec: SceneSpec) -> dict[int, tuple[int, int, int]]:
-    """Give each code of the truth map its red, green and blue."""
-    return {code: MATERIALS[name].colour for code, name in class_names(spec).items()}
 
 
 def library(spec: SceneSpec) -> FloatArray:
@@ -205,7 +106,7 @@ def noise_sigma(spec: SceneSpec) -> FloatArray:
         + 16 * np.exp(-0.5 * np.square((w - 1880) / 40))
         + 1.0 * np.exp(-0.5 * np.square((w - 940) / 20))
     )
-    return np.asarray(spec.noise * 0.004 * worse, dtype=np.float32)
+    return np.asarray(spec.noise * 0.009 * worse, dtype=np.float32)
 
 
 class Sensor:
@@ -235,8 +136,8 @@ class Sensor:
         spec, n = self.spec, self.samples
         count = len(spec.materials)
         size = spec.resolution_m / n
-        y = (np.arange(row0 * n, (row0 + rows) * n) + 0.5) * size
-        x = (np.arange(spec.cols * n) + 0.5) * size
+        y = (np.arange(row0 * n, (row0 + rows) * n, dtype=np.float64) + 0.5) * size
+        x = (np.arange(spec.cols * n, dtype=np.float64) + 0.5) * size
         cover = self.landscape.cover(y, x)
         row = np.arange(rows * n) // n
         col = np.arange(spec.cols * n) // n
@@ -255,7 +156,7 @@ class Sensor:
         own = (drawn[row][:, col] >> np.uint32(8)) % np.uint32(VARIANTS)
         shared = (cover.field >> np.uint32(11)) % np.uint32(VARIANTS)
         strength = (cover.field >> np.uint32(3)) & np.uint32(255)
-        light = cover.light * (0.88 + strength.astype(np.float32) * np.float32(1e-3))
+        light = cover.light * (0.95 + strength.astype(np.float32) * np.float32(4e-4))
         light *= np.float32(1 / n**2)
         place = row[:, None] * (count * VARIANTS * spec.cols) + col[None, :]
         place = place + cover.material * (VARIANTS * spec.cols)
@@ -334,10 +235,220 @@ def simulate_window(spec: SceneSpec, row0: int, rows: int) -> Simulated:
     return Sensor(spec).window(row0, rows)
 
 
-def truth_labels(
-    abundances: FloatArray, valid: NDArray[np.bool_]
-) -> NDArray[np.uint8]:
+def truth_labels(abundances: FloatArray, valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Label each valid pixel by its largest abundance: codes 1..K, else 0."""
-    codes = (abundances.argmax(axis=0) + 1).astype(np.uint8)
+    codes: NDArray[np.uint8] = (abundances.argmax(axis=0) + 1).astype(np.uint8)
     codes[~valid] = 0
     return codes
+
+
+def write_scene(
+    spec: SceneSpec,
+    path: Path,
+    *,
+    layout: Layout = "tiff-band",
+    compress: str | None = None,
+    truth: Path | None = None,
+    abundances: Path | None = None,
+    overwrite: bool = False,
+    sparse: bool = False,
+    strip_rows: int = BLOCK,
+) -> None:
+    """Write a scene strip by strip; memory holds one strip.
+
+    Args:
+        spec: The scene.
+        path: Of the GeoTIFF, or of ENVI's data file, whose header ends in ``.hdr``.
+        layout: ``tiff-band`` and ``tiff-pixel`` are tiled GeoTIFFs, ``tiff-striped`` is
+            band by band in GDAL's own strips; ``bsq``, ``bil``, ``bip`` are ENVI.
+        compress: ``deflate``, ``lzw`` or ``zstd``, for GeoTIFF.
+        truth: Where to write the truth map, a GeoTIFF.
+        abundances: Where to write the abundances, a GeoTIFF.
+        overwrite: Whether existing files may be replaced.
+        sparse: Whether a GeoTIFF omits tiles without a valid pixel.
+        strip_rows: Rows computed at once, best a multiple of 128; no influence on the
+            scene.
+
+    Raises:
+        OutputError: If an output exists, or cannot be written.
+        ResourceError: If the disk lacks the room.
+    """
+    if layout not in get_args(Layout):
+        raise OutputError(
+            f"No layout is named {layout!r}; choose from {', '.join(get_args(Layout))}."
+        )
+    if compress not in (None, *COMPRESSIONS):
+        raise OutputError(
+            f"No compression is named {compress!r}; choose from "
+            f"{', '.join(COMPRESSIONS)}."
+        )
+    envi = not layout.startswith("tiff")
+    if envi and (compress or sparse):
+        raise OutputError(
+            "An ENVI file is neither compressed nor sparse; drop that option, or "
+            "choose a tiff layout."
+        )
+    header = path.with_suffix(".hdr")
+    outputs = [path] + [p for p in (truth, abundances) if p] + [header] * envi
+    pixel_bytes = len(spec.wavelengths_nm) * np.dtype(spec.dtype).itemsize
+    packed = bool(compress or sparse)
+    check_outputs(
+        outputs, overwrite, 0 if packed else spec.rows * spec.cols * pixel_bytes
+    )
+    sensor = Sensor(spec)
+    try:
+        # GDAL's cache, in MB: enough for the tiles of one pixel-interleaved row.
+        with rasterio.Env(GDAL_CACHEMAX=64), ExitStack() as files:
+
+            def place(target: Path) -> Path:
+                return files.enter_context(replacing(target))
+
+            cube_file: TiffCube | EnviCube
+            if envi:
+                place(header).write_text(envi_header(spec, layout), encoding="ascii")
+                cube_file = EnviCube(spec, place(path), layout)
+            else:
+                cube_file = TiffCube(spec, place(path), layout, compress, sparse)
+            files.callback(cube_file.close)
+            truth_file = truth and open_truth(spec, place(truth))
+            if truth_file:
+                files.callback(truth_file.close)
+            shares_file = abundances and open_abundances(spec, place(abundances))
+            if shares_file:
+                files.callback(shares_file.close)
+            for row0 in range(0, spec.rows, strip_rows):
+                rows = min(strip_rows, spec.rows - row0)
+                cube, shares, valid = sensor.window(row0, rows)
+                window = Window(0, row0, spec.cols, rows)
+                cube_file.write(cube, row0)
+                if truth_file:
+                    truth_file.write(truth_labels(shares, valid), 1, window=window)
+                if shares_file:
+                    shares_file.write(np.where(valid, shares, -1), window=window)
+    except (OSError, RasterioError) as error:
+        if isinstance(error, HsiError):
+            raise
+        raise OutputError(
+            f"{path} cannot be written ({error}); check the folder and the options."
+        ) from error
+
+
+def parse_shift(
+    context: click.Context, option: click.Parameter, values: tuple[str, ...]
+) -> DomainShift | None:
+    """Read ``name=value`` pairs."""
+    try:
+        pairs = dict(value.split("=", 1) for value in values)
+        return msgspec.convert(pairs, DomainShift, strict=False) if pairs else None
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{error}; give NAME=NUMBER with NAME one of "
+            f"{', '.join(DomainShift.__struct_fields__)}"
+        ) from error
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--rows", default=600, show_default=True, help="Height in pixels.")
+@click.option("--cols", default=400, show_default=True, help="Width in pixels.")
+@click.option("--bands", default=60, show_default=True, help="Number of bands.")
+@click.option(
+    "--range",
+    "range_nm",
+    type=(float, float),
+    default=(400.0, 2500.0),
+    show_default=True,
+    help="First and last band centre, nm.",
+)
+@click.option("--seed", default=0, show_default=True, help="Of landscape and noise.")
+@click.option(
+    "--origin-row", default=0, show_default=True, help="Place in the landscape."
+)
+@click.option(
+    "--resolution", default=1.0, show_default=True, help="Side of a pixel, m."
+)
+@click.option("--noise", default=1.0, show_default=True, help="Factor on the noise.")
+@click.option("--border", is_flag=True, help="Leave slanted edges empty.")
+@click.option(
+    "--material",
+    "materials",
+    multiple=True,
+    type=click.Choice(list(MATERIALS)),
+    help="A class, in the order of the codes; repeat. Default: ten classes.",
+)
+@click.option(
+    "--dtype", type=click.Choice(get_args(DType)), default="uint16", show_default=True
+)
+@click.option(
+    "--layout",
+    type=click.Choice(get_args(Layout)),
+    default="tiff-band",
+    show_default=True,
+)
+@click.option(
+    "--shift",
+    multiple=True,
+    metavar="NAME=NUMBER",
+    callback=parse_shift,
+    help="gain, gain_slope, offset, haze or spectral_shift_nm; repeat.",
+)
+@click.option("--compress", type=click.Choice(COMPRESSIONS), help="GeoTIFF only.")
+@click.option("--sparse", is_flag=True, help="Omit empty tiles, GeoTIFF only.")
+@click.option("--truth", type=click.Path(path_type=Path), help="Truth map to write.")
+@click.option(
+    "--abundances", type=click.Path(path_type=Path), help="Abundance map to write."
+)
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+def main(
+    path: Path,
+    rows: int,
+    cols: int,
+    bands: int,
+    range_nm: tuple[float, float],
+    seed: int,
+    origin_row: int,
+    resolution: float,
+    noise: float,
+    border: bool,
+    materials: tuple[str, ...],
+    dtype: DType,
+    layout: Layout,
+    shift: DomainShift | None,
+    compress: str | None,
+    sparse: bool,
+    truth: Path | None,
+    abundances: Path | None,
+    overwrite: bool,
+) -> None:
+    """Simulate a hyperspectral scene and write it to PATH."""
+    try:
+        spec = SceneSpec(
+            rows=rows,
+            cols=cols,
+            wavelengths_nm=band_centres(bands, *range_nm),
+            seed=seed,
+            origin_row=origin_row,
+            resolution_m=resolution,
+            noise=noise,
+            nodata_border=border,
+            materials=materials or DEFAULT_MATERIALS,
+            dtype=dtype,
+            shift=shift,
+        )
+        write_scene(
+            spec,
+            path,
+            layout=layout,
+            compress=compress,
+            truth=truth,
+            abundances=abundances,
+            overwrite=overwrite,
+            sparse=sparse,
+        )
+    except HsiError as error:
+        click.echo(f"Error: {error}", err=True)
+        raise SystemExit(error.exit_code) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -30,7 +30,7 @@ GROUPS = 4
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The ``[method]`` table of a recipe.
+    """The ``[options]`` table of a recipe.
 
     Attributes:
         spectral_stride: Step of the first convolution along the bands.

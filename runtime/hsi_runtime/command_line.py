@@ -1,0 +1,121 @@
+"""What the three commands share: options, messages, exit codes."""
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from hsi_runtime.errors import HsiError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Which extra brings a package that the base install lacks.
+EXTRAS = {
+    "torch": "train",
+    "safetensors": "train",
+    "scipy": "train",
+    "h5py": "train",
+    "pyogrio": "train",
+    "shapely": "train",
+    "matplotlib": "train",
+    "tomli_w": "train",
+    "onnx": "export",
+    "onnx_ir": "export",
+    "onnxscript": "export",
+    "onnxruntime": "cpu",
+}
+
+
+def common_options(command: F) -> F:
+    """Add ``--quiet``, ``--json`` and ``--version``."""
+    command = click.version_option(package_name="hsi-edge")(command)
+    command = click.option(
+        "--json", "as_json", is_flag=True, help="Print one JSON object on stdout."
+    )(command)
+    return click.option(
+        "-q", "--quiet", is_flag=True, help="Print errors only; no progress."
+    )(command)
+
+
+def show_progress(quiet: bool) -> bool:
+    """Tell whether a progress bar is welcome."""
+    return not quiet and sys.stderr.isatty()
+
+
+def start_messages(quiet: bool) -> None:
+    """Send messages of our packages, and warnings, to stderr."""
+    logging.basicConfig(
+        level=logging.ERROR if quiet else logging.WARNING,
+        format="%(message)s",
+        stream=sys.stderr,
+    )
+    for package in ("hsi_train", "hsi_export", "hsi_runtime"):
+        logging.getLogger(package).setLevel(logging.ERROR if quiet else logging.INFO)
+    logging.addLevelName(logging.WARNING, "warning")
+
+    class Formatter(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            text = super().format(record)
+            return text if record.levelno < logging.WARNING else f"warning: {text}"
+
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(Formatter("%(message)s"))
+
+
+def print_json(content: dict[str, Any]) -> None:
+    """Print one JSON object on stdout."""
+    click.echo(json.dumps(content, indent=1, allow_nan=False))
+
+
+def run(command: click.Command, after_interrupt: str = "") -> NoReturn:
+    """Run a command and exit with the documented code; a user sees no traceback.
+
+    Args:
+        command: The click command.
+        after_interrupt: Sentence to print when the user stopped it.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = command.main(standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except HsiError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = error.exit_code
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        click.echo(
+            f"Error: {command.name} needs the package {error.name}; "
+            f"install it with: pip install 'hsi-edge[{extra}]'",
+            err=True,
+        )
+        code = 4
+    except MemoryError as error:
+        click.echo(f"Error: memory ran out ({error}); use smaller windows.", err=True)
+        code = 6
+    except (KeyboardInterrupt, click.Abort):
+        click.echo(f"Stopped. {after_interrupt}".strip(), err=True)
+        code = 130
+    except _TerminatedError:
+        click.echo(f"Terminated. {after_interrupt}".strip(), err=True)
+        code = 143
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 141
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM arrived; unwinds like KeyboardInterrupt, so that files are cleaned up."""
+
+
+def _terminate(signum: int, frame: FrameType | None) -> None:
+    raise _TerminatedError

@@ -1,0 +1,330 @@
+"""The contract: a ``.onnx`` file whose metadata says all the runtime must know.
+
+The document is JSON under the metadata key ``hsi``. Every field is required and an
+unknown one is an error, so nothing is ever guessed. The file is read once as bytes,
+its checksum is verified, and the engine is created from those same bytes.
+"""
+
+import base64
+import hashlib
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from hsi_runtime.errors import ModelFileError
+
+METADATA_KEY = "hsi"
+SCHEMA_VERSION = 1
+INPUT_NAME = "cube"
+PROBABILITIES = "probabilities"
+MAX_BYTES = 2 * 1024**3  # the format's own limit for one file
+UNSIGNED = "0" * 64  # stands for the checksum while the checksum is computed
+
+Positive = Annotated[int, Meta(ge=1)]
+Color = Annotated[str, Meta(pattern="^#[0-9a-f]{6}$")]
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A piece of the document: no default, no unknown field."""
+
+
+class ClassEntry(_Part):
+    """One class: its code in labels and class maps, its name, its ``#rrggbb``."""
+
+    code: Annotated[int, Meta(ge=1, le=65534)]
+    name: str
+    color: Color
+
+
+class Bands(_Part):
+    """Bands of the training scene, and which of them the network wants.
+
+    Attributes:
+        source_count: Bands of the scene.
+        used: 0-based indices of the network's bands in the scene, in its order.
+        wavelengths_nm: Their centres, or null where the scene had none.
+        fwhm_nm: Their widths, or null.
+    """
+
+    source_count: Positive
+    used: list[int]
+    wavelengths_nm: list[float] | None
+    fwhm_nm: list[float] | None
+
+
+class Values(_Part):
+    """What the numbers of a cube mean; lists run over the used bands.
+
+    Attributes:
+        quantity: Such as ``reflectance``, ``radiance`` or ``unknown``.
+        dtype: Type of the stored values of the training scene.
+        scale: Quantity = stored * scale + offset; null where not declared.
+        offset: See ``scale``.
+        fill: Stored value that stands for a missing one.
+    """
+
+    quantity: str
+    dtype: str
+    scale: list[float] | None
+    offset: list[float] | None
+    fill: list[float]
+
+
+class Provenance(_Part):
+    """Where the weights come from.
+
+    Attributes:
+        version: Of hsi-edge.
+        seed: Of the training run.
+        recipe: The resolved recipe, TOML.
+        data_sha256: Checksum of each scene and label file, by file name.
+        counts: Pixels by role: train, validation, test.
+        overall_accuracy: On the held-out test pixels.
+        average_accuracy: On the held-out test pixels.
+        kappa: On the held-out test pixels.
+    """
+
+    version: str
+    seed: int
+    recipe: str
+    data_sha256: dict[str, str]
+    counts: dict[str, int]
+    overall_accuracy: float
+    average_accuracy: float
+    kappa: float
+
+
+class Array(_Part):
+    """A small array: little-endian bytes, deflated, base64."""
+
+    dtype: Literal["<f4", "<i2", "<u2", "<i4", "<u4", "|u1", "|i1", "<f8"]
+    shape: list[Positive]
+    data: str
+
+    @staticmethod
+    def pack(values: NDArray[Any]) -> "Array":
+        """Encode an array."""
+        little = np.ascontiguousarray(
+            values, dtype=values.dtype.newbyteorder("<")
+        )
+        data = base64.b64encode(zlib.compress(little.tobytes(), 9)).decode()
+        return msgspec.convert(
+            {"dtype": little.dtype.str, "shape": list(values.shape), "data": data},
+            Array,
+        )
+
+    def unpack(self) -> NDArray[Any]:
+        """Decode the array.
+
+        Raises:
+            ModelFileError: The bytes are not an array of that shape.
+        """
+        dtype = np.dtype(self.dtype)
+        size = int(np.prod(self.shape)) * dtype.itemsize
+        try:
+            # One byte more than promised tells a bomb from an array.
+            raw = zlib.decompressobj().decompress(base64.b64decode(self.data), size + 1)
+            return np.frombuffer(raw, dtype).reshape(self.shape)
+        except (ValueError, zlib.error) as error:
+            raise ModelFileError(f"The stored sample is damaged: {error}.") from error
+
+
+class SelfTest(_Part):
+    """A real window and what training computed for it.
+
+    Attributes:
+        cube: Stored units, shape ``(band, row, col)``.
+        probabilities: By torch in fp32, shape ``(class, row - 2 halo, col - 2 halo)``.
+        tolerance: Largest difference in probability a healthy engine shows.
+    """
+
+    cube: Array
+    probabilities: Array
+    tolerance: float
+
+
+class ModelDocument(_Part):
+    """All that a runtime must know of a model; see the field types."""
+
+    schema_version: Literal[1]
+    method: str
+    receptive_field: Positive
+    classes: list[ClassEntry]
+    bands: Bands
+    values: Values
+    reject_below: Annotated[float, Meta(ge=0, le=1)]
+    outputs: list[str]
+    precision: Literal["fp32", "fp16"]
+    parameters: int
+    provenance: Provenance
+    self_test: SelfTest
+    checksum: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+    @property
+    def halo(self) -> int:
+        """Context needed on each side of an output, in pixels."""
+        return (self.receptive_field - 1) // 2
+
+    def __post_init__(self) -> None:
+        """Refuse a document that contradicts itself."""
+        count = len(self.bands.used)
+        lists = {
+            "bands.wavelengths_nm": self.bands.wavelengths_nm,
+            "bands.fwhm_nm": self.bands.fwhm_nm,
+            "values.scale": self.values.scale,
+            "values.offset": self.values.offset,
+            "values.fill": self.values.fill,
+        }
+        for name, values in lists.items():
+            if values is not None and len(values) != count:
+                raise ValueError(f"{name} has {len(values)} values for {count} bands")
+        if not count or not all(0 <= b < self.bands.source_count for b in self.bands.used):
+            raise ValueError("bands.used is empty or leaves the source's bands")
+        if self.receptive_field % 2 == 0:
+            raise ValueError("receptive_field is even")
+        if len({c.code for c in self.classes}) < max(len(self.classes), 2):
+            raise ValueError("classes are fewer than two or share a code")
+        if PROBABILITIES not in self.outputs:
+            raise ValueError(f"outputs lack {PROBABILITIES}")
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A verified model file.
+
+    Attributes:
+        path: Where it was read from.
+        document: What it says about itself.
+        onnx: All its bytes, for the engine.
+        sha256: Of those bytes.
+    """
+
+    path: Path
+    document: ModelDocument
+    onnx: bytes
+    sha256: str
+
+
+def read_model(path: Path) -> ModelFile:
+    """Read and verify a model file.
+
+    Raises:
+        ModelFileError: Missing, damaged, not ours, or of another schema version.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ModelFileError(f"{path} has {size} bytes; a model has at most 2 GiB.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
+    try:
+        text = metadata(data).get(METADATA_KEY)
+    except ValueError as error:
+        raise ModelFileError(f"{path} is not an ONNX file: {error}.") from error
+    if text is None:
+        raise ModelFileError(
+            f"{path} has no metadata {METADATA_KEY!r}: it was not written by "
+            "hsi-export, or its metadata was stripped."
+        )
+    document = _decode(path, text)
+    if signature(data, document.checksum) != document.checksum:
+        raise ModelFileError(
+            f"{path} is damaged: its checksum does not fit. Copy it again."
+        )
+    return ModelFile(path, document, data, hashlib.sha256(data).hexdigest())
+
+
+def _decode(path: Path, text: str) -> ModelDocument:
+    try:
+        version = msgspec.json.decode(text, type=dict[str, Any]).get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ModelFileError(
+                f"{path} has schema version {version}; this hsi-run reads version "
+                f"{SCHEMA_VERSION}. Export the run again, or install the hsi-edge "
+                "release that wrote it."
+            )
+        return msgspec.json.decode(text, type=ModelDocument)
+    except msgspec.DecodeError as error:
+        raise ModelFileError(f"{path}: metadata {METADATA_KEY!r}: {error}.") from error
+
+
+def signature(data: bytes, checksum: str) -> str:
+    """Hash a whole file with its own checksum blanked.
+
+    Graph and document are covered alike. The checksum must occur once.
+    """
+    if data.count(checksum.encode()) != 1:
+        return ""
+    blank = data.replace(checksum.encode(), UNSIGNED.encode())
+    return hashlib.sha256(blank).hexdigest()
+
+
+def sign(data: bytes) -> bytes:
+    """Put the checksum in the place of the blank one."""
+    if data.count(UNSIGNED.encode()) != 1:
+        raise ValueError("the blank checksum must occur exactly once")
+    digest = hashlib.sha256(data).hexdigest()
+    return data.replace(UNSIGNED.encode(), digest.encode())
+
+
+def metadata(data: bytes) -> dict[str, str]:
+    """Read the metadata of an ONNX file without the onnx package.
+
+    An ONNX file is a protocol-buffer message; field 14 of ``ModelProto`` repeats
+    messages of a key (field 1) and a value (field 2).
+
+    Raises:
+        ValueError: The bytes are no such message.
+    """
+    fields = _fields(data)
+    if 7 not in {number for number, _ in fields}:  # 7 is the graph
+        raise ValueError("it holds no graph")
+    found = {}
+    for number, value in fields:
+        if number == 14:
+            entry = {n: bytes(v) for n, v in _fields(value)}
+            found[entry.get(1, b"").decode()] = entry.get(2, b"").decode()
+    return found
+
+
+def _fields(data: bytes | memoryview) -> list[tuple[int, memoryview]]:
+    """Split a message into its fields; numbers are given as empty views."""
+    view, at, fields = memoryview(data), 0, []
+    while at < len(view):
+        tag, at = _varint(view, at)
+        number, kind = tag >> 3, tag & 7
+        if kind == 0:
+            _, at = _varint(view, at)
+            fields.append((number, view[:0]))
+            continue
+        if kind == 2:
+            length, at = _varint(view, at)
+        elif kind in (1, 5):
+            length = 8 if kind == 1 else 4
+        else:
+            raise ValueError("it is no protocol-buffer message")
+        if at + length > len(view):
+            raise ValueError("it ends in the middle of a field")
+        fields.append((number, view[at : at + length]))
+        at += length
+    return fields
+
+
+def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= len(view):
+            raise ValueError("it ends in the middle of a number")
+        byte = view[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+    raise ValueError("it is no protocol-buffer message")

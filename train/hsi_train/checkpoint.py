@@ -1,0 +1,113 @@
+"""The checkpoint of a run: weights, and all that an export must know, in one file.
+
+Safetensors holds tensors and text and cannot run code. Besides the weights it keeps
+real windows of the training scene, so that an export can be verified after the scene
+has moved.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from hsi_runtime.errors import ModelFileError
+from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
+from hsi_train import method as methods
+from hsi_train.method import BaseMethod, Problem
+
+FILE_NAME = "checkpoint.safetensors"
+METADATA_KEY = "hsi_checkpoint"
+SAMPLE = "sample"
+SAMPLE_OUTPUTS = 48  # classified square of the stored window
+
+
+class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the checkpoint says about its weights; the document of the model to be."""
+
+    method: str
+    options: dict[str, Any]
+    classes: list[ClassEntry]
+    class_counts: list[int]
+    bands: Bands
+    values: Values
+    band_mean: list[float]
+    band_std: list[float]
+    resolution_m: float | None
+    provenance: Provenance
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained method, in evaluation mode, with its description.
+
+    Attributes:
+        method: With its weights.
+        description: Its data, classes and origin.
+        sample: Real window, stored units, shape ``(band, row, col)``.
+    """
+
+    method: BaseMethod
+    description: Description
+    sample: NDArray[Any]
+
+
+def save(
+    run: Path, method: BaseMethod, description: Description, sample: NDArray[Any]
+) -> Path:
+    """Write the checkpoint of a run."""
+    tensors = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
+    tensors[SAMPLE] = torch.from_numpy(np.ascontiguousarray(sample))
+    path = run / FILE_NAME
+    text = msgspec.json.encode(description).decode()
+    save_file(tensors, path, metadata={METADATA_KEY: text})
+    return path
+
+
+def load(run: Path) -> Checkpoint:
+    """Read the checkpoint of a run.
+
+    Raises:
+        ModelFileError: Missing, damaged, or not ours.
+    """
+    path = run / FILE_NAME if run.is_dir() else run
+    if not path.is_file():
+        raise ModelFileError(
+            f"There is no checkpoint {path}; give the folder hsi-train wrote."
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(METADATA_KEY)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path} is damaged: {error}.") from error
+    if text is None or SAMPLE not in tensors:
+        raise ModelFileError(f"{path} was not written by hsi-train.")
+    try:
+        description = msgspec.json.decode(text, type=Description)
+    except msgspec.DecodeError as error:
+        raise ModelFileError(f"{path} is of another version: {error}.") from error
+    sample = tensors.pop(SAMPLE).numpy()
+    method = rebuild(description)
+    try:
+        method.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelFileError(
+            f"{path}: the weights do not fit method {description.method}: {error}"
+        ) from error
+    return Checkpoint(method.eval(), description, sample)
+
+
+def rebuild(description: Description) -> BaseMethod:
+    """Build the method a description belongs to, with fresh weights."""
+    problem = Problem(
+        torch.tensor(description.band_mean, dtype=torch.float64),
+        torch.tensor(description.band_std, dtype=torch.float64),
+        torch.tensor(description.class_counts),
+    )
+    return methods.build(description.method, problem, description.options)

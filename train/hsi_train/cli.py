@@ -1,0 +1,178 @@
+"""hsi-train: labelled scenes in, a run folder with a checkpoint and a report out.
+
+    hsi-train mf2cnet --scene scene.tif --labels labels.tif -o runs/pines
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hsi_runtime import command_line
+from hsi_train import methods
+
+if TYPE_CHECKING:
+    from hsi_train.fit import Epoch
+
+
+@click.command(name="hsi-train")
+@click.argument("what", metavar="METHOD|RECIPE.toml", required=False)
+@click.option("--scene", multiple=True, help="Scene, or folder of scenes; repeatable.")
+@click.option("--labels", multiple=True, help="Raster per scene, or one vector file.")
+@click.option("--label-field", help="Field of the vector file that holds the class.")
+@click.option("--classes", help="JSON file with class names and colours.")
+@click.option(
+    "--split",
+    multiple=True,
+    help="'disjoint' (default), or raster: 1 train, 2 validation, 3 test.",
+)
+@click.option(
+    "--samples-per-class", type=click.IntRange(min=1), help="Random training pixels."
+)
+@click.option(
+    "--train-fraction",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    help="Random share of each class for training.",
+)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.")
+@click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="[default: 0]")
+@click.option("--epochs", type=click.IntRange(min=1), help="[default: from the data]")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@click.option("--overwrite", is_flag=True, help="Replace a run that is there.")
+@click.option("--list", "list_all", is_flag=True, help="List methods and recipes.")
+@command_line.common_options
+def command(
+    what: str | None,
+    output: Path | None,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+    list_all: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a method on labelled scenes.
+
+    METHOD is a published classifier (--list shows them); a RECIPE.toml holds the same
+    settings in a file. Writes checkpoint, metrics, split, history and report into the
+    run folder.
+    """
+    if list_all:
+        _list(as_json)
+        return
+    if what is None:
+        raise click.UsageError("Missing METHOD or RECIPE.toml; --list shows them.")
+    command_line.start_messages(quiet)
+    from hsi_train import recipe
+
+    wanted = recipe.parse(_recipe_content(what, options))
+    run = output or Path("runs") / Path(what).stem
+    if output is None and not quiet:
+        click.echo(f"Run folder: {run}", err=True)
+    result = _train(wanted, run, device, resume, overwrite, quiet)
+    if as_json:
+        command_line.print_json(result)
+        return
+    if not quiet:
+        shares = (result["overall_accuracy"], result["average_accuracy"])
+        click.echo(
+            "Test pixels: overall accuracy {:.2%}, average accuracy {:.2%}, ".format(
+                *shares
+            )
+            + f"kappa {result['kappa']:.3f}; {result['seconds']:.0f} s",
+            err=True,
+        )
+    click.echo(run)
+
+
+def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Turn METHOD or RECIPE and the options beside it into a recipe's content."""
+    from hsi_train import recipe
+
+    content = {"method": what} if what in methods.names() else recipe.load(what)
+    data = content.setdefault("data", {})
+    for key, value in {
+        "scenes": list(options["scene"]),
+        "labels": list(options["labels"]),
+        "label_field": options["label_field"],
+        "classes": options["classes"],
+    }.items():
+        if value:
+            data[key] = value
+    for name, key in (("--scene", "scenes"), ("--labels", "labels")):
+        if not data.get(key):
+            raise click.UsageError(f"Missing {name}.")
+    split = _split(options)
+    if split:
+        content["split"] = split
+    for section, key in ((content, "seed"), (content.setdefault("fit", {}), "epochs")):
+        if options[key] is not None:
+            section[key] = options[key]
+    for assignment in options["settings"]:
+        recipe.override(content, assignment)
+    return content
+
+
+def _split(options: dict[str, Any]) -> dict[str, Any]:
+    files = [s for s in options["split"] if s != "disjoint"]
+    samples, share = options["samples_per_class"], options["train_fraction"]
+    given = [bool(options["split"]), samples is not None, share is not None]
+    if sum(given) > 1 or (files and "disjoint" in options["split"]):
+        raise click.UsageError(
+            "--split, --samples-per-class and --train-fraction exclude each other."
+        )
+    if files:
+        return {"mode": "file", "files": files}
+    if samples is not None:
+        return {"mode": "per-class", "samples_per_class": samples}
+    if share is not None:
+        return {"mode": "fraction", "train_fraction": share}
+    return {"mode": "disjoint"} if options["split"] else {}
+
+
+def _train(
+    wanted: Any, run: Path, device: str, resume: bool, overwrite: bool, quiet: bool
+) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    from hsi_train.training import train
+
+    with tqdm(
+        disable=not command_line.show_progress(quiet), unit="step", leave=False
+    ) as bar:
+
+        def after_step(done: int, steps: int, loss: float) -> None:
+            bar.total = steps
+            bar.update(done - bar.n)
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+
+        def after_epoch(epoch: "Epoch") -> None:
+            if epoch.validation_kappa is not None:
+                bar.set_description(f"validation kappa {epoch.validation_kappa:.3f}")
+
+        return train(wanted, run, device, resume, overwrite, after_step, after_epoch)
+
+
+def _list(as_json: bool) -> None:
+    from hsi_train import recipe
+
+    if as_json:
+        command_line.print_json(
+            {"methods": methods.names(), "recipes": recipe.shipped()}
+        )
+        return
+    click.echo("Methods:\n  " + "\n  ".join(methods.names()))
+    click.echo("Recipes:\n  " + ("\n  ".join(recipe.shipped()) or "none"))
+
+
+def main() -> None:
+    """Run hsi-train."""
+    command_line.run(command, "--resume goes on with the run.")

@@ -1,0 +1,295 @@
+"""The training loop: windows in, the best weights out."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hsi_runtime.errors import OutputError, RecipeError
+from hsi_train import metrics
+from hsi_train.labelled_scene import LabelledData
+from hsi_train.method import BaseMethod
+from hsi_train.patches import Place, Statistics, Windows, augment, shuffled
+from hsi_train.predict import evaluate
+from hsi_train.recipe import Fit
+from hsi_train.split import Role, Roles
+
+DENSE_OUTPUTS = 32  # classified square of a window where labels are dense
+DENSE_GAIN = 4  # windows must save this factor of work to be chosen over patches
+MIN_STEPS = 50  # below it a network has not settled, however few the labels
+MIN_EPOCHS = 10
+WARM_UP = 0.1  # share of the steps
+MAX_GRADIENT_NORM = 1.0
+
+State = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of ``history.csv``; validation is None without validation pixels."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    validation_kappa: float | None
+    validation_accuracy: float | None
+    seconds: float
+
+
+@dataclass
+class Progress:
+    """What a resumed run needs besides weights and optimiser.
+
+    Attributes:
+        history: One entry for each finished epoch.
+        best_kappa: Of the validation pixels.
+        best_epoch: Number of the epoch whose weights are kept, from 1.
+        best: Those weights.
+    """
+
+    history: list[Epoch] = field(default_factory=list)
+    best_kappa: float = -math.inf
+    best_epoch: int = 0
+    best: State | None = None
+
+
+def choose_sampling(settings: Fit, windows: Windows, halo: int) -> Fit:
+    """Fill in epochs, outputs and batch where the recipe leaves them open.
+
+    Few labels are trained by patches, dense ones by windows: whichever computes less
+    for the same pixels, patches when in doubt, because they mix better.
+    """
+    outputs, batch, epochs = settings.outputs, settings.batch, settings.epochs
+    pixels = len(windows.training_pixels())
+    if outputs is None:
+        grid = len(windows.grid(DENSE_OUTPUTS, None))
+        patch_work = pixels * (2 * halo + 1) ** 2
+        dense_work = grid * (DENSE_OUTPUTS + 2 * halo) ** 2
+        outputs = DENSE_OUTPUTS if patch_work > DENSE_GAIN * dense_work else 1
+    if batch is None:
+        batch = 2 if outputs >= DENSE_OUTPUTS else 60
+    if epochs is None:
+        steps = math.ceil(_length(windows, outputs) / batch)
+        epochs = max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
+    return Fit(
+        epochs=epochs,
+        outputs=outputs,
+        batch=batch,
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        gain=settings.gain,
+        noise=settings.noise,
+        patience=settings.patience,
+    )
+
+
+def _length(windows: Windows, outputs: int) -> int:
+    if outputs == 1:
+        return len(windows.training_pixels())
+    return len(windows.grid(outputs, None))
+
+
+class Trainer:
+    """Trains one method, epoch by epoch, and can be saved between epochs."""
+
+    def __init__(
+        self,
+        method: BaseMethod,
+        data: LabelledData,
+        splits: list[Roles],
+        windows: Windows,
+        statistics: Statistics,
+        settings: Fit,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        if not (settings.epochs and settings.outputs and settings.batch):
+            raise ValueError("settings must come from choose_sampling")
+        self._method = method.to(device)
+        self._data, self._splits, self._windows = data, splits, windows
+        self._statistics, self._settings, self._device = statistics, settings, device
+        self._epochs, self._outputs, self._batch = (
+            settings.epochs,
+            settings.outputs,
+            settings.batch,
+        )
+        self._rng = np.random.default_rng(seed)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._steps = math.ceil(_length(windows, self._outputs) / self._batch)
+        self._optimizer = torch.optim.AdamW(
+            method.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer,
+            settings.learning_rate,
+            total_steps=self._epochs * self._steps,
+            pct_start=WARM_UP,
+        )
+        self._validates = any((r == Role.VALIDATION).any() for r in splits)
+        # bf16 has the range of fp32: no loss scaling. Older GPUs stay in fp32.
+        self._amp = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self.progress = Progress()
+
+    def run(
+        self,
+        after_epoch: Callable[[Epoch], None] = lambda _: None,
+        after_step: Callable[[int, int, float], None] = lambda *_: None,
+    ) -> None:
+        """Train to the end and load the best weights.
+
+        With validation pixels, the weights of the epoch with the best kappa win, ties
+        going to the later one; without, the last. Test pixels have no say.
+
+        Args:
+            after_epoch: Called with each finished epoch; may save the trainer.
+            after_step: Called with finished steps, all steps and the loss.
+        """
+        progress = self.progress
+        for epoch in range(len(progress.history) + 1, self._epochs + 1):
+            patience = self._settings.patience
+            if patience and self._validates:
+                if epoch - 1 - progress.best_epoch >= patience > 0 < progress.best_epoch:
+                    break
+            started = time.monotonic()
+            loss = self._train_epoch(epoch, after_step)
+            kappa, accuracy = self._validate()
+            if kappa is None or kappa >= progress.best_kappa:
+                progress.best_kappa = -math.inf if kappa is None else kappa
+                progress.best_epoch = epoch
+                progress.best = {
+                    k: v.detach().cpu().clone()
+                    for k, v in self._method.state_dict().items()
+                }
+            progress.history.append(
+                Epoch(
+                    epoch,
+                    loss,
+                    self._schedule.get_last_lr()[0],
+                    kappa,
+                    accuracy,
+                    time.monotonic() - started,
+                )
+            )
+            after_epoch(progress.history[-1])
+        if progress.best is not None:
+            self._method.load_state_dict(progress.best)
+        self._method.eval()
+
+    def _train_epoch(
+        self, epoch: int, after_step: Callable[[int, int, float], None]
+    ) -> float:
+        self._method.train()
+        total = 0.0
+        for step, places in enumerate(self._epoch_places(), start=1):
+            batch = self._windows.batch(places, self._outputs)
+            batch = augment(
+                batch,
+                self._statistics,
+                self._settings.gain,
+                self._settings.noise,
+                self._generator,
+            ).to(self._device)
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
+                loss = self._method.loss(batch)
+            self._optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(
+                self._method.parameters(), MAX_GRADIENT_NORM, error_if_nonfinite=False
+            )
+            self._optimizer.step()
+            self._schedule.step()
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise RecipeError(
+                    f"The loss became {value} in epoch {epoch}; lower "
+                    "fit.learning_rate, or look for extreme values in the scene."
+                )
+            total += value
+            done = (epoch - 1) * self._steps + step
+            after_step(done, self._epochs * self._steps, value)
+        return total / self._steps
+
+    def _epoch_places(self) -> list[list[Place]]:
+        """Draw the windows of an epoch: as many steps each time, whatever the shift."""
+        if self._outputs == 1:
+            return list(
+                shuffled(self._windows.training_pixels(), self._batch, self._rng)
+            )
+        steps: list[list[Place]] = []
+        while len(steps) < self._steps:
+            grid = self._windows.grid(self._outputs, self._rng)
+            steps += shuffled(grid, self._batch, self._rng)
+        return steps[: self._steps]
+
+    def _validate(self) -> tuple[float | None, float | None]:
+        if not self._validates:
+            return None, None
+        matrix = self.confusion(Role.VALIDATION)
+        return metrics.kappa(matrix), metrics.overall_accuracy(matrix)
+
+    def confusion(self, role: Role) -> metrics.Confusion:
+        """Confusion matrix of the present weights over the pixels of a role."""
+        return evaluate(
+            self._method.network,
+            self._data.scenes,
+            self._splits,
+            role,
+            self._statistics.mean,
+            self._method.halo,
+            len(self._data.classes),
+            self._device,
+        )
+
+    def save(self, path: Path) -> None:
+        """Save all that `load` needs to go on as if nothing had happened."""
+        progress = self.progress
+        state: dict[str, Any] = {
+            "method": self._method.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "numpy": self._rng.bit_generator.state,
+            "generator": self._generator.get_state(),
+            "torch": torch.get_rng_state(),
+            "history": [vars(e) for e in progress.history],
+            "best_kappa": progress.best_kappa,
+            "best_epoch": progress.best_epoch,
+            "best": progress.best,
+        }
+        partial = path.with_name(path.name + ".part")
+        torch.save(state, partial)
+        os.replace(partial, path)
+
+    def load(self, path: Path) -> None:
+        """Go on where `save` was called.
+
+        Raises:
+            OutputError: The file is damaged or of another run.
+        """
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+            self._method.load_state_dict(state["method"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._schedule.load_state_dict(state["schedule"])
+            self._rng.bit_generator.state = state["numpy"]
+            self._generator.set_state(state["generator"])
+            torch.set_rng_state(state["torch"])
+            self.progress = Progress(
+                [Epoch(**e) for e in state["history"]],
+                state["best_kappa"],
+                state["best_epoch"],
+                state["best"],
+            )
+        except Exception as error:  # torch raises many kinds for a damaged file
+            raise OutputError(
+                f"{path} cannot be resumed ({type(error).__name__}: {error}); start "
+                "again with --overwrite."
+            ) from error

@@ -1,0 +1,206 @@
+"""Recipes: the settings of one training run, as TOML."""
+
+import os
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import tomli_w
+from msgspec import Meta
+
+from hsi_runtime.errors import RecipeError
+
+Share = Annotated[float, Meta(gt=0, lt=1)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of a recipe; an unknown key is an error."""
+
+
+class Data(_Table):
+    """The ``[data]`` table.
+
+    Attributes:
+        scenes: Scenes or folders of scenes; ``$VARIABLES`` are expanded.
+        labels: One raster for each scene, or one vector file.
+        label_field: Field of the vector file that holds the class.
+        classes: JSON file of class names and colours.
+        quantity: What the values are: reflectance, radiance, ...
+    """
+
+    scenes: tuple[str, ...]
+    labels: tuple[str, ...]
+    label_field: str | None = None
+    classes: str | None = None
+    quantity: str = "unknown"
+
+    def __post_init__(self) -> None:
+        """Refuse a run without data."""
+        if not self.scenes or not self.labels:
+            raise ValueError("scenes and labels must each name a file")
+
+
+class Split(_Table):
+    """The ``[split]`` table.
+
+    Attributes:
+        mode: How labelled pixels are divided.
+        files: For mode ``file``: rasters with 1 train, 2 validation, 3 test.
+        samples_per_class: For mode ``per-class``.
+        train_fraction: For mode ``fraction``.
+    """
+
+    mode: Literal["disjoint", "file", "per-class", "fraction"] = "disjoint"
+    files: tuple[str, ...] = ()
+    samples_per_class: Count | None = None
+    train_fraction: Share | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse settings that belong to another mode."""
+        needs = {
+            "file": bool(self.files),
+            "per-class": self.samples_per_class is not None,
+            "fraction": self.train_fraction is not None,
+        }
+        for mode, given in needs.items():
+            if given != (mode == self.mode):
+                raise ValueError(
+                    f"mode is {self.mode!r}, but the setting of mode {mode!r} is "
+                    + ("given" if given else "missing")
+                )
+
+
+class Fit(_Table):
+    """The ``[fit]`` table; what is left out is chosen from the data and written down.
+
+    Attributes:
+        epochs: Passes over the training windows.
+        outputs: Side of the classified square of a training window; 1 is a patch.
+        batch: Windows in a step.
+        learning_rate: Peak of the one-cycle schedule.
+        weight_decay: Of AdamW.
+        gain: Windows are brightened by up to this share.
+        noise: Added noise, in standard deviations of a band.
+        patience: Stop after so many epochs without a better validation; 0 = never.
+    """
+
+    epochs: Count | None = None
+    outputs: Count | None = None
+    batch: Count | None = None
+    learning_rate: Annotated[float, Meta(gt=0)] = 3e-3
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.05
+    gain: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+    noise: Annotated[float, Meta(ge=0)] = 0.04
+    patience: Annotated[int, Meta(ge=0)] = 0
+
+
+class Recipe(_Table):
+    """One training run.
+
+    Attributes:
+        method: File name of the method.
+        seed: Of every random draw.
+        data: What to train on.
+        split: How to divide it.
+        fit: How to train.
+        options: The method's own settings; see its file.
+    """
+
+    method: str
+    data: Data
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    split: Split = Split()
+    fit: Fit = Fit()
+    options: dict[str, Any] = {}
+
+
+def load(source: str) -> dict[str, Any]:
+    """Read a recipe file, or one that ships with the package by its name.
+
+    Raises:
+        RecipeError: There is no such recipe, or it is no TOML.
+    """
+    path = Path(source)
+    try:
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+        else:
+            name = source.removesuffix(".toml")
+            text = (_shipped() / f"{name}.toml").read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(
+            f"There is no recipe {source}; hsi-train --list shows what ships."
+        ) from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{source} is not TOML: {error}.") from error
+
+
+def shipped() -> list[str]:
+    """List the recipes that ship with the package."""
+    return sorted(p.name[:-5] for p in _shipped().iterdir() if p.name.endswith(".toml"))
+
+
+def _shipped() -> Any:
+    return resources.files("hsi_train") / "recipes"
+
+
+def parse(content: dict[str, Any]) -> Recipe:
+    """Check a recipe.
+
+    Raises:
+        RecipeError: An unknown key, a wrong type, or a contradiction.
+    """
+    try:
+        return msgspec.convert(content, Recipe, strict=True)
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"Recipe: {error}") from error
+
+
+def override(content: dict[str, Any], assignment: str) -> None:
+    """Apply ``section.key=value`` in place; the value is TOML, else a plain string.
+
+    Raises:
+        RecipeError: No such form.
+    """
+    path, equals, text = assignment.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise RecipeError(f"--set {assignment!r}: expected section.key=value.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    table = content
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"--set {assignment!r}: {key} is not a section.")
+    table[keys[-1]] = value
+
+
+def dump(recipe: Recipe) -> str:
+    """Write a recipe as TOML; `parse` reads it back equal."""
+    return tomli_w.dumps(_without_none(msgspec.to_builtins(recipe)))
+
+
+def _without_none(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {k: _without_none(v) for k, v in content.items() if v is not None}
+    return content
+
+
+def expanded(path: str) -> str:
+    """Expand ``$VARIABLES`` and ``~`` in a path of a recipe.
+
+    Raises:
+        RecipeError: A variable is not set.
+    """
+    out = os.path.expanduser(os.path.expandvars(path))
+    if "$" in out:
+        raise RecipeError(f"{path}: the environment variable in it is not set.")
+    return out

@@ -1,0 +1,337 @@
+"""The whole way from a recipe to a run folder, on one screen."""
+
+import csv
+import hashlib
+import importlib.metadata
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hsi_runtime.errors import EngineError, OutputError, RecipeError
+from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
+from hsi_train import checkpoint, labelled_scene, metrics, patches, recipe, split
+from hsi_train import method as methods
+from hsi_train.fit import Epoch, Trainer, choose_sampling
+from hsi_train.labelled_scene import LabelledData
+from hsi_train.layers import parameter_count
+from hsi_train.patches import Statistics
+from hsi_train.recipe import Recipe
+from hsi_train.split import Role, Roles
+
+log = logging.getLogger(__name__)
+
+RECIPE, STATE, METRICS = "recipe.toml", "resume.pt", "metrics.json"
+
+
+def train(
+    wanted: Recipe,
+    run: Path,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    after_step: Callable[[int, int, float], None] = lambda *_: None,
+    after_epoch: Callable[[Epoch], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Train one method and write its run folder.
+
+    Args:
+        wanted: The recipe; what it leaves open is chosen from the data.
+        run: Folder to write.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        resume: Go on with an interrupted run of the same recipe.
+        overwrite: Replace a run that is there.
+        after_step: Called with finished steps, all steps and the loss.
+        after_epoch: Called with each finished epoch.
+
+    Returns:
+        The content of ``metrics.json``.
+
+    Raises:
+        HsiError: Any of its kinds; nothing is left in ``run`` by an unusable input.
+    """
+    started = time.monotonic()
+    check_folder(run, resume, overwrite)
+    where = torch_device(device)
+    kind = methods.method_class(wanted.method)
+    methods.check_options(wanted.method, wanted.options)
+    data = read_data(wanted, kind.halo_of())
+    splits = divide(wanted, data, kind.receptive_field)
+    for sentence in [*data.warnings, *split.warnings(data, splits, kind.halo_of())]:
+        log.warning(sentence)
+    statistics = patches.statistics(data.scenes, splits)
+    windows = patches.Windows(data.scenes, splits, kind.halo_of(), statistics.mean)
+    counts = split.count(data, splits)
+
+    torch.manual_seed(wanted.seed)
+    problem = methods.Problem(
+        torch.from_numpy(statistics.mean),
+        torch.from_numpy(statistics.std),
+        torch.from_numpy(counts[:, Role.TRAIN].copy()),
+    )
+    method = methods.build(wanted.method, problem, wanted.options)
+    settings = choose_sampling(wanted.fit, windows, method.halo)
+    resolved = msgspec.structs.replace(
+        wanted, fit=settings, options=methods.all_options(wanted.method, wanted.options)
+    )
+    trainer = Trainer(
+        method, data, splits, windows, statistics, settings, wanted.seed, where
+    )
+    prepare_folder(run, resolved, resume, overwrite)
+    if resume:
+        trainer.load(run / STATE)
+
+    def epoch_done(epoch: Epoch) -> None:
+        trainer.save(run / STATE)
+        write_history(run / "history.csv", trainer.progress.history)
+        after_epoch(epoch)
+
+    trainer.run(epoch_done, after_step)
+
+    matrix = trainer.confusion(Role.TEST)
+    result = {
+        "method": wanted.method,
+        "seed": wanted.seed,
+        "version": importlib.metadata.version("hsi-edge"),
+        "classes": [{"code": c.code, "name": c.name} for c in data.classes],
+        **metrics.report(matrix, data.classes),
+        "counts": {
+            role.name.lower(): int(counts[:, role].sum())
+            for role in (Role.TRAIN, Role.VALIDATION, Role.TEST, Role.BUFFER)
+        },
+        "test_pixels_in_training_windows": split.seen_in_training(
+            data, splits, method.halo
+        )[0],
+        "receptive_field": method.receptive_field,
+        "parameters": parameter_count(method.network),
+        "best_epoch": trainer.progress.best_epoch,
+        "warnings": data.warnings + split.warnings(data, splits, method.halo),
+    }
+    described = describe(resolved, data, counts, statistics, result)
+    checkpoint.save(run, method, described, sample_window(data, splits, method.halo))
+    write_splits(run, data, splits)
+    write_confusion(run / "confusion.csv", matrix, data)
+    result["seconds"] = time.monotonic() - started
+    (run / METRICS).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+    from hsi_train.report import write_report
+
+    write_report(
+        run / "report.html", method, data, splits, statistics, trainer.progress,
+        result, resolved, where,
+    )  # fmt: skip
+    (run / STATE).unlink(missing_ok=True)
+    return result
+
+
+def read_data(wanted: Recipe, halo: int) -> LabelledData:
+    """Read scenes and labels of a recipe."""
+    source = wanted.data
+    return labelled_scene.load(
+        [recipe.expanded(p) for p in source.scenes],
+        [recipe.expanded(p) for p in source.labels],
+        halo,
+        source.label_field,
+        recipe.expanded(source.classes) if source.classes else None,
+    )
+
+
+def divide(wanted: Recipe, data: LabelledData, receptive_field: int) -> list[Roles]:
+    """Divide the labelled pixels as the recipe says."""
+    settings = wanted.split
+    if settings.mode == "file":
+        return split.from_files(data, [recipe.expanded(p) for p in settings.files])
+    if settings.samples_per_class is not None:
+        return split.per_class(data, settings.samples_per_class, wanted.seed)
+    if settings.train_fraction is not None:
+        return split.fraction(data, settings.train_fraction, wanted.seed)
+    return split.spatial(data, receptive_field, wanted.seed)
+
+
+def torch_device(name: str) -> torch.device:
+    """Return the device asked for; ``auto`` takes a GPU where one works.
+
+    Raises:
+        EngineError: CUDA was asked for and does not work.
+    """
+    present = torch.cuda.is_available()
+    if name == "cuda" and not present:
+        raise EngineError(
+            "--device cuda: torch finds no CUDA device; check the driver and that "
+            "torch is a CUDA build, or use --device cpu."
+        )
+    return torch.device("cuda" if present and name != "cpu" else "cpu")
+
+
+def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that must not be written, before any work.
+
+    Raises:
+        OutputError: It holds a run, or something else, or nothing to resume.
+    """
+    if run.exists() and not run.is_dir():
+        raise OutputError(f"{run} is a file; -o names the folder of the run.")
+    if resume:
+        if not (run / STATE).is_file():
+            raise OutputError(f"{run} holds no interrupted run to resume.")
+        return
+    occupied = run.is_dir() and any(run.iterdir())
+    if occupied and not overwrite:
+        hint = "--resume goes on with it; " if (run / STATE).is_file() else ""
+        raise OutputError(f"{run} is not empty; {hint}--overwrite replaces the run.")
+    if occupied and not (run / RECIPE).is_file():
+        raise OutputError(
+            f"{run} is no run of hsi-train ({RECIPE} is missing), so --overwrite does "
+            "not touch it; choose another folder."
+        )
+
+
+def prepare_folder(run: Path, resolved: Recipe, resume: bool, overwrite: bool) -> None:
+    """Create the run folder with its recipe, or check that a resumed one agrees.
+
+    Raises:
+        RecipeError: The interrupted run has another recipe.
+        OutputError: The folder cannot be written.
+    """
+    text = recipe.dump(resolved)
+    if resume:
+        if (run / RECIPE).read_text(encoding="utf-8") != text:
+            raise RecipeError(
+                f"{run / RECIPE} differs from what is asked for now; resume with the "
+                "same settings, or start again with --overwrite."
+            )
+        return
+    try:
+        if overwrite and run.is_dir():
+            shutil.rmtree(run)
+        run.mkdir(parents=True, exist_ok=True)
+        (run / RECIPE).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{run} cannot be written: {error.strerror}.") from error
+
+
+def describe(
+    resolved: Recipe,
+    data: LabelledData,
+    counts: NDArray[np.int64],
+    statistics: Statistics,
+    result: dict[str, Any],
+) -> checkpoint.Description:
+    """Collect what an exported model must say about itself."""
+    info, used = data.reference, data.bands
+
+    def chosen(values: NDArray[np.float64] | None) -> list[float] | None:
+        return None if values is None else values[used].tolist()
+
+    sources = [*resolved.data.scenes, *resolved.data.labels, *resolved.split.files]
+    return checkpoint.Description(
+        method=resolved.method,
+        options=resolved.options,
+        classes=[
+            ClassEntry(code=c.code, name=c.name, color=c.color) for c in data.classes
+        ],
+        class_counts=counts[:, Role.TRAIN].tolist(),
+        bands=Bands(
+            source_count=info.bands,
+            used=used.tolist(),
+            wavelengths_nm=chosen(info.wavelengths_nm),
+            fwhm_nm=chosen(info.fwhm_nm),
+        ),
+        values=Values(
+            quantity=resolved.data.quantity,
+            dtype=info.dtype.name,
+            scale=chosen(info.scale),
+            offset=chosen(info.offset),
+            fill=statistics.mean.tolist(),
+        ),
+        band_mean=statistics.mean.tolist(),
+        band_std=statistics.std.tolist(),
+        resolution_m=info.resolution_m,
+        provenance=Provenance(
+            version=result["version"],
+            seed=resolved.seed,
+            recipe=recipe.dump(resolved),
+            data_sha256=checksums(sources, data),
+            counts={k: result["counts"][k] for k in ("train", "validation", "test")},
+            overall_accuracy=result["overall_accuracy"],
+            average_accuracy=result["average_accuracy"],
+            kappa=result["kappa"],
+        ),
+    )
+
+
+def checksums(sources: Sequence[str], data: LabelledData) -> dict[str, str]:
+    """Hash every file that was read, by its name."""
+    paths = {Path(recipe.expanded(s).split(".mat:")[0]) for s in sources}
+    paths |= {s.info.path for s in data.scenes}
+    out = {}
+    for path in sorted(p for p in paths if p.is_file()):
+        with path.open("rb") as file:
+            out[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return out
+
+
+def sample_window(data: LabelledData, splits: list[Roles], halo: int) -> NDArray[Any]:
+    """Cut a real window round the first training pixels, as large as the scene gives.
+
+    Missing values are filled, so that the window needs no mask.
+    """
+    number = next(i for i, r in enumerate(splits) if (r == Role.TRAIN).any())
+    scene, roles = data.scenes[number], splits[number]
+    side = checkpoint.SAMPLE_OUTPUTS + 2 * halo
+    row, col = (int(v) for v in np.argwhere(roles == Role.TRAIN)[0])
+    rows, cols = scene.valid.shape
+    # A scene smaller than the receptive field is continued by mirroring.
+    height, width = (max(min(side, n), 2 * halo + 1) for n in (rows, cols))
+    top = min(max(row - halo, 0), max(rows - height, 0))
+    left = min(max(col - halo, 0), max(cols - width, 0))
+    fill = patches.statistics(data.scenes, splits).mean
+    cube = patches.cut_cube(
+        scene,
+        scene.valid,
+        fill.astype(np.float32)[:, None, None],
+        (top, top + height),
+        (left, left + width),
+    )
+    if scene.cube.dtype.kind in "iu":
+        return np.rint(cube).astype(scene.cube.dtype)
+    return cube
+
+
+def write_history(path: Path, history: list[Epoch]) -> None:
+    """Write one line for each finished epoch."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([f.name for f in fields(Epoch)])
+        for epoch in history:
+            writer.writerow(["" if v is None else v for v in vars(epoch).values()])
+
+
+def write_confusion(path: Path, matrix: metrics.Confusion, data: LabelledData) -> None:
+    """Write the confusion matrix: a row for each true class."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["true \\ predicted", *(c.name for c in data.classes)])
+        for info, row in zip(data.classes, matrix, strict=True):
+            writer.writerow([info.name, *row.tolist()])
+
+
+def write_splits(run: Path, data: LabelledData, splits: list[Roles]) -> None:
+    """Write each scene's roles as a GeoTIFF on its whole grid."""
+    from hsi_train.rasters import write_raster
+
+    for scene, roles in zip(data.scenes, splits, strict=True):
+        stem = f"_{scene.info.path.stem}" if len(splits) > 1 else ""
+        whole = np.zeros((scene.info.rows, scene.info.cols), dtype=np.uint8)
+        height, width = roles.shape
+        whole[scene.row : scene.row + height, scene.col : scene.col + width] = roles
+        write_raster(run / f"split{stem}.tif", whole, scene.info)
