@@ -1,0 +1,55 @@
+"""hsi-export: a run folder in, one verified model file out.
+
+    hsi-export runs/pines
+"""
+
+from pathlib import Path
+
+import click
+
+from hsi_runtime import command_line
+
+
+@click.command(name="hsi-export")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Model file.  [default: RUN/model.onnx]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+@command_line.common_options
+def command(
+    run: Path, output: Path | None, overwrite: bool, quiet: bool, as_json: bool
+) -> None:
+    """Export the inference graph of RUN to one ONNX file.
+
+    The file is compared with torch on real windows of the training scene, through the
+    runtime's own code; if it differs, the exit code is 7 and no file is written.
+    """
+    command_line.start_messages(quiet)
+    from hsi_export.exporting import export
+
+    result = export(run, output or run / "model.onnx", overwrite)
+    if as_json:
+        command_line.print_json(result)
+        return
+    if not quiet:
+        parity = result["parity"]
+        click.echo(
+            f"Parity on {parity['windows']} windows, {parity['pixels']} pixels: "
+            f"probabilities differ by at most {parity['max_abs_difference']:.1e}, "
+            f"{parity['equal_class_share']:.3%} have the same class.\n"
+            f"{result['precision']}, {result['parameters']:,} parameters, "
+            f"{result['bytes'] / 1e6:.2f} MB.",
+            err=True,
+        )
+        if result["dropped"]:
+            click.echo(f"Left out: {', '.join(result['dropped'])}.", err=True)
+    click.echo(result["output"])
+
+
+def main() -> None:
+    """Run hsi-export."""
+    command_line.run(command)

@@ -1,0 +1,74 @@
+"""The whole way from a run to a verified model file, on one screen."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hsi_export import graph, package, parity
+from hsi_runtime.backends import open_backend
+from hsi_runtime.errors import OutputError
+from hsi_runtime.model_file import read_model
+from hsi_runtime.self_test import self_test
+from hsi_train import checkpoint
+
+FP32_TOLERANCE, FP32_EQUAL = 1e-4, 0.9999
+
+
+def export(run: Path, output: Path, overwrite: bool = False) -> dict[str, Any]:
+    """Export a run to a model file, after proving that it answers like torch.
+
+    The file appears under its name only when it has passed.
+
+    Args:
+        run: Folder that hsi-train wrote.
+        output: The ``.onnx`` file; a STAC item is written beside it.
+        overwrite: Replace what is there.
+
+    Returns:
+        What ``hsi-export --json`` prints.
+
+    Raises:
+        HsiError: No checkpoint, output refused, or the check failed.
+    """
+    item = output.with_suffix(".stac.json")
+    for path in (output, item):
+        if path.exists() and (path.is_dir() or not overwrite):
+            raise OutputError(f"{path} exists; --overwrite replaces it.")
+    if not output.parent.is_dir():
+        raise OutputError(f"There is no folder {output.parent}; create it first.")
+    trained = checkpoint.load(run)
+    proto = graph.trace(trained.method, len(trained.description.bands.used))
+    contract = package.document(trained)
+    data = package.assemble(proto, contract, trained.description.resolution_m)
+    partial = output.with_name(output.name + ".part")
+    try:
+        partial.write_bytes(data)
+        model = read_model(partial)
+        backend = open_backend(model, "cpu")
+        agreement = parity.check(
+            trained.method, backend, trained.sample, FP32_TOLERANCE, FP32_EQUAL
+        )
+        self_test(model, backend)
+        described = package.stac_item(
+            model.document, output, len(data), model.sha256
+        )
+        item.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, output)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{output} cannot be written: {error.strerror}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    return {
+        "output": str(output),
+        "precision": contract.precision,
+        "opset": graph.OPSET,
+        "bytes": len(data),
+        "sha256": model.sha256,
+        "parameters": contract.parameters,
+        "parity": asdict(agreement),
+        "dropped": trained.method.training_only(),
+    }

@@ -1,0 +1,185 @@
+"""Puts the contract into an ONNX graph and signs the file; describes it as STAC MLM."""
+
+import datetime
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+
+from hsi_export.parity import reference
+from hsi_runtime.model_file import (
+    INPUT_NAME,
+    METADATA_KEY,
+    PROBABILITIES,
+    SCHEMA_VERSION,
+    UNSIGNED,
+    Array,
+    ModelDocument,
+    SelfTest,
+    sign,
+)
+from hsi_train.checkpoint import Checkpoint
+from hsi_train.layers import parameter_count
+
+SELF_TEST_OUTPUTS = 3  # classified square of the stored sample
+SELF_TEST_TOLERANCE = 1e-4  # fp32 engines differ by rounding only
+# QGIS-Deepness crops tiles of this side and feeds them to the graph.
+DEEPNESS_TILE = 128
+MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
+CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
+EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
+FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
+
+
+def document(trained: Checkpoint) -> ModelDocument:
+    """Write the contract of a checkpoint, with its checksum still blank."""
+    side = trained.method.receptive_field - 1 + SELF_TEST_OUTPUTS
+    window = np.ascontiguousarray(trained.sample[:, :side, :side])
+    answer = reference(trained.method, window.astype(np.float32)[None])[0]
+    described = trained.description
+    return ModelDocument(
+        schema_version=SCHEMA_VERSION,
+        method=described.method,
+        receptive_field=trained.method.receptive_field,
+        classes=described.classes,
+        bands=described.bands,
+        values=described.values,
+        reject_below=0.0,
+        outputs=[PROBABILITIES],
+        precision="fp32",
+        parameters=parameter_count(trained.method.network),
+        provenance=described.provenance,
+        self_test=SelfTest(
+            cube=Array.pack(window),
+            probabilities=Array.pack(answer),
+            tolerance=SELF_TEST_TOLERANCE,
+        ),
+        checksum=UNSIGNED,
+    )
+
+
+def assemble(proto: Any, contract: ModelDocument, resolution_m: float | None) -> bytes:
+    """Add all metadata to a graph and sign the file.
+
+    Args:
+        proto: A traced ``onnx.ModelProto``.
+        contract: With a blank checksum.
+        resolution_m: Of the training scene.
+
+    Returns:
+        The bytes of the model file.
+    """
+    entries = {
+        METADATA_KEY: msgspec.json.encode(contract).decode(),
+        **deepness(contract, resolution_m),
+    }
+    onnx.helper.set_model_props(proto, entries)
+    return sign(proto.SerializeToString(deterministic=True))
+
+
+def deepness(contract: ModelDocument, resolution_m: float | None) -> dict[str, str]:
+    """Write the keys that QGIS-Deepness and GeoDeep read; values are JSON.
+
+    They divide stored values by 255 before they standardise. Mean 0 and deviation
+    1/255 undo that, because normalisation is inside our graph.
+    """
+    bands = len(contract.bands.used)
+    keys: dict[str, Any] = {
+        "model_type": "Segmentor",
+        "class_names": {str(i): c.name for i, c in enumerate(contract.classes)},
+        "resolution": 100 * resolution_m if resolution_m else 100,
+        "tiles_size": DEEPNESS_TILE,
+        "tiles_overlap": round(100 * contract.halo / DEEPNESS_TILE, 1),
+        "standardization_mean": [0.0] * bands,
+        "standardization_std": [1 / 255] * bands,
+    }
+    return {key: json.dumps(value) for key, value in keys.items()}
+
+
+def stac_item(contract: ModelDocument, path: Path, size: int, sha256: str) -> Any:
+    """Describe the model file as a STAC item with the Machine Learning Model extension.
+
+    The time is that of the export, or ``SOURCE_DATE_EPOCH``.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    now = datetime.datetime.fromtimestamp(
+        int(epoch) if epoch else datetime.datetime.now().timestamp(), datetime.UTC
+    )
+    bands = [_band(contract, i) for i in range(len(contract.bands.used))]
+    classes = [
+        {
+            "value": c.code,
+            "name": c.name.replace(" ", "-") or str(c.code),
+            "title": c.name,
+            "color_hint": c.color[1:].upper(),
+        }
+        for c in contract.classes
+    ]
+    return {
+        "type": "Feature",
+        "stac_version": "1.1.0",
+        "stac_extensions": [MLM, CLASSIFICATION, EO, FILE],
+        "id": f"{contract.method}-{contract.checksum[:12]}",
+        "geometry": None,
+        "properties": {
+            "datetime": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "mlm:name": f"hsi-edge-{contract.method}",
+            "mlm:architecture": contract.method,
+            "mlm:framework": "ONNX",
+            "mlm:tasks": ["semantic-segmentation"],
+            "mlm:total_parameters": contract.parameters,
+            "mlm:accelerator": None,
+            "mlm:input": [
+                {
+                    "name": INPUT_NAME,
+                    "bands": bands,
+                    "input": {
+                        "shape": [-1, len(bands), -1, -1],
+                        "dim_order": ["batch", "bands", "height", "width"],
+                        "data_type": "float32",
+                    },
+                    "pre_processing_function": None,
+                }
+            ],
+            "mlm:output": [
+                {
+                    "name": PROBABILITIES,
+                    "tasks": ["semantic-segmentation"],
+                    "result": {
+                        "shape": [-1, len(classes), -1, -1],
+                        "dim_order": ["batch", "class", "height", "width"],
+                        "data_type": "float32",
+                    },
+                    "classification:classes": classes,
+                    "post_processing_function": None,
+                }
+            ],
+        },
+        "assets": {
+            "model": {
+                "href": f"./{path.name}",
+                "type": "application/octet-stream; application=onnx",
+                "title": "Model file of hsi-edge",
+                "roles": ["mlm:model", "mlm:weights"],
+                "mlm:artifact_type": "onnx",
+                "file:size": size,
+                "file:checksum": f"1220{sha256}",
+            }
+        },
+        "links": [],
+    }
+
+
+def _band(contract: ModelDocument, index: int) -> dict[str, Any]:
+    source = contract.bands.used[index]
+    band: dict[str, Any] = {"name": f"B{source + 1}"}
+    if contract.bands.wavelengths_nm is not None:
+        band["eo:center_wavelength"] = contract.bands.wavelengths_nm[index] / 1000
+    if contract.bands.fwhm_nm is not None:
+        band["eo:full_width_half_max"] = contract.bands.fwhm_nm[index] / 1000
+    return band
+

@@ -1,0 +1,100 @@
+"""The gate of an export: torch against the file, through the runtime's own code."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hsi_runtime.backends import Backend
+from hsi_runtime.errors import VerificationError
+from hsi_train.method import BaseMethod, InferenceGraph
+
+TIE = 1e-5  # two best classes nearer than this may swap by rounding
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How alike torch and the exported file answer.
+
+    Attributes:
+        max_abs_difference: In probability.
+        equal_class_share: Share of pixels of the same class; ties within `TIE` count.
+        windows: Compared.
+        pixels: Classified in them.
+    """
+
+    max_abs_difference: float
+    equal_class_share: float
+    windows: int
+    pixels: int
+
+
+def windows_of(sample: NDArray[Any], receptive_field: int) -> list[NDArray[np.float32]]:
+    """Cut windows of several sizes out of a real one, each ``(1, band, row, col)``.
+
+    From a single patch to the whole sample, none of the sizes that were traced.
+    """
+    cube = sample.astype(np.float32)[None]
+    rows, cols = cube.shape[2:]
+    r = receptive_field
+    sizes = [(r, r), (r, cols), (rows, r), (r + 6, r + 16), (rows, cols)]
+    sizes += [(min(r + 33, rows), min(r + 12, cols))]
+    fitting = {(min(h, rows), min(w, cols)) for h, w in sizes}
+    return [
+        np.ascontiguousarray(cube[..., rows - h :, cols - w :])
+        for h, w in sorted(fitting)
+    ]
+
+
+@torch.inference_mode()
+def reference(method: BaseMethod, cube: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Compute probabilities with torch, in fp32 on the CPU."""
+    graph = InferenceGraph(method.network).eval()
+    found: NDArray[np.float32] = graph(torch.from_numpy(cube)).numpy()
+    return found
+
+
+def check(
+    method: BaseMethod,
+    backend: Backend,
+    sample: NDArray[Any],
+    tolerance: float,
+    equal_share: float,
+) -> Parity:
+    """Compare torch with the file on real windows.
+
+    Args:
+        method: In evaluation mode.
+        backend: Holds the exported file.
+        sample: Real window, stored units, shape ``(band, row, col)``.
+        tolerance: Largest accepted difference in probability.
+        equal_share: Smallest accepted share of pixels of the same class.
+
+    Raises:
+        VerificationError: They differ by more.
+    """
+    worst, same, pixels = 0.0, 0, 0
+    windows = windows_of(sample, method.receptive_field)
+    for cube in windows:
+        expected, found = reference(method, cube), backend.predict(cube)
+        if found.shape != expected.shape:
+            raise VerificationError(
+                f"Parity failed: for {cube.shape} the file gives {found.shape}, torch "
+                f"{expected.shape}."
+            )
+        worst = max(worst, float(np.abs(found - expected).max()))
+        top = np.sort(expected, axis=1)
+        tied = top[:, -1] - top[:, -2] <= TIE
+        alike = found.argmax(axis=1) == expected.argmax(axis=1)
+        same += int((alike | tied).sum())
+        pixels += alike.size
+    result = Parity(worst, same / pixels, len(windows), pixels)
+    if not (worst <= tolerance and result.equal_class_share >= equal_share):
+        raise VerificationError(
+            f"Parity failed: probabilities differ by up to {worst:.2e} (accepted "
+            f"{tolerance:.0e}), {result.equal_class_share:.3%} of {pixels} pixels have "
+            f"the same class (accepted {equal_share:.2%}). No file was written."
+        )
+    return result
