@@ -47,24 +47,23 @@ def show_progress(quiet: bool) -> bool:
     return not quiet and sys.stderr.isatty()
 
 
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno < logging.WARNING else f"warning: {text}"
+
+
 def start_messages(quiet: bool) -> None:
-    """Send messages of our packages, and warnings, to stderr."""
-    logging.basicConfig(
-        level=logging.ERROR if quiet else logging.WARNING,
-        format="%(message)s",
-        stream=sys.stderr,
-    )
+    """Send the messages of our packages to stderr, and nobody else's chatter."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(message)s"))
     for package in ("hsi_train", "hsi_export", "hsi_runtime"):
-        logging.getLogger(package).setLevel(logging.ERROR if quiet else logging.INFO)
-    logging.addLevelName(logging.WARNING, "warning")
-
-    class Formatter(logging.Formatter):
-        def format(self, record: logging.LogRecord) -> str:
-            text = super().format(record)
-            return text if record.levelno < logging.WARNING else f"warning: {text}"
-
-    for handler in logging.getLogger().handlers:
-        handler.setFormatter(Formatter("%(message)s"))
+        logger = logging.getLogger(package)
+        logger.handlers = [handler]
+        logger.propagate = False
+        logger.setLevel(logging.ERROR if quiet else logging.INFO)
+    for chatty in ("torch", "onnxscript", "onnx_ir", "rasterio"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
 def print_json(content: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from rasterio.windows import Window
 
 from hsi_runtime import bands as spectral
 from hsi_runtime.errors import SceneError
-from hsi_runtime.scene import Cube, SceneInfo, representable
+from hsi_runtime.scene import DTYPES, Cube, SceneInfo, representable
 
 # A larger block cache costs memory and gains nothing for reads along blocks. Nothing
 # but the file itself may be opened: no directory listing, no remote file, no side-car.
@@ -68,10 +68,10 @@ class GeoTiffScene:
 
 def _describe(path: Path, dataset: Any) -> SceneInfo:
     kinds = sorted(set(dataset.dtypes))
-    if len(kinds) > 1 or np.dtype(kinds[0]).kind not in "iuf":
+    if len(kinds) > 1 or kinds[0] not in DTYPES:
         raise SceneError(
             f"{path} holds values of type {', '.join(kinds)}; "
-            "expected one real type for all bands."
+            f"expected one of {', '.join(DTYPES)} for all bands."
         )
     dtype = np.dtype(kinds[0])
     tags = [dataset.tags(b) for b in dataset.indexes]

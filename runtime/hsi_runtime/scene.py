@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
 
+# float32 holds every value of these exactly enough; int64 and complex it does not.
+DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 Cube = NDArray[Any]

@@ -57,3 +57,91 @@ def tiles(start: int, stop: int, side: int) -> Iterator[tuple[int, int]]:
     """Cut ``[start, stop)`` into intervals of at most ``side``."""
     for first in range(start, stop, side):
         yield first, min(first + side, stop)
+
+
+class Strip(NamedTuple):
+    """Rows of a scene that are read at once, and the outputs they complete.
+
+    Attributes:
+        read: Rows to read, whole blocks of the file where they fit.
+        outputs: Rows whose context is then complete.
+    """
+
+    read: tuple[int, int]
+    outputs: tuple[int, int]
+
+
+class Plan(NamedTuple):
+    """How a scene is walked: panels of columns, from top to bottom in strips.
+
+    Attributes:
+        panels: Output columns of each panel.
+        strips: Rows of each strip, the same in every panel.
+        tile: Side of the squares that are classified at once.
+        strip_bytes: Memory of the largest strip with its context.
+    """
+
+    panels: list[tuple[int, int]]
+    strips: list[Strip]
+    tile: int
+    strip_bytes: int
+
+    def windows(self) -> int:
+        """Count the squares that are classified."""
+        rows = sum(_pieces(s.outputs, self.tile) for s in self.strips)
+        return rows * sum(_pieces(p, self.tile) for p in self.panels)
+
+
+DEFAULT_TILE = 128
+STRIP_BYTES = 128 * 1024**2  # enough for sequential reading, little beside the engine
+
+
+def plan(
+    rows: int,
+    cols: int,
+    pixel_bytes: int,
+    block: tuple[int, int],
+    halo: int,
+    tile: int = DEFAULT_TILE,
+    strip_bytes: int = STRIP_BYTES,
+) -> Plan:
+    """Plan the walk over a scene by the layout of its file.
+
+    A strip is as many rows of blocks as the budget holds, so that every block is
+    decoded once; its last rows wait for the next strip as context. Where even one row
+    of blocks exceeds the budget, the scene is walked in panels of columns.
+
+    Args:
+        rows: Height of the scene.
+        cols: Width of the scene.
+        pixel_bytes: Stored size of one pixel in all bands that are read.
+        block: Rows and columns of the file's blocks.
+        halo: Context of an output.
+        tile: Side of the squares that are classified at once.
+        strip_bytes: Budget of a strip.
+    """
+    block_rows, block_cols = min(block[0], rows), min(block[1], cols)
+    lines = max(strip_bytes // (pixel_bytes * cols), 1)
+    wanted = max(tile, 2 * halo)
+    if lines >= min(block_rows, rows) and lines >= min(wanted, rows):
+        height = max(min(lines, wanted) // block_rows, 1) * block_rows
+        panels = [(0, cols)]
+    else:
+        height = max(min(wanted, rows), 1)
+        if block_rows <= 2 * height:
+            height = max(height // block_rows, 1) * block_rows
+        width = max(strip_bytes // (pixel_bytes * height) - 2 * halo, tile)
+        width = max(width // block_cols, 1) * block_cols if width > block_cols else width
+        panels = list(tiles(0, cols, width))
+    strips, done = [], 0
+    for first, last in tiles(0, rows, height):
+        ready = rows if last == rows else max(last - halo, done)
+        strips.append(Strip((first, last), (done, ready)))
+        done = ready
+    widest = min(max(b - a for a, b in panels) + 2 * halo, cols)
+    tallest = min(height + 2 * halo, rows)
+    return Plan(panels, strips, tile, widest * tallest * pixel_bytes)
+
+
+def _pieces(interval: tuple[int, int], side: int) -> int:
+    return -(-(interval[1] - interval[0]) // side)

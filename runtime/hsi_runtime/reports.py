@@ -1,0 +1,99 @@
+"""What hsi-run prints besides a map: the model, its self-test, the plan, a summary."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hsi_runtime import class_map
+from hsi_runtime import self_test as testing
+from hsi_runtime.backends import open_backend
+from hsi_runtime.model_file import ModelFile
+from hsi_runtime.pipeline import prepare
+from hsi_runtime.scene import open_scene
+
+
+def describe(model: ModelFile) -> dict[str, Any]:
+    """Say what a model is."""
+    document = model.document
+    bands, values = document.bands, document.values
+    said: dict[str, Any] = {
+        "model": str(model.path),
+        "method": document.method,
+        "classes": {c.code: c.name for c in document.classes},
+        "bands": len(bands.used),
+        "source_bands": bands.source_count,
+        "wavelengths_nm": None,
+        "quantity": values.quantity,
+        "dtype": values.dtype,
+        "scale_declared": values.scale is not None,
+        "receptive_field": document.receptive_field,
+        "precision": document.precision,
+        "parameters": document.parameters,
+        "reject_below": document.reject_below,
+        "outputs": document.outputs,
+        "overall_accuracy": document.provenance.overall_accuracy,
+        "average_accuracy": document.provenance.average_accuracy,
+        "kappa": document.provenance.kappa,
+        "counts": document.provenance.counts,
+        "version": document.provenance.version,
+        "bytes": len(model.onnx),
+        "sha256": model.sha256,
+    }
+    if bands.wavelengths_nm is not None:
+        said["wavelengths_nm"] = [min(bands.wavelengths_nm), max(bands.wavelengths_nm)]
+    return said
+
+
+def self_test(model: ModelFile, device: str, threads: int | None) -> dict[str, Any]:
+    """Run the stored sample on a device.
+
+    Raises:
+        VerificationError: The engine does not answer like training.
+    """
+    backend = open_backend(model, device, threads)
+    return {"device": backend.device, **asdict(testing.self_test(model, backend))}
+
+
+def dry_run(path: Path, model: ModelFile, tile: int) -> dict[str, Any]:
+    """Say what a run would do, without an engine and without writing.
+
+    Raises:
+        SceneError: The scene cannot be read.
+        BandMismatchError: The scene lacks what the model needs.
+    """
+    scene = open_scene(path)
+    try:
+        prepared = prepare(scene, model.document, tile)
+        info = scene.info
+    finally:
+        scene.close()
+    size = class_map.map_dtype(model.document).itemsize
+    return {
+        "scene": str(path),
+        "driver": info.driver,
+        "rows": info.rows,
+        "cols": info.cols,
+        "bands": info.bands,
+        "bands_matched": len(prepared.match.indices),
+        "matched_bands": [int(i) + 1 for i in prepared.match.indices],
+        "converted_units": prepared.units.gain is not None,
+        "windows": prepared.plan.windows(),
+        "strips": len(prepared.plan.strips),
+        "panels": len(prepared.plan.panels),
+        "strip_bytes": prepared.plan.strip_bytes,
+        "scratch_bytes": info.rows * info.cols * size,
+    }
+
+
+def summary(result: dict[str, Any]) -> str:
+    """Sum up a run in two lines."""
+    pixels, seconds = result["pixels"], result["seconds"]
+    return (
+        f"{pixels['classified']:,} pixels classified, "
+        f"{pixels['unclassified']:,} unclassified, {pixels['nodata']:,} nodata, on "
+        f"{result['device']}, {result['precision']}.\n"
+        f"{seconds['total']:.1f} s (read {seconds['read']:.1f}, infer "
+        f"{seconds['infer']:.1f}, write {seconds['write']:.1f}), "
+        f"{result['pixels_per_second']:,.0f} pixels/s, "
+        f"{result['peak_memory_bytes'] / 1e6:.0f} MB at most."
+    )
