@@ -1,6 +1,6 @@
 """hsi-export: a run folder in, one verified model file out.
 
-    hsi-export runs/pines
+hsi-export runs/pines
 """
 
 from pathlib import Path

@@ -51,9 +51,7 @@ def export(run: Path, output: Path, overwrite: bool = False) -> dict[str, Any]:
             trained.method, backend, trained.sample, FP32_TOLERANCE, FP32_EQUAL
         )
         self_test(model, backend)
-        described = package.stac_item(
-            model.document, output, len(data), model.sha256
-        )
+        described = package.stac_item(model.document, output, len(data), model.sha256)
         item.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         os.replace(partial, output)
     except OSError as error:

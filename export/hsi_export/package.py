@@ -182,4 +182,3 @@ def _band(contract: ModelDocument, index: int) -> dict[str, Any]:
     if contract.bands.fwhm_nm is not None:
         band["eo:full_width_half_max"] = contract.bands.fwhm_nm[index] / 1000
     return band
-

@@ -171,8 +171,7 @@ def _by_wavelength(info: SceneInfo, wanted: Wavelengths, tolerance: float) -> Ba
             f"Missing: {shown}{more} nm{marked}. Use a scene of the same sensor, or "
             "resample it to the model's bands."
         )
-    taken, counts = np.unique(indices, return_counts=True)
-    if len(taken) < len(indices):
+    if len(np.unique(indices)) < len(indices):
         # Two model bands share a scene band: legitimate only where the model's own
         # centres coincide (overlapping spectrometers), and then order decides.
         indices = _resolve_twins(info.wavelengths_nm, wanted, usable, tolerance)

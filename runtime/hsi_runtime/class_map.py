@@ -352,9 +352,10 @@ class Scratch:
         """
         width, size = self._info.cols, layer.dtype.itemsize
         try:
-            with rasterio.Env(GDAL_CACHEMAX=64), rasterio.open(
-                cog, driver="GTiff"
-            ) as found:
+            with (
+                rasterio.Env(GDAL_CACHEMAX=64),
+                rasterio.open(cog, driver="GTiff") as found,
+            ):
                 same = found.count == len(layer.bands) and found.shape == (
                     self._info.rows,
                     width,

@@ -1,6 +1,6 @@
 """hsi-run: a scene and a model file in, a class map out.
 
-    hsi-run scene.tif -m model.onnx
+hsi-run scene.tif -m model.onnx
 """
 
 import os

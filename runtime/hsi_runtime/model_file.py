@@ -110,9 +110,7 @@ class Array(_Part):
     @staticmethod
     def pack(values: NDArray[Any]) -> "Array":
         """Encode an array."""
-        little = np.ascontiguousarray(
-            values, dtype=values.dtype.newbyteorder("<")
-        )
+        little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
         data = base64.b64encode(zlib.compress(little.tobytes(), 9)).decode()
         return msgspec.convert(
             {"dtype": little.dtype.str, "shape": list(values.shape), "data": data},
@@ -184,7 +182,9 @@ class ModelDocument(_Part):
         for name, values in lists.items():
             if values is not None and len(values) != count:
                 raise ValueError(f"{name} has {len(values)} values for {count} bands")
-        if not count or not all(0 <= b < self.bands.source_count for b in self.bands.used):
+        if not count or not all(
+            0 <= b < self.bands.source_count for b in self.bands.used
+        ):
             raise ValueError("bands.used is empty or leaves the source's bands")
         if self.receptive_field % 2 == 0:
             raise ValueError("receptive_field is even")

@@ -64,11 +64,6 @@ class SceneInfo:
     resolution_m: float | None = None
     notes: tuple[str, ...] = field(default=())
 
-    @property
-    def same_grid_key(self) -> tuple[int, int]:
-        """Rows and columns, what a label raster must share."""
-        return self.rows, self.cols
-
 
 class Scene(Protocol):
     """An open scene."""

@@ -10,9 +10,7 @@ GDAL_TYPES = {"uint8": "Byte", "uint16": "UInt16"}
 MAX_CATEGORIES = 1024
 
 
-def raw_vrt(
-    raw_name: str, layer: Any, info: SceneInfo, tags: dict[str, str]
-) -> bytes:
+def raw_vrt(raw_name: str, layer: Any, info: SceneInfo, tags: dict[str, str]) -> bytes:
     """Write the VRT of a band-sequential raw file that lies beside it.
 
     Args:
@@ -21,9 +19,7 @@ def raw_vrt(
         info: Scene whose grid it has.
         tags: Metadata of the data set.
     """
-    root = Element(
-        "VRTDataset", rasterXSize=str(info.cols), rasterYSize=str(info.rows)
-    )
+    root = Element("VRTDataset", rasterXSize=str(info.cols), rasterYSize=str(info.rows))
     if info.crs:
         SubElement(root, "SRS").text = info.crs
     if info.transform:

@@ -131,7 +131,9 @@ def plan(
         if block_rows <= 2 * height:
             height = max(height // block_rows, 1) * block_rows
         width = max(strip_bytes // (pixel_bytes * height) - 2 * halo, tile)
-        width = max(width // block_cols, 1) * block_cols if width > block_cols else width
+        width = (
+            max(width // block_cols, 1) * block_cols if width > block_cols else width
+        )
         panels = list(tiles(0, cols, width))
     strips, done = [], 0
     for first, last in tiles(0, rows, height):

@@ -73,7 +73,10 @@ class ClassTable:
         """Take category names by position and colours by value."""
         return ClassTable(
             {code: name for code, name in enumerate(names) if name},
-            {code: "#{:02x}{:02x}{:02x}".format(*c[:3]) for code, c in colormap.items()},
+            {
+                code: "#{:02x}{:02x}{:02x}".format(*c[:3])
+                for code, c in colormap.items()
+            },
         )
 
     def updated(self, other: "ClassTable") -> "ClassTable":

@@ -1,6 +1,6 @@
 """hsi-train: labelled scenes in, a run folder with a checkpoint and a report out.
 
-    hsi-train mf2cnet --scene scene.tif --labels labels.tif -o runs/pines
+hsi-train mf2cnet --scene scene.tif --labels labels.tif -o runs/pines
 """
 
 from pathlib import Path

@@ -155,10 +155,9 @@ class Trainer:
         """
         progress = self.progress
         for epoch in range(len(progress.history) + 1, self._epochs + 1):
-            patience = self._settings.patience
-            if patience and self._validates:
-                if epoch - 1 - progress.best_epoch >= patience > 0 < progress.best_epoch:
-                    break
+            waited = epoch - 1 - progress.best_epoch
+            if 0 < self._settings.patience <= waited:
+                break
             started = time.monotonic()
             loss = self._train_epoch(epoch, after_step)
             kappa, accuracy = self._validate()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,17 @@ class LabelledScene:
     cube: Cube
     valid: NDArray[np.bool_]
     classes: NDArray[np.int16]
+
+
+class _Part(NamedTuple):
+    """A labelled part before its codes are class indices."""
+
+    info: SceneInfo
+    cube: Cube
+    codes: NDArray[Any]
+    row: int
+    col: int
+    nodata: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -126,7 +137,7 @@ def load(
     warnings: list[str] = []
     table = ClassTable.from_json(class_file) if class_file else ClassTable()
     source = label_files.open_labels(label_paths, len(scene_paths), label_field)
-    parts: list[tuple[SceneInfo, Cube, NDArray[Any], int, int]] = []
+    parts: list[_Part] = []
     bands: NDArray[np.intp] | None = None
     first: SceneInfo | None = None
     for number, path in enumerate(scene_paths):
@@ -144,7 +155,7 @@ def load(
             row, col, rows, cols = _labelled_part(codes, halo)
             cube = scene.read((row, row + rows), (col, col + cols), same)
             codes = codes[row : row + rows, col : col + cols]
-            parts.append((info, cube, codes, row, col))
+            parts.append(_Part(info, cube, codes, row, col, info.nodata[same]))
         finally:
             scene.close()
     warnings += source.warnings()
@@ -189,46 +200,40 @@ def _labelled_part(codes: NDArray[Any], halo: int) -> tuple[int, int, int, int]:
 
 
 def _drop_empty_bands(
-    parts: list[tuple[SceneInfo, Cube, NDArray[Any], int, int]],
+    parts: list[_Part],
     bands: NDArray[np.intp],
     warnings: list[str],
-) -> tuple[NDArray[np.intp], list[tuple[SceneInfo, Cube, NDArray[Any], int, int]]]:
+) -> tuple[NDArray[np.intp], list[_Part]]:
     """Leave out bands without any value on labelled pixels, and say so."""
     alive = np.zeros(len(bands), dtype=bool)
-    for info, cube, codes, _, _ in parts:
-        for index, band in enumerate(bands):
-            if not alive[index]:
-                plane = cube[index : index + 1]
-                fill = info.nodata[min(band, info.bands - 1)]
-                valid = valid_pixels(plane, np.array([fill]))
-                alive[index] = bool((valid & (codes != 0)).any())
+    for part in parts:
+        labelled = part.codes != 0
+        for index in np.flatnonzero(~alive):
+            one = slice(index, index + 1)
+            valid = valid_pixels(part.cube[one], part.nodata[one])
+            alive[index] = bool((valid & labelled).any())
     if alive.all():
         return bands, parts
     dead = [int(b) + 1 for b in bands[~alive]]
     if not alive.any():
         raise SceneError("Every labelled pixel is nodata in every band.")
     warnings.append(f"Bands without any labelled value are left out: {dead}.")
-    return bands[alive], [(i, c[alive], k, r, q) for i, c, k, r, q in parts]
+    kept = [p._replace(cube=p.cube[alive], nodata=p.nodata[alive]) for p in parts]
+    return bands[alive], kept
 
 
 def _assemble(
-    parts: list[tuple[SceneInfo, Cube, NDArray[Any], int, int]],
+    parts: list[_Part],
     bands: NDArray[np.intp],
     table: ClassTable,
     warnings: list[str],
 ) -> LabelledData:
-    scenes, lost = [], 0
-    valid_masks = []
-    for info, cube, codes, _, _ in parts:
-        nodata = info.nodata[bands] if info.bands > bands.max() else info.nodata[:1]
-        valid = valid_pixels(cube, np.broadcast_to(nodata, (len(bands),)))
-        lost += int(((codes != 0) & ~valid).sum())
-        valid_masks.append(valid)
+    masks = [valid_pixels(part.cube, part.nodata) for part in parts]
+    pairs = list(zip(parts, masks, strict=True))
+    lost = sum(int(((part.codes != 0) & ~valid).sum()) for part, valid in pairs)
     if lost:
         warnings.append(f"{lost} labelled pixels are nodata and are not used.")
-    present = np.unique(
-        np.concatenate([k[v] for (_, _, k, _, _), v in zip(parts, valid_masks)])
-    )
+    present = np.unique(np.concatenate([part.codes[valid] for part, valid in pairs]))
     present = present[present != 0]
     if len(present) < 2:
         found = ", ".join(map(str, present)) or "none"
@@ -238,8 +243,11 @@ def _assemble(
         )
     classes, said = table.describe([int(code) for code in present])
     warnings += said
-    for (info, cube, codes, row, col), valid in zip(parts, valid_masks, strict=True):
-        index = np.searchsorted(present, codes).astype(np.int16)
-        index[(codes == 0) | ~valid] = UNLABELLED
-        scenes.append(LabelledScene(info, row, col, cube, valid, index))
+    scenes = []
+    for part, valid in pairs:
+        index = np.searchsorted(present, part.codes).astype(np.int16)
+        index[(part.codes == 0) | ~valid] = UNLABELLED
+        scenes.append(
+            LabelledScene(part.info, part.row, part.col, part.cube, valid, index)
+        )
     return LabelledData(scenes, classes, bands, warnings)

@@ -71,10 +71,8 @@ def read_array(path: str, dimensions: int) -> NDArray[Any]:
         magic = stream.read(8)
         stream.seek(512)
         nested = stream.read(8)  # v7.3 keeps 512 bytes of MATLAB header first
-    if HDF5_MAGIC in (magic, nested):
-        arrays = _read_hdf5(file)
-    else:
-        arrays = _read_v5(file)
+    is_hdf5 = HDF5_MAGIC in (magic, nested)
+    arrays = _read_hdf5(file) if is_hdf5 else _read_v5(file)
     shapes = ", ".join(f"{k} {v.shape}" for k, v in arrays.items()) or "none"
     if variable is not None:
         if variable not in arrays or arrays[variable].ndim != dimensions:

@@ -170,6 +170,6 @@ def build(name: str, problem: Problem, options: dict[str, Any]) -> BaseMethod:
 def _module(name: str) -> Any:
     if name not in methods.names():
         raise RecipeError(
-            f"There is no method {name!r}; the methods are {', '.join(methods.names())}."
+            f"There is no method {name!r}; there are {', '.join(methods.names())}."
         )
     return importlib.import_module(f"hsi_train.methods.{name}")

@@ -35,7 +35,8 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:right}
 th:first-child,td:first-child{text-align:left} img{max-width:100%;height:auto}
 pre{background:#f6f6f6;padding:1rem;overflow-x:auto;font-size:.85rem}
-.warning{background:#fff4d6;border-left:4px solid #e6ab02;padding:.5rem 1rem;margin:.5rem 0}
+.warning{background:#fff4d6;border-left:4px solid #e6ab02;padding:.5rem 1rem;
+margin:.5rem 0}
 .wide{overflow-x:auto}
 """
 
@@ -227,7 +228,8 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
         return f"<tr>{inner}</tr>"
 
     body = "".join(line(row, "td") for row in rows)
-    return f'<div class="wide"><table>{line(head, "th") if head else ""}{body}</table></div>'
+    top = line(head, "th") if head else ""
+    return f'<div class="wide"><table>{top}{body}</table></div>'
 
 
 def _percent(share: float | None) -> str:

@@ -103,12 +103,13 @@ def fraction(data: LabelledData, share: float, seed: int) -> list[Roles]:
 
 
 def _draw(data: LabelledData, seed: int, size: Callable[[int], int]) -> list[Roles]:
-    rng = np.random.default_rng(seed)
     splits = [
         np.where(s.classes != UNLABELLED, Role.TEST, Role.NONE).astype(np.uint8)
         for s in data.scenes
     ]
     for index in range(len(data.classes)):
+        # A stream of its own: another class more or less leaves this draw as it is.
+        rng = np.random.default_rng([seed, data.classes[index].code])
         # (scene, flat pixel) of every pixel of the class
         places = [np.flatnonzero(s.classes == index) for s in data.scenes]
         owner = np.repeat(np.arange(len(places)), [len(p) for p in places])
@@ -232,7 +233,8 @@ def warnings(data: LabelledData, splits: Sequence[Roles], halo: int) -> list[str
         )
     untested = count(data, splits)[:, Role.TEST] == 0
     if untested.any():
-        names = ", ".join(c.name for c, u in zip(data.classes, untested) if u)
+        pairs = zip(data.classes, untested, strict=True)
+        names = ", ".join(c.name for c, lacks in pairs if lacks)
         said.append(f"No test pixel of {names}: it is not in the averages.")
     return said
 
@@ -249,9 +251,10 @@ def _require(
     listed = "; ".join(
         f"{c.name}: {n[Role.TRAIN]} train, {n[Role.VALIDATION]} validation, "
         f"{n[Role.TEST]} test of {n.sum()}"
-        for c, n, l in zip(data.classes, counts, lacking, strict=True)
-        if l
+        for c, n, lacks in zip(data.classes, counts, lacking, strict=True)
+        if lacks
     )
     needed = " and ".join(r.name.lower() for r in roles)
-    raise SceneError(f"The split leaves a class without {needed} pixels: {listed}. "
-                     f"Remedy: {remedy}.")
+    raise SceneError(
+        f"The split leaves a class without {needed} pixels: {listed}. Remedy: {remedy}."
+    )

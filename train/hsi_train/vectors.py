@@ -58,7 +58,7 @@ class VectorLabels:
         out: Codes = np.zeros((info.rows, info.cols), dtype=np.int64)
         if not inside.any():
             return out
-        pairs = [(s, int(c)) for s, c in zip(shapes[inside], self._codes[inside])]
+        pairs = list(zip(shapes[inside], self._codes[inside].tolist(), strict=True))
         first, last = (
             rasterio.features.rasterize(
                 order, (info.rows, info.cols), transform=transform, dtype="int32"

@@ -12,7 +12,7 @@ columns), so a window is classified densely and each pixel sees its real neighbo
 bands keep zero padding; zeros stand for the band mean there, because the cube is
 standardised first.
 
-Axes: ``(batch, feature, depth, row, col)``, where depth is the band axis after the stem.
+Axes: ``(batch, feature, depth, row, col)``; depth is the band axis after the stem.
 """
 
 from typing import Annotated
@@ -117,7 +117,7 @@ class GranularBlock(nn.Module):
 
 
 class Network(nn.Module):
-    """The inference graph: ``(batch, band, H, W)`` to ``(batch, class, H-12, W-12)``."""
+    """The inference graph: a cube to class scores, twelve rows and columns fewer."""
 
     def __init__(self, problem: Problem, options: Options) -> None:
         super().__init__()
