@@ -15,7 +15,6 @@ from hsi_runtime.model_file import (
     INPUT_NAME,
     METADATA_KEY,
     PROBABILITIES,
-    SCHEMA_VERSION,
     UNSIGNED,
     Array,
     ModelDocument,
@@ -42,7 +41,7 @@ def document(trained: Checkpoint) -> ModelDocument:
     answer = reference(trained.method, window.astype(np.float32)[None])[0]
     described = trained.description
     return ModelDocument(
-        schema_version=SCHEMA_VERSION,
+        schema_version=1,
         method=described.method,
         receptive_field=trained.method.receptive_field,
         classes=described.classes,

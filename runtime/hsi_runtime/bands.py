@@ -192,7 +192,7 @@ def _resolve_twins(
     for _, m, s in pairs:
         if m not in chosen and s not in used:
             chosen[m] = int(s)
-            used.add(s)
+            used.add(int(s))
     lost = [m for m in range(len(wanted)) if m not in chosen]
     if lost:
         shown = ", ".join(f"{wanted[m]:.1f}" for m in lost[:5])

@@ -34,7 +34,7 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A piece of the document: no default, no unknown field."""
 
 
-class ClassEntry(_Part):
+class ClassEntry(_Part, frozen=True):
     """One class: its code in labels and class maps, its name, its ``#rrggbb``."""
 
     code: Annotated[int, Meta(ge=1, le=65534)]
@@ -42,7 +42,7 @@ class ClassEntry(_Part):
     color: Color
 
 
-class Bands(_Part):
+class Bands(_Part, frozen=True):
     """Bands of the training scene, and which of them the network wants.
 
     Attributes:
@@ -58,7 +58,7 @@ class Bands(_Part):
     fwhm_nm: list[float] | None
 
 
-class Values(_Part):
+class Values(_Part, frozen=True):
     """What the numbers of a cube mean; lists run over the used bands.
 
     Attributes:
@@ -76,7 +76,7 @@ class Values(_Part):
     fill: list[float]
 
 
-class Provenance(_Part):
+class Provenance(_Part, frozen=True):
     """Where the weights come from.
 
     Attributes:
@@ -100,7 +100,7 @@ class Provenance(_Part):
     kappa: float
 
 
-class Array(_Part):
+class Array(_Part, frozen=True):
     """A small array: little-endian bytes, deflated, base64."""
 
     dtype: Literal["<f4", "<i2", "<u2", "<i4", "<u4", "|u1", "|i1", "<f8"]
@@ -133,7 +133,7 @@ class Array(_Part):
             raise ModelFileError(f"The stored sample is damaged: {error}.") from error
 
 
-class SelfTest(_Part):
+class SelfTest(_Part, frozen=True):
     """A real window and what training computed for it.
 
     Attributes:
@@ -147,7 +147,7 @@ class SelfTest(_Part):
     tolerance: float
 
 
-class ModelDocument(_Part):
+class ModelDocument(_Part, frozen=True):
     """All that a runtime must know of a model; see the field types."""
 
     schema_version: Literal[1]

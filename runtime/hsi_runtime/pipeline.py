@@ -5,7 +5,9 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,13 +90,23 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds = {"read": 0.0, "infer": 0.0, "write": 0.0}
 
-    def time(self, stage: str, work: Callable[[], Any]) -> Any:
-        """Run some work on a stage's account."""
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Put what happens inside on a stage's account."""
         started = time.monotonic()
         try:
-            return work()
+            yield
         finally:
             self.seconds[stage] += time.monotonic() - started
+
+    def each(self, stage: str, items: Iterator["Strip"]) -> Iterator["Strip"]:
+        """Put the making of every item on a stage's account."""
+        while True:
+            with self.time(stage):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
 
 
 def prepare(scene: Scene, document: ModelDocument, tile: int) -> Prepared:
@@ -164,7 +176,8 @@ def run(
             counts = _classify(
                 scene, prepared, document, backend, reject, scratch, watch, progress
             )
-            watch.time("write", lambda: scratch.publish(paths))
+            with watch.time("write"):
+                scratch.publish(paths)
     finally:
         scene.close()
     if request.preview:
@@ -230,30 +243,22 @@ def _classify(
     nodata = info.nodata[indices]
     fill = np.array(document.values.fill, dtype=np.float32)[:, None, None]
     done, total = 0, info.rows * info.cols
-    strips = read_strips(scene, indices, prepared.plan, document.halo)
-    while (strip := watch.time("read", lambda: next(strips, None))) is not None:
+    halo, tile = document.halo, prepared.plan.tile
+    strips = read_strips(scene, indices, prepared.plan, halo)
+    for strip in watch.each("read", strips):
         valid = valid_pixels(strip.cube, nodata)
-        for rows in tiles(*strip.rows, prepared.plan.tile):
-            for cols in tiles(*strip.cols, prepared.plan.tile):
-                cube, known = _cut(strip, valid, rows, cols, document.halo, info)
-                halo = document.halo
-                inner = known[halo : halo + rows[1] - rows[0], halo:][
-                    :, : cols[1] - cols[0]
-                ]
-                found = None
-                if inner.any():
+        for rows, cols in product(tiles(strip.rows, tile), tiles(strip.cols, tile)):
+            cube, known = _cut(strip, valid, rows, cols, halo, info)
+            inner = known[halo : known.shape[0] - halo, halo : known.shape[1] - halo]
+            found = None
+            if inner.any():
+                with watch.time("infer"):
                     values = np.where(known, prepared.units.apply(cube), fill)
-                    found = watch.time(
-                        "infer", lambda v=values: backend.predict(v[None])[0]
-                    )
-                watch.time(
-                    "write",
-                    lambda r=rows, c=cols, f=found, i=inner: scratch.write(
-                        r, c, f, i, reject_below, counts
-                    ),
-                )
-                done += inner.size
-                progress(done, total)
+                    found = backend.predict(values[None])[0]
+            with watch.time("write"):
+                scratch.write(rows, cols, found, inner, reject_below, counts)
+            done += inner.size
+            progress(done, total)
     if counts.broken:
         share = counts.broken / total
         if share > MAX_BROKEN_SHARE:

@@ -1,5 +1,6 @@
 """Describes a raw file of ours to GDAL, with names, colours and georeference."""
 
+import json
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -51,12 +52,11 @@ def raw_vrt(raw_name: str, layer: Any, info: SceneInfo, tags: dict[str, str]) ->
         SubElement(band, "PixelOffset").text = str(size)
         SubElement(band, "LineOffset").text = str(info.cols * size)
         SubElement(band, "ByteOrder").text = "LSB"
-    return tostring(root, encoding="utf-8")
+    text: bytes = tostring(root, encoding="utf-8")
+    return text
 
 
 def _band_tags(layer: Any) -> dict[str, str]:
-    import json
-
     if not layer.names:
         return {}
     names = {str(k): v for k, v in sorted(layer.names.items())}

@@ -53,10 +53,10 @@ def mirrored_extent(start: int, stop: int, size: int) -> tuple[int, int]:
     return int(indices.min()), int(indices.max()) + 1
 
 
-def tiles(start: int, stop: int, side: int) -> Iterator[tuple[int, int]]:
-    """Cut ``[start, stop)`` into intervals of at most ``side``."""
-    for first in range(start, stop, side):
-        yield first, min(first + side, stop)
+def tiles(interval: tuple[int, int], side: int) -> Iterator[tuple[int, int]]:
+    """Cut an interval into intervals of at most ``side``."""
+    for first in range(*interval, side):
+        yield first, min(first + side, interval[1])
 
 
 class Strip(NamedTuple):
@@ -134,9 +134,9 @@ def plan(
         width = (
             max(width // block_cols, 1) * block_cols if width > block_cols else width
         )
-        panels = list(tiles(0, cols, width))
+        panels = list(tiles((0, cols), width))
     strips, done = [], 0
-    for first, last in tiles(0, rows, height):
+    for first, last in tiles((0, rows), height):
         ready = rows if last == rows else max(last - halo, done)
         strips.append(Strip((first, last), (done, ready)))
         done = ready

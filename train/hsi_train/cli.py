@@ -97,6 +97,7 @@ def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
     """Turn METHOD or RECIPE and the options beside it into a recipe's content."""
     from hsi_train import recipe
 
+    content: dict[str, Any]
     content = {"method": what} if what in methods.names() else recipe.load(what)
     data = content.setdefault("data", {})
     for key, value in {

@@ -172,7 +172,7 @@ class Trainer:
                 Epoch(
                     epoch,
                     loss,
-                    self._schedule.get_last_lr()[0],
+                    float(self._schedule.get_last_lr()[0]),
                     kappa,
                     accuracy,
                     time.monotonic() - started,

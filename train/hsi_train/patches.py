@@ -161,9 +161,9 @@ def cut_cube(
         cols: Half-open interval.
     """
     height, width = known.shape
-    grid = np.ix_(mirror(*rows, height), mirror(*cols, width))
-    values = scene.cube[:, *grid].astype(np.float32)
-    cube: NDArray[np.float32] = np.where(known[grid], values, fill)
+    row_index, col_index = np.ix_(mirror(*rows, height), mirror(*cols, width))
+    values = scene.cube[:, row_index, col_index].astype(np.float32)
+    cube: NDArray[np.float32] = np.where(known[row_index, col_index], values, fill)
     return cube
 
 

@@ -39,8 +39,8 @@ def classify(
     rows, cols = wanted.shape
     out = np.full(wanted.shape, -1, dtype=np.int16)
     filler = fill.astype(np.float32)[:, None, None]
-    for top, bottom in tiles(0, rows, TILE):
-        for left, right in tiles(0, cols, TILE):
+    for top, bottom in tiles((0, rows), TILE):
+        for left, right in tiles((0, cols), TILE):
             if not wanted[top:bottom, left:right].any():
                 continue
             cube = cut_cube(

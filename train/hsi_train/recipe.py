@@ -20,7 +20,7 @@ class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """A table of a recipe; an unknown key is an error."""
 
 
-class Data(_Table):
+class Data(_Table, frozen=True):
     """The ``[data]`` table.
 
     Attributes:
@@ -43,7 +43,7 @@ class Data(_Table):
             raise ValueError("scenes and labels must each name a file")
 
 
-class Split(_Table):
+class Split(_Table, frozen=True):
     """The ``[split]`` table.
 
     Attributes:
@@ -73,7 +73,7 @@ class Split(_Table):
                 )
 
 
-class Fit(_Table):
+class Fit(_Table, frozen=True):
     """The ``[fit]`` table; what is left out is chosen from the data and written down.
 
     Attributes:
@@ -97,7 +97,7 @@ class Fit(_Table):
     patience: Annotated[int, Meta(ge=0)] = 0
 
 
-class Recipe(_Table):
+class Recipe(_Table, frozen=True):
     """One training run.
 
     Attributes:

@@ -178,7 +178,7 @@ def _draw_curves(progress: Progress) -> Figure:
     left.set_ylabel("training loss")
     if progress.history[0].validation_kappa is not None:
         right = left.twinx()
-        kappas = [e.validation_kappa for e in progress.history]
+        kappas = [e.validation_kappa or 0.0 for e in progress.history]
         right.plot(epochs, kappas, "s-", ms=3, color="#d95f02")
         right.axvline(progress.best_epoch, color="#999999", lw=1, ls=":")
         right.set_ylabel("validation kappa", color="#d95f02")
