@@ -1,5 +1,6 @@
 """Traces the inference graph of a method into ONNX."""
 
+import logging
 import warnings
 from typing import Any
 
@@ -28,8 +29,10 @@ def trace(method: BaseMethod, bands: int) -> Any:
     side = method.receptive_field
     # Unequal, odd sizes: nothing of the example may end up in the graph.
     example = torch.zeros(2, bands, side + 4, side + 10)
+    # torch warns of its own internals, and that torchvision is not there.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of its own internals
+        warnings.simplefilter("ignore")
         program = torch.onnx.export(
             graph,
             (example,),
@@ -50,7 +53,3 @@ def trace(method: BaseMethod, bands: int) -> Any:
     onnx.checker.check_model(proto, full_check=True)
     return proto
 
-
-def parameter_names(proto: Any) -> list[str]:
-    """Name the weights of a graph."""
-    return [i.name for i in proto.graph.initializer]

@@ -1,5 +1,6 @@
 """The training loop: windows in, the best weights out."""
 
+import copy
 import math
 import os
 import time
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hsi_runtime.errors import OutputError, RecipeError
 from hsi_train import metrics
@@ -181,6 +183,7 @@ class Trainer:
             after_epoch(progress.history[-1])
         if progress.best is not None:
             self._method.load_state_dict(progress.best)
+        self._settle()
         self._method.eval()
 
     def _train_epoch(
@@ -228,6 +231,38 @@ class Trainer:
             grid = self._windows.grid(self._outputs, self._rng)
             steps += shuffled(grid, self._batch, self._rng)
         return steps[: self._steps]
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        """Measure batch statistics again, on the training windows as they are.
+
+        Running averages lag behind the weights and have seen augmented windows only.
+        With validation pixels, the new statistics stay only if these agree.
+        """
+        norms = [m for m in self._method.modules() if isinstance(m, _BatchNorm)]
+        if not norms:
+            return
+        before = copy.deepcopy(self._method.state_dict())
+        self._method.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over all batches
+            norm.train()
+        if self._outputs == 1:
+            places = self._windows.training_pixels()
+        else:
+            places = self._windows.grid(self._outputs, None)
+        # Whole batches, in an order that mixes the scene.
+        rng = np.random.default_rng(0)
+        for chosen in shuffled(places, self._batch, rng):
+            cube = self._windows.batch(chosen, self._outputs).cube
+            self._method.network(cube.to(self._device))
+        for norm in norms:
+            norm.momentum = 0.1
+        self._method.eval()
+        kappa, _ = self._validate()
+        if kappa is not None and kappa < self.progress.best_kappa:
+            self._method.load_state_dict(before)
 
     def _validate(self) -> tuple[float | None, float | None]:
         if not self._validates:

@@ -1,0 +1,64 @@
+# Each target creates the environment it needs in .venv: python3 (with venv) and make
+# are all that has to be there.
+
+PYTHON ?= python3
+BIN = .venv/bin
+PIP = $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
+DEMO = build/demo
+
+.PHONY: demo test lint soak bench clean
+
+# torch comes first and pinned: a range would take the newest build, which on Linux
+# brings several gigabytes of CUDA.
+.venv/torch: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) torch
+	touch $@
+
+.venv/main: .venv/torch pyproject.toml
+	$(PIP) -e '.[export,cpu]'
+	touch $@
+
+.venv/dev: .venv/torch pyproject.toml
+	$(PIP) -e '.[dev]'
+	touch $@ .venv/main
+
+# A labelled part of a simulated flight trains the network; a larger unseen part is
+# mapped and compared with the truth.
+demo: .venv/main
+	rm -rf $(DEMO) && mkdir -p $(DEMO)
+	$(BIN)/python -m hsi_train.simulate $(DEMO)/labelled.tif --rows 400 --cols 400 \
+	    --bands 60 --range 400 2500 --truth $(DEMO)/labels.tif
+	$(BIN)/hsi-train mf2cnet --scene $(DEMO)/labelled.tif --labels $(DEMO)/labels.tif \
+	    --epochs 5 -o $(DEMO)/run
+	$(BIN)/hsi-export $(DEMO)/run
+	$(BIN)/python -m hsi_train.simulate $(DEMO)/scene.tif --rows 1200 --cols 1000 \
+	    --bands 60 --range 400 2500 --origin-row 5000 --border \
+	    --truth $(DEMO)/truth.tif --abundances $(DEMO)/abundances.tif
+	$(BIN)/hsi-run $(DEMO)/scene.tif -m $(DEMO)/run/model.onnx --preview
+	@echo "Pixels that are at least 70 % one material:"
+	@$(BIN)/python -m hsi_train.accuracy $(DEMO)/scene_classes.tif $(DEMO)/truth.tif \
+	    --abundances $(DEMO)/abundances.tif --min-abundance 0.7
+	@echo "Class map: $(DEMO)/scene_classes.tif"
+	@echo "Preview:   $(DEMO)/scene_preview.png"
+	@echo "Report:    $(DEMO)/run/report.html"
+
+test: .venv/dev
+	$(BIN)/python -m pytest -q
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Long runs: five-seed accuracy on real data (HSI_DATA), a bare environment, memory.
+soak: .venv/dev
+	$(BIN)/python -m pytest -q -m soak
+
+bench: .venv/dev
+	$(BIN)/python benchmarks/dense_speed.py
+	$(BIN)/python benchmarks/peak_memory.py
+	$(BIN)/python benchmarks/start_up.py
+
+clean:
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

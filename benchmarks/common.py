@@ -1,0 +1,105 @@
+"""What the benchmarks share: a model of any size, the machine, tables."""
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hsi_export.exporting import export
+from hsi_runtime.model_file import (
+    Bands,
+    ClassEntry,
+    ModelFile,
+    Provenance,
+    Values,
+    read_model,
+)
+from hsi_train import checkpoint, method
+from hsi_train.simulate import band_centres
+
+
+def make_model(
+    folder: Path, name: str, bands: int, classes: int, first_nm: float, last_nm: float
+) -> ModelFile:
+    """Export a method with seeded random weights: speed does not depend on them."""
+    torch.manual_seed(0)
+    problem = method.Problem(
+        torch.full((bands,), 2000.0),
+        torch.full((bands,), 1000.0),
+        torch.full((classes,), 100),
+    )
+    built = method.build(name, problem, {}).eval()
+    wavelengths = list(band_centres(bands, first_nm, last_nm))
+    rng = np.random.default_rng(0)
+    side = built.receptive_field + 40
+    described = checkpoint.Description(
+        method=name,
+        options=method.all_options(name, {}),
+        classes=[
+            ClassEntry(code=k + 1, name=f"class {k + 1}", color=f"#{k:02x}80c0")
+            for k in range(classes)
+        ],
+        class_counts=[100] * classes,
+        bands=Bands(
+            source_count=bands,
+            used=list(range(bands)),
+            wavelengths_nm=wavelengths,
+            fwhm_nm=None,
+        ),
+        values=Values(
+            quantity="reflectance",
+            dtype="uint16",
+            scale=[1e-4] * bands,
+            offset=[0.0] * bands,
+            fill=[2000.0] * bands,
+        ),
+        band_mean=[2000.0] * bands,
+        band_std=[1000.0] * bands,
+        resolution_m=1.0,
+        provenance=Provenance(
+            version="benchmark",
+            seed=0,
+            recipe="",
+            data_sha256={},
+            counts={"train": 0, "validation": 0, "test": 0},
+            overall_accuracy=0.0,
+            average_accuracy=0.0,
+            kappa=0.0,
+        ),
+    )
+    sample = rng.integers(0, 4000, (bands, side, side)).astype(np.uint16)
+    checkpoint.save(folder, built, described, sample)
+    output = folder / "model.onnx"
+    export(folder, output, overwrite=True)
+    return read_model(output)
+
+
+def machine() -> dict[str, Any]:
+    """Describe where a figure was measured."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        lines = cpuinfo.read_text().splitlines()
+        names = [line.split(":")[1].strip() for line in lines if "model name" in line]
+        model = names[0] if names else model
+    return {
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "python": platform.python_version(),
+        "load": os.getloadavg()[0],
+    }
+
+
+def report(name: str, figures: dict[str, Any]) -> None:
+    """Print the figures and keep them as JSON in ``benchmarks/results``."""
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    content = {"benchmark": name, "machine": machine(), **figures}
+    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    for key, value in figures.items():
+        print(f"{key}: {value}")
