@@ -57,11 +57,14 @@ class ClassTable:
                 data = data["classes"]
             if isinstance(data, dict):
                 data = [{"code": int(k), "name": v} for k, v in data.items()]
-            names = {int(c["code"]): str(c["name"]) for c in data}
+            names = {int(c["code"]): c["name"] for c in data}
             colors = {int(c["code"]): str(c["color"]) for c in data if "color" in c}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SceneError(f"Classes {path}: {error}; {expected}.") from error
         bad = [c for c in colors.values() if not re.fullmatch("#[0-9a-fA-F]{6}", c)]
+        odd = [n for n in names.values() if not isinstance(n, str)]
+        if odd:
+            raise SceneError(f"Classes {path}: {odd[0]!r} is no name; {expected}.")
         if bad:
             raise SceneError(f"Classes {path}: colour {bad[0]!r}; {expected}.")
         return ClassTable(names, colors)

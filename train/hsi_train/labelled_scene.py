@@ -120,6 +120,7 @@ def load(
     halo: int,
     label_field: str | None = None,
     class_file: str | None = None,
+    exclude: Sequence[str | int] = (),
 ) -> LabelledData:
     """Read the labelled part of every scene.
 
@@ -129,12 +130,14 @@ def load(
         halo: Context to keep around labels, in pixels.
         label_field: Attribute of the vector file that holds the class.
         class_file: JSON file with class names and colours.
+        exclude: Names or codes of classes to treat as unlabelled.
 
     Raises:
         SceneError: Scenes or labels cannot be used together.
     """
     scene_paths = expand_scenes(scene_paths)
     warnings: list[str] = []
+    unlabelled: list[str] = []
     table = ClassTable.from_json(class_file) if class_file else ClassTable()
     source = label_files.open_labels(label_paths, len(scene_paths), label_field)
     parts: list[_Part] = []
@@ -149,7 +152,7 @@ def load(
                 first, bands = info, np.flatnonzero(info.good)
             codes = source.codes(number, info)
             if not codes.any():
-                warnings.append(f"{info.path.name} has no labelled pixel; left out.")
+                unlabelled.append(info.path.name)
                 continue
             same = _matching_bands(first, info, bands, warnings)
             row, col, rows, cols = _labelled_part(codes, halo)
@@ -159,13 +162,38 @@ def load(
         finally:
             scene.close()
     warnings += source.warnings()
+    if unlabelled:
+        shown = ", ".join(unlabelled[:3]) + (", ..." if len(unlabelled) > 3 else "")
+        warnings.append(
+            f"{len(unlabelled)} scene(s) have no labelled pixel and are left out: "
+            f"{shown}."
+        )
     if not parts or bands is None or first is None:
         raise SceneError(
             f"No labelled pixel in {len(scene_paths)} scene(s): every label is 0 or "
             "lies outside. Check that labels and scenes belong together."
         )
+    table = source.class_table().updated(table)
+    _drop_classes(parts, table, exclude)
     bands, parts = _drop_empty_bands(parts, bands, warnings)
-    return _assemble(parts, bands, source.class_table().updated(table), warnings)
+    return _assemble(parts, bands, table, warnings)
+
+
+def _drop_classes(
+    parts: list[_Part], table: ClassTable, exclude: Sequence[str | int]
+) -> None:
+    """Make the pixels of some classes unlabelled, in place."""
+    present = {int(code) for part in parts for code in np.unique(part.codes)} - {0}
+    by_name = {table.names.get(code, str(code)): code for code in present}
+    for wanted in exclude:
+        code = by_name.get(wanted) if isinstance(wanted, str) else wanted
+        if code not in present:
+            raise SceneError(
+                f"data.exclude names {wanted!r}, but no label has it; classes are "
+                f"{', '.join(sorted(by_name))}."
+            )
+        for part in parts:
+            part.codes[part.codes == code] = 0
 
 
 def _matching_bands(

@@ -1,5 +1,6 @@
 """Reads labels: rasters on the scene's grid, MATLAB arrays, polygons and points."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scene import SceneInfo, local_file, open_scene
@@ -102,13 +103,13 @@ def read_codes(path: str, info: SceneInfo) -> tuple[Codes, ClassTable]:
         )
     if values.dtype.kind == "f":
         values = np.where(np.isfinite(values), values, 0)
-    whole = values.astype(np.int64)
-    if not np.array_equal(whole, values) or whole.min() < 0 or whole.max() > MAX_CODE:
+    inside = values.min() >= 0 and values.max() <= MAX_CODE
+    if not inside or not np.array_equal(np.round(values), values):
         raise SceneError(
             f"{path} holds values from {values.min()} to {values.max()}; expected "
             f"whole label codes from 0 (unlabelled) to {MAX_CODE}."
         )
-    return whole, table
+    return values.astype(np.int64), table
 
 
 def _read_raster(path: str, info: SceneInfo) -> tuple[NDArray[Any], ClassTable]:
@@ -139,7 +140,8 @@ def _check_georeference(path: str, labels: SceneInfo, scene: SceneInfo) -> None:
     if apart.max() > GRID_TOLERANCE * 10:
         raise SceneError(
             f"{path} has the scene's size, but its grid lies elsewhere: transform "
-            f"{labels.transform} against {scene.transform}."
+            f"{labels.transform} against {scene.transform}. Expected the scene's grid "
+            "(rio warp --like scene.tif puts labels there)."
         )
 
 
@@ -148,7 +150,11 @@ def _table_of(path: Path) -> ClassTable:
     import json
 
     try:
-        with rasterio.Env(), rasterio.open(path, driver="GTiff") as raster:
+        with (
+            rasterio.Env(),
+            warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
+            rasterio.open(path, driver="GTiff") as raster,
+        ):
             names: list[str | None] = []
             tag = raster.tags(1).get("CLASS_NAMES")
             if tag:

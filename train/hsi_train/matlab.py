@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
-from hsi_runtime.scene import Cube, SceneInfo, local_file
+from hsi_runtime.scene import DTYPES, Cube, SceneInfo, local_file
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -41,8 +41,11 @@ def open_cube(path: str) -> ArrayScene:
         SceneError: No such array, or several and none is named.
     """
     cube = np.moveaxis(read_array(path, 3), 2, 0)
-    if cube.dtype.kind not in "iuf":
-        raise SceneError(f"{path} holds {cube.dtype} values; expected real numbers.")
+    if cube.dtype.name not in DTYPES:
+        raise SceneError(
+            f"{path} holds {cube.dtype.name} values; expected one of "
+            f"{', '.join(DTYPES)}. Convert the cube."
+        )
     bands, rows, cols = cube.shape
     return ArrayScene(
         SceneInfo(
@@ -51,7 +54,7 @@ def open_cube(path: str) -> ArrayScene:
             bands=bands,
             rows=rows,
             cols=cols,
-            dtype=cube.dtype.newbyteorder("="),
+            dtype=cube.dtype,
             nodata=np.full(bands, np.nan),
             good=np.ones(bands, dtype=bool),
             block=(rows, cols),
@@ -63,6 +66,8 @@ def open_cube(path: str) -> ArrayScene:
 def read_array(path: str, dimensions: int) -> NDArray[Any]:
     """Read the array named after the colon, or the only one of that dimension.
 
+    Only arrays of real numbers count; the values come in native byte order.
+
     Raises:
         SceneError: The file is damaged, or the array is not to be found.
     """
@@ -72,8 +77,13 @@ def read_array(path: str, dimensions: int) -> NDArray[Any]:
         stream.seek(512)
         nested = stream.read(8)  # v7.3 keeps 512 bytes of MATLAB header first
     is_hdf5 = HDF5_MAGIC in (magic, nested)
-    arrays = _read_hdf5(file) if is_hdf5 else _read_v5(file)
-    shapes = ", ".join(f"{k} {v.shape}" for k, v in arrays.items()) or "none"
+    every = _read_hdf5(file) if is_hdf5 else _read_v5(file)
+    shapes = ", ".join(f"{k} {v.shape}" for k, v in every.items()) or "none"
+    arrays = {
+        k: v.astype(v.dtype.newbyteorder("="), copy=False)
+        for k, v in every.items()
+        if v.dtype.kind in "iufb"
+    }
     if variable is not None:
         if variable not in arrays or arrays[variable].ndim != dimensions:
             raise SceneError(
@@ -116,7 +126,7 @@ def _read_hdf5(file: str) -> dict[str, NDArray[Any]]:
             return {
                 k: np.asarray(v).T
                 for k, v in content.items()
-                if isinstance(v, h5py.Dataset) and v.dtype.kind in "iufb"
+                if isinstance(v, h5py.Dataset) and v.dtype.kind in "iufbc"
             }
     except OSError as error:
         raise SceneError(f"{file} is not a readable MATLAB file: {error}.") from error

@@ -28,6 +28,7 @@ class Data(_Table, frozen=True):
         labels: One raster for each scene, or one vector file.
         label_field: Field of the vector file that holds the class.
         classes: JSON file of class names and colours.
+        exclude: Classes, by name or code, whose pixels count as unlabelled.
         quantity: What the values are: reflectance, radiance, ...
     """
 
@@ -35,6 +36,7 @@ class Data(_Table, frozen=True):
     labels: tuple[str, ...]
     label_field: str | None = None
     classes: str | None = None
+    exclude: tuple[str | int, ...] = ()
     quantity: str = "unknown"
 
     def __post_init__(self) -> None:

@@ -26,7 +26,12 @@ from hsi_train.split import Role, Roles
 MAX_MAPS = 6  # scenes that are drawn
 MAX_MAP_PIXELS = 500_000  # a larger scene is classified only where it has labels
 TRUE_COLOUR_NM = (640.0, 550.0, 460.0)
-ROLE_COLORS = ("#ffffff", "#1f78b4", "#e6ab02", "#d7301f", "#bbbbbb")
+ROLE_COLORS = {
+    Role.TRAIN: "#1f78b4",
+    Role.VALIDATION: "#9ecae1",
+    Role.TEST: "#d7301f",
+    Role.BUFFER: "#cccccc",
+}
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;
@@ -111,7 +116,11 @@ def _draw_maps(
     axes[0].imshow(_composite(scene, data))
     axes[1].imshow(scene.classes, colors, vmin=-1, vmax=last, interpolation="nearest")
     axes[2].imshow(
-        roles, ListedColormap(ROLE_COLORS), vmin=0, vmax=4, interpolation="nearest"
+        roles,
+        ListedColormap(["#ffffff", *ROLE_COLORS.values()]),
+        vmin=Role.NONE,
+        vmax=Role.BUFFER,
+        interpolation="nearest",
     )
     axes[3].imshow(found, colors, vmin=-1, vmax=last, interpolation="nearest")
     titles = (scene.info.path.name, "labels", "split", "class map")
@@ -119,12 +128,15 @@ def _draw_maps(
         axis.set_title(title, fontsize=10)
         axis.set_xticks([])
         axis.set_yticks([])
-    present = set(np.unique(roles).tolist()) - {int(Role.NONE)}
-    handles = [Patch(color=c.color, label=c.name) for c in data.classes]
-    handles += [
-        Patch(color=ROLE_COLORS[r], label=r.name.lower()) for r in Role if r in present
+    names = [Patch(color=c.color, label=c.name) for c in data.classes]
+    figure.legend(handles=names, loc="lower right", ncols=6, fontsize=8, frameon=False)
+    present = set(np.unique(roles).tolist())
+    used = [
+        Patch(color=color, label=role.name.lower())
+        for role, color in ROLE_COLORS.items()
+        if role in present
     ]
-    figure.legend(handles=handles, loc="lower center", ncols=8, fontsize=8)
+    figure.legend(handles=used, loc="lower left", ncols=2, fontsize=8, frameon=False)
     figure.subplots_adjust(0.01, 0.16, 0.99, 0.92, 0.03)
     return figure
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from hsi_runtime.errors import SceneError
-from hsi_train.labelled_scene import UNLABELLED, LabelledData, LabelledScene
+from hsi_train.labelled_scene import UNLABELLED, LabelledData
 from hsi_train.labels import read_codes
 
 
@@ -121,12 +121,11 @@ def _draw(data: LabelledData, seed: int, size: Callable[[int], int]) -> list[Rol
 
 
 def spatial(data: LabelledData, receptive_field: int, seed: int) -> list[Roles]:
-    """Give whole blocks of the scene to training, validation and test.
+    """Give whole blocks of the scenes to training, validation and test.
 
     Training pixels nearer than one receptive field to a validation or test pixel, and
     validation pixels that near to a test pixel, become buffer. Blocks of several sizes
-    are tried with many random assignments; the one that serves its worst class best is
-    kept.
+    are tried at several places; the split that serves its worst class best is kept.
 
     Raises:
         SceneError: No assignment gives every class training and test pixels.
@@ -137,10 +136,9 @@ def spatial(data: LabelledData, receptive_field: int, seed: int) -> list[Roles]:
     best: tuple[float, list[Roles]] | None = None
     for multiple in (8, 4, 2, 1):
         for _ in range(attempts):
-            splits = [
-                _blocks(s, receptive_field * multiple, receptive_field, rng)
-                for s in data.scenes
-            ]
+            splits = _in_blocks(data, receptive_field * multiple, rng)
+            for roles in splits:
+                _add_buffer(roles, receptive_field)
             score = _score(count(data, splits))
             # Larger blocks are further apart: smaller ones must be clearly better.
             if best is None or score > best[0] * 1.1:
@@ -150,36 +148,81 @@ def spatial(data: LabelledData, receptive_field: int, seed: int) -> list[Roles]:
         data,
         count(data, best[1]),
         (Role.TRAIN, Role.TEST),
-        "label a second place of that class, give your own split (--split FILE), or "
-        "use --samples-per-class N, which flatters the accuracy",
+        "label a second place of that class, drop it, give your own split (--split "
+        "FILE), or use --samples-per-class N, which flatters the accuracy",
     )
     return best[1]
 
 
-def _blocks(
-    scene: LabelledScene, side: int, distance: int, rng: np.random.Generator
-) -> Roles:
-    rows, cols = scene.classes.shape
-    shift = rng.integers(0, side, 2)
-    row_block = (np.arange(rows) + shift[0]) // side
-    col_block = (np.arange(cols) + shift[1]) // side
-    shares = [1 - VALIDATION_SHARE - TEST_SHARE, VALIDATION_SHARE, TEST_SHARE]
-    drawn = rng.choice(
-        [Role.TRAIN, Role.VALIDATION, Role.TEST],
-        size=(row_block[-1] + 1, col_block[-1] + 1),
-        p=shares,
-    )
-    roles = drawn[np.ix_(row_block, col_block)].astype(np.uint8)
-    roles[scene.classes == UNLABELLED] = Role.NONE
-    reach = 2 * distance - 1  # pixels closer than `distance` in both axes
-    near_test = ndimage.maximum_filter(
-        roles == Role.TEST, reach, mode="constant", cval=0
-    )
-    roles[(roles == Role.VALIDATION) & near_test] = Role.BUFFER
-    held_out = (roles == Role.TEST) | (roles == Role.VALIDATION)
-    near = ndimage.maximum_filter(held_out, reach, mode="constant", cval=0)
-    roles[(roles == Role.TRAIN) & near] = Role.BUFFER
+def _in_blocks(data: LabelledData, side: int, rng: np.random.Generator) -> list[Roles]:
+    """Lay a randomly shifted grid over every scene and give each block one role."""
+    blocks, offset = [], 0
+    for scene in data.scenes:
+        rows, cols = scene.classes.shape
+        shift = rng.integers(0, side, 2)
+        row_block = (np.arange(rows) + shift[0]) // side
+        col_block = (np.arange(cols) + shift[1]) // side
+        width = col_block[-1] + 1
+        blocks.append(offset + row_block[:, None] * width + col_block[None, :])
+        offset += int(width * (row_block[-1] + 1))
+    counts = np.zeros((offset, len(data.classes)))
+    for scene, block in zip(data.scenes, blocks, strict=True):
+        used = scene.classes != UNLABELLED
+        np.add.at(counts, (block[used], scene.classes[used]), 1)
+    roles = _stratify(counts, rng)
+    return [
+        np.where(scene.classes == UNLABELLED, Role.NONE, roles[block]).astype(np.uint8)
+        for scene, block in zip(data.scenes, blocks, strict=True)
+    ]
+
+
+def _stratify(
+    counts: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Give every block a role so that each class meets its shares.
+
+    Iterative stratification (Sechidis, Tsoumakas, Vlahavas, ECML PKDD 2011): the class
+    with the fewest pixels left is served first, its largest block going to the role
+    that has none of it yet, else to the one that lacks most. Random weights vary the
+    order from one attempt to the next.
+
+    Args:
+        counts: Pixels, shape ``(block, class)``.
+        rng: Source of the variation.
+    """
+    order = (Role.TRAIN, Role.TEST, Role.VALIDATION)
+    shares = np.array([1 - VALIDATION_SHARE - TEST_SHARE, TEST_SHARE, VALIDATION_SHARE])
+    wanted = shares[:, None] * counts.sum(axis=0)  # (role, class)
+    lacking = wanted.copy()
+    roles = np.full(len(counts), Role.NONE, dtype=np.uint8)
+    weights = rng.uniform(0.5, 1.5, len(counts))
+    free: NDArray[np.bool_] = counts.sum(axis=1) > 0
+    while free.any():
+        left = counts[free].sum(axis=0)
+        rarest = int(np.where(left > 0, left, np.inf).argmin())
+        block = int(np.where(free, counts[:, rarest] * weights, -1).argmax())
+        # Training and test must have something of every class; validation may not.
+        empty = lacking[:2, rarest] == wanted[:2, rarest]
+        role = int(empty.argmax() if empty.any() else lacking[:, rarest].argmax())
+        roles[block] = order[role]
+        lacking[role] -= counts[block]
+        free[block] = False
     return roles
+
+
+def _add_buffer(roles: Roles, distance: int) -> None:
+    """Turn pixels too near to held-out ones into buffer, in place."""
+    reach = 2 * distance - 1  # pixels closer than `distance` in both axes
+
+    def near(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        found: NDArray[np.bool_] = ndimage.maximum_filter(
+            mask, reach, mode="constant", cval=0
+        )
+        return found
+
+    roles[(roles == Role.VALIDATION) & near(roles == Role.TEST)] = Role.BUFFER
+    held_out = (roles == Role.TEST) | (roles == Role.VALIDATION)
+    roles[(roles == Role.TRAIN) & near(held_out)] = Role.BUFFER
 
 
 def _score(counts: NDArray[np.int64]) -> float:

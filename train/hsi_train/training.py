@@ -142,6 +142,7 @@ def read_data(wanted: Recipe, halo: int) -> LabelledData:
         halo,
         source.label_field,
         recipe.expanded(source.classes) if source.classes else None,
+        source.exclude,
     )
 
 

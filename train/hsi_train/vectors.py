@@ -24,8 +24,9 @@ class VectorLabels:
     def __init__(self, path: str, label_field: str | None) -> None:
         self._path = path
         try:
-            meta, _, geometry, columns = pyogrio.raw.read(path)
-        except pyogrio.errors.DataSourceError as error:
+            layer = _layer(path)
+            meta, _, geometry, columns = pyogrio.raw.read(path, layer=layer)
+        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
             raise SceneError(f"{path} is not a readable vector file: {error}") from None
         fields = [str(f) for f in meta["fields"]]
         name = _field(path, fields, label_field)
@@ -50,24 +51,37 @@ class VectorLabels:
                 "laid over it; give a label raster instead."
             )
         shapes = self._in_crs_of(info)
-        transform = Affine.from_gdal(*info.transform)
-        corners = [(0, 0), (info.cols, 0), (info.cols, info.rows), (0, info.rows)]
-        outline = shapely.Polygon([transform @ corner for corner in corners])
+        west, dx_col, dx_row, north, dy_col, dy_row = info.transform
+        outline = shapely.Polygon(
+            [
+                (west + col * dx_col + row * dx_row, north + col * dy_col + row * dy_row)
+                for col, row in (
+                    (0, 0), (info.cols, 0), (info.cols, info.rows), (0, info.rows),
+                )
+            ]
+        )  # fmt: skip
         inside = shapely.intersects(shapes, outline) & (self._codes > 0)
         self._used |= inside
         out: Codes = np.zeros((info.rows, info.cols), dtype=np.int64)
         if not inside.any():
             return out
-        pairs = list(zip(shapes[inside], self._codes[inside].tolist(), strict=True))
-        first, last = (
+        pairs = sorted(
+            zip(shapes[inside], self._codes[inside].tolist(), strict=True),
+            key=lambda pair: pair[1],
+        )
+        # What is drawn last stays: the lowest and the highest code that claim a pixel.
+        lowest, highest = (
             rasterio.features.rasterize(
-                order, (info.rows, info.cols), transform=transform, dtype="int32"
+                order,
+                (info.rows, info.cols),
+                transform=Affine.from_gdal(*info.transform),
+                dtype="int32",
             )
             for order in (pairs[::-1], pairs)
         )
         # The order of features is no reason to prefer a class: drop what is contested.
-        self._contested += int((first != last).sum())
-        out[...] = np.where(first == last, last, 0)
+        self._contested += int((lowest != highest).sum())
+        out[...] = np.where(lowest == highest, highest, 0)
         return out
 
     def class_table(self) -> ClassTable:
@@ -107,6 +121,18 @@ class VectorLabels:
             return np.column_stack([x, y])
 
         return np.asarray(shapely.transform(self._geometry, project))
+
+
+def _layer(path: str) -> str:
+    """Name the one layer with geometry; tables beside it, such as styles, are none."""
+    layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+    if len(layers) != 1:
+        raise SceneError(
+            f"{path} has {len(layers)} layers with geometry"
+            f"{': ' if layers else ''}{', '.join(layers)}; expected one. Save the layer "
+            "with the labels as a file of its own."
+        )
+    return layers[0]
 
 
 def _field(path: str, fields: list[str], wanted: str | None) -> str:
