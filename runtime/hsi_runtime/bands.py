@@ -172,33 +172,46 @@ def _by_wavelength(info: SceneInfo, wanted: Wavelengths, tolerance: float) -> Ba
             "resample it to the model's bands."
         )
     if len(np.unique(indices)) < len(indices):
-        # Two model bands share a scene band: legitimate only where the model's own
-        # centres coincide (overlapping spectrometers), and then order decides.
-        indices = _resolve_twins(info.wavelengths_nm, wanted, usable, tolerance)
+        # Bands of overlapping spectrometers lie closer than a recalibration moves.
+        indices = _assign(info, wanted, usable, tolerance)
     return BandMatch(indices)
 
 
-def _resolve_twins(
-    have: Wavelengths, wanted: Wavelengths, usable: Wavelengths, tolerance: float
+def _assign(
+    info: SceneInfo, wanted: Wavelengths, usable: Wavelengths, tolerance: float
 ) -> NDArray[np.intp]:
-    """Give every model band a scene band of its own, nearest pairs first."""
-    pairs = sorted(
-        (usable[m, s], m, s)
-        for m in range(len(wanted))
-        for s in np.flatnonzero(usable[m] <= tolerance)
-    )
-    chosen: dict[int, int] = {}
-    used: set[int] = set()
-    for _, m, s in pairs:
-        if m not in chosen and s not in used:
-            chosen[m] = int(s)
-            used.add(int(s))
-    lost = [m for m in range(len(wanted)) if m not in chosen]
-    if lost:
-        shown = ", ".join(f"{wanted[m]:.1f}" for m in lost[:5])
+    """Give every model band a scene band of its own, at the least sum of squares.
+
+    Along both sorted axes such an assignment never crosses, so that bands which moved
+    together keep their order.
+
+    Args:
+        info: The scene.
+        wanted: Centres of the model's bands.
+        usable: Distance of each pair, infinite for a bad band, ``(model, scene)``.
+        tolerance: Largest accepted distance.
+    """
+    assert info.wavelengths_nm is not None
+    rows = np.argsort(wanted, kind="stable")
+    cols = np.argsort(info.wavelengths_nm, kind="stable")
+    sorted_pairs = usable[rows][:, cols]
+    costs = np.where(sorted_pairs <= tolerance, sorted_pairs**2, np.inf)
+    # totals[m, s]: the first m model bands in the first s scene bands.
+    totals = np.full((len(rows) + 1, len(cols) + 1), np.inf)
+    totals[0] = 0
+    for m, cost in enumerate(costs):
+        totals[m + 1, 1:] = np.minimum.accumulate(totals[m, :-1] + cost)
+    if not np.isfinite(totals[-1, -1]):
         raise BandMismatchError(
-            f"{len(lost)} bands of the model ({shown} nm) have no scene band of their "
-            f"own within {tolerance:g} nm: the scene's bands are coarser than the "
-            f"model's ({len(have)} against {len(wanted)})."
+            f"Some of the model's {len(wanted)} bands share a band of "
+            f"{info.path.name}, which has {info.bands}: no scene band of their own "
+            f"lies within {tolerance:g} nm. The scene's bands are coarser than the "
+            "model's; use a scene of the same sensor."
         )
-    return np.array([chosen[m] for m in range(len(wanted))], dtype=np.intp)
+    indices = np.empty(len(rows), dtype=np.intp)
+    s = len(cols)
+    for m in range(len(rows), 0, -1):
+        s = int(np.argmax(totals[m, : s + 1] == totals[m, s]))  # where it was reached
+        indices[rows[m - 1]] = cols[s - 1]
+        s -= 1
+    return indices

@@ -77,7 +77,6 @@ def find_header(path: Path, magic: bytes) -> tuple[Path, Path] | None:
     if magic.startswith(b"ENVI"):
         stem = path.with_suffix("") if path.suffix.lower() == ".hdr" else path
         candidates = [stem.with_name(stem.name + s) for s in DATA_SUFFIXES]
-        candidates += [stem.with_suffix(s) for s in DATA_SUFFIXES if s]
         for data in candidates:
             if data.is_file() and data != path:
                 return path, data
@@ -106,12 +105,17 @@ def parse_header(path: Path) -> Header:
     # Comments start a line with a semicolon; a value in braces may span lines.
     text = re.sub(r"^\s*;.*$", "", raw.decode("utf-8", "replace"), flags=re.MULTILINE)
     header: Header = {}
-    for name, braced, plain in re.findall(
-        r"^[ \t]*([^={}\r\n]+?)[ \t]*=[ \t]*(?:\{([^}]*)\}|([^\r\n{]*))",
+    for name, opened, inside, closed, plain in re.findall(
+        r"^[ \t]*([^={}\r\n]+?)[ \t]*=[ \t]*(?:(\{)([^}]*)(\}?)|([^\r\n{]*))",
         text,
         flags=re.MULTILINE,
     ):
-        header[" ".join(name.lower().split())] = (braced or plain).strip()
+        key = " ".join(name.lower().split())
+        if opened and not closed:
+            raise SceneError(
+                f"{path} is cut off: {key} has no closing brace. Copy it again."
+            )
+        header[key] = (inside or plain).strip()
     return header
 
 
@@ -121,6 +125,8 @@ def _open(
     shape = {k: _integer(header_path, header, k) for k in ("samples", "lines", "bands")}
     if min(shape.values()) < 1:
         raise SceneError(f"{header_path} declares an empty cube: {shape}.")
+    if "library" in header.get("file type", "").lower():
+        raise SceneError(f"{data_path} is a spectral library, not a scene.")
     layout = header.get("interleave", "").lower()
     if layout not in LAYOUTS:
         raise SceneError(
@@ -140,6 +146,8 @@ def _open(
         notes.append(f"{header_path} has no byte order; taken as little endian.")
     dtype = np.dtype(DTYPES[code]).newbyteorder(">" if order == "1" else "<")
     offset = _integer(header_path, header, "header offset", 0)
+    if offset < 0:
+        raise SceneError(f"{header_path}: header offset is negative: {offset}.")
     axes, transpose = LAYOUTS[layout]
     needed = offset + math.prod(shape.values()) * dtype.itemsize
     found = data_path.stat().st_size
@@ -198,7 +206,9 @@ def _spectral(
     bad = numbers("bbl")
     gain, offset = numbers("data gain values"), numbers("data offset values")
     factor = _number(path, header, "reflectance scale factor")
-    if gain is None and factor and factor != 1:
+    if factor is not None and not factor > 0:
+        raise SceneError(f"{path}: reflectance scale factor is {factor}, not above 0.")
+    if gain is None and factor is not None and factor != 1:
         gain = np.full(bands, 1 / factor)
     if gain is None and offset is not None:
         gain = np.ones(bands)
@@ -228,12 +238,15 @@ def _georeference(
         return crs, None
     options = dict(f.split("=", 1) for f in fields[7:] if "=" in f)
     try:
-        angle = math.radians(float(options.get("rotation", "0")))
+        rotation = float(options.get("rotation", "0"))
     except ValueError:
         notes.append("map info has an unreadable rotation; georeference dropped.")
         return crs, None
+    angle = math.radians(rotation)
     dx_col, dx_row = width * math.cos(angle), height * math.sin(angle)
     dy_col, dy_row = width * math.sin(angle), -height * math.cos(angle)
+    if abs(rotation) == 180:  # GDAL writes this for a grid that is south up
+        dx_col, dx_row, dy_col, dy_row = width, 0.0, 0.0, height
     col, row = ref_col - 1, ref_row - 1  # ENVI counts pixels from one
     return crs, (
         east - col * dx_col - row * dx_row,

@@ -1,6 +1,7 @@
 """Reads GeoTIFF scenes through rasterio, with the GTiff driver and no other."""
 
 import math
+import struct
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rasterio.windows import Window
 
 from hsi_runtime import bands as spectral
 from hsi_runtime.errors import SceneError
-from hsi_runtime.scene import DTYPES, Cube, SceneInfo, representable
+from hsi_runtime.scene import DTYPES, Cube, SceneInfo, open_binary, representable
 
 # A larger block cache costs memory and gains nothing for reads along blocks. Nothing
 # but the file itself may be opened: no directory listing, no remote file, no side-car.
@@ -24,6 +25,9 @@ GDAL_OPTIONS: dict[str, Any] = {
     "CPL_VSIL_CURL_ALLOWED_FILENAME": "/none",
     "GDAL_NUM_THREADS": 2,
 }
+# Bytes of one value by the number of a tag's type.
+TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+TAG_BYTES |= {13: 4, 16: 8, 17: 8, 18: 8}
 
 
 class GeoTiffScene:
@@ -40,6 +44,7 @@ class GeoTiffScene:
         except RasterioError as error:
             raise SceneError(f"{path} is not a readable TIFF: {error}") from error
         try:
+            _check_tags(path)
             self.info = _describe(path, self._dataset)
         except BaseException:
             self._dataset.close()
@@ -64,6 +69,35 @@ class GeoTiffScene:
 
     def close(self) -> None:
         self._dataset.close()
+
+
+def _check_tags(path: Path) -> None:
+    """Refuse a file with tags beyond its end: GDAL ignores those without an error.
+
+    Tags often lie behind the pixels, and nodata and wavelengths are among them.
+    """
+    size = path.stat().st_size
+    with open_binary(path) as file:
+        head = file.read(16)
+        order = "<" if head[:2] == b"II" else ">"
+        big = head[2:4] in (b"+\0", b"\0+")
+        at, number, entry = ("Q", "Q", "HHQQ") if big else ("I", "H", "HHII")
+        (start,) = struct.unpack_from(order + at, head, 8 if big else 4)
+        file.seek(start)
+        (count,) = struct.unpack(
+            order + number, file.read(struct.calcsize(order + number))
+        )
+        step = struct.calcsize(order + entry)
+        entries = file.read(min(count * step, size))
+    for _, kind, values, offset in struct.iter_unpack(
+        order + entry, entries[: len(entries) // step * step]
+    ):
+        length = values * TAG_BYTES.get(kind, 0)
+        if length > (8 if big else 4) and offset + length > size:
+            raise SceneError(
+                f"{path} is truncated: its tags reach to byte {offset + length}, the "
+                f"file has {size}. Copy it again."
+            )
 
 
 def _describe(path: Path, dataset: Any) -> SceneInfo:

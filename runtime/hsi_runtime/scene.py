@@ -123,10 +123,14 @@ def local_file(path: str | os.PathLike[str]) -> Path:
     Raises:
         SceneError: It does not.
     """
-    text = os.fspath(path)
-    if not Path(text).exists():
-        raise SceneError(f"There is no file {text}.")
-    path = Path(text)
+    path = Path(path)
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        name = os.fsencode(path).decode("utf-8", "replace")
+        raise SceneError(f"The name {name} is not UTF-8; rename the file.") from error
+    if not os.path.exists(path):
+        raise SceneError(f"There is no file {path}.")
     if path.is_dir():
         raise SceneError(f"{path} is a folder, not a scene; name the file in it.")
     if not path.is_file():
@@ -160,6 +164,10 @@ def valid_pixels(cube: Cube, nodata: NDArray[np.float64]) -> NDArray[np.bool_]:
     if cube.dtype.kind == "f":
         for plane in cube:
             valid &= np.isfinite(plane)
+    if cube.dtype == np.float64:
+        # The networks compute in float32, where larger values are infinite.
+        for plane in cube:
+            valid &= np.abs(plane) <= np.finfo(np.float32).max
     for plane, fill in zip(cube, nodata, strict=True):
         if not np.isnan(fill):
             valid &= plane != cube.dtype.type(fill)
@@ -172,6 +180,8 @@ def representable(value: float | None, dtype: np.dtype[Any]) -> float:
         return float("nan")
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
-        if value != int(value) or not limits.min <= value <= limits.max:
-            return float("nan")
-    return float(value)
+        held = limits.min <= value <= limits.max and value == int(value)
+        return float(value) if held else float("nan")
+    with np.errstate(over="ignore"):
+        cast = float(dtype.type(value))
+    return cast if np.isfinite(cast) else float("nan")

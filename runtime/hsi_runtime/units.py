@@ -65,8 +65,8 @@ def conversion(
     assert values.offset is not None
     scale, offset = info.scale[indices], info.offset[indices]
     model_scale, model_offset = np.array(values.scale), np.array(values.offset)
-    if np.allclose(scale, model_scale, rtol=1e-6) and np.allclose(
-        offset, model_offset, atol=1e-9
+    if np.allclose(scale, model_scale, rtol=1e-6, atol=0) and np.allclose(
+        offset, model_offset, rtol=1e-6, atol=0
     ):
         return Conversion(None, None)
     gain = scale / model_scale

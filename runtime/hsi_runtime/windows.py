@@ -121,19 +121,20 @@ def plan(
         strip_bytes: Budget of a strip.
     """
     block_rows, block_cols = min(block[0], rows), min(block[1], cols)
-    lines = max(strip_bytes // (pixel_bytes * cols), 1)
-    wanted = max(tile, 2 * halo)
-    if lines >= min(block_rows, rows) and lines >= min(wanted, rows):
-        height = max(min(lines, wanted) // block_rows, 1) * block_rows
+    pixels = max(strip_bytes // pixel_bytes, 1)
+    wanted = min(max(tile, 2 * halo), rows)
+    # A strip in memory has its context above and below.
+    lines = rows if pixels // cols >= rows else pixels // cols - 2 * halo
+    if lines >= max(block_rows, wanted):
+        height = max(wanted // block_rows, 1) * block_rows
         panels = [(0, cols)]
     else:
-        height = max(min(wanted, rows), 1)
+        height = wanted
         if block_rows <= 2 * height:
             height = max(height // block_rows, 1) * block_rows
-        width = max(strip_bytes // (pixel_bytes * height) - 2 * halo, tile)
-        width = (
-            max(width // block_cols, 1) * block_cols if width > block_cols else width
-        )
+        width = max(pixels // min(height + 2 * halo, rows) - 2 * halo, tile)
+        if width > block_cols:
+            width = width // block_cols * block_cols
         panels = list(tiles((0, cols), width))
     strips, done = [], 0
     for first, last in tiles((0, rows), height):

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hsi_train.materials import MATERIALS, reflectance, variants
+from hsi_train.simulate.materials import MATERIALS, reflectance, variants
 
 FULL_RANGE = np.arange(350.0, 2501.0, 5.0)
 GREEN = ["grass", "broadleaf", "conifer", "crop"]

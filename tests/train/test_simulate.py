@@ -6,25 +6,25 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import rasterio
-from click.testing import CliRunner
 from msgspec.structs import replace
 
+from hsi_runtime import command_line
 from hsi_runtime.errors import OutputError, ResourceError, SceneError
-from hsi_train import scene_files
-from hsi_train.landscape import Landscape
-from hsi_train.materials import MATERIALS
-from hsi_train.scene_files import Layout
 from hsi_train.simulate import (
     DomainShift,
     SceneSpec,
     band_centres,
     class_colors,
     class_names,
-    main,
     simulate_window,
     truth_labels,
     write_scene,
 )
+from hsi_train.simulate import files as scene_files
+from hsi_train.simulate.__main__ import command
+from hsi_train.simulate.files import Layout
+from hsi_train.simulate.landscape import Landscape
+from hsi_train.simulate.materials import MATERIALS
 
 SMALL = SceneSpec(rows=150, cols=170, wavelengths_nm=band_centres(7), seed=3)
 LAYOUTS = get_args(Layout)
@@ -60,7 +60,7 @@ def test_window_does_not_depend_on_its_neighbours(mixing: bool) -> None:
 
 def test_chunk_size_has_no_influence(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _, _ = simulate_window(SMALL, 0, SMALL.rows)
-    monkeypatch.setattr("hsi_train.simulate.CHUNK_PIXELS", 1)
+    monkeypatch.setattr("hsi_train.simulate.sensor.CHUNK_PIXELS", 1)
     single, _, _ = simulate_window(SMALL, 0, SMALL.rows)
     np.testing.assert_array_equal(whole, single)
 
@@ -363,16 +363,21 @@ def test_rows_outside_the_scene_are_refused() -> None:
         simulate_window(SMALL, 140, 20)
 
 
-def test_command(tmp_path: Path) -> None:
+def run(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as stopped, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["simulate", *arguments])
+        command_line.run(command)
+    assert isinstance(stopped.value.code, int)
+    return stopped.value.code
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     scene, truth = tmp_path / "scene.tif", tmp_path / "truth.tif"
     arguments = [str(scene), "--rows", "30", "--cols", "40", "--bands", "5"]
     arguments += ["--truth", str(truth), "--shift", "haze=0.02", "--border"]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 0, result.output
+    assert run(arguments) == 0
     assert read(scene).shape == (5, 30, 40)
-    again = CliRunner().invoke(main, arguments)
-    assert again.exit_code == OutputError.exit_code
-    assert "exists" in again.output
-    wrong = CliRunner().invoke(main, [str(scene), "--shift", "fog=1"])
-    assert wrong.exit_code == 2
-    assert "haze" in wrong.output
+    assert run(arguments) == OutputError.exit_code
+    assert "exists" in capsys.readouterr().err
+    assert run([str(scene), "--shift", "fog=1"]) == 2
+    assert "haze" in capsys.readouterr().err

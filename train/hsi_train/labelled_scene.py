@@ -148,12 +148,12 @@ def load(
         try:
             info = scene.info
             warnings += info.notes
-            if first is None or bands is None:
-                first, bands = info, np.flatnonzero(info.good)
             codes = source.codes(number, info)
             if not codes.any():
                 unlabelled.append(info.path.name)
                 continue
+            if first is None or bands is None:
+                first, bands = info, _good_bands(info)
             same = _matching_bands(first, info, bands, warnings)
             row, col, rows, cols = _labelled_part(codes, halo)
             cube = scene.read((row, row + rows), (col, col + cols), same)
@@ -196,6 +196,15 @@ def _drop_classes(
             part.codes[part.codes == code] = 0
 
 
+def _good_bands(info: SceneInfo) -> NDArray[np.intp]:
+    if not info.good.any():
+        raise SceneError(
+            f"{info.path.name} marks every band as bad (bbl is 0); correct its header "
+            "or tags."
+        )
+    return np.flatnonzero(info.good)
+
+
 def _matching_bands(
     first: SceneInfo, info: SceneInfo, bands: NDArray[np.intp], warnings: list[str]
 ) -> NDArray[np.intp]:
@@ -211,10 +220,25 @@ def _matching_bands(
             f"{info.path.name} stores {info.dtype}, {first.path.name} {first.dtype}; "
             "training needs all scenes in the same stored units."
         )
+    for name in ("scale", "offset"):
+        ours, theirs = getattr(first, name), getattr(info, name)
+        here = None if ours is None else ours[bands]
+        there = None if theirs is None else theirs[match.indices]
+        if not _same(here, there):
+            raise SceneError(
+                f"{info.path.name} declares another {name} than {first.path.name}; "
+                "training needs all scenes in the same stored units."
+            )
     for sentence in match.warnings:
         if sentence not in warnings:
             warnings.append(sentence)
     return match.indices
+
+
+def _same(a: NDArray[np.float64] | None, b: NDArray[np.float64] | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return np.allclose(a, b, rtol=1e-6, atol=0)
 
 
 def _labelled_part(codes: NDArray[Any], halo: int) -> tuple[int, int, int, int]:
@@ -269,6 +293,11 @@ def _assemble(
             f"Labels hold {len(present)} class(es) with valid pixels ({found}); "
             "training needs at least two. Code 0 means unlabelled."
         )
+    labelled = np.unique(np.concatenate([np.unique(part.codes) for part in parts]))
+    gone = sorted(set(labelled.tolist()) - set(present.tolist()) - {0})
+    if gone:
+        names = ", ".join(table.names.get(code, str(code)) for code in gone)
+        warnings.append(f"Classes without any valid pixel are left out: {names}.")
     classes, said = table.describe([int(code) for code in present])
     warnings += said
     scenes = []

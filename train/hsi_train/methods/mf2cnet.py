@@ -37,14 +37,15 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         features: Channels of the granular blocks, a multiple of four.
         hidden: Channels of the head's hidden layer.
         dropout: Share of hidden channels dropped in training.
-        class_weighting: 0 weighs every training pixel alike, 1 every class.
+        class_weighting: 0 weighs every training pixel alike, 1 every class; a quarter
+            helps rare classes without a loss for common ones (EnMAP Potsdam).
     """
 
     spectral_stride: Annotated[int, Meta(ge=1, le=16)] = 4
     features: Annotated[int, Meta(ge=4, multiple_of=GROUPS)] = 24
     hidden: Annotated[int, Meta(ge=1)] = 128
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.3
-    class_weighting: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    class_weighting: Annotated[float, Meta(ge=0, le=1)] = 0.25
 
 
 class DepthwiseConv3d(nn.Module):

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from hsi_runtime.errors import SceneError
-from hsi_train.materials import FIRST_NM, LAST_NM, MATERIALS
+from hsi_train.simulate.materials import FIRST_NM, LAST_NM, MATERIALS
 
 DType = Literal["uint16", "int16", "float32"]
 
@@ -51,7 +51,7 @@ class SceneSpec(msgspec.Struct, frozen=True, kw_only=True):
         wavelengths_nm: Band centres, rising, within 350..2500.
         fwhm_nm: Width of all bands; None takes the spacing of the centres.
         seed: Of the landscape and the noise, 0..2**32 - 1.
-        materials: Names from ``hsi_train.materials``; their order gives the codes 1..K.
+        materials: Names from `materials`; their order gives the codes 1..K.
         resolution_m: Side of a pixel on the ground.
         noise: Factor on the sensor's noise, 0 is none.
         mixing: Whether pixels mix materials; if not, a pixel is what its centre is.

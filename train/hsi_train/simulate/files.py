@@ -18,7 +18,7 @@ from rasterio.transform import from_origin
 from rasterio.windows import Window
 
 from hsi_runtime.errors import OutputError, ResourceError
-from hsi_train.scene_spec import (
+from hsi_train.simulate.spec import (
     NODATA,
     SCALE,
     DType,

@@ -1,0 +1,174 @@
+import hashlib
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import NotGeoreferencedWarning
+
+from hsi_runtime.scene import SceneInfo
+from hsi_train import cli as train_cli
+from hsi_train.classes import ClassInfo
+from hsi_train.labelled_scene import UNLABELLED, LabelledData, LabelledScene
+from hsi_train.simulate import SceneSpec, band_centres, write_scene
+
+WEST_M, NORTH_M = 400_000.0, 5_800_000.0
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+class Example(NamedTuple):
+    scene: Path
+    labels: Path
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Outcome]:
+    """Run hsi-train in this process, with its real exit codes."""
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["hsi-train", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            train_cli.main()
+        captured = capsys.readouterr()
+        code = stopped.value.code
+        return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
+    """Three materials, 12 bands, 40 x 40 pixels, all of them labelled."""
+    folder = tmp_path_factory.mktemp("example")
+    scene, labels = folder / "scene.tif", folder / "labels.tif"
+    spec = SceneSpec(
+        rows=40,
+        cols=40,
+        wavelengths_nm=band_centres(12),
+        materials=("grass", "bright_soil", "water"),
+        resolution_m=8.0,
+        seed=5,
+    )
+    write_scene(spec, scene, truth=labels)
+    return Example(scene, labels)
+
+
+def info_of(
+    rows: int, cols: int, bands: int, dtype: str = "float32", **more: Any
+) -> SceneInfo:
+    settings: dict[str, Any] = {
+        "path": Path("memory.tif"),
+        "driver": "memory",
+        "nodata": np.full(bands, np.nan),
+        "good": np.ones(bands, dtype=bool),
+        "block": (rows, cols),
+    }
+    return SceneInfo(
+        bands=bands, rows=rows, cols=cols, dtype=np.dtype(dtype), **settings | more
+    )
+
+
+@pytest.fixture
+def make_info() -> Callable[..., SceneInfo]:
+    return info_of
+
+
+@pytest.fixture
+def make_data() -> Callable[..., LabelledData]:
+    """Build labelled data from arrays of label codes, 0 = unlabelled.
+
+    Spectra are separable: each class has a level of its own in every band.
+    """
+
+    def make(
+        *codes: NDArray[Any],
+        bands: int = 5,
+        seed: int = 0,
+        valid: NDArray[np.bool_] | None = None,
+        cubes: list[NDArray[Any]] | None = None,
+    ) -> LabelledData:
+        rng = np.random.default_rng(seed)
+        present = np.unique(np.concatenate([c.ravel() for c in codes]))
+        present = present[present > 0]
+        levels = rng.uniform(100, 1000, (len(present) + 1, bands))
+        scenes = []
+        for number, array in enumerate(codes):
+            known = np.ones(array.shape, dtype=bool) if valid is None else valid
+            index = np.searchsorted(present, array).astype(np.int16)
+            index[(array == 0) | ~known] = UNLABELLED
+            cube = np.moveaxis(levels[index], 2, 0)  # unlabelled: the last level
+            cube = (cube + rng.normal(0, 20, cube.shape)).astype(np.float32)
+            if cubes is not None:
+                cube = cubes[number]
+            info = info_of(*array.shape, bands)
+            scenes.append(LabelledScene(info, 0, 0, cube, known, index))
+        classes = [
+            ClassInfo(int(code), f"class {code}", f"#{40 * n + 15:02x}8040")
+            for n, code in enumerate(present)
+        ]
+        return LabelledData(scenes, classes, np.arange(bands), [])
+
+    return make
+
+
+@pytest.fixture
+def write_tif() -> Callable[..., Path]:
+    """Write a GeoTIFF of one or more bands; keywords go to rasterio."""
+
+    def write(
+        path: Path,
+        values: NDArray[Any],
+        *,
+        origin: tuple[float, float] | None = (WEST_M, NORTH_M),
+        step: float = 1.0,
+        tags: list[dict[str, str]] | None = None,
+        **profile: Any,
+    ) -> Path:
+        cube = values if values.ndim == 3 else values[None]
+        if origin is not None:
+            profile.setdefault("crs", "EPSG:32633")
+            profile["transform"] = rasterio.Affine(
+                step, 0, origin[0], 0, -step, origin[1]
+            )
+        count, rows, cols = cube.shape
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(
+                path, "w", driver="GTiff", count=count, height=rows, width=cols,
+                dtype=cube.dtype, **profile,
+            ) as file:  # fmt: skip
+                file.write(cube)
+                for band, content in enumerate(tags or [], start=1):
+                    file.update_tags(band, **content)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def fingerprint() -> Callable[[Path], dict[str, str]]:
+    """Hash every file below a folder, so that a test sees any change."""
+
+    def hash_all(folder: Path) -> dict[str, str]:
+        return {
+            os.fspath(p.relative_to(folder)): hashlib.sha256(
+                p.read_bytes() if p.is_file() else b"folder"
+            ).hexdigest()
+            for p in sorted(folder.rglob("*"))
+        }
+
+    return hash_all

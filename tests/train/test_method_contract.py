@@ -1,0 +1,278 @@
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from hsi_runtime.errors import RecipeError
+from hsi_train import method as methods
+from hsi_train.layers import parameter_count
+from hsi_train.method import IGNORED, BaseMethod, Batch, InferenceGraph, Problem
+from hsi_train.methods import names
+
+BANDS, CLASSES = 8, 4
+
+every_method = pytest.mark.parametrize("name", names())
+
+
+def problem(bands: int = BANDS, classes: int = CLASSES) -> Problem:
+    generator = torch.Generator().manual_seed(bands)
+    return Problem(
+        torch.rand(bands, generator=generator, dtype=torch.float64) * 1000 + 500,
+        torch.rand(bands, generator=generator, dtype=torch.float64) * 200 + 50,
+        torch.arange(1, classes + 1) * 10,
+    )
+
+
+def cubes(method: BaseMethod, *shape: int, seed: int = 0) -> Tensor:
+    """Random cube in stored units, shape (batch, band, row, col)."""
+    generator = torch.Generator().manual_seed(seed)
+    data = problem(shape[1])
+    values = torch.randn(shape, generator=generator)
+    std, mean = (v.float()[:, None, None] for v in (data.band_std, data.band_mean))
+    return values * std + mean
+
+
+def learnable_batch(method: BaseMethod, outputs: int = 2, seed: int = 1) -> Batch:
+    """Windows whose class shows in the mean of their first bands."""
+    side = outputs + method.receptive_field - 1
+    cube = cubes(method, 8, BANDS, side, side, seed=seed)
+    classes = torch.arange(8) % CLASSES
+    cube[:, :4] += 300 * classes[:, None, None, None]
+    return Batch(cube, classes[:, None, None].expand(8, outputs, outputs).contiguous())
+
+
+def train(method: BaseMethod, batch: Batch, steps: int) -> list[float]:
+    method.train()
+    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(steps):
+        loss = method.loss(batch)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+_trained: dict[str, BaseMethod] = {}
+
+
+@pytest.fixture
+def trained(name: str) -> BaseMethod:
+    """A method after some steps, so that its batch statistics are no longer 0 and 1."""
+    if name not in _trained:
+        torch.manual_seed(3)
+        method = methods.build(name, problem(), {})
+        train(method, learnable_batch(method), 6)
+        _trained[name] = method.eval()
+    return copy.deepcopy(_trained[name])
+
+
+@every_method
+def test_receptive_field_is_odd_and_halo_is_its_half(name: str) -> None:
+    kind = methods.method_class(name)
+    assert kind.receptive_field % 2 == 1
+    assert kind.halo_of() == (kind.receptive_field - 1) // 2
+
+
+@every_method
+@pytest.mark.parametrize("extra", [(0, 0), (0, 5), (1, 0), (6, 16), (19, 2)])
+def test_output_is_smaller_by_twice_the_halo(
+    name: str, trained: BaseMethod, extra: tuple[int, int]
+) -> None:
+    r = trained.receptive_field
+    cube = cubes(trained, 2, BANDS, r + extra[0], r + extra[1])
+    with torch.inference_mode():
+        scores = trained.network(cube)
+        probabilities = InferenceGraph(trained.network)(cube)
+    assert scores.shape == (2, CLASSES, 1 + extra[0], 1 + extra[1])
+    assert probabilities.shape == scores.shape
+    torch.testing.assert_close(probabilities.sum(1), torch.ones_like(scores[:, 0]))
+    assert probabilities.min() >= 0
+
+
+@every_method
+def test_it_has_parameters(name: str, trained: BaseMethod) -> None:
+    assert 0 < parameter_count(trained.network) <= parameter_count(trained)
+    assert all(p.requires_grad for p in trained.parameters())
+
+
+@every_method
+@pytest.mark.parametrize("extra", [(0, 0), (6, 16), (30, 11)])
+def test_window_equals_patch_by_patch(
+    name: str, trained: BaseMethod, extra: tuple[int, int]
+) -> None:
+    r = trained.receptive_field
+    network = trained.network.double().eval()
+    cube = cubes(trained, 1, BANDS, r + extra[0], r + extra[1], seed=7).double()
+    patches = cube.unfold(2, r, 1).unfold(3, r, 1)  # (1, band, row, col, r, r)
+    rows, cols = patches.shape[2:4]
+    patches = patches[0].permute(1, 2, 0, 3, 4).reshape(rows * cols, BANDS, r, r)
+    with torch.inference_mode():
+        dense = network(cube)[0]  # (class, row, col)
+        single = torch.cat([network(part) for part in patches.split(64)])
+    expected = single[:, :, 0, 0].T.reshape(CLASSES, rows, cols)
+    assert (dense - expected).abs().max() < 1e-12 * max(1, float(dense.abs().max()))
+    assert dense.std() > 1e-3
+
+
+@every_method
+def test_result_does_not_depend_on_the_batch(name: str, trained: BaseMethod) -> None:
+    r = trained.receptive_field
+    network = trained.network.double()
+    cube = cubes(trained, 5, BANDS, r + 3, r + 2).double()
+    with torch.inference_mode():
+        together = network(cube)
+        alone = torch.cat([network(one[None]) for one in cube])
+        turned = network(cube.flip(0)).flip(0)
+    assert (together - alone).abs().max() < 1e-12
+    assert (together - turned).abs().max() < 1e-12
+
+
+@every_method
+def test_evaluation_is_deterministic(name: str, trained: BaseMethod) -> None:
+    r = trained.receptive_field
+    cube = cubes(trained, 2, BANDS, r + 4, r + 4)
+    with torch.inference_mode():
+        torch.manual_seed(1)
+        first = trained.network(cube)
+        torch.manual_seed(2)
+        assert torch.equal(first, trained.network(cube))
+    before = {k: v.clone() for k, v in trained.state_dict().items()}
+    assert all(torch.equal(v, before[k]) for k, v in trained.state_dict().items())
+
+
+@every_method
+def test_one_output_sees_exactly_its_receptive_field(
+    name: str, trained: BaseMethod
+) -> None:
+    r = trained.receptive_field
+    network = trained.network.double()
+    seen = torch.zeros(BANDS, r + 8, r + 8, dtype=torch.bool)
+    for seed in range(3):  # one input may switch a few rectifiers off
+        cube = cubes(trained, 4, BANDS, r + 8, r + 8, seed=seed).double()
+        cube.requires_grad_()
+        network(cube)[:, :, 4, 4].square().sum().backward()
+        assert cube.grad is not None
+        seen |= (cube.grad != 0).any(dim=0)
+    expected = torch.zeros(r + 8, r + 8, dtype=torch.bool)
+    expected[4 : 4 + r, 4 : 4 + r] = True
+    assert torch.equal(seen.any(dim=0), expected)
+    assert seen.any(dim=2).any(dim=1).all(), "a band has no influence"
+
+
+@every_method
+def test_training_lowers_the_loss(name: str) -> None:
+    torch.manual_seed(0)
+    method = methods.build(name, problem(), {})
+    losses = train(method, learnable_batch(method), 8)
+    assert all(map(math.isfinite, losses))
+    assert min(losses[-2:]) < 0.7 * losses[0]
+
+
+@every_method
+def test_every_parameter_is_trained(name: str) -> None:
+    torch.manual_seed(0)
+    method = methods.build(name, problem(), {}).train()
+    method.loss(learnable_batch(method)).backward()  # type: ignore[no-untyped-call]
+    untouched = [
+        n for n, p in method.named_parameters() if p.grad is None or not p.grad.any()
+    ]
+    assert untouched == []
+
+
+@every_method
+def test_ignored_labels_give_zero_loss_and_finite_gradients(name: str) -> None:
+    method = methods.build(name, problem(), {}).train()
+    batch = learnable_batch(method)
+    nothing = Batch(batch.cube, torch.full_like(batch.classes, IGNORED))
+    loss = method.loss(nothing)
+    assert float(loss.detach()) == 0
+    loss.backward()  # type: ignore[no-untyped-call]
+    for parameter in method.network.parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all()
+
+
+@every_method
+def test_training_only_names_nothing_of_the_network(
+    name: str, trained: BaseMethod
+) -> None:
+    every = {n for n, _ in trained.named_parameters()}
+    of_network = {f"network.{n}" for n, _ in trained.network.named_parameters()}
+    extra = trained.training_only()
+    assert set(extra) == every - of_network
+    assert len(set(extra)) == len(extra)
+
+
+@every_method
+def test_unknown_option_is_refused_by_name(name: str) -> None:
+    with pytest.raises(RecipeError, match=r"\[options\] of .*no_such_option"):
+        methods.build(name, problem(), {"no_such_option": 1})
+
+
+@every_method
+def test_defaults_are_written_out_and_read_back(name: str) -> None:
+    options = methods.all_options(name, {})
+    assert options
+    assert methods.all_options(name, options) == options
+
+
+@every_method
+def test_state_dict_round_trip(name: str, trained: BaseMethod) -> None:
+    torch.manual_seed(11)
+    other = methods.build(name, problem(), {}).eval()
+    r = trained.receptive_field
+    cube = cubes(trained, 1, BANDS, r + 2, r + 2)
+    with torch.inference_mode():
+        expected = trained.network(cube)
+        assert not torch.equal(other.network(cube), expected)
+        other.load_state_dict(trained.state_dict())
+        assert torch.equal(other.network(cube), expected)
+
+
+@every_method
+def test_normalisation_belongs_to_the_state(name: str, trained: BaseMethod) -> None:
+    fresh = Problem(torch.zeros(BANDS), torch.ones(BANDS), torch.ones(CLASSES))
+    other = methods.build(name, fresh, {}).eval()
+    other.load_state_dict(trained.state_dict())
+    r = trained.receptive_field
+    cube = cubes(trained, 1, BANDS, r, r)
+    with torch.inference_mode():
+        assert torch.equal(other.network(cube), trained.network(cube))
+
+
+@every_method
+@pytest.mark.parametrize("bands", [1, 2, 3, 102, 218])
+def test_any_number_of_bands_builds_trains_and_runs(name: str, bands: int) -> None:
+    method = methods.build(name, problem(bands, 2), {})
+    r = method.receptive_field
+    cube = cubes(method, 2, bands, r, r + 1)
+    loss = method.train().loss(Batch(cube, torch.tensor([[[0, 1]], [[1, 0]]])))
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert math.isfinite(float(loss.detach()))
+    with torch.inference_mode():
+        scores = method.eval().network(cube)
+    assert scores.shape == (2, 2, 1, 2)
+    assert torch.isfinite(scores).all()
+
+
+@every_method
+def test_class_weighting_keeps_the_scale_of_the_loss(name: str) -> None:
+    if "class_weighting" not in methods.all_options(name, {}):
+        pytest.skip("the method weighs no classes")
+    counts = problem().class_counts.double()
+    for power in (0.0, 0.5, 1.0):
+        method = methods.build(name, problem(), {"class_weighting": power})
+        weights = method.class_weights.double()
+        assert float((weights * counts).sum() / counts.sum()) == pytest.approx(1)
+        by_count = weights * counts**power
+        torch.testing.assert_close(
+            by_count, by_count[:1].expand(CLASSES), rtol=1e-6, atol=0
+        )
+
+
+def test_unknown_method_lists_those_there_are() -> None:
+    with pytest.raises(RecipeError, match="no method 'mf3cnet'.*mf2cnet"):
+        methods.build("mf3cnet", problem(), {})

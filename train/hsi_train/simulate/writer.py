@@ -1,0 +1,142 @@
+"""Writes a simulated scene strip by strip, with its truth."""
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from hsi_runtime.errors import HsiError, OutputError, SceneError
+from hsi_train.simulate.files import (
+    BLOCK,
+    EnviCube,
+    Layout,
+    TiffCube,
+    check_outputs,
+    envi_header,
+    open_abundances,
+    open_truth,
+    replacing,
+)
+from hsi_train.simulate.sensor import FloatArray, Sensor, Simulated
+from hsi_train.simulate.spec import SceneSpec
+
+COMPRESSIONS = ("deflate", "lzw", "zstd")
+
+
+def simulate_window(spec: SceneSpec, row0: int, rows: int) -> Simulated:
+    """Simulate rows ``row0`` to ``row0 + rows`` of a scene.
+
+    Returns:
+        The cube as stored, ``(band, row, col)``; the true abundances, ``(material, row,
+        col)``, also where the cube is empty; and which pixels are valid, ``(row,
+        col)``.
+    """
+    if row0 < 0 or rows < 1 or row0 + rows > spec.rows:
+        raise SceneError(
+            f"Rows {row0} to {row0 + rows} were asked for, but the scene has rows 0 to "
+            f"{spec.rows}; ask for rows inside it."
+        )
+    return Sensor(spec).window(row0, rows)
+
+
+def truth_labels(abundances: FloatArray, valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Label each valid pixel by its largest abundance: codes 1..K, else 0."""
+    codes: NDArray[np.uint8] = (abundances.argmax(axis=0) + 1).astype(np.uint8)
+    codes[~valid] = 0
+    return codes
+
+
+def write_scene(
+    spec: SceneSpec,
+    path: Path,
+    *,
+    layout: Layout = "tiff-band",
+    compress: str | None = None,
+    truth: Path | None = None,
+    abundances: Path | None = None,
+    overwrite: bool = False,
+    sparse: bool = False,
+    strip_rows: int = BLOCK,
+) -> None:
+    """Write a scene strip by strip; memory holds one strip.
+
+    Args:
+        spec: The scene.
+        path: Of the GeoTIFF, or of ENVI's data file, whose header ends in ``.hdr``.
+        layout: ``tiff-band`` and ``tiff-pixel`` are tiled GeoTIFFs, ``tiff-striped`` is
+            band by band in GDAL's own strips; ``bsq``, ``bil``, ``bip`` are ENVI.
+        compress: ``deflate``, ``lzw`` or ``zstd``, for GeoTIFF.
+        truth: Where to write the truth map, a GeoTIFF.
+        abundances: Where to write the abundances, a GeoTIFF.
+        overwrite: Whether existing files may be replaced.
+        sparse: Whether a GeoTIFF omits tiles without a valid pixel.
+        strip_rows: Rows computed at once, best a multiple of 128; no influence on the
+            scene.
+
+    Raises:
+        OutputError: If an output exists, or cannot be written.
+        ResourceError: If the disk lacks the room.
+    """
+    if layout not in get_args(Layout):
+        raise OutputError(
+            f"No layout is named {layout!r}; choose from {', '.join(get_args(Layout))}."
+        )
+    if compress not in (None, *COMPRESSIONS):
+        raise OutputError(
+            f"No compression is named {compress!r}; choose from "
+            f"{', '.join(COMPRESSIONS)}."
+        )
+    envi = not layout.startswith("tiff")
+    if envi and (compress or sparse):
+        raise OutputError(
+            "An ENVI file is neither compressed nor sparse; drop that option, or "
+            "choose a tiff layout."
+        )
+    header = path.with_suffix(".hdr")
+    outputs = [path] + [p for p in (truth, abundances) if p] + [header] * envi
+    pixel_bytes = len(spec.wavelengths_nm) * np.dtype(spec.dtype).itemsize
+    packed = bool(compress or sparse)
+    check_outputs(
+        outputs, overwrite, 0 if packed else spec.rows * spec.cols * pixel_bytes
+    )
+    sensor = Sensor(spec)
+    try:
+        # GDAL's cache, in MB: enough for the tiles of one pixel-interleaved row.
+        with rasterio.Env(GDAL_CACHEMAX=64), ExitStack() as files:
+
+            def place(target: Path) -> Path:
+                return files.enter_context(replacing(target))
+
+            cube_file: TiffCube | EnviCube
+            if envi:
+                place(header).write_text(envi_header(spec, layout), encoding="ascii")
+                cube_file = EnviCube(spec, place(path), layout)
+            else:
+                cube_file = TiffCube(spec, place(path), layout, compress, sparse)
+            files.callback(cube_file.close)
+            truth_file = truth and open_truth(spec, place(truth))
+            if truth_file:
+                files.callback(truth_file.close)
+            shares_file = abundances and open_abundances(spec, place(abundances))
+            if shares_file:
+                files.callback(shares_file.close)
+            for row0 in range(0, spec.rows, strip_rows):
+                rows = min(strip_rows, spec.rows - row0)
+                cube, shares, valid = sensor.window(row0, rows)
+                window = Window(0, row0, spec.cols, rows)
+                cube_file.write(cube, row0)
+                if truth_file:
+                    truth_file.write(truth_labels(shares, valid), 1, window=window)
+                if shares_file:
+                    shares_file.write(np.where(valid, shares, -1), window=window)
+    except (OSError, RasterioError) as error:
+        if isinstance(error, HsiError):
+            raise
+        raise OutputError(
+            f"{path} cannot be written ({error}); check the folder and the options."
+        ) from error
