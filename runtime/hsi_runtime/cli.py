@@ -27,7 +27,11 @@ from hsi_runtime import command_line
     help="Class map.  [default: SCENE_classes.tif beside the scene]",
 )
 @click.option(
-    "--device", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"]),
+    default="auto",
+    show_default=True,
+    help="The one asked for, or exit code 4. This release has cpu.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
 @click.option(

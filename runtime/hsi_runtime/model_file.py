@@ -7,6 +7,7 @@ its checksum is verified, and the engine is created from those same bytes.
 
 import base64
 import hashlib
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import ModelFileError
+from hsi_runtime.scene import DTYPES
 
 METADATA_KEY = "hsi"
 SCHEMA_VERSION = 1
@@ -124,12 +126,12 @@ class Array(_Part, frozen=True):
             ModelFileError: The bytes are not an array of that shape.
         """
         dtype = np.dtype(self.dtype)
-        size = int(np.prod(self.shape)) * dtype.itemsize
+        size = math.prod(self.shape) * dtype.itemsize
         try:
             # One byte more than promised tells a bomb from an array.
             raw = zlib.decompressobj().decompress(base64.b64decode(self.data), size + 1)
             return np.frombuffer(raw, dtype).reshape(self.shape)
-        except (ValueError, zlib.error) as error:
+        except (ValueError, OverflowError, zlib.error) as error:
             raise ModelFileError(f"The stored sample is damaged: {error}.") from error
 
 
@@ -182,6 +184,10 @@ class ModelDocument(_Part, frozen=True):
         for name, values in lists.items():
             if values is not None and len(values) != count:
                 raise ValueError(f"{name} has {len(values)} values for {count} bands")
+        if self.values.dtype not in DTYPES:
+            raise ValueError(f"values.dtype is {self.values.dtype!r}")
+        if (self.values.scale is None) != (self.values.offset is None):
+            raise ValueError("values.scale and values.offset must go together")
         if not count or not all(
             0 <= b < self.bands.source_count for b in self.bands.used
         ):

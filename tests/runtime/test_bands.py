@@ -38,7 +38,7 @@ def scene_of(
 def matched(scene: SceneInfo, wanted: Any) -> list[int]:
     found = match_bands(scene, list(wanted), len(wanted), range(len(wanted)))
     assert found.warnings == ()
-    return found.indices.tolist()
+    return [int(i) for i in found.indices]
 
 
 def test_exact_permuted_and_extra_bands() -> None:

@@ -364,9 +364,10 @@ def test_rows_outside_the_scene_are_refused() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    with pytest.raises(SystemExit) as stopped, pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["simulate", *arguments])
-        command_line.run(command)
+        with pytest.raises(SystemExit) as stopped:
+            command_line.run(command)
     assert isinstance(stopped.value.code, int)
     return stopped.value.code
 

@@ -149,7 +149,9 @@ class Trainer:
         """Train to the end and load the best weights.
 
         With validation pixels, the weights of the epoch with the best kappa win, ties
-        going to the later one; without, the last. Test pixels have no say.
+        going to the later one; without, the last. Test pixels have no say. Epochs of
+        the schedule's first half do not compete, unless patience may stop it there:
+        their rate is high, and a lucky validation is no settled network.
 
         Args:
             after_epoch: Called with each finished epoch; may save the trainer.
@@ -163,7 +165,8 @@ class Trainer:
             started = time.monotonic()
             loss = self._train_epoch(epoch, after_step)
             kappa, accuracy = self._validate()
-            if kappa is None or kappa >= progress.best_kappa:
+            eligible = epoch > self._epochs // 2 or self._settings.patience
+            if kappa is None or (eligible and kappa >= progress.best_kappa):
                 progress.best_kappa = -math.inf if kappa is None else kappa
                 progress.best_epoch = epoch
                 progress.best = {

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from hsi_runtime.errors import EngineError
 from hsi_runtime.model_file import ModelFile
 
-DEVICES = ("auto", "cpu")
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
+PRESENT = ("auto", "cpu")  # what this release has an engine for
 
 
 class Backend(Protocol):
@@ -46,6 +47,10 @@ def open_backend(
     if device not in DEVICES:
         raise EngineError(
             f"There is no device {device!r}; choose from {', '.join(DEVICES)}."
+        )
+    if device not in PRESENT:
+        raise EngineError(
+            f"--device {device}: this release has no engine for it; use --device cpu."
         )
     from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 
