@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import rasterio
+from hypothesis import settings
 from msgspec.structs import replace
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -30,6 +31,10 @@ from hsi_runtime.model_file import (
 from hsi_runtime.scene import open_scene, valid_pixels
 
 PROJECT = Path(__file__).parents[1]
+
+# A busy machine is no failure.
+settings.register_profile("hsi", deadline=None)
+settings.load_profile("hsi")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,8 @@ from typing import Any
 
 from hsi_export import graph, package, parity
 from hsi_runtime.backends import open_backend
-from hsi_runtime.errors import OutputError
+from hsi_runtime.class_map import FULL, check_outputs
+from hsi_runtime.errors import OutputError, ResourceError
 from hsi_runtime.model_file import read_model
 from hsi_runtime.self_test import self_test
 from hsi_train import checkpoint
@@ -32,17 +33,16 @@ def export(run: Path, output: Path, overwrite: bool = False) -> dict[str, Any]:
     Raises:
         HsiError: No checkpoint, output refused, or the check failed.
     """
-    item = output.with_suffix(".stac.json")
-    for path in (output, item):
-        if path.exists() and (path.is_dir() or not overwrite):
-            raise OutputError(f"{path} exists; --overwrite replaces it.")
-    if not output.parent.is_dir():
-        raise OutputError(f"There is no folder {output.parent}; create it first.")
     trained = checkpoint.load(run)
+    if not output.name:
+        raise OutputError(f"{output} is a folder; -o names a file.")
+    item = output.with_suffix(".stac.json")
+    source = run / checkpoint.FILE_NAME if run.is_dir() else run
+    check_outputs([output, item], [source], overwrite)
     proto = graph.trace(trained.method, len(trained.description.bands.used))
     contract = package.document(trained)
     data = package.assemble(proto, contract, trained.description.resolution_m)
-    partial = output.with_name(output.name + ".part")
+    partial, partial_item = (p.with_name(p.name + ".part") for p in (output, item))
     try:
         partial.write_bytes(data)
         model = read_model(partial)
@@ -52,14 +52,17 @@ def export(run: Path, output: Path, overwrite: bool = False) -> dict[str, Any]:
         )
         self_test(model, backend)
         described = package.stac_item(model.document, output, len(data), model.sha256)
-        item.write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        partial_item.write_text(
+            json.dumps(described, indent=1) + "\n", encoding="utf-8"
+        )
+        os.replace(partial_item, item)
         os.replace(partial, output)
     except OSError as error:
-        if isinstance(error, OutputError):
-            raise
-        raise OutputError(f"{output} cannot be written: {error.strerror}.") from error
+        kind = ResourceError if error.errno in FULL else OutputError
+        raise kind(f"{output} cannot be written: {error.strerror}.") from error
     finally:
         partial.unlink(missing_ok=True)
+        partial_item.unlink(missing_ok=True)
     return {
         "output": str(output),
         "precision": contract.precision,

@@ -52,4 +52,3 @@ def trace(method: BaseMethod, bands: int) -> Any:
     del proto.metadata_props[:]
     onnx.checker.check_model(proto, full_check=True)
     return proto
-

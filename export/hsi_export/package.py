@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
 EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
 FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
+
+NOT_IN_NAMES = re.compile("[^0-9A-Za-z_-]+")  # of classes, by the extension's schema
 
 
 def document(trained: Checkpoint) -> ModelDocument:
@@ -112,7 +115,7 @@ def stac_item(contract: ModelDocument, path: Path, size: int, sha256: str) -> An
     classes = [
         {
             "value": c.code,
-            "name": c.name.replace(" ", "-") or str(c.code),
+            "name": NOT_IN_NAMES.sub("-", c.name).strip("-") or str(c.code),
             "title": c.name,
             "color_hint": c.color[1:].upper(),
         }

@@ -21,9 +21,11 @@ import rasterio
 import rasterio.shutil
 import rasterio.windows
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
 from hsi_runtime.errors import OutputError, ResourceError, VerificationError
+from hsi_runtime.geotiff import open_tiff
 from hsi_runtime.model_file import ModelDocument, ModelFile
 from hsi_runtime.scene import SceneInfo
 from hsi_runtime.vrt import raw_vrt
@@ -98,7 +100,12 @@ def paths_of(output: Path) -> dict[str, Path]:
     """Name every output after the class map.
 
     ``a_classes.tif`` gives ``a_confidence.tif``; ``a.tif`` gives that, too.
+
+    Raises:
+        OutputError: The path names a folder.
     """
+    if not output.name:
+        raise OutputError(f"{output} is a folder; -o names a file.")
     stem = output.stem.removesuffix("_classes")
     return {
         "classes": output,
@@ -117,6 +124,10 @@ def check_outputs(
         OutputError: One exists, is an input, or its folder is not there.
     """
     for path in outputs:
+        try:
+            path.exists()
+        except OSError as error:  # such as a name that is too long
+            raise OutputError(f"{path} cannot be written: {error.strerror}.") from error
         for source in inputs:
             if path.exists() and source.exists() and os.path.samefile(path, source):
                 raise OutputError(f"{path} is the input {source}; choose another -o.")
@@ -252,32 +263,51 @@ class Scratch:
         except OSError as error:
             raise self._explain(error) from error
 
-    def publish(self, paths: dict[str, Path]) -> None:
-        """Turn every scratch file into a verified COG and give it its name.
-
-        The class map comes last: where it is, everything is.
+    def convert(self) -> dict[str, Path]:
+        """Turn every scratch file into a verified COG, still in the scratch folder.
 
         Raises:
             ResourceError: The disk is full.
             VerificationError: A file does not read back as it was written.
         """
+        finished = {}
         try:
-            finished = []
             for layer in self._layers:
-                cog = self._cog(layer)
-                self._verify(layer, cog)
-                finished.append((cog, paths[layer.name]))
-            for cog, path in reversed(finished):
-                side_car = cog.with_name(cog.name + ".aux.xml")
+                finished[layer.name] = self._cog(layer)
+                self._verify(layer, finished[layer.name])
+        # rasterio lets GDAL's own errors out of a copy.
+        except (RasterioError, CPLE_BaseError) as error:
+            raise ResourceError(
+                f"{self._folder} cannot be turned into a GeoTIFF: {error}. Is the disk "
+                "full?"
+            ) from error
+        except OSError as error:
+            raise self._explain(error) from error
+        return finished
+
+    def publish(self, finished: dict[str, Path], paths: dict[str, Path]) -> None:
+        """Give finished files their names.
+
+        The class map, first of them, comes last: where it is, everything is.
+
+        Args:
+            finished: Files in the scratch folder, by the name of their output.
+            paths: Where each output belongs.
+
+        Raises:
+            OutputError: A file cannot be renamed.
+        """
+        try:
+            for name, file in reversed(finished.items()):
+                side_car = file.with_name(file.name + ".aux.xml")
+                published = paths[name].with_name(paths[name].name + ".aux.xml")
                 if side_car.is_file():
-                    os.replace(side_car, path.with_name(path.name + ".aux.xml"))
-                os.replace(cog, path)
+                    os.replace(side_car, published)
+                else:  # one of a replaced file would describe this one wrongly
+                    published.unlink(missing_ok=True)
+                os.replace(file, paths[name])
             _sync(self._folder.parent)
         except OSError as error:
-            if isinstance(error, RasterioError):
-                raise ResourceError(
-                    f"{self._folder} cannot be turned into a GeoTIFF: {error}"
-                ) from error
             raise self._explain(error) from error
 
     def _class_codes(
@@ -354,7 +384,7 @@ class Scratch:
         try:
             with (
                 rasterio.Env(GDAL_CACHEMAX=64),
-                rasterio.open(cog, driver="GTiff") as found,
+                open_tiff(cog) as found,
             ):
                 same = found.count == len(layer.bands) and found.shape == (
                     self._info.rows,

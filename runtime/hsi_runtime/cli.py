@@ -71,10 +71,17 @@ def command(
     as a Cloud-Optimised GeoTIFF, with colours, names and the scene's georeference.
     """
     command_line.start_messages(quiet)
+    if scene is None and not (describe or self_test):
+        raise click.UsageError("Missing SCENE.")
     from hsi_runtime import reports
+    from hsi_runtime.errors import ModelFileError
     from hsi_runtime.model_file import read_model
 
     chosen = model or Path(os.environ.get("HSI_MODEL") or "model.onnx")
+    if not os.path.exists(chosen):
+        raise ModelFileError(
+            f"There is no model file {chosen}; name one with -m or $HSI_MODEL."
+        )
     loaded = read_model(chosen)
     if describe:
         _show(reports.describe(loaded), as_json)
@@ -83,8 +90,7 @@ def command(
         found = reports.self_test(loaded, options["device"], options["threads"])
         _show(found, as_json)
         return
-    if scene is None:
-        raise click.UsageError("Missing SCENE.")
+    assert scene is not None
     output = options.pop("output")
     if dry_run:
         _show(reports.dry_run(scene, loaded, options["tile"]), as_json)
@@ -104,8 +110,12 @@ def _run(
     from tqdm import tqdm
 
     from hsi_runtime.pipeline import Request, run
+    from hsi_runtime.scene import local_file
 
-    options["reject_below"] = options.pop("reject")
+    options["reject_below"] = reject = options.pop("reject")
+    if reject is not None and not 0 <= reject <= 1:  # not a number
+        raise click.BadParameter(f"{reject} is not in 0..1.", param_hint="'--reject'")
+    local_file(scene)
     if output is None:
         named = scene.with_suffix("") if scene.suffix.lower() == ".hdr" else scene
         output = named.with_name(f"{named.stem}_classes.tif")

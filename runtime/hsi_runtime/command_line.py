@@ -106,8 +106,7 @@ def run(command: click.Command, after_interrupt: str = "") -> NoReturn:
     except _TerminatedError:
         click.echo(f"Terminated. {after_interrupt}".strip(), err=True)
         code = 143
-    except BrokenPipeError:
-        sys.stderr.close()
+    except SystemExit:  # all that click does when the reader of a pipe has gone
         code = 141
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -177,6 +177,7 @@ def _open(
         transform=transform,
         resolution_m=resolution_m(crs, transform) if crs and transform else None,
         notes=tuple(notes),
+        files=(header_path, data_path),
     ), mapped.transpose(transpose)
 
 

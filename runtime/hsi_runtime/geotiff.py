@@ -38,9 +38,8 @@ class GeoTiffScene:
     def __init__(self, path: Path) -> None:
         self._env = rasterio.Env(**GDAL_OPTIONS)
         try:
-            with self._env, warnings.catch_warnings():
-                warnings.simplefilter("ignore", NotGeoreferencedWarning)
-                self._dataset = rasterio.open(path, driver="GTiff")
+            with self._env:
+                self._dataset = open_tiff(path)
         except RasterioError as error:
             raise SceneError(f"{path} is not a readable TIFF: {error}") from error
         try:
@@ -60,7 +59,7 @@ class GeoTiffScene:
                     [int(b) + 1 for b in bands], window=window
                 )
         except RasterioError as error:
-            cause = error.__cause__ or error
+            cause = str(error.__cause__ or error).rstrip(".")
             raise SceneError(
                 f"{self.info.path} cannot be read at rows {rows[0]}-{rows[1]}, "
                 f"columns {cols[0]}-{cols[1]}: {cause}. Is the file complete?"
@@ -69,6 +68,13 @@ class GeoTiffScene:
 
     def close(self) -> None:
         self._dataset.close()
+
+
+def open_tiff(path: Path) -> Any:
+    """Open a TIFF with rasterio, without its warning about a missing georeference."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, driver="GTiff")
 
 
 def _check_tags(path: Path) -> None:
@@ -131,6 +137,7 @@ def _describe(path: Path, dataset: Any) -> SceneInfo:
         transform=dataset.transform.to_gdal() if georeferenced else None,
         resolution_m=resolution_m(dataset.crs, dataset.transform.to_gdal()),
         notes=tuple(notes),
+        files=(path,),
     )
 
 

@@ -158,11 +158,13 @@ def run(
     wanted += ["confidence"] if request.confidence else []
     wanted += ["probabilities"] if request.probabilities else []
     wanted += ["preview"] if request.preview else []
-    class_map.check_outputs(
-        [paths[w] for w in wanted], [request.scene, model.path], request.overwrite
-    )
     scene = open_scene(request.scene)
     try:
+        class_map.check_outputs(
+            [paths[w] for w in wanted],
+            [request.scene, *scene.info.files, model.path],
+            request.overwrite,
+        )
         prepared = prepare(scene, document, request.tile)
         backend = open_backend(model, request.device, request.threads)
         reject = request.reject_below
@@ -177,11 +179,15 @@ def run(
                 scene, prepared, document, backend, reject, scratch, watch, progress
             )
             with watch.time("write"):
-                scratch.publish(paths)
+                finished = scratch.convert()
+                if request.preview:
+                    finished["preview"] = finished["classes"].with_suffix(".png")
+                    write_preview(
+                        finished["classes"], finished["preview"], document, counts
+                    )
+                scratch.publish(finished, paths)
     finally:
         scene.close()
-    if request.preview:
-        write_preview(paths["classes"], paths["preview"], document, counts)
     info = scene.info
     area = None if info.resolution_m is None else info.resolution_m**2
     total = time.monotonic() - started

@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from hsi_runtime.class_map import UNCLASSIFIED, map_dtype
-from hsi_runtime.geotiff import resolution_m
+from hsi_runtime.class_map import FULL, UNCLASSIFIED, map_dtype
+from hsi_runtime.errors import OutputError, ResourceError
+from hsi_runtime.geotiff import open_tiff, resolution_m
 from hsi_runtime.model_file import ModelDocument
 
 if TYPE_CHECKING:
@@ -29,11 +29,15 @@ def write_preview(
 
     Args:
         class_map: The COG; its overviews serve large maps.
-        output: The PNG.
+        output: The PNG, which is replaced.
         document: Names and colours of the classes.
         counts: Pixels of each class, for the shares in the legend.
+
+    Raises:
+        ResourceError: The disk is full.
+        OutputError: The file cannot be written.
     """
-    with rasterio.open(class_map, driver="GTiff") as raster:
+    with open_tiff(class_map) as raster:
         shrink = max(max(raster.shape) / LONGEST_SIDE, 1)
         shape = tuple(max(1, round(n / shrink)) for n in raster.shape)
         codes = raster.read(1, out_shape=shape)
@@ -55,9 +59,11 @@ def write_preview(
     sheet.paste(legend, (picture.width + 2 * MARGIN, MARGIN))
     if scale:
         _scale_bar(sheet, picture.width, MARGIN + picture.height, scale)
-    partial = output.with_name(output.name + ".part")
-    sheet.save(partial, format="PNG", optimize=True)
-    partial.replace(output)
+    try:
+        sheet.save(output, format="PNG", optimize=True)
+    except OSError as error:
+        kind = ResourceError if error.errno in FULL else OutputError
+        raise kind(f"The preview cannot be written: {error.strerror}.") from error
 
 
 def _paint(codes: NDArray[np.integer], document: ModelDocument) -> NDArray[np.uint8]:
@@ -100,7 +106,7 @@ def _scale_bar(sheet: Image.Image, width: int, top: int, metres: float) -> None:
     """Draw a bar of a round length, about a quarter of the map."""
     rough = metres * width / 4
     power = 10 ** np.floor(np.log10(rough))
-    length = max(f * power for f in (1, 2, 5) if f * power <= rough)
+    length = max((f * power for f in (1, 2, 5) if f * power <= rough), default=power)
     pixels = round(length / metres)
     text = f"{length / 1000:g} km" if length >= 1000 else f"{length:g} m"
     draw = ImageDraw.Draw(sheet)

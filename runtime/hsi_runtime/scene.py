@@ -44,6 +44,7 @@ class SceneInfo:
         transform: GDAL's six numbers, or None where the scene has no georeference.
         resolution_m: Side of a pixel in metres, or None where unknown.
         notes: Sentences a user should read before trusting the file.
+        files: All files of the scene, which no output may replace.
     """
 
     path: Path
@@ -63,6 +64,7 @@ class SceneInfo:
     transform: tuple[float, float, float, float, float, float] | None = None
     resolution_m: float | None = None
     notes: tuple[str, ...] = field(default=())
+    files: tuple[Path, ...] = ()
 
 
 class Scene(Protocol):

@@ -1,4 +1,5 @@
 import hashlib
+import logging
 import os
 import sys
 import warnings
@@ -32,6 +33,14 @@ class Example(NamedTuple):
     labels: Path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Tiny networks gain nothing from threads, and lose much on a busy machine."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def cli(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -44,6 +53,8 @@ def cli(
         with pytest.raises(SystemExit) as stopped:
             train_cli.main()
         captured = capsys.readouterr()
+        for package in ("hsi_train", "hsi_runtime"):  # they write to this stderr
+            logging.getLogger(package).handlers.clear()
         code = stopped.value.code
         return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
 
@@ -114,7 +125,7 @@ def make_data() -> Callable[..., LabelledData]:
             cube = (cube + rng.normal(0, 20, cube.shape)).astype(np.float32)
             if cubes is not None:
                 cube = cubes[number]
-            info = info_of(*array.shape, bands)
+            info = info_of(array.shape[0], array.shape[1], bands)
             scenes.append(LabelledScene(info, 0, 0, cube, known, index))
         classes = [
             ClassInfo(int(code), f"class {code}", f"#{40 * n + 15:02x}8040")

@@ -117,10 +117,10 @@ def test_every_layout_gives_the_same_data(tmp_path: Path, layout: Any) -> None:
     second = load((str(tmp_path / f"two_{layout}"), labels))
     np.testing.assert_array_equal(first.scenes[0].cube, second.scenes[0].cube)
     assert first.classes == second.classes
-    np.testing.assert_allclose(
-        first.reference.wavelengths_nm,
-        second.reference.wavelengths_nm,  # type: ignore[arg-type]
-    )
+    ours, theirs = (d.reference.wavelengths_nm for d in (first, second))
+    assert ours is not None
+    assert theirs is not None
+    np.testing.assert_allclose(ours, theirs)
 
 
 def test_classes_are_in_order_of_their_code(files: Files) -> None:
@@ -218,7 +218,7 @@ def test_one_class_only(files: Files) -> None:
 
 
 def test_label_raster_of_another_size(files: Files) -> None:
-    with pytest.raises(SceneError, match="20 x 23 pixels.*20 x 24"):
+    with pytest.raises(SceneError, match=r"20 x 23 pixels.*20 x 24"):
         load(files(codes=some_codes()[:, :-1]))
 
 
@@ -271,7 +271,7 @@ def test_first_scene_without_labels_does_not_define_the_bands(files: Files) -> N
 
 def test_scene_that_lacks_a_band_is_refused(files: Files) -> None:
     far = files(name="far", tags=wavelength_tags(450, 550, 650, 950))
-    with pytest.raises(BandMismatchError, match="Missing: 850.0 nm"):
+    with pytest.raises(BandMismatchError, match=r"Missing: 850.0 nm"):
         load(files(), far)
 
 

@@ -112,7 +112,7 @@ def test_window_equals_patch_by_patch(
     patches = patches[0].permute(1, 2, 0, 3, 4).reshape(rows * cols, BANDS, r, r)
     with torch.inference_mode():
         dense = network(cube)[0]  # (class, row, col)
-        single = torch.cat([network(part) for part in patches.split(64)])
+        single = torch.cat([network(part) for part in torch.split(patches, 64)])
     expected = single[:, :, 0, 0].T.reshape(CLASSES, rows, cols)
     assert (dense - expected).abs().max() < 1e-12 * max(1, float(dense.abs().max()))
     assert dense.std() > 1e-3
@@ -274,5 +274,5 @@ def test_class_weighting_keeps_the_scale_of_the_loss(name: str) -> None:
 
 
 def test_unknown_method_lists_those_there_are() -> None:
-    with pytest.raises(RecipeError, match="no method 'mf3cnet'.*mf2cnet"):
+    with pytest.raises(RecipeError, match=r"no method 'mf3cnet'.*mf2cnet"):
         methods.build("mf3cnet", problem(), {})

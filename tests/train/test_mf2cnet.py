@@ -8,8 +8,8 @@ from hsi_train.method import Problem
 from hsi_train.methods.mf2cnet import DepthwiseConv3d, Method, Options
 
 
-def build(bands: int, classes: int = 6, **options: object) -> Method:
-    problem = Problem(torch.zeros(bands), torch.ones(bands), torch.ones(classes))
+def build(bands: int, **options: object) -> Method:
+    problem = Problem(torch.zeros(bands), torch.ones(bands), torch.ones(6))
     method = methods.build("mf2cnet", problem, dict(options))
     assert isinstance(method, Method)
     return method

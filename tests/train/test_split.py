@@ -124,12 +124,12 @@ def test_pixels_of_all_scenes_have_the_same_chance(make_data: MakeData) -> None:
     assert min(drawn) > 15
 
 
-@pytest.mark.parametrize("receptive_field", [1, 3, 5, 9, 13])
+@pytest.mark.parametrize("receptive_field", [3, 5, 9])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_spatial_keeps_roles_one_receptive_field_apart(
     make_data: MakeData, receptive_field: int, seed: int
 ) -> None:
-    data = make_data(fields(110, 90, 3, 6, seed), fields(60, 120, 3, 6, seed + 7))
+    data = make_data(fields(64, 60, 3, 6, seed), fields(50, 70, 3, 6, seed + 7))
     splits = split.spatial(data, receptive_field, seed)
     check_partition(data, splits)
     for roles in splits:
@@ -163,7 +163,7 @@ def test_no_training_window_contains_a_held_out_pixel(make_data: MakeData) -> No
 
 
 def test_spatial_serves_every_role_when_there_is_room(make_data: MakeData) -> None:
-    data = make_data(fields(200, 200, 4, 8, 1))
+    data = make_data(fields(150, 150, 4, 8, 1))
     counts = split.count(data, split.spatial(data, 5, 0))
     shares = counts / counts.sum(axis=1, keepdims=True)
     assert shares[:, Role.TRAIN].min() > 0.25

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hsi_runtime import command_line
+from hsi_runtime.errors import RecipeError
 from hsi_train import methods
 
 if TYPE_CHECKING:
@@ -68,6 +69,8 @@ def command(
     if list_all:
         _list(as_json)
         return
+    if resume and overwrite:
+        raise click.UsageError("--resume and --overwrite exclude each other.")
     if what is None:
         raise click.UsageError("Missing METHOD or RECIPE.toml; --list shows them.")
     command_line.start_messages(quiet)
@@ -99,7 +102,10 @@ def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
 
     content: dict[str, Any]
     content = {"method": what} if what in methods.names() else recipe.load(what)
-    data = content.setdefault("data", {})
+    for table in ("data", "fit"):
+        if not isinstance(content.setdefault(table, {}), dict):
+            raise RecipeError(f"{what}: {table} must be a section, [{table}].")
+    data = content["data"]
     for key, value in {
         "scenes": list(options["scene"]),
         "labels": list(options["labels"]),
@@ -114,7 +120,7 @@ def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
     split = _split(options)
     if split:
         content["split"] = split
-    for section, key in ((content, "seed"), (content.setdefault("fit", {}), "epochs")):
+    for section, key in ((content, "seed"), (content["fit"], "epochs")):
         if options[key] is not None:
             section[key] = options[key]
     for assignment in options["settings"]:

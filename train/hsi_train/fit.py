@@ -27,6 +27,7 @@ DENSE_OUTPUTS = 32  # classified square of a window where labels are dense
 DENSE_GAIN = 4  # windows must save this factor of work to be chosen over patches
 MIN_STEPS = 50  # below it a network has not settled, however few the labels
 MIN_EPOCHS = 10
+MIN_PATCHES = 3  # even steps of at most three patches hold at least two
 WARM_UP = 0.1  # share of the steps
 MAX_GRADIENT_NORM = 1.0
 
@@ -67,6 +68,9 @@ def choose_sampling(settings: Fit, windows: Windows, halo: int) -> Fit:
 
     Few labels are trained by patches, dense ones by windows: whichever computes less
     for the same pixels, patches when in doubt, because they mix better.
+
+    Raises:
+        RecipeError: Steps too small for batch statistics.
     """
     outputs, batch, epochs = settings.outputs, settings.batch, settings.epochs
     pixels = len(windows.training_pixels())
@@ -77,6 +81,11 @@ def choose_sampling(settings: Fit, windows: Windows, halo: int) -> Fit:
         outputs = DENSE_OUTPUTS if patch_work > DENSE_GAIN * dense_work else 1
     if batch is None:
         batch = 2 if outputs >= DENSE_OUTPUTS else 60
+    if outputs == 1 and batch < MIN_PATCHES:
+        raise RecipeError(
+            f"fit.batch is {batch}, so a step may hold a single pixel, which has no "
+            f"batch statistics; use at least {MIN_PATCHES}, or windows (fit.outputs)."
+        )
     if epochs is None:
         steps = math.ceil(_length(windows, outputs) / batch)
         epochs = max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
@@ -327,6 +336,6 @@ class Trainer:
             )
         except Exception as error:  # torch raises many kinds for a damaged file
             raise OutputError(
-                f"{path} cannot be resumed ({type(error).__name__}: {error}); start "
-                "again with --overwrite."
+                f"{path} cannot be resumed: it is damaged or of another run "
+                f"({type(error).__name__}); start again with --overwrite."
             ) from error

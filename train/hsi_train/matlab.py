@@ -49,7 +49,7 @@ def open_cube(path: str) -> ArrayScene:
     bands, rows, cols = cube.shape
     return ArrayScene(
         SceneInfo(
-            path=Path(_split(path)[0]),
+            path=Path(split_name(path)[0]),
             driver="memory",
             bands=bands,
             rows=rows,
@@ -71,7 +71,7 @@ def read_array(path: str, dimensions: int) -> NDArray[Any]:
     Raises:
         SceneError: The file is damaged, or the array is not to be found.
     """
-    file, variable = _split(path)
+    file, variable = split_name(path)
     with local_file(file).open("rb") as stream:
         magic = stream.read(8)
         stream.seek(512)
@@ -100,7 +100,8 @@ def read_array(path: str, dimensions: int) -> NDArray[Any]:
     return fitting[0]
 
 
-def _split(path: str) -> tuple[str, str | None]:
+def split_name(path: str) -> tuple[str, str | None]:
+    """Separate ``file.mat:name`` into the file and the name, None where none is."""
     at = path.lower().rfind(".mat:")
     if at < 0:
         return path, None

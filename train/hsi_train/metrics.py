@@ -48,10 +48,9 @@ def report(matrix: Confusion, classes: Sequence[ClassInfo]) -> dict[str, Any]:
     per_class = []
     for k, (info, recall) in enumerate(zip(classes, recalls(matrix), strict=True)):
         precision = _ratio(matrix[k, k], matrix[:, k].sum())
-        f1 = None
-        if recall is not None and precision is not None:
-            both = recall + precision
-            f1 = 2 * recall * precision / both if both else 0.0
+        # Zero for a class that has pixels and is never predicted.
+        both = matrix[k].sum() + matrix[:, k].sum()
+        f1 = None if recall is None else _ratio(2 * matrix[k, k], both)
         per_class.append(
             {
                 "code": info.code,

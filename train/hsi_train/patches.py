@@ -48,8 +48,10 @@ def statistics(scenes: list[LabelledScene], splits: list[Roles]) -> Statistics:
         ],
         axis=1,
     )  # (band, pixel)
-    std = spectra.std(axis=1)
-    return Statistics(spectra.mean(axis=1), np.where(std > 0, std, 1.0))
+    mean, std = spectra.mean(axis=1), spectra.std(axis=1)
+    # Less than float32 resolves is rounding, not variation.
+    varies = std > np.finfo(np.float32).eps * np.abs(mean)
+    return Statistics(mean, np.where(varies, std, 1.0))
 
 
 class Windows:
@@ -170,10 +172,14 @@ def cut_cube(
 def shuffled(
     places: list[Any], size: int, rng: np.random.Generator
 ) -> Iterator[list[Any]]:
-    """Yield the places in random order, ``size`` at a time."""
+    """Yield the places in random order, in even steps of at most ``size``.
+
+    A short last step would weigh its places more, and a step of one patch has no batch
+    statistics.
+    """
     order = rng.permutation(len(places))
-    for start in range(0, len(order), size):
-        yield [places[i] for i in order[start : start + size]]
+    for step in np.array_split(order, -(-len(order) // size)):
+        yield [places[i] for i in step]
 
 
 def augment(

@@ -92,10 +92,10 @@ class Fit(_Table, frozen=True):
     epochs: Count | None = None
     outputs: Count | None = None
     batch: Count | None = None
-    learning_rate: Annotated[float, Meta(gt=0)] = 3e-3
-    weight_decay: Annotated[float, Meta(ge=0)] = 0.05
+    learning_rate: Annotated[float, Meta(gt=0, le=1e6)] = 3e-3
+    weight_decay: Annotated[float, Meta(ge=0, le=1e6)] = 0.05
     gain: Annotated[float, Meta(ge=0, lt=1)] = 0.1
-    noise: Annotated[float, Meta(ge=0)] = 0.04
+    noise: Annotated[float, Meta(ge=0, le=1e6)] = 0.04
     patience: Annotated[int, Meta(ge=0)] = 0
 
 
@@ -132,13 +132,12 @@ def load(source: str) -> dict[str, Any]:
         else:
             name = source.removesuffix(".toml")
             text = (_shipped() / f"{name}.toml").read_text(encoding="utf-8")
+        return tomllib.loads(text)
     except OSError as error:
         raise RecipeError(
-            f"There is no recipe {source}; hsi-train --list shows what ships."
+            f"There is no method or recipe {source}; hsi-train --list shows what ships."
         ) from error
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{source} is not TOML: {error}.") from error
 
 

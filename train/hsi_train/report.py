@@ -3,6 +3,9 @@
 import base64
 import html
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,18 @@ margin:.5rem 0}
 """
 
 
+@contextmanager
+def _plain_text() -> Iterator[None]:
+    """Draw names as they are: a ``$`` starts no formula, any script is welcome.
+
+    What the font lacks is drawn as boxes; the tables of the page hold it as text.
+    """
+    with matplotlib.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph ")
+        yield
+
+
+@_plain_text()
 def write_report(
     path: Path,
     method: BaseMethod,

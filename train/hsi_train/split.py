@@ -79,9 +79,11 @@ def per_class(data: LabelledData, samples: int, seed: int) -> list[Roles]:
     }
     if small:
         listed = ", ".join(f"{name} has {n}" for name, n in small.items())
+        most = min(small.values()) - 1
+        fewer = f"Choose at most {most}, or merge" if most else "Merge"
         raise SceneError(
-            f"--samples-per-class {samples} leaves no test pixel: {listed}. Choose at "
-            f"most {min(small.values()) - 1}, or merge or drop the class."
+            f"--samples-per-class {samples} leaves no test pixel: {listed}. {fewer} or "
+            "drop the class."
         )
     return _draw(data, seed, lambda _: samples)
 

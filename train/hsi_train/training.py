@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import EngineError, OutputError, RecipeError
 from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
-from hsi_train import checkpoint, labelled_scene, metrics, patches, recipe, split
+from hsi_train import (
+    checkpoint,
+    labelled_scene,
+    matlab,
+    metrics,
+    patches,
+    recipe,
+    split,
+)
 from hsi_train import method as methods
 from hsi_train.fit import Epoch, Trainer, choose_sampling
 from hsi_train.labelled_scene import LabelledData
@@ -31,6 +39,11 @@ from hsi_train.split import Role, Roles
 log = logging.getLogger(__name__)
 
 RECIPE, STATE, METRICS = "recipe.toml", "resume.pt", "metrics.json"
+# What a run folder may hold, exported models included.
+OWN_FILES = (
+    *(RECIPE, STATE, f"{STATE}.part", METRICS, checkpoint.FILE_NAME, "report.html"),
+    *("history.csv", "confusion.csv", "split.tif", "split_*.tif", "model.*"),
+)
 
 
 def train(
@@ -61,6 +74,8 @@ def train(
     """
     started = time.monotonic()
     check_folder(run, resume, overwrite)
+    if overwrite:
+        check_inputs(run, wanted)
     where = torch_device(device)
     kind = methods.method_class(wanted.method)
     methods.check_options(wanted.method, wanted.options)
@@ -89,6 +104,8 @@ def train(
     prepare_folder(run, resolved, resume, overwrite)
     if resume:
         trainer.load(run / STATE)
+    else:
+        trainer.save(run / STATE)  # an interruption in the first epoch can be resumed
 
     def epoch_done(epoch: Epoch) -> None:
         trainer.save(run / STATE)
@@ -182,7 +199,7 @@ def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
     if run.exists() and not run.is_dir():
         raise OutputError(f"{run} is a file; -o names the folder of the run.")
     if resume:
-        if not (run / STATE).is_file():
+        if not ((run / STATE).is_file() and (run / RECIPE).is_file()):
             raise OutputError(f"{run} holds no interrupted run to resume.")
         return
     occupied = run.is_dir() and any(run.iterdir())
@@ -194,6 +211,33 @@ def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
             f"{run} is no run of hsi-train ({RECIPE} is missing), so --overwrite does "
             "not touch it; choose another folder."
         )
+    foreign = [
+        p.name
+        for p in sorted(run.iterdir() if occupied else ())
+        if not any(p.match(own) for own in OWN_FILES)
+    ]
+    if foreign:
+        raise OutputError(
+            f"{run} holds {', '.join(foreign[:3])}, which --overwrite would delete; "
+            "move what is no part of the run, or choose another folder."
+        )
+
+
+def check_inputs(run: Path, wanted: Recipe) -> None:
+    """Refuse to replace a run that the new one reads from.
+
+    Raises:
+        OutputError: A scene, label, class or split file lies in the folder.
+    """
+    data = wanted.data
+    sources = [*data.scenes, *data.labels, *wanted.split.files, data.classes or ""]
+    for source in filter(None, sources):
+        path = Path(matlab.split_name(recipe.expanded(source))[0]).resolve()
+        if path.is_relative_to(run.resolve()):
+            raise OutputError(
+                f"{source} is an input and lies in {run}, which --overwrite would "
+                "delete; move it, or choose another folder."
+            )
 
 
 def prepare_folder(run: Path, resolved: Recipe, resume: bool, overwrite: bool) -> None:
@@ -271,13 +315,16 @@ def describe(
 
 
 def checksums(sources: Sequence[str], data: LabelledData) -> dict[str, str]:
-    """Hash every file that was read, by its name."""
-    paths = {Path(recipe.expanded(s).split(".mat:")[0]) for s in sources}
+    """Hash every file that was read, by its name, or path where names are the same."""
+    paths = {Path(matlab.split_name(recipe.expanded(s))[0]) for s in sources}
     paths |= {s.info.path for s in data.scenes}
     out = {}
-    for path in sorted(p for p in paths if p.is_file()):
+    files = sorted(p for p in paths if p.is_file())
+    names = [p.name for p in files]
+    for path in files:
+        name = path.name if names.count(path.name) == 1 else str(path)
         with path.open("rb") as file:
-            out[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+            out[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return out
 
 
@@ -330,8 +377,11 @@ def write_splits(run: Path, data: LabelledData, splits: list[Roles]) -> None:
     """Write each scene's roles as a GeoTIFF on its whole grid."""
     from hsi_train.rasters import write_raster
 
-    for scene, roles in zip(data.scenes, splits, strict=True):
+    stems = [scene.info.path.stem for scene in data.scenes]
+    for number, (scene, roles) in enumerate(zip(data.scenes, splits, strict=True), 1):
         stem = f"_{scene.info.path.stem}" if len(splits) > 1 else ""
+        if stems.count(scene.info.path.stem) > 1:
+            stem += f"_{number}"
         whole = np.zeros((scene.info.rows, scene.info.cols), dtype=np.uint8)
         height, width = roles.shape
         whole[scene.row : scene.row + height, scene.col : scene.col + width] = roles

@@ -54,7 +54,10 @@ class VectorLabels:
         west, dx_col, dx_row, north, dy_col, dy_row = info.transform
         outline = shapely.Polygon(
             [
-                (west + col * dx_col + row * dx_row, north + col * dy_col + row * dy_row)
+                (
+                    west + col * dx_col + row * dx_row,
+                    north + col * dy_col + row * dy_row,
+                )
                 for col, row in (
                     (0, 0), (info.cols, 0), (info.cols, info.rows), (0, info.rows),
                 )
@@ -129,8 +132,8 @@ def _layer(path: str) -> str:
     if len(layers) != 1:
         raise SceneError(
             f"{path} has {len(layers)} layers with geometry"
-            f"{': ' if layers else ''}{', '.join(layers)}; expected one. Save the layer "
-            "with the labels as a file of its own."
+            f"{': ' if layers else ''}{', '.join(layers)}; expected one. Save "
+            "the layer with the labels as a file of its own."
         )
     return layers[0]
 

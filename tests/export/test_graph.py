@@ -1,0 +1,105 @@
+import getpass
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+
+from hsi_export import graph, parity
+from hsi_runtime.backends import Backend, open_backend
+from hsi_runtime.model_file import read_model
+from hsi_train import checkpoint
+from hsi_train.checkpoint import Checkpoint
+
+
+@pytest.fixture(scope="module")
+def proto(trained: Any) -> Any:
+    return onnx.load(trained.model)
+
+
+@pytest.fixture(scope="module")
+def loaded(trained: Any) -> Checkpoint:
+    return checkpoint.load(trained.run)
+
+
+@pytest.fixture(scope="module")
+def backend(trained: Any) -> Backend:
+    return open_backend(read_model(trained.model), "cpu")
+
+
+def test_only_inference_is_left(proto: Any) -> None:
+    operators = {node.op_type for node in proto.graph.node}
+    assert "Conv" in operators
+    assert "Softmax" in operators
+    training = {"Dropout", "BatchNormalization", "RandomNormal", "RandomUniform"}
+    assert not operators & training
+    assert not {"If", "Loop", "Scan"} & operators
+    assert not proto.functions
+    assert {node.domain for node in proto.graph.node} <= {"", "ai.onnx"}
+    assert [(o.domain, o.version) for o in proto.opset_import] == [("", graph.OPSET)]
+
+
+def test_weights_are_inside_and_no_others(proto: Any, loaded: Checkpoint) -> None:
+    assert all(
+        t.data_location == onnx.TensorProto.DEFAULT for t in proto.graph.initializer
+    )
+    stored = sum(int(np.prod(t.dims)) for t in proto.graph.initializer)
+    assert stored < 1.2 * sum(p.numel() for p in loaded.method.network.parameters())
+
+
+def test_batch_height_and_width_are_free(proto: Any) -> None:
+    def axes(value: Any) -> list[Any]:
+        dims = value.type.tensor_type.shape.dim
+        return [d.dim_param or d.dim_value for d in dims]
+
+    (given,), (found,) = proto.graph.input, proto.graph.output
+    assert (given.name, found.name) == ("cube", "probabilities")
+    batch, bands, height, width = axes(given)
+    assert (batch, bands) == ("batch", 30)
+    assert isinstance(height, str)
+    assert isinstance(width, str)
+    assert axes(found)[:2] == ["batch", 4]
+    assert all(isinstance(axis, str) for axis in axes(found)[2:])
+
+
+def test_no_trace_of_this_machine(trained: Any) -> None:
+    data = trained.model.read_bytes()
+    here = Path(__file__).parents[2]
+    named = [here, Path.home(), Path(sys.prefix), Path(tempfile.gettempdir())]
+    for path in [*map(str, named), "site-packages", ".py", "Traceback"]:
+        if len(path) > 1:
+            assert path.encode() not in data, path
+    user = getpass.getuser()
+    assert f"/{user}/".encode() not in data
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", [(13, 13), (14, 40), (29, 17), (51, 13)])
+def test_sizes_never_traced_answer_like_torch(
+    batch: int, size: tuple[int, int], backend: Backend, loaded: Checkpoint
+) -> None:
+    random = np.random.default_rng(0)
+    spectra = loaded.sample.reshape(len(loaded.sample), -1)
+    picked = random.integers(0, spectra.shape[1], (batch, *size))
+    cube: NDArray[np.float32] = np.moveaxis(spectra[:, picked], 0, 1).astype(np.float32)
+    found = backend.predict(np.ascontiguousarray(cube))
+    expected = parity.reference(loaded.method, np.ascontiguousarray(cube))
+    assert found.shape == (batch, 4, size[0] - 12, size[1] - 12)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+
+
+def test_answer_does_not_depend_on_the_window_it_lies_in(
+    backend: Backend, loaded: Checkpoint
+) -> None:
+    cube = loaded.sample.astype(np.float32)[None]
+    whole = backend.predict(cube)
+    for row, col in ((0, 0), (7, 11), (whole.shape[2] - 1, whole.shape[3] - 1)):
+        patch = np.ascontiguousarray(cube[:, :, row : row + 13, col : col + 13])
+        np.testing.assert_allclose(
+            backend.predict(patch)[0, :, 0, 0], whole[0, :, row, col], atol=1e-5
+        )

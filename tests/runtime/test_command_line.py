@@ -1,0 +1,138 @@
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+import pytest
+
+from hsi_runtime import command_line, errors
+from hsi_runtime.errors import HsiError
+
+ERRORS = [
+    kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, HsiError) and kind is not HsiError
+]
+
+
+def running(command: click.Command) -> Callable[[], None]:
+    def main() -> None:
+        command_line.run(command, "Nothing was published.")
+
+    return main
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    @click.command(name="hsi-test")
+    def command() -> None:
+        raise error
+
+    return running(command)
+
+
+@pytest.mark.parametrize("kind", ERRORS)
+def test_every_error_is_a_sentence_with_its_exit_code(
+    kind: type[HsiError], invoke: Any
+) -> None:
+    code, out, err = invoke(raising(kind("Something is wrong.")))
+    assert code == kind.exit_code
+    assert 3 <= code <= 7
+    assert err == "Error: Something is wrong.\n"
+    assert out == ""
+
+
+def test_exit_codes_are_those_of_the_manual() -> None:
+    assert {kind.__name__: kind.exit_code for kind in ERRORS} == {
+        "SceneError": 3,
+        "ModelFileError": 4,
+        "BandMismatchError": 4,
+        "EngineError": 4,
+        "RecipeError": 4,
+        "OutputError": 5,
+        "ResourceError": 6,
+        "VerificationError": 7,
+    }
+
+
+def test_missing_extra_says_what_to_install(invoke: Any) -> None:
+    for package, extra in command_line.EXTRAS.items():
+        error = ModuleNotFoundError(f"No module named {package!r}", name=f"{package}.x")
+        code, _, err = invoke(raising(error))
+        assert code == 4
+        assert f"hsi-test needs the package {package}" in err
+        assert f"pip install 'hsi-edge[{extra}]'" in err
+
+
+def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["hsi-test"])
+    main = raising(ModuleNotFoundError("No module named 'hsi_'", name="hsi_"))
+    with pytest.raises(ModuleNotFoundError):
+        main()
+    with pytest.raises(ZeroDivisionError):
+        raising(ZeroDivisionError())()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, "Stopped. Nothing was published."),
+        (click.Abort(), 130, "Stopped."),
+        (MemoryError("2 GB"), 6, "memory ran out (2 GB)"),
+        (click.UsageError("No such thing."), 2, "No such thing."),
+        (BrokenPipeError(32, "Broken pipe"), 141, ""),
+    ],
+)
+def test_other_ends(error: BaseException, code: int, said: str, invoke: Any) -> None:
+    found = invoke(raising(error))
+    assert found.code == code
+    assert said in found.err
+
+
+def test_sigterm_unwinds_like_an_interrupt(invoke: Any) -> None:
+    cleaned: list[bool] = []
+
+    @click.command()
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            cleaned.append(True)
+
+    code, _, err = invoke(running(command))
+    assert code == 143
+    assert err == "Terminated. Nothing was published.\n"
+    assert cleaned == [True]
+
+
+def test_success_and_options(invoke: Any) -> None:
+    @click.command()
+    @command_line.common_options
+    def command(quiet: bool, as_json: bool) -> None:
+        command_line.start_messages(quiet)
+        logging.getLogger("hsi_runtime.x").info("progress")
+        logging.getLogger("hsi_runtime.x").warning("careful")
+        logging.getLogger("rasterio.x").warning("chatter")
+        if as_json:
+            command_line.print_json({"a": 1})
+
+    main = running(command)
+    assert invoke(main) == (0, "", "progress\nwarning: careful\n")
+    assert invoke(main, "-q") == (0, "", "")
+    assert invoke(main, "--json", "-q") == (0, '{\n "a": 1\n}\n', "")
+    code, out, _ = invoke(main, "--version")
+    assert code == 0
+    assert "version" in out
+    assert invoke(main, "--help").code == 0
+    assert invoke(main, "--nonsense").code == 2
+
+
+def test_no_progress_bar_without_a_terminal() -> None:
+    assert not command_line.show_progress(quiet=False)
+
+
+def test_json_is_strict() -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        command_line.print_json({"a": float("nan")})

@@ -1,0 +1,441 @@
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import example, given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from hsi_runtime import pipeline, windows
+from hsi_runtime.backends import onnxruntime_cpu
+from hsi_runtime.bands import BandMatch
+from hsi_runtime.errors import BandMismatchError, HsiError, VerificationError
+from hsi_runtime.model_file import ModelDocument, ModelFile, read_model
+from hsi_runtime.pipeline import Counts, Prepared, Request, Stopwatch, run
+from hsi_runtime.scene import Cube, SceneInfo
+from hsi_runtime.units import Conversion
+
+Write = Callable[..., Path]
+CODES = np.array([2, 3, 7])
+
+
+class MemoryScene:
+    """A scene that notes what is read of it."""
+
+    def __init__(self, cube: Cube, block: tuple[int, int], nodata: float) -> None:
+        bands, rows, cols = cube.shape
+        self.cube = cube
+        self.reads: list[tuple[tuple[int, int], tuple[int, int]]] = []
+        self.info = SceneInfo(
+            path=Path("memory"),
+            driver="memory",
+            bands=bands,
+            rows=rows,
+            cols=cols,
+            dtype=cube.dtype,
+            nodata=np.full(bands, nodata),
+            good=np.ones(bands, dtype=bool),
+            block=block,
+        )
+
+    def read(
+        self, rows: tuple[int, int], cols: tuple[int, int], bands: NDArray[np.intp]
+    ) -> Cube:
+        assert 0 <= rows[0] < rows[1] <= self.info.rows
+        assert 0 <= cols[0] < cols[1] <= self.info.cols
+        self.reads.append((rows, cols))
+        return self.cube[bands, slice(*rows), slice(*cols)].copy()
+
+    def close(self) -> None:
+        pass
+
+
+class WindowSum:
+    """An engine whose answer needs exactly the context it asks for."""
+
+    device = "fake"
+
+    def __init__(self, halo: int) -> None:
+        self.side = 2 * halo + 1
+        self.calls = 0
+
+    def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
+        assert cube.dtype == np.float32
+        assert np.isfinite(cube).all()
+        self.calls += 1
+        return window_sum(cube[0], self.side)[None]
+
+
+def window_sum(cube: NDArray[Any], side: int) -> NDArray[np.float32]:
+    """Weigh the pixels of each window by their place: exact in float32."""
+    patches = sliding_window_view(cube.astype(np.float64), (side, side), axis=(1, 2))
+    weights = np.arange(len(cube) * side * side).reshape(len(cube), side, side) % 7
+    total = np.einsum("brcij,bij->rc", patches, weights)
+    return np.stack([total, -total, total % 5]).astype(np.float32)
+
+
+class Collected:
+    """Stands for the scratch files: what was written where, and how often."""
+
+    def __init__(self, rows: int, cols: int) -> None:
+        self.found = np.full((3, rows, cols), np.nan, dtype=np.float32)
+        self.valid = np.zeros((rows, cols), dtype=bool)
+        self.times = np.zeros((rows, cols), dtype=int)
+
+    def write(
+        self,
+        rows: tuple[int, int],
+        cols: tuple[int, int],
+        found: NDArray[np.float32] | None,
+        valid: NDArray[np.bool_],
+        reject_below: float,
+        counts: Counts,
+    ) -> None:
+        place = slice(*rows), slice(*cols)
+        self.times[place] += 1
+        self.valid[place] = valid
+        assert (found is not None) == valid.any()
+        if found is not None:
+            self.found[:, *place] = found
+
+
+@given(
+    shape=st.tuples(st.integers(1, 45), st.integers(1, 45)),
+    block=st.tuples(st.integers(1, 50), st.integers(1, 50)),
+    halo=st.integers(0, 7),
+    tile=st.integers(1, 24),
+    budget=st.integers(1, 60_000),
+    holes=st.sampled_from([0.0, 0.02, 0.9, 1.0]),
+    seed=st.integers(0, 99),
+)
+@example((1, 1), (1, 1), 6, 1, 1, 0.0, 0)
+@example((1, 45), (1, 45), 7, 5, 1, 0.02, 1)
+@example((13, 13), (8, 8), 6, 13, 9000, 0.02, 2)
+@example((14, 12), (8, 8), 6, 13, 9000, 0.02, 3)
+def test_any_walk_equals_the_whole_scene_at_once(
+    document: ModelDocument,
+    shape: tuple[int, int],
+    block: tuple[int, int],
+    halo: int,
+    tile: int,
+    budget: int,
+    holes: float,
+    seed: int,
+) -> None:
+    random = np.random.default_rng(seed)
+    stored = random.integers(1, 50, (6, *shape)).astype(np.int16)
+    # Nodata in any one band makes the pixel missing.
+    missing = random.random(shape) < holes
+    row, col = np.indices(shape)
+    band = random.integers(0, 4, shape)
+    stored[band[missing], row[missing], col[missing]] = 0
+    bands = np.array([3, 0, 2, 1])
+    scene = MemoryScene(stored, block, nodata=0)
+    plan = windows.plan(*shape, 8, block, halo, tile, budget)
+    prepared = Prepared(BandMatch(bands), Conversion(None, None), plan)
+    described = replace(document, receptive_field=2 * halo + 1)
+    backend, scratch = WindowSum(halo), Collected(*shape)
+    seen: list[int] = []
+    pipeline._classify(
+        scene, prepared, described, backend, 0.0, scratch, Stopwatch(),  # type: ignore[arg-type]
+        lambda done, total: seen.append(done),
+    )  # fmt: skip
+
+    fill = np.array(described.values.fill)[:, None, None]
+    filled = np.where(missing, fill, stored[bands])
+    padded = np.pad(filled, ((0, 0), (halo, halo), (halo, halo)), mode="reflect")
+    expected = window_sum(padded, 2 * halo + 1)
+    assert (scratch.times == 1).all()
+    np.testing.assert_array_equal(scratch.valid, ~missing)
+    written = scratch.found[:, ~missing]
+    np.testing.assert_array_equal(written, expected[:, ~missing])
+    assert seen[-1] == shape[0] * shape[1]
+    assert all(a < b for a, b in pairwise(seen))
+    assert backend.calls <= plan.windows()
+    if missing.all():
+        assert backend.calls == 0
+    # Every row of the file is read once for each panel.
+    rows = [r for read, _ in scene.reads for r in range(*read)]
+    assert rows == list(range(shape[0])) * len(plan.panels)
+
+
+@pytest.fixture(scope="module")
+def model(write_model: Write, tmp_path_factory: pytest.TempPathFactory) -> ModelFile:
+    return read_model(write_model(tmp_path_factory.mktemp("model") / "model.onnx"))
+
+
+def class_map(path: Path) -> NDArray[Any]:
+    with rasterio.open(path) as file:
+        values: NDArray[Any] = file.read(1)
+    return values
+
+
+def assert_same_classes(found: NDArray[Any], probabilities: NDArray[Any]) -> None:
+    """Compare with an oracle's probabilities, but for ties."""
+    ordered = np.sort(probabilities, axis=0)
+    clear = ordered[-1] - ordered[-2] > 1e-5
+    assert clear.mean() > 0.9
+    expected = CODES[probabilities.argmax(axis=0)]
+    np.testing.assert_array_equal(found[clear], expected[clear])
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(1, 1), (1, 17), (17, 1), (2, 3), (3, 2), (4, 4), (5, 5), (13, 11), (23, 31)],
+)
+@pytest.mark.parametrize("tile", [1, 7, 128])
+def test_map_equals_the_oracle_at_any_size_and_tile(
+    shape: tuple[int, int],
+    tile: int,
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    conv_oracle: Callable[..., NDArray[np.float32]],
+) -> None:
+    if tile == 1 and shape == (23, 31):
+        tile = 5
+    stored = np.ascontiguousarray(cube[:, : shape[0], : shape[1]])
+    scene = write_scene_tiff(tmp_path / "s.tif", stored)
+    result = run(Request(scene, tmp_path / "o.tif", tile=tile), model)
+    found = class_map(tmp_path / "o.tif")
+    assert found.shape == shape
+    assert_same_classes(found, conv_oracle(stored))
+    assert result["pixels"] == {
+        "classified": shape[0] * shape[1],
+        "unclassified": 0,
+        "nodata": 0,
+    }
+
+
+def test_crop_of_a_scene_gives_the_same_classes(
+    model: ModelFile, tmp_path: Path, cube: NDArray[Any], write_scene_tiff: Write
+) -> None:
+    whole = write_scene_tiff(tmp_path / "s.tif", cube)
+    part = write_scene_tiff(tmp_path / "p.tif", np.ascontiguousarray(cube[:, 4:, 6:27]))
+    run(Request(whole, tmp_path / "whole.tif"), model)
+    run(Request(part, tmp_path / "part.tif"), model)
+    inner = class_map(tmp_path / "part.tif")[2:-2, 2:-2]
+    np.testing.assert_array_equal(class_map(tmp_path / "whole.tif")[6:-2, 8:25], inner)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+@pytest.mark.parametrize("band", range(4))
+def test_nodata_in_any_one_band_is_255_and_filled_for_its_neighbours(
+    dtype: str,
+    band: int,
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    conv_oracle: Callable[..., NDArray[np.float32]],
+) -> None:
+    stored = cube.astype(dtype)
+    holes = np.zeros(cube.shape[1:], dtype=bool)
+    holes[[0, 7, 22], [0, 11, 30]] = True
+    stored[band, holes] = 0
+    if dtype == "float32":
+        stored[band, 7, 11] = np.nan
+        stored[band, 22, 30] = np.inf
+    scene = write_scene_tiff(tmp_path / "s.tif", stored, nodata=0)
+    result = run(Request(scene, tmp_path / "o.tif"), model)
+    found = class_map(tmp_path / "o.tif")
+    np.testing.assert_array_equal(found == 255, holes)
+    assert result["pixels"]["nodata"] == 3
+    fill = np.array(model.document.values.fill)[:, None, None]
+    expected = conv_oracle(np.where(holes, fill, cube))
+    assert_same_classes(found[~holes][None], expected[:, ~holes][:, None])
+
+
+def test_windows_without_data_are_not_computed(
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stored = np.zeros_like(cube)
+    stored[:, 2, 3] = cube[:, 2, 3]
+    scene = write_scene_tiff(tmp_path / "s.tif", stored, nodata=0)
+    calls: list[tuple[int, ...]] = []
+    predict = onnxruntime_cpu.OnnxruntimeCpu.predict
+
+    def counted(self: Any, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        calls.append(values.shape)
+        return predict(self, values)
+
+    monkeypatch.setattr(onnxruntime_cpu.OnnxruntimeCpu, "predict", counted)
+    result = run(Request(scene, tmp_path / "o.tif", tile=8), model)
+    assert calls == [(1, 4, 12, 12)]
+    assert result["pixels"]["classified"] == 1
+    run(
+        Request(
+            write_scene_tiff(tmp_path / "e.tif", np.zeros_like(cube), nodata=0),
+            tmp_path / "empty.tif",
+            confidence=True,
+            probabilities=True,
+            preview=True,
+        ),
+        model,
+    )
+    assert (class_map(tmp_path / "empty.tif") == 255).all()
+    assert len(calls) == 1
+
+
+class Broken:
+    """An engine that has no finite score for some pixels."""
+
+    device = "broken"
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
+        rows, cols = cube.shape[2] - 4, cube.shape[3] - 4
+        found = np.full((1, 3, rows, cols), 1 / 3, dtype=np.float32)
+        found[0, 1].flat[: int(self.share * rows * cols)] = np.nan
+        found[0, 2].flat[: int(self.share * rows * cols)] = np.inf
+        return found
+
+
+def test_few_scores_that_are_not_finite_become_nodata(
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    monkeypatch.setattr(pipeline, "open_backend", lambda *_: Broken(0.009))
+    request = Request(scene, tmp_path / "o.tif", confidence=True, probabilities=True)
+    result = run(request, model)
+    broken = int(0.009 * 23 * 31)
+    assert result["pixels"]["nodata"] == broken
+    assert f"{broken} pixels without a finite score" in caplog.text
+    for name in ("o", "o_confidence", "o_probabilities"):
+        found = class_map(tmp_path / f"{name}.tif")
+        assert (found.ravel()[:broken] == 255).all()
+        assert (found.ravel()[broken:] != 255).all()
+
+
+def test_many_scores_that_are_not_finite_fail_the_run(
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    monkeypatch.setattr(pipeline, "open_backend", lambda *_: Broken(0.02))
+    with pytest.raises(VerificationError, match="no finite score on broken"):
+        run(Request(scene, tmp_path / "o.tif"), model)
+    assert {p.name for p in tmp_path.iterdir()} == {"s.tif"}
+
+
+def test_failing_window_fails_the_run_and_leaves_nothing(
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Failing(Broken):
+        def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
+            self.share += 1
+            if self.share == 5:
+                raise VerificationError("the fifth window")
+            return super().predict(cube)
+
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    monkeypatch.setattr(pipeline, "open_backend", lambda *_: Failing(0))
+    with pytest.raises(HsiError):
+        run(Request(scene, tmp_path / "o.tif", tile=4), model)
+    assert {p.name for p in tmp_path.iterdir()} == {"s.tif"}
+
+
+def test_rejection_leaves_pixels_unclassified(
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    conv_oracle: Callable[..., NDArray[np.float32]],
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    best = conv_oracle(cube).max(axis=0)
+    limit = float(np.median(best)) + 1e-3
+    result = run(Request(scene, tmp_path / "o.tif", reject_below=limit), model)
+    sure = np.abs(best - limit) > 1e-5
+    found = class_map(tmp_path / "o.tif")
+    np.testing.assert_array_equal((found == 0)[sure], (best < limit)[sure])
+    assert result["pixels"]["unclassified"] == (found == 0).sum()
+    # Without the option the model's own threshold holds.
+    cautious = ModelFile(
+        model.path,
+        replace(model.document, reject_below=limit),
+        model.onnx,
+        model.sha256,
+    )
+    run(Request(scene, tmp_path / "own.tif"), cautious)
+    np.testing.assert_array_equal(class_map(tmp_path / "own.tif"), found)
+    run(Request(scene, tmp_path / "all.tif", reject_below=0.0), cautious)
+    assert (class_map(tmp_path / "all.tif") != 0).all()
+
+
+def test_units_are_converted_before_the_network(
+    model: ModelFile, tmp_path: Path, cube: NDArray[Any], write_scene_tiff: Write
+) -> None:
+    stored = write_scene_tiff(tmp_path / "s.tif", cube)
+    run(Request(stored, tmp_path / "a.tif"), model)
+    tenth = (cube / 1000).astype(np.float32)
+    other = write_scene_tiff(tmp_path / "f.tif", tenth, scale=0.1)
+    run(Request(other, tmp_path / "b.tif"), model)
+    np.testing.assert_array_equal(
+        class_map(tmp_path / "a.tif"), class_map(tmp_path / "b.tif")
+    )
+
+
+def test_result_counts_areas_and_times(
+    model: ModelFile, tmp_path: Path, cube: NDArray[Any], write_scene_tiff: Write
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    progress: list[tuple[int, int]] = []
+    result = run(
+        Request(scene, tmp_path / "o.tif", tile=10),
+        model,
+        lambda done, total: progress.append((done, total)),
+    )
+    found = class_map(tmp_path / "o.tif")
+    for entry in result["classes"]:
+        assert entry["pixels"] == (found == entry["code"]).sum()
+        assert entry["area_m2"] == 4 * entry["pixels"]
+    assert result["windows"] == 12 == len(progress)
+    assert progress[-1] == (23 * 31, 23 * 31)
+    seconds = result["seconds"]
+    parts = seconds["read"] + seconds["infer"] + seconds["write"]
+    assert parts <= seconds["total"]
+    assert result["resumed_windows"] == 0
+
+
+def test_what_a_scene_lacks_is_said(
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bare = write_scene_tiff(tmp_path / "bare.tif", cube, None, crs=None, transform=None)
+    result = run(Request(bare, tmp_path / "o.tif"), model)
+    assert "no wavelengths" in caplog.text
+    assert "no georeference" in caplog.text
+    assert {c["area_m2"] for c in result["classes"]} == {None}
+    few = write_scene_tiff(tmp_path / "few.tif", cube[:3], (450.0, 550.0, 650.0))
+    with pytest.raises(BandMismatchError, match=r"Missing: 850\.0 nm"):
+        run(Request(few, tmp_path / "few_o.tif"), model)
+    assert not (tmp_path / "few_o.tif").exists()

@@ -1,0 +1,271 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hsi_runtime.errors import OutputError, RecipeError
+from hsi_train import method as methods
+from hsi_train import patches, split
+from hsi_train.fit import DENSE_OUTPUTS, Epoch, Trainer, choose_sampling
+from hsi_train.labelled_scene import LabelledData
+from hsi_train.patches import Windows
+from hsi_train.recipe import Fit
+from hsi_train.split import Role, Roles
+
+MakeData = Callable[..., LabelledData]
+
+HALO = 6
+OPTIONS = {"features": 4, "hidden": 8, "dropout": 0.2}
+
+
+def fields(seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.kron(rng.integers(1, 4, (5, 5)), np.ones((5, 5), dtype=int))
+
+
+@pytest.fixture
+def problem(make_data: MakeData) -> tuple[LabelledData, list[Roles]]:
+    data = make_data(fields())
+    splits = split.per_class(data, 6, 0)
+    splits[0][(splits[0] == Role.TEST) & (np.indices((25, 25))[0] < 6)] = (
+        Role.VALIDATION
+    )
+    return data, splits
+
+
+def trainer_of(
+    problem: tuple[LabelledData, list[Roles]], settings: Fit, seed: int = 0
+) -> Trainer:
+    data, splits = problem
+    statistics = patches.statistics(data.scenes, splits)
+    windows = Windows(data.scenes, splits, HALO, statistics.mean)
+    torch.manual_seed(seed)
+    known = methods.Problem(
+        torch.from_numpy(statistics.mean),
+        torch.from_numpy(statistics.std),
+        torch.from_numpy(split.count(data, splits)[:, Role.TRAIN].copy()),
+    )
+    return Trainer(
+        methods.build("mf2cnet", known, OPTIONS),
+        data,
+        splits,
+        windows,
+        statistics,
+        choose_sampling(settings, windows, HALO),
+        seed,
+        torch.device("cpu"),
+    )
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in trainer._method.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def losses(trainer: Trainer) -> list[tuple[int, float, float | None]]:
+    return [(e.epoch, e.loss, e.validation_kappa) for e in trainer.progress.history]
+
+
+SHORT = Fit(epochs=4, batch=8)
+DENSE = Fit(epochs=4, outputs=7, batch=4)
+
+
+@pytest.mark.parametrize("settings", [SHORT, DENSE])
+def test_same_seed_same_weights(problem: Any, settings: Fit) -> None:
+    one, two = (trainer_of(problem, settings, 3) for _ in range(2))
+    one.run()
+    torch.manual_seed(99)
+    two = trainer_of(problem, settings, 3)
+    two.run()
+    assert same(weights(one), weights(two))
+    assert losses(one) == losses(two)
+    other = trainer_of(problem, settings, 4)
+    other.run()
+    assert not same(weights(one), weights(other))
+
+
+@pytest.mark.parametrize("settings", [SHORT, DENSE])
+@pytest.mark.parametrize("stopped_after", [0, 1, 3, 4])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    problem: Any, tmp_path: Path, settings: Fit, stopped_after: int
+) -> None:
+    whole = trainer_of(problem, settings)
+    whole.run()
+
+    first = trainer_of(problem, settings)
+    state = tmp_path / "resume.pt"
+    first.save(state)
+
+    def save_and_stop(epoch: Epoch) -> None:
+        first.save(state)
+        if epoch.epoch == stopped_after:
+            raise KeyboardInterrupt
+
+    if stopped_after:
+        with pytest.raises(KeyboardInterrupt):
+            first.run(save_and_stop)
+    torch.manual_seed(12345)  # another process begins elsewhere
+    second = trainer_of(problem, settings, seed=0)
+    torch.manual_seed(54321)
+    second.load(state)
+    second.run()
+    assert same(weights(whole), weights(second))
+    assert losses(whole) == losses(second)
+    assert [p.name for p in tmp_path.iterdir()] == ["resume.pt"]
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "truncated", "other", "pickle"])
+def test_damaged_state_cannot_be_resumed(
+    problem: Any, tmp_path: Path, damage: str
+) -> None:
+    import pickle
+
+    trainer = trainer_of(problem, SHORT)
+    path = tmp_path / "resume.pt"
+    trainer.save(path)
+    if damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "text":
+        path.write_text("no state")
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "pickle":
+        path.write_bytes(pickle.dumps({"method": print}))
+    else:
+        torch.save({"method": {}}, path)
+    with pytest.raises(OutputError, match=r"resume\.pt cannot be resumed.*--overwrite"):
+        trainer.load(path)
+
+
+def scripted(
+    monkeypatch: pytest.MonkeyPatch, trainer: Trainer, kappas: list[float]
+) -> list[dict[str, Tensor]]:
+    """Let validation find these values; return the weights after each epoch."""
+    seen: list[dict[str, Tensor]] = []
+
+    def validate() -> tuple[float, float]:
+        seen.append(weights(trainer))
+        return (kappas[len(seen) - 1] if len(seen) <= len(kappas) else -1.0), 0.5
+
+    monkeypatch.setattr(trainer, "_validate", validate)
+    return seen
+
+
+def test_best_validation_wins_and_ties_go_to_the_later(
+    problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(problem, Fit(epochs=6, batch=18))
+    seen = scripted(monkeypatch, trainer, [0.9, 0.1, 0.1, 0.6, 0.6, 0.5])
+    trainer.run()
+    # The first half of the schedule does not compete.
+    assert trainer.progress.best_epoch == 5
+    assert trainer.progress.best_kappa == 0.6
+    assert same(weights(trainer), seen[4])
+
+
+def test_patience_stops(problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of(problem, Fit(epochs=30, batch=18, patience=2))
+    scripted(monkeypatch, trainer, [0.1, 0.5, 0.4, 0.3, 0.9, 0.9])
+    trainer.run()
+    assert len(trainer.progress.history) == 4
+    assert trainer.progress.best_epoch == 2
+
+
+def test_without_validation_the_last_weights_stay(
+    problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, splits = problem
+    splits[0][splits[0] == Role.VALIDATION] = Role.TEST
+    trainer = trainer_of((data, splits), Fit(epochs=3, batch=18, patience=1))
+    after: list[dict[str, Tensor]] = []
+    trainer.run(lambda _: after.append(weights(trainer)))
+    assert len(after) == 3
+    assert trainer.progress.best_epoch == 3
+    assert all(e.validation_kappa is None for e in trainer.progress.history)
+    final = weights(trainer)
+    learned = [k for k in final if "running" not in k and "num_batches" not in k]
+    assert all(torch.equal(final[k], after[-1][k]) for k in learned)
+    assert not trainer._method.training
+
+
+def test_one_odd_patch_does_not_stop_training(make_data: MakeData) -> None:
+    data = make_data(fields())
+    splits = split.per_class(data, 3, 0)  # nine patches
+    trainer = trainer_of((data, splits), Fit(epochs=1, batch=8))
+    trainer.run()
+    assert math.isfinite(trainer.progress.history[0].loss)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_steps_too_small_for_batch_statistics(problem: Any, batch: int) -> None:
+    with pytest.raises(RecipeError, match=rf"fit\.batch is {batch}.*at least 3"):
+        trainer_of(problem, Fit(batch=batch, outputs=1))
+
+
+def test_loss_that_is_no_number_stops_with_advice(
+    problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(problem, SHORT)
+
+    def broken(_: Any) -> Tensor:
+        return sum(p.sum() for p in trainer._method.parameters()) * float("nan")  # type: ignore[return-value]
+
+    monkeypatch.setattr(trainer._method, "loss", broken)
+    with pytest.raises(RecipeError, match=r"loss became nan in epoch 1.*learning_rate"):
+        trainer.run()
+
+
+@pytest.mark.parametrize("settings", [SHORT, DENSE])
+def test_steps_are_counted_to_the_end(problem: Any, settings: Fit) -> None:
+    trainer = trainer_of(problem, settings)
+    counted: list[tuple[int, int]] = []
+    trainer.run(after_step=lambda done, steps, _: counted.append((done, steps)))
+    assert [done for done, _ in counted] == list(range(1, counted[0][1] + 1))
+    assert {steps for _, steps in counted} == {len(counted)}
+
+
+def test_few_labels_are_trained_by_patches(make_data: MakeData) -> None:
+    data = make_data(np.kron(fields(), np.ones((3, 3), dtype=int)))
+    splits = split.per_class(data, 5, 0)
+    windows = Windows(data.scenes, splits, HALO, np.zeros(5))
+    chosen = choose_sampling(Fit(), windows, HALO)
+    assert (chosen.outputs, chosen.batch) == (1, 60)
+    assert chosen.epochs is not None
+    assert chosen.epochs >= 50  # one step each
+
+
+def test_dense_labels_are_trained_by_windows(make_data: MakeData) -> None:
+    data = make_data(np.kron(fields(), np.ones((3, 3), dtype=int)))
+    splits = split.fraction(data, 0.8, 0)
+    windows = Windows(data.scenes, splits, HALO, np.zeros(5))
+    chosen = choose_sampling(Fit(), windows, HALO)
+    assert (chosen.outputs, chosen.batch) == (DENSE_OUTPUTS, 2)
+
+
+def test_what_the_recipe_says_stays(make_data: MakeData) -> None:
+    data = make_data(fields())
+    windows = Windows(data.scenes, split.per_class(data, 5, 0), HALO, np.zeros(5))
+    asked = Fit(
+        epochs=3, outputs=9, batch=7, learning_rate=0.1, weight_decay=0.2, gain=0.3,
+        noise=0.4, patience=5,
+    )  # fmt: skip
+    assert choose_sampling(asked, windows, HALO) == asked
+
+
+def test_settings_that_are_still_open_are_a_mistake(problem: Any) -> None:
+    data, splits = problem
+    statistics = patches.statistics(data.scenes, splits)
+    windows = Windows(data.scenes, splits, HALO, statistics.mean)
+    with pytest.raises(ValueError, match="choose_sampling"):
+        Trainer(
+            trainer_of(problem, SHORT)._method, data, splits, windows, statistics,
+            Fit(), 0, torch.device("cpu"),
+        )  # fmt: skip
