@@ -118,6 +118,8 @@ def _describe(path: Path, dataset: Any) -> SceneInfo:
     imagery = [dataset.tags(b, ns="IMAGERY") for b in dataset.indexes]
     wavelengths, fwhm, notes = spectral.from_band_tags(str(path), tags, imagery)
     declared = any(s != 1 for s in dataset.scales) or any(dataset.offsets)
+    if not all(dataset.scales):
+        raise SceneError(f"{path} declares a scale of 0; its values mean nothing.")
     georeferenced = not dataset.transform.is_identity
     return SceneInfo(
         path=path,

@@ -333,3 +333,11 @@ def test_hostile_side_cars_are_ignored(
     scene.close()
     assert not hits
     assert side_car.read_text().startswith("<PAMDataset>")
+
+
+def test_a_scale_of_zero_is_refused(
+    tmp_path: Path, write_scene_tiff: Callable[..., Path], cube: NDArray[np.uint16]
+) -> None:
+    path = write_scene_tiff(tmp_path / "zero.tif", cube, scale=0.0)
+    with pytest.raises(SceneError, match="scale of 0"):
+        open_scene(path)

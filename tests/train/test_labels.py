@@ -1,8 +1,10 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rasterio.crs import CRS
 from scipy.io import savemat
 
 from hsi_runtime.errors import SceneError
@@ -103,6 +105,16 @@ def test_same_size_elsewhere_is_refused(
     )
     with pytest.raises(SceneError, match=r"grid lies elsewhere.*400000.*rio warp"):
         read_codes(str(path), make_info(3, 4, 2, transform=GRID))
+
+
+def test_another_reference_system_is_refused(
+    tmp_path: Path, write_tif: WriteTif, make_info: MakeInfo
+) -> None:
+    path = write_tif(tmp_path / "labels.tif", CODES.astype("uint8"), crs="EPSG:32633")
+    info = make_info(3, 4, 2, transform=GRID)
+    scene = replace(info, crs=CRS.from_epsg(32634).to_wkt())
+    with pytest.raises(SceneError, match="another coordinate reference system"):
+        read_codes(str(path), scene)
 
 
 def test_rounding_of_the_origin_is_no_other_place(

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.crs import CRS
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from hsi_runtime.errors import SceneError
@@ -132,6 +133,11 @@ def _check_georeference(path: str, labels: SceneInfo, scene: SceneInfo) -> None:
     """Refuse labels of the right size in the wrong place."""
     if labels.transform is None or scene.transform is None:
         return
+    if labels.crs and scene.crs and CRS.from_wkt(labels.crs) != CRS.from_wkt(scene.crs):
+        raise SceneError(
+            f"{path} has another coordinate reference system than {scene.path.name}; "
+            "warp it to the scene's grid (rio warp --like scene.tif)."
+        )
     pixel = max(abs(v) for v in (*scene.transform[1:3], *scene.transform[4:6]))
     apart = np.abs(np.subtract(labels.transform, scene.transform)) / pixel
     # Steps count once per pixel of the scene: check the far corner, not the step.

@@ -28,6 +28,8 @@ class Role(IntEnum):
 
 Roles = NDArray[np.uint8]
 
+GOOD_SPLIT = 1.1  # score at which smaller blocks are not tried; see `_score`
+MIN_SIDE = 8  # of a block, px, however small the receptive field
 VALIDATION_SHARE, TEST_SHARE = 0.15, 0.25  # of the labelled pixels, spatial split
 
 
@@ -137,8 +139,10 @@ def spatial(data: LabelledData, receptive_field: int, seed: int) -> list[Roles]:
     attempts = int(np.clip(2e7 // pixels, 4, 48))
     best: tuple[float, list[Roles]] | None = None
     for multiple in (8, 4, 2, 1):
+        if best is not None and best[0] >= GOOD_SPLIT:
+            break
         for _ in range(attempts):
-            splits = _in_blocks(data, receptive_field * multiple, rng)
+            splits = _in_blocks(data, max(receptive_field * multiple, MIN_SIDE), rng)
             for roles in splits:
                 _add_buffer(roles, receptive_field)
             score = _score(count(data, splits))
