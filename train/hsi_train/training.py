@@ -1,14 +1,11 @@
 """The whole way from a recipe to a run folder, on one screen."""
 
-import csv
 import hashlib
 import importlib.metadata
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hsi_runtime.errors import EngineError, OutputError, RecipeError
+from hsi_runtime.errors import EngineError
 from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
 from hsi_train import (
     checkpoint,
@@ -26,6 +23,7 @@ from hsi_train import (
     metrics,
     patches,
     recipe,
+    run_folder,
     split,
 )
 from hsi_train import method as methods
@@ -37,13 +35,6 @@ from hsi_train.recipe import Recipe
 from hsi_train.split import Role, Roles
 
 log = logging.getLogger(__name__)
-
-RECIPE, STATE, METRICS = "recipe.toml", "resume.pt", "metrics.json"
-# What a run folder may hold, exported models included.
-OWN_FILES = (
-    *(RECIPE, STATE, f"{STATE}.part", METRICS, checkpoint.FILE_NAME, "report.html"),
-    *("history.csv", "confusion.csv", "split.tif", "split_*.tif", "model.*"),
-)
 
 
 def train(
@@ -73,9 +64,9 @@ def train(
         HsiError: Any of its kinds; nothing is left in ``run`` by an unusable input.
     """
     started = time.monotonic()
-    check_folder(run, resume, overwrite)
+    run_folder.check_folder(run, resume, overwrite)
     if overwrite:
-        check_inputs(run, wanted)
+        run_folder.check_inputs(run, wanted)
     where = torch_device(device)
     kind = methods.method_class(wanted.method)
     methods.check_options(wanted.method, wanted.options)
@@ -101,15 +92,17 @@ def train(
     trainer = Trainer(
         method, data, splits, windows, statistics, settings, wanted.seed, where
     )
-    prepare_folder(run, resolved, resume, overwrite)
+    run_folder.prepare_folder(run, resolved, resume, overwrite)
     if resume:
-        trainer.load(run / STATE)
+        trainer.load(run / run_folder.STATE)
     else:
-        trainer.save(run / STATE)  # an interruption in the first epoch can be resumed
+        trainer.save(
+            run / run_folder.STATE
+        )  # an interruption in the first epoch can be resumed
 
     def epoch_done(epoch: Epoch) -> None:
-        trainer.save(run / STATE)
-        write_history(run / "history.csv", trainer.progress.history)
+        trainer.save(run / run_folder.STATE)
+        run_folder.write_history(run / "history.csv", trainer.progress.history)
         after_epoch(epoch)
 
     trainer.run(epoch_done, after_step)
@@ -135,10 +128,12 @@ def train(
     }
     described = describe(resolved, data, counts, statistics, result)
     checkpoint.save(run, method, described, sample_window(data, splits, method.halo))
-    write_splits(run, data, splits)
-    write_confusion(run / "confusion.csv", matrix, data)
+    run_folder.write_splits(run, data, splits)
+    run_folder.write_confusion(run / "confusion.csv", matrix, data)
     result["seconds"] = time.monotonic() - started
-    (run / METRICS).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (run / run_folder.METRICS).write_text(
+        json.dumps(result, indent=1) + "\n", encoding="utf-8"
+    )
 
     from hsi_train.report import write_report
 
@@ -146,7 +141,7 @@ def train(
         run / "report.html", method, data, splits, statistics, trainer.progress,
         result, resolved, where,
     )  # fmt: skip
-    (run / STATE).unlink(missing_ok=True)
+    (run / run_folder.STATE).unlink(missing_ok=True)
     return result
 
 
@@ -188,80 +183,6 @@ def torch_device(name: str) -> torch.device:
             "torch is a CUDA build, or use --device cpu."
         )
     return torch.device("cuda" if present and name != "cpu" else "cpu")
-
-
-def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that must not be written, before any work.
-
-    Raises:
-        OutputError: It holds a run, or something else, or nothing to resume.
-    """
-    if run.exists() and not run.is_dir():
-        raise OutputError(f"{run} is a file; -o names the folder of the run.")
-    if resume:
-        if not ((run / STATE).is_file() and (run / RECIPE).is_file()):
-            raise OutputError(f"{run} holds no interrupted run to resume.")
-        return
-    occupied = run.is_dir() and any(run.iterdir())
-    if occupied and not overwrite:
-        hint = "--resume goes on with it; " if (run / STATE).is_file() else ""
-        raise OutputError(f"{run} is not empty; {hint}--overwrite replaces the run.")
-    if occupied and not (run / RECIPE).is_file():
-        raise OutputError(
-            f"{run} is no run of hsi-train ({RECIPE} is missing), so --overwrite does "
-            "not touch it; choose another folder."
-        )
-    foreign = [
-        p.name
-        for p in sorted(run.iterdir() if occupied else ())
-        if not any(p.match(own) for own in OWN_FILES)
-    ]
-    if foreign:
-        raise OutputError(
-            f"{run} holds {', '.join(foreign[:3])}, which --overwrite would delete; "
-            "move what is no part of the run, or choose another folder."
-        )
-
-
-def check_inputs(run: Path, wanted: Recipe) -> None:
-    """Refuse to replace a run that the new one reads from.
-
-    Raises:
-        OutputError: A scene, label, class or split file lies in the folder.
-    """
-    data = wanted.data
-    sources = [*data.scenes, *data.labels, *wanted.split.files, data.classes or ""]
-    for source in filter(None, sources):
-        path = Path(matlab.split_name(recipe.expanded(source))[0]).resolve()
-        if path.is_relative_to(run.resolve()):
-            raise OutputError(
-                f"{source} is an input and lies in {run}, which --overwrite would "
-                "delete; move it, or choose another folder."
-            )
-
-
-def prepare_folder(run: Path, resolved: Recipe, resume: bool, overwrite: bool) -> None:
-    """Create the run folder with its recipe, or check that a resumed one agrees.
-
-    Raises:
-        RecipeError: The interrupted run has another recipe.
-        OutputError: The folder cannot be written.
-    """
-    text = recipe.dump(resolved)
-    if resume:
-        if (run / RECIPE).read_text(encoding="utf-8") != text:
-            raise RecipeError(
-                f"{run / RECIPE} differs from what is asked for now; resume with the "
-                "same settings, or start again with --overwrite."
-            )
-        return
-    try:
-        if overwrite and run.is_dir():
-            shutil.rmtree(run)
-        run.mkdir(parents=True, exist_ok=True)
-        (run / RECIPE).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{run} cannot be written: {error.strerror}.") from error
 
 
 def describe(
@@ -353,36 +274,3 @@ def sample_window(data: LabelledData, splits: list[Roles], halo: int) -> NDArray
     if scene.cube.dtype.kind in "iu":
         return np.rint(cube).astype(scene.cube.dtype)
     return cube
-
-
-def write_history(path: Path, history: list[Epoch]) -> None:
-    """Write one line for each finished epoch."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([f.name for f in fields(Epoch)])
-        for epoch in history:
-            writer.writerow(["" if v is None else v for v in vars(epoch).values()])
-
-
-def write_confusion(path: Path, matrix: metrics.Confusion, data: LabelledData) -> None:
-    """Write the confusion matrix: a row for each true class."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["true \\ predicted", *(c.name for c in data.classes)])
-        for info, row in zip(data.classes, matrix, strict=True):
-            writer.writerow([info.name, *row.tolist()])
-
-
-def write_splits(run: Path, data: LabelledData, splits: list[Roles]) -> None:
-    """Write each scene's roles as a GeoTIFF on its whole grid."""
-    from hsi_train.rasters import write_raster
-
-    stems = [scene.info.path.stem for scene in data.scenes]
-    for number, (scene, roles) in enumerate(zip(data.scenes, splits, strict=True), 1):
-        stem = f"_{scene.info.path.stem}" if len(splits) > 1 else ""
-        if stems.count(scene.info.path.stem) > 1:
-            stem += f"_{number}"
-        whole = np.zeros((scene.info.rows, scene.info.cols), dtype=np.uint8)
-        height, width = roles.shape
-        whole[scene.row : scene.row + height, scene.col : scene.col + width] = roles
-        write_raster(run / f"split{stem}.tif", whole, scene.info)
