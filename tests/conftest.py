@@ -31,6 +31,8 @@ from hsi_runtime.model_file import (
 from hsi_runtime.scene import open_scene, valid_pixels
 
 PROJECT = Path(__file__).parents[1]
+# As the commands do; before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # A busy machine is no failure.
 settings.register_profile("hsi", deadline=None)
