@@ -105,7 +105,7 @@ def one_scene(name: str, folder: Path) -> Path:
         height=info.rows,
         width=info.cols,
         dtype=cube.dtype,
-        transform=Affine(1, 0, 0, 0, -1, 0),
+        transform=Affine(1, 0, 100, 0, -1, 100),
     ) as raster:
         raster.write(cube)
     return output
