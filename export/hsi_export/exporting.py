@@ -8,8 +8,8 @@ from typing import Any
 
 from hsi_export import graph, package, parity
 from hsi_runtime.backends import open_backend
-from hsi_runtime.class_map import FULL, check_outputs
-from hsi_runtime.errors import OutputError, ResourceError
+from hsi_runtime.class_map import check_outputs
+from hsi_runtime.errors import DISK_FULL, OutputError, ResourceError
 from hsi_runtime.model_file import read_model
 from hsi_runtime.self_test import self_test
 from hsi_train import checkpoint
@@ -40,7 +40,7 @@ def export(run: Path, output: Path, overwrite: bool = False) -> dict[str, Any]:
     source = run / checkpoint.FILE_NAME if run.is_dir() else run
     check_outputs([output, item], [source], overwrite)
     proto = graph.trace(trained.method, len(trained.description.bands.used))
-    contract = package.document(trained)
+    contract = package.document(trained, proto)
     data = package.assemble(proto, contract, trained.description.resolution_m)
     partial, partial_item = (p.with_name(p.name + ".part") for p in (output, item))
     try:
@@ -58,7 +58,7 @@ def export(run: Path, output: Path, overwrite: bool = False) -> dict[str, Any]:
         os.replace(partial_item, item)
         os.replace(partial, output)
     except OSError as error:
-        kind = ResourceError if error.errno in FULL else OutputError
+        kind = ResourceError if error.errno in DISK_FULL else OutputError
         raise kind(f"{output} cannot be written: {error.strerror}.") from error
     finally:
         partial.unlink(missing_ok=True)

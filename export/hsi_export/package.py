@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import onnx
 
+from hsi_export.memory import working_bytes
 from hsi_export.parity import reference
 from hsi_runtime.model_file import (
     INPUT_NAME,
@@ -37,7 +38,7 @@ FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 NOT_IN_NAMES = re.compile("[^0-9A-Za-z_-]+")  # of classes, by the extension's schema
 
 
-def document(trained: Checkpoint) -> ModelDocument:
+def document(trained: Checkpoint, proto: Any) -> ModelDocument:
     """Write the contract of a checkpoint, with its checksum still blank."""
     side = trained.method.receptive_field - 1 + SELF_TEST_OUTPUTS
     window = np.ascontiguousarray(trained.sample[:, :side, :side])
@@ -54,6 +55,7 @@ def document(trained: Checkpoint) -> ModelDocument:
         outputs=[PROBABILITIES],
         precision="fp32",
         parameters=parameter_count(trained.method.network),
+        working_bytes=working_bytes(proto),
         provenance=described.provenance,
         self_test=SelfTest(
             cube=Array.pack(window),

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hsi_runtime import resample
 from hsi_runtime.errors import BandMismatchError, SceneError
 from hsi_runtime.scene import SceneInfo
 
@@ -101,12 +102,21 @@ class BandMatch:
     """Which bands of a scene to feed to a model.
 
     Attributes:
-        indices: 0-based bands of the scene, in the model's order, shape ``(band,)``.
+        indices: 0-based bands of the scene to read, shape ``(band,)``; in the model's
+            order, unless they are resampled.
         warnings: Sentences the user should read.
+        resampling: Weights that turn them into the model's bands, shape
+            ``(model band, band)``; None where they are the model's bands.
     """
 
     indices: NDArray[np.intp]
     warnings: tuple[str, ...] = ()
+    resampling: NDArray[np.float32] | None = None
+
+    @property
+    def how(self) -> str:
+        """Say in a word how the bands were found."""
+        return "resampled" if self.resampling is not None else "matched"
 
 
 def match_bands(
@@ -114,22 +124,30 @@ def match_bands(
     model_wavelengths_nm: Sequence[float] | None,
     source_count: int,
     source_used: Sequence[int],
+    model_fwhm_nm: Sequence[float] | None = None,
     tolerance_nm: float = TOLERANCE_NM,
 ) -> BandMatch:
     """Find the model's bands in a scene: by wavelength, else by an equal count.
+
+    Where centres differ by more than the tolerance, but the scene covers every band of
+    the model, its spectra are resampled, and a warning says so.
 
     Args:
         info: The scene.
         model_wavelengths_nm: Centres of the bands the model needs, or None.
         source_count: Bands of the scene the model was trained on.
         source_used: Those of them that the model needs, 0-based.
+        model_fwhm_nm: Widths of the bands the model needs, or None.
         tolerance_nm: Largest accepted distance between two centres.
 
     Raises:
         BandMismatchError: The scene lacks a band, or cannot be matched at all.
     """
     if model_wavelengths_nm is not None and info.wavelengths_nm is not None:
-        return _by_wavelength(info, np.asarray(model_wavelengths_nm), tolerance_nm)
+        widths = None if model_fwhm_nm is None else np.array(model_fwhm_nm, float)
+        return _by_wavelength(
+            info, np.array(model_wavelengths_nm, float), widths, tolerance_nm
+        )
     lacks = "The scene" if info.wavelengths_nm is None else "The model"
     if info.bands == source_count:
         indices = np.asarray(source_used, dtype=np.intp)
@@ -151,14 +169,19 @@ def match_bands(
     )
 
 
-def _by_wavelength(info: SceneInfo, wanted: Wavelengths, tolerance: float) -> BandMatch:
+def _by_wavelength(
+    info: SceneInfo, wanted: Wavelengths, widths: Wavelengths | None, tolerance: float
+) -> BandMatch:
     assert info.wavelengths_nm is not None
     distance = np.abs(info.wavelengths_nm[None, :] - wanted[:, None])  # (model, scene)
     usable = np.where(info.good[None, :], distance, np.inf)
     indices = usable.argmin(axis=1)
     matched = usable.min(axis=1) <= tolerance
     if not matched.all():
-        missing = wanted[~matched]
+        found = _resampled(info, wanted, widths, int(matched.sum()), tolerance)
+        if isinstance(found, BandMatch):
+            return found
+        missing = wanted[~matched & ~found]
         shown = ", ".join(f"{nm:.1f}" for nm in missing[:5])
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         bad = int(((distance.min(axis=1) <= tolerance) & ~matched).sum())
@@ -168,13 +191,33 @@ def _by_wavelength(info: SceneInfo, wanted: Wavelengths, tolerance: float) -> Ba
             f"{wanted.max():.1f} nm; {info.path.name} has {info.bands} bands from "
             f"{info.wavelengths_nm.min():.1f} to {info.wavelengths_nm.max():.1f} nm, "
             f"and only {int(matched.sum())} match within {tolerance:g} nm. "
-            f"Missing: {shown}{more} nm{marked}. Use a scene of the same sensor, or "
-            "resample it to the model's bands."
+            f"Missing: {shown}{more} nm{marked}, and the neighbours are too far apart "
+            "to resample. Use a scene that covers the model's bands."
         )
     if len(np.unique(indices)) < len(indices):
         # Bands of overlapping spectrometers lie closer than a recalibration moves.
         indices = _assign(info, wanted, usable, tolerance)
     return BandMatch(indices)
+
+
+def _resampled(
+    info: SceneInfo,
+    wanted: Wavelengths,
+    widths: Wavelengths | None,
+    matched: int,
+    tolerance: float,
+) -> BandMatch | NDArray[np.bool_]:
+    """Resample if the scene covers all bands; else tell which ones it covers."""
+    assert info.wavelengths_nm is not None
+    table, covered = resample.weights(info.wavelengths_nm, info.good, wanted, widths)
+    if not covered.all():
+        return covered
+    used = np.flatnonzero(table.any(axis=0))
+    said = (
+        f"{info.path.name} is resampled: {matched} of the model's {len(wanted)} bands "
+        f"match within {tolerance:g} nm; {len(used)} bands of the scene are weighed."
+    )
+    return BandMatch(used, (said,), table[:, used])
 
 
 def _assign(

@@ -1,19 +1,25 @@
-"""hsi-run: a scene and a model file in, a class map out.
+"""hsi-run: scenes and a model file in, class maps out.
 
 hsi-run scene.tif -m model.onnx
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from hsi_runtime import command_line
+from hsi_runtime import option_values as values
+
+if TYPE_CHECKING:
+    from hsi_runtime.model_file import ModelFile
+    from hsi_runtime.pipeline import Request
 
 
 @click.command(name="hsi-run")
-@click.argument("scene", type=click.Path(path_type=Path), required=False)
+@click.argument("scenes", type=click.Path(path_type=Path), nargs=-1, metavar="SCENE...")
 @click.option(
     "-m",
     "--model",
@@ -24,7 +30,7 @@ from hsi_runtime import command_line
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Class map.  [default: SCENE_classes.tif beside the scene]",
+    help="Class map; for many scenes a folder.  [default: SCENE_classes.tif]",
 )
 @click.option(
     "--device",
@@ -33,13 +39,29 @@ from hsi_runtime import command_line
     show_default=True,
     help="The one asked for, or exit code 4. This release has cpu.",
 )
+@click.option(
+    "--window",
+    metavar="COL,ROW,WIDTH,HEIGHT",
+    callback=values.window,
+    help="Part to classify, in pixels.",
+)
+@click.option(
+    "--bbox",
+    metavar="W,S,E,N",
+    callback=values.bounds,
+    help="Part to classify, in the scene's CRS.",
+)
+@click.option(
+    "--max-memory",
+    metavar="SIZE",
+    callback=values.memory_bytes,
+    help="Limit of the process, such as 2G.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
 @click.option(
     "--tile",
     type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    help="Side of the squares that are classified at once, px.",
+    help="Side of the squares that are classified at once, px.  [default: 128]",
 )
 @click.option(
     "--reject",
@@ -50,30 +72,61 @@ from hsi_runtime import command_line
 @click.option("--confidence", is_flag=True, help="Also write *_confidence.tif.")
 @click.option("--probabilities", is_flag=True, help="Also write *_probabilities.tif.")
 @click.option("--preview", is_flag=True, help="Also write *_preview.png.")
+@click.option("--stac", is_flag=True, help="Also write a STAC item, *.stac.json.")
+@click.option(
+    "--vector",
+    type=click.Path(path_type=Path),
+    help="Also write polygons of the classes to this GeoPackage.",
+)
+@click.option(
+    "--min-area",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="Smallest polygon to keep, in square metres.",
+)
+@click.option(
+    "--compress",
+    type=click.Choice(["deflate", "zstd", "lzw", "none"]),
+    default="deflate",
+    show_default=True,
+)
 @click.option("--overwrite", is_flag=True, help="Replace outputs that are there.")
+@click.option("--no-resume", is_flag=True, help="Forget what an interrupted run did.")
+@click.option(
+    "--shard",
+    metavar="I/N",
+    callback=values.shard,
+    help="Take part I of N (from 0) of the scenes: for job arrays.",
+)
 @click.option("--describe", is_flag=True, help="Print what the model is.")
 @click.option("--self-test", is_flag=True, help="Run the model's stored sample.")
 @click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
 @command_line.common_options
 def command(
-    scene: Path | None,
+    scenes: tuple[Path, ...],
     model: Path | None,
+    output: Path | None,
+    device: str,
+    threads: int | None,
+    shard: tuple[int, int] | None,
     describe: bool,
     self_test: bool,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
     **options: Any,
-) -> None:
-    """Classify SCENE, a GeoTIFF or ENVI file, with a model file of hsi-export.
+) -> int:
+    """Classify SCENEs, GeoTIFF or ENVI files, with a model file of hsi-export.
 
     Writes a class map in the codes of the training labels (0 unclassified, 255 nodata)
-    as a Cloud-Optimised GeoTIFF, with colours, names and the scene's georeference.
+    as a Cloud-Optimised GeoTIFF, with colours, names and the scene's georeference. A
+    SCENE that ends in .txt is a list of scenes. A run that was interrupted goes on
+    where it stopped when it is repeated.
     """
     command_line.start_messages(quiet)
-    if scene is None and not (describe or self_test):
+    if not scenes and not (describe or self_test):
         raise click.UsageError("Missing SCENE.")
-    from hsi_runtime import reports
+    from hsi_runtime import batch, reports
     from hsi_runtime.errors import ModelFileError
     from hsi_runtime.model_file import read_model
 
@@ -84,64 +137,109 @@ def command(
         )
     loaded = read_model(chosen)
     if describe:
-        _show(reports.describe(loaded), as_json)
-        return
+        return _show(reports.describe(loaded), as_json)
     if self_test:
-        found = reports.self_test(loaded, options["device"], options["threads"])
-        _show(found, as_json)
-        return
-    assert scene is not None
-    output = options.pop("output")
+        return _show(reports.self_test(loaded, device, threads), as_json)
+    listed = batch.expand(scenes)
+    many = listed != list(scenes) or len(listed) > 1
+    wanted = batch.requests(listed, output, _template(options), many)
     if dry_run:
-        _show(reports.dry_run(scene, loaded, options["tile"]), as_json)
-        return
-    result = _run(scene, output, loaded, options, quiet)
+        plans = [reports.dry_run(request, loaded) for request in wanted]
+        return _show({"scenes": plans} if many else plans[0], as_json)
+    if not many and shard is None:
+        return _run_one(wanted[0], loaded, device, threads, quiet, as_json)
+    parts = batch.shard(wanted, shard)
+    return _run_many(parts, loaded, device, threads, quiet, as_json)
+
+
+def _template(options: dict[str, Any]) -> "Request":
+    """Turn the options into a request whose scene is still to be named."""
+    from hsi_runtime.pipeline import Request
+
+    if options["window"] and options["bbox"]:
+        raise click.UsageError("--window and --bbox exclude each other.")
+    reject = options.pop("reject")
+    if reject is not None and not 0 <= reject <= 1:  # not a number
+        raise click.BadParameter(f"{reject} is not in 0..1.", param_hint="'--reject'")
+    return Request(
+        scene=Path(),
+        output=Path(),
+        window=options.pop("window"),
+        bounds=options.pop("bbox"),
+        max_memory_bytes=options.pop("max_memory"),
+        reject_below=reject,
+        resume=not options.pop("no_resume"),
+        min_area_m2=options.pop("min_area"),
+        **options,
+    )
+
+
+def _run_one(
+    request: "Request",
+    model: "ModelFile",
+    device: str,
+    threads: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    from hsi_runtime import reports
+    from hsi_runtime.backends import open_backend
+    from hsi_runtime.pipeline import run
+
+    def start() -> Any:
+        return open_backend(model, device, threads)
+
+    with command_line.pixel_bar(quiet) as progress:
+        result = run(request, model, start, progress)
     if as_json:
         command_line.print_json(result)
-        return
+        return 0
     if not quiet:
         click.echo(reports.summary(result), err=True)
     click.echo(result["output"])
+    return 0
 
 
-def _run(
-    scene: Path, output: Path | None, model: Any, options: dict[str, Any], quiet: bool
-) -> dict[str, Any]:
-    from tqdm import tqdm
+def _run_many(
+    wanted: "Sequence[Request]",
+    model: "ModelFile",
+    device: str,
+    threads: int | None,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    from hsi_runtime import batch, reports
+    from hsi_runtime.backends import open_backend
 
-    from hsi_runtime.pipeline import Request, run
-    from hsi_runtime.scene import local_file
+    def start() -> Any:
+        return open_backend(model, device, threads)
 
-    options["reject_below"] = reject = options.pop("reject")
-    if reject is not None and not 0 <= reject <= 1:  # not a number
-        raise click.BadParameter(f"{reject} is not in 0..1.", param_hint="'--reject'")
-    local_file(scene)
-    if output is None:
-        named = scene.with_suffix("") if scene.suffix.lower() == ".hdr" else scene
-        output = named.with_name(f"{named.stem}_classes.tif")
-    request = Request(scene=scene, output=output, **options)
-    with tqdm(
-        disable=not command_line.show_progress(quiet),
-        unit="px",
-        unit_scale=True,
-        leave=False,
-    ) as bar:
+    def done(result: dict[str, Any]) -> None:
+        if not as_json:
+            click.echo(result["output"])
 
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        return run(request, model, progress)
+    with command_line.pixel_bar(quiet) as progress:
+        results = batch.run_all(wanted, model, start, progress, done)
+    if as_json:
+        command_line.print_json(results)
+    elif not quiet:
+        click.echo(reports.summary_of_many(results), err=True)
+    return batch.exit_code(results)
 
 
-def _show(content: dict[str, Any], as_json: bool) -> None:
+def _show(content: dict[str, Any], as_json: bool) -> int:
     if as_json:
         command_line.print_json(content)
-        return
-    for key, value in content.items():
-        click.echo(f"{key}: {value}")
+    else:
+        for key, value in content.items():
+            click.echo(f"{key}: {value}")
+    return 0
 
 
 def main() -> None:
     """Run hsi-run."""
-    command_line.run(command, "Nothing was published; earlier output is as it was.")
+    command_line.run(
+        command,
+        "Nothing was published; earlier output is as it was. Repeat the command to "
+        "resume.",
+    )

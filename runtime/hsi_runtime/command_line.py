@@ -1,17 +1,19 @@
 """What the three commands share: options, messages, exit codes."""
 
+import contextlib
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
 import click
 
-from hsi_runtime.errors import HsiError
+from hsi_runtime.errors import DISK_FULL, HsiError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -22,7 +24,7 @@ EXTRAS = {
     "scipy": "train",
     "h5py": "train",
     "pyogrio": "train",
-    "shapely": "train",
+    "shapely": "train",  # or the smaller extra `vector`
     "matplotlib": "train",
     "tomli_w": "train",
     "onnx": "export",
@@ -67,6 +69,24 @@ def start_messages(quiet: bool) -> None:
         logging.getLogger(chatty).setLevel(logging.ERROR)
 
 
+@contextlib.contextmanager
+def pixel_bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """Show a progress bar of pixels, with rate and time left, on a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(
+        disable=not show_progress(quiet), unit="px", unit_scale=True, leave=False
+    ) as bar:
+
+        def progress(done: int, total: int) -> None:
+            if done < bar.n:  # another scene begins
+                bar.reset(total)
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
+
+
 def print_json(content: dict[str, Any]) -> None:
     """Print one JSON object on stdout."""
     click.echo(json.dumps(content, indent=1, allow_nan=False))
@@ -80,6 +100,7 @@ def run(command: click.Command, after_interrupt: str = "") -> NoReturn:
         after_interrupt: Sentence to print when the user stopped it.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGHUP, _terminate)
     # Threads of torch that spin while they wait make training ten times slower as soon
     # as another program wants a core; sleeping costs a few per cent on an idle machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -104,15 +125,29 @@ def run(command: click.Command, after_interrupt: str = "") -> NoReturn:
     except MemoryError as error:
         click.echo(f"Error: memory ran out ({error}); use smaller windows.", err=True)
         code = 6
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        click.echo(f"Error: the disk is full ({error}); make room.", err=True)
+        code = 6
     except (KeyboardInterrupt, click.Abort):
         click.echo(f"Stopped. {after_interrupt}".strip(), err=True)
-        code = 130
+        _leave(130)
     except _TerminatedError:
         click.echo(f"Terminated. {after_interrupt}".strip(), err=True)
-        code = 143
+        _leave(143)
     except SystemExit:  # all that click does when the reader of a pipe has gone
         code = 141
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit at once, even while a thread of ours is inside a long call."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if threading.active_count() > 1:
+        os._exit(code)
+    sys.exit(code)
 
 
 class _TerminatedError(BaseException):

@@ -11,7 +11,11 @@ HsiError
     VerificationError    a result failed its check                       exit 7
 """
 
+import errno
 from typing import ClassVar
+
+# What the operating system says when a disk, a quota or a file-size limit is full.
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class HsiError(Exception):

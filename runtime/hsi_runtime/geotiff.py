@@ -2,6 +2,7 @@
 
 import math
 import struct
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class GeoTiffScene:
 
     def __init__(self, path: Path) -> None:
         self._env = rasterio.Env(**GDAL_OPTIONS)
+        self._busy = threading.Lock()
         try:
             with self._env:
                 self._dataset = open_tiff(path)
@@ -54,7 +56,7 @@ class GeoTiffScene:
     ) -> Cube:
         window = Window.from_slices(rows, cols)
         try:
-            with self._env:
+            with self._busy, self._env:
                 cube: Cube = self._dataset.read(
                     [int(b) + 1 for b in bands], window=window
                 )
@@ -67,7 +69,10 @@ class GeoTiffScene:
         return cube
 
     def close(self) -> None:
-        self._dataset.close()
+        # Where a thread still reads, the process is about to end.
+        if self._busy.acquire(blocking=False):
+            self._dataset.close()
+            self._busy.release()
 
 
 def open_tiff(path: Path) -> Any:

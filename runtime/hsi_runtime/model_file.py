@@ -150,7 +150,11 @@ class SelfTest(_Part, frozen=True):
 
 
 class ModelDocument(_Part, frozen=True):
-    """All that a runtime must know of a model; see the field types."""
+    """All that a runtime must know of a model; see the field types.
+
+    ``working_bytes`` is what the graph holds in memory at once, for each pixel of a
+    window.
+    """
 
     schema_version: Literal[1]
     method: str
@@ -162,6 +166,7 @@ class ModelDocument(_Part, frozen=True):
     outputs: list[str]
     precision: Literal["fp32", "fp16"]
     parameters: int
+    working_bytes: Annotated[float, Meta(gt=0)]
     provenance: Provenance
     self_test: SelfTest
     checksum: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]

@@ -1,32 +1,36 @@
 """The whole way from a scene to its class map, on one screen."""
 
+import contextlib
 import logging
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from hsi_runtime import class_map, windows
-from hsi_runtime.backends import Backend, open_backend
+from hsi_runtime import class_map, fingerprint, legend, memory, stac, windows
+from hsi_runtime.backends import Backend, open_backend, predict_in_parts
 from hsi_runtime.bands import BandMatch, match_bands
+from hsi_runtime.class_map import Canvas, Counts
 from hsi_runtime.errors import VerificationError
 from hsi_runtime.model_file import ModelDocument, ModelFile
 from hsi_runtime.preview import write_preview
-from hsi_runtime.scene import Cube, Scene, open_scene, valid_pixels
+from hsi_runtime.publish import convert, publish
+from hsi_runtime.regions import Bounds, grid_of, region_of
+from hsi_runtime.scene import Scene, SceneInfo, open_scene, valid_pixels
+from hsi_runtime.scratch import Scratch, was_publishing
+from hsi_runtime.strips import Strip, cut, read_strips
+from hsi_runtime.threads import ReadAhead, WriteBehind, in_background
 from hsi_runtime.units import Conversion, conversion
-from hsi_runtime.windows import Plan, mirror, mirrored_extent, tiles
+from hsi_runtime.windows import Plan, Window, tiles
 
 log = logging.getLogger(__name__)
 
 MAX_BROKEN_SHARE = 0.01  # of pixels whose scores are not finite
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -36,61 +40,73 @@ class Request:
     Attributes:
         scene: Input.
         output: Class map; further files are named after it.
-        device: See `hsi_runtime.backends.open_backend`.
-        threads: Of the engine, or None.
-        tile: Side of the squares that are classified at once.
+        window: Part to classify, in pixels.
+        bounds: Part to classify: west, south, east, north in the scene's CRS.
+        tile: Side of the squares that are classified at once; None for the default.
+        max_memory_bytes: Budget of the whole process, or None.
         reject_below: Smallest probability of a class, or None for the model's own.
         confidence: Also write the best probability.
         probabilities: Also write all probabilities.
         preview: Also write a PNG.
+        stac: Also write a STAC item.
+        vector: Also write polygons to this GeoPackage.
+        min_area_m2: Smallest polygon to keep.
+        compress: Compression of the GeoTIFFs.
         overwrite: Replace what is there.
+        resume: Go on where an interrupted run stopped.
     """
 
     scene: Path
     output: Path
-    device: str = "auto"
-    threads: int | None = None
-    tile: int = windows.DEFAULT_TILE
+    window: Window | None = None
+    bounds: Bounds | None = None
+    tile: int | None = None
+    max_memory_bytes: int | None = None
     reject_below: float | None = None
     confidence: bool = False
     probabilities: bool = False
     preview: bool = False
+    stac: bool = False
+    vector: Path | None = None
+    min_area_m2: float = 0.0
+    compress: str = "deflate"
     overwrite: bool = False
+    resume: bool = True
+
+    def threshold(self, document: ModelDocument) -> float:
+        """Return the smallest accepted probability: the user's, else the model's."""
+        asked = self.reject_below
+        return document.reject_below if asked is None else asked
+
+    def wanted(self) -> list[str]:
+        """Name the outputs."""
+        asked = {
+            "classes": True,
+            "confidence": self.confidence,
+            "probabilities": self.probabilities,
+            "preview": self.preview,
+            "stac": self.stac,
+            "vector": self.vector is not None,
+        }
+        return [name for name, yes in asked.items() if yes]
 
 
 class Prepared(NamedTuple):
-    """A scene matched to a model, and the plan to walk it."""
+    """A scene matched to a model, the part to classify, and the plan to walk it."""
 
     match: BandMatch
     units: Conversion
+    region: Window
     plan: Plan
 
 
-class Strip(NamedTuple):
-    """A piece of the scene in memory.
-
-    Attributes:
-        cube: Stored units, shape ``(band, row, col)``.
-        row: Scene row of its first row.
-        col: Scene column of its first column.
-        rows: Output rows it completes.
-        cols: Output columns it completes.
-    """
-
-    cube: Cube
-    row: int
-    col: int
-    rows: tuple[int, int]
-    cols: tuple[int, int]
-
-
 class Stopwatch:
-    """Adds up the seconds spent in each stage."""
+    """Adds up the seconds spent in each stage; stages may overlap."""
 
     def __init__(self) -> None:
         self.seconds = {"read": 0.0, "infer": 0.0, "write": 0.0}
 
-    @contextmanager
+    @contextlib.contextmanager
     def time(self, stage: str) -> Iterator[None]:
         """Put what happens inside on a stage's account."""
         started = time.monotonic()
@@ -99,7 +115,7 @@ class Stopwatch:
         finally:
             self.seconds[stage] += time.monotonic() - started
 
-    def each(self, stage: str, items: Iterator["Strip"]) -> Iterator["Strip"]:
+    def each(self, stage: str, items: Iterator[T]) -> Iterator[T]:
         """Put the making of every item on a stage's account."""
         while True:
             with self.time(stage):
@@ -109,33 +125,41 @@ class Stopwatch:
             yield item
 
 
-def prepare(scene: Scene, document: ModelDocument, tile: int) -> Prepared:
+def prepare(scene: Scene, document: ModelDocument, request: Request) -> Prepared:
     """Match a scene to a model and plan the walk; say what the user should know.
 
     Raises:
         BandMismatchError: The scene lacks what the model needs.
+        ResourceError: The memory allowed is too little.
+        SceneError: The part asked for lies outside.
     """
     info, bands = scene.info, document.bands
-    match = match_bands(info, bands.wavelengths_nm, bands.source_count, bands.used)
-    units = conversion(info, match.indices, document.values)
+    match = match_bands(
+        info, bands.wavelengths_nm, bands.source_count, bands.used, bands.fwhm_nm
+    )
+    units = conversion(info, match, document.values)
+    region = region_of(info, request.window, request.bounds)
     for sentence in (*info.notes, *match.warnings, *units.warnings):
         log.warning(sentence)
     if info.transform is None:
         log.warning(f"{info.path.name} has no georeference; neither has its class map.")
+    tile, strip_bytes = memory.share(document, request.tile, request.max_memory_bytes)
     plan = windows.plan(
-        info.rows,
-        info.cols,
+        (info.rows, info.cols),
+        region,
         len(match.indices) * info.dtype.itemsize,
         info.block,
         document.halo,
         tile,
+        strip_bytes,
     )
-    return Prepared(match, units, plan)
+    return Prepared(match, units, region, plan)
 
 
 def run(
     request: Request,
     model: ModelFile,
+    start: Callable[[], Backend] | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """Classify a scene.
@@ -143,6 +167,8 @@ def run(
     Args:
         request: Scene, output and options.
         model: A verified model.
+        start: Gives the engine, once the scene has proved usable; by default the
+            best that is present.
         progress: Called with finished and all output pixels.
 
     Returns:
@@ -152,44 +178,51 @@ def run(
         HsiError: Any of its kinds; no output exists then that was not there before.
     """
     started, watch = time.monotonic(), Stopwatch()
-    document = model.document
+    document, wanted = model.document, request.wanted()
     paths = class_map.paths_of(request.output)
-    wanted = ["classes"]
-    wanted += ["confidence"] if request.confidence else []
-    wanted += ["probabilities"] if request.probabilities else []
-    wanted += ["preview"] if request.preview else []
+    if request.vector is not None:
+        paths["vector"] = request.vector
+    reject = request.threshold(document)
     scene = open_scene(request.scene)
     try:
+        # Outputs of a run that died while it published them are its own to replace.
+        ours = request.resume and was_publishing(request.output)
         class_map.check_outputs(
-            [paths[w] for w in wanted],
+            [paths[w] for w in (*wanted, "qml")],
             [request.scene, *scene.info.files, model.path],
-            request.overwrite,
+            request.overwrite or ours,
         )
-        prepared = prepare(scene, document, request.tile)
-        backend = open_backend(model, request.device, request.threads)
-        reject = request.reject_below
-        reject = document.reject_below if reject is None else reject
+        prepared = prepare(scene, document, request)
+        backend = start() if start else open_backend(model)
+        before = fingerprint.of_scene(scene.info)
+        grid = grid_of(scene.info, prepared.region)
         layers = class_map.layers(document, wanted)
-        tags = class_map.provenance(model, scene.info, backend.device)
-        codes = [c.code for c in document.classes]
-        with class_map.Scratch(
-            request.output, scene.info, layers, codes, tags
-        ) as scratch:
-            counts = _classify(
+        tags = class_map.provenance(
+            model, scene.info, backend.device, prepared.match.how, reject
+        )
+        plan = fingerprint.plan(
+            model, before, prepared, backend.device, reject, [x.name for x in layers]
+        )
+        with Scratch(request.output, grid, layers, plan, request.resume) as scratch:
+            resumed = set(scratch.pieces)
+            _classify(
                 scene, prepared, document, backend, reject, scratch, watch, progress
             )
-            with watch.time("write"):
-                finished = scratch.convert()
-                if request.preview:
-                    finished["preview"] = finished["classes"].with_suffix(".png")
-                    write_preview(
-                        finished["classes"], finished["preview"], document, counts
+            counts = _total(scratch, document, backend)
+            fingerprint.check_unchanged(before, fingerprint.of_scene(scene.info))
+            with watch.time("write"), scratch.explaining():
+                finished = in_background(
+                    lambda: convert(scratch, tags, request.compress)
+                )
+                finished |= _draw(finished["classes"], request, paths, document, counts)
+                if request.stac:
+                    finished["stac"] = stac.write_item(
+                        scratch.folder, paths, wanted, grid, document, tags
                     )
-                scratch.publish(finished, paths)
+                publish(scratch, finished, paths)
+            scratch.remove()
     finally:
         scene.close()
-    info = scene.info
-    area = None if info.resolution_m is None else info.resolution_m**2
     total = time.monotonic() - started
     return {
         "scene": str(request.scene),
@@ -197,40 +230,22 @@ def run(
         "output": str(request.output),
         "outputs": {w: str(paths[w]) for w in wanted},
         "method": document.method,
-        "rows": info.rows,
-        "cols": info.cols,
+        "rows": grid.rows,
+        "cols": grid.cols,
         "pixels": {
-            "classified": int(sum(counts.of_class)),
+            "classified": sum(counts.of_class),
             "unclassified": counts.unclassified,
             "nodata": counts.nodata,
         },
-        "classes": [
-            {
-                "code": c.code,
-                "name": c.name,
-                "pixels": int(n),
-                "area_m2": None if area is None else float(n) * area,
-            }
-            for c, n in zip(document.classes, counts.of_class, strict=True)
-        ],
+        "classes": _areas(document, counts, grid),
         "device": backend.device,
         "precision": document.precision,
         "windows": prepared.plan.windows(),
         "seconds": {"total": total, **watch.seconds},
-        "pixels_per_second": info.rows * info.cols / total,
-        "peak_memory_bytes": peak_memory_bytes(),
-        "resumed_windows": 0,
+        "pixels_per_second": grid.rows * grid.cols / total,
+        "peak_memory_bytes": memory.peak_bytes(),
+        "resumed_windows": prepared.plan.windows(resumed),
     }
-
-
-@dataclass
-class Counts:
-    """Pixels of the class map."""
-
-    of_class: NDArray[np.int64]
-    unclassified: int = 0
-    nodata: int = 0
-    broken: int = 0
 
 
 def _classify(
@@ -239,35 +254,107 @@ def _classify(
     document: ModelDocument,
     backend: Backend,
     reject_below: float,
-    scratch: "class_map.Scratch",
+    scratch: Scratch,
     watch: Stopwatch,
     progress: Callable[[int, int], None],
-) -> Counts:
-    """Walk the scene; write every strip to the scratch files."""
-    info, indices = scene.info, prepared.match.indices
-    counts = Counts(np.zeros(len(document.classes), dtype=np.int64))
-    nodata = info.nodata[indices]
-    fill = np.array(document.values.fill, dtype=np.float32)[:, None, None]
-    done, total = 0, info.rows * info.cols
+) -> None:
+    """Walk the scene: read ahead, infer, write behind."""
+    plan, region = prepared.plan, prepared.region
+    codes = [c.code for c in document.classes]
+    total = region.rows * region.cols
+    done = sum(_pixels(p.rows, p.cols) for p in scratch.pieces.values())
+    progress(done, total)
+    strips = read_strips(
+        scene, prepared.match.indices, plan, document.halo, set(scratch.pieces)
+    )
+    timed = watch.each("read", strips)
+    with ReadAhead(timed) as ahead, WriteBehind() as behind:
+        for strip in ahead:
+            canvas = Canvas(scratch.layers, codes, *_shape(strip))
+            squares = _squares(strip, prepared, document, scene.info, backend, watch)
+            for row, col, found, inner in squares:
+                if found is not None:
+                    canvas.paint(row, col, found, inner, reject_below)
+                done += inner.size
+                progress(done, total)
+
+            def write(strip: Strip = strip, canvas: Canvas = canvas) -> None:
+                with watch.time("write"):
+                    scratch.write(
+                        strip.number,
+                        (strip.rows[0] - region.row, strip.rows[1] - region.row),
+                        (strip.cols[0] - region.col, strip.cols[1] - region.col),
+                        canvas.values,
+                        canvas.counts(),
+                    )
+
+            behind.do(write)
+
+
+def _squares(
+    strip: Strip,
+    prepared: Prepared,
+    document: ModelDocument,
+    info: SceneInfo,
+    backend: Backend,
+    watch: Stopwatch,
+) -> Iterator[tuple[int, int, Any, Any]]:
+    """Classify a strip square by square.
+
+    Yields:
+        Row and column within the strip's outputs, probabilities ``(class, row, col)``
+        or None where no pixel has data, and the mask of pixels with data.
+    """
     halo, tile = document.halo, prepared.plan.tile
-    strips = read_strips(scene, indices, prepared.plan, halo)
-    for strip in watch.each("read", strips):
-        valid = valid_pixels(strip.cube, nodata)
-        for rows, cols in product(tiles(strip.rows, tile), tiles(strip.cols, tile)):
-            cube, known = _cut(strip, valid, rows, cols, halo, info)
-            inner = known[halo : known.shape[0] - halo, halo : known.shape[1] - halo]
-            found = None
-            if inner.any():
-                with watch.time("infer"):
-                    values = np.where(known, prepared.units.apply(cube), fill)
-                    found = backend.predict(values[None])[0]
-            with watch.time("write"):
-                scratch.write(rows, cols, found, inner, reject_below, counts)
-            done += inner.size
-            progress(done, total)
+    fill = np.array(document.values.fill, dtype=np.float32)[:, None, None]
+    valid = valid_pixels(strip.cube, info.nodata[prepared.match.indices])
+    size = info.rows, info.cols
+    for rows, cols in product(tiles(strip.rows, tile), tiles(strip.cols, tile)):
+        cube, known = cut(strip, valid, rows, cols, halo, size)
+        inner = known[halo : known.shape[0] - halo, halo : known.shape[1] - halo]
+        found = None
+        if inner.any():
+            with watch.time("infer"):
+                values = prepared.units.apply(cube)
+                if not known.all():
+                    values = np.where(known, values, fill)
+                found = predict_in_parts(backend, values[None], halo)[0]
+        yield rows[0] - strip.rows[0], cols[0] - strip.cols[0], found, inner
+
+
+def _draw(
+    made: Path,
+    request: Request,
+    paths: dict[str, Path],
+    document: ModelDocument,
+    counts: Counts,
+) -> dict[str, Path]:
+    """Make what is drawn from the finished class map; return the unpublished files."""
+    drawn = {"qml": made.with_suffix(".qml")}
+    legend.write_qml(drawn["qml"], document)
+    if request.preview:
+        drawn["preview"] = made.with_suffix(".png")
+        write_preview(made, drawn["preview"], document, counts)
+    if request.vector is not None:
+        from hsi_runtime.polygons import write_polygons
+
+        # Beside its place, which may be on another disk than the map.
+        drawn["vector"] = paths["vector"].with_name(
+            f".{paths['vector'].stem}.part.gpkg"
+        )
+        write_polygons(made, drawn["vector"], document, request.min_area_m2)
+    return drawn
+
+
+def _total(scratch: Scratch, document: ModelDocument, backend: Backend) -> Counts:
+    """Add up all pieces; refuse a map with many broken scores."""
+    counts = Counts([0] * len(document.classes))
+    for piece in scratch.pieces.values():
+        counts.add(piece.counts)
     if counts.broken:
-        share = counts.broken / total
+        share = counts.broken / (scratch.grid.rows * scratch.grid.cols)
         if share > MAX_BROKEN_SHARE:
+            scratch.remove()
             raise VerificationError(
                 f"{share:.1%} of the pixels have no finite score on {backend.device}; "
                 "the model's numbers overflow. Use the fp32 model."
@@ -276,51 +363,24 @@ def _classify(
     return counts
 
 
-def read_strips(
-    scene: Scene, bands: NDArray[np.intp], plan: Plan, halo: int
-) -> Iterator[Strip]:
-    """Read a scene piece by piece, each file block once per panel."""
-    info = scene.info
-    for panel in plan.panels:
-        cols = mirrored_extent(panel[0] - halo, panel[1] + halo, info.cols)
-        kept: Cube | None = None
-        first = 0  # scene row of the first row in memory
-        for strip in plan.strips:
-            fresh = scene.read(strip.read, cols, bands)
-            cube = fresh if kept is None else np.concatenate([kept, fresh], axis=1)
-            del fresh
-            if strip.outputs[1] > strip.outputs[0]:
-                yield Strip(cube, first, cols[0], strip.outputs, panel)
-            keep_from = max(strip.outputs[1] - halo, 0)
-            kept = cube[:, keep_from - first :].copy()
-            first = keep_from
-            del cube
+def _areas(
+    document: ModelDocument, counts: Counts, grid: SceneInfo
+) -> list[dict[str, Any]]:
+    pixel_m2 = None if grid.resolution_m is None else grid.resolution_m**2
+    return [
+        {
+            "code": c.code,
+            "name": c.name,
+            "pixels": n,
+            "area_m2": None if pixel_m2 is None else n * pixel_m2,
+        }
+        for c, n in zip(document.classes, counts.of_class, strict=True)
+    ]
 
 
-def _cut(
-    strip: Strip,
-    valid: NDArray[np.bool_],
-    rows: tuple[int, int],
-    cols: tuple[int, int],
-    halo: int,
-    info: Any,
-) -> tuple[Cube, NDArray[np.bool_]]:
-    """Cut outputs with their context out of a strip, mirrored at the scene's edge."""
-    row_index = mirror(rows[0] - halo, rows[1] + halo, info.rows) - strip.row
-    col_index = mirror(cols[0] - halo, cols[1] + halo, info.cols) - strip.col
-    if rows[0] >= halo and rows[1] + halo <= info.rows:
-        row_slice: Any = slice(row_index[0], row_index[-1] + 1)
-    else:
-        row_slice = row_index
-    if cols[0] >= halo and cols[1] + halo <= info.cols:
-        col_slice: Any = slice(col_index[0], col_index[-1] + 1)
-    else:
-        col_slice = col_index
-    cube = strip.cube[:, row_slice][:, :, col_slice]
-    return cube, valid[row_slice][:, col_slice]
+def _shape(strip: Strip) -> tuple[int, int]:
+    return strip.rows[1] - strip.rows[0], strip.cols[1] - strip.cols[0]
 
 
-def peak_memory_bytes() -> int:
-    """Largest memory this process ever held."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+def _pixels(rows: tuple[int, int], cols: tuple[int, int]) -> int:
+    return (rows[1] - rows[0]) * (cols[1] - cols[0])

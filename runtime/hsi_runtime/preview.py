@@ -1,19 +1,15 @@
 """Draws a class map as a PNG with legend and scale bar, for a first look."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from hsi_runtime.class_map import FULL, UNCLASSIFIED, map_dtype
-from hsi_runtime.errors import OutputError, ResourceError
+from hsi_runtime.class_map import UNCLASSIFIED, Counts, map_dtype
+from hsi_runtime.errors import DISK_FULL, OutputError, ResourceError
 from hsi_runtime.geotiff import open_tiff, resolution_m
 from hsi_runtime.model_file import ModelDocument
-
-if TYPE_CHECKING:
-    from hsi_runtime.pipeline import Counts
 
 LONGEST_SIDE = 1600  # of the map, px
 SHORTEST_SIDE = 240  # a smaller scene is enlarged by whole factors
@@ -23,7 +19,7 @@ INK, PAPER = (34, 34, 34), (255, 255, 255)
 
 
 def write_preview(
-    class_map: Path, output: Path, document: ModelDocument, counts: "Counts"
+    class_map: Path, output: Path, document: ModelDocument, counts: Counts
 ) -> None:
     """Write a PNG of a finished class map.
 
@@ -62,7 +58,7 @@ def write_preview(
     try:
         sheet.save(output, format="PNG", optimize=True)
     except OSError as error:
-        kind = ResourceError if error.errno in FULL else OutputError
+        kind = ResourceError if error.errno in DISK_FULL else OutputError
         raise kind(f"The preview cannot be written: {error.strerror}.") from error
 
 
@@ -81,10 +77,10 @@ def _rgb(color: str) -> tuple[int, int, int]:
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
-def _legend(document: ModelDocument, counts: "Counts") -> Image.Image:
+def _legend(document: ModelDocument, counts: Counts) -> Image.Image:
     """Draw a box, the name and the share of every class."""
     font = ImageFont.load_default(FONT_PX)
-    mapped = int(counts.of_class.sum()) + counts.unclassified
+    mapped = sum(counts.of_class) + counts.unclassified
     entries = [
         (_rgb(c.color), c.name, int(n))
         for c, n in zip(document.classes, counts.of_class, strict=True)

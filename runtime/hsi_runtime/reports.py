@@ -1,14 +1,13 @@
 """What hsi-run prints besides a map: the model, its self-test, the plan, a summary."""
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from hsi_runtime import class_map
 from hsi_runtime import self_test as testing
 from hsi_runtime.backends import open_backend
 from hsi_runtime.model_file import ModelFile
-from hsi_runtime.pipeline import prepare
+from hsi_runtime.pipeline import Request, prepare
 from hsi_runtime.scene import open_scene
 
 
@@ -54,46 +53,76 @@ def self_test(model: ModelFile, device: str, threads: int | None) -> dict[str, A
     return {"device": backend.device, **asdict(testing.self_test(model, backend))}
 
 
-def dry_run(path: Path, model: ModelFile, tile: int) -> dict[str, Any]:
+def dry_run(request: Request, model: ModelFile) -> dict[str, Any]:
     """Say what a run would do, without an engine and without writing.
 
     Raises:
         SceneError: The scene cannot be read.
         BandMismatchError: The scene lacks what the model needs.
     """
-    scene = open_scene(path)
+    scene = open_scene(request.scene)
     try:
-        prepared = prepare(scene, model.document, tile)
+        prepared = prepare(scene, model.document, request)
         info = scene.info
     finally:
         scene.close()
-    size = class_map.map_dtype(model.document).itemsize
+    pixels = prepared.region.rows * prepared.region.cols
+    layers = class_map.layers(model.document, request.wanted())
     return {
-        "scene": str(path),
+        "scene": str(request.scene),
+        "output": str(request.output),
         "driver": info.driver,
         "rows": info.rows,
         "cols": info.cols,
         "bands": info.bands,
-        "bands_matched": len(prepared.match.indices),
-        "matched_bands": [int(i) + 1 for i in prepared.match.indices],
+        "bands_found": prepared.match.how,
+        "bands_matched": len(model.document.bands.used),
+        "bands_read": [int(i) + 1 for i in prepared.match.indices],
         "converted_units": prepared.units.gain is not None,
+        "region": prepared.region._asdict(),
         "windows": prepared.plan.windows(),
         "strips": len(prepared.plan.strips),
         "panels": len(prepared.plan.panels),
         "strip_bytes": prepared.plan.strip_bytes,
-        "scratch_bytes": info.rows * info.cols * size,
+        "tile": prepared.plan.tile,
+        "scratch_bytes": sum(
+            pixels * len(layer.bands) * layer.dtype.itemsize for layer in layers
+        ),
     }
 
 
 def summary(result: dict[str, Any]) -> str:
-    """Sum up a run in two lines."""
+    """Sum up a run: a table of the classes and two lines."""
     pixels, seconds = result["pixels"], result["seconds"]
+    mapped = max(pixels["classified"] + pixels["unclassified"], 1)
+    width = max(len(c["name"]) for c in result["classes"])
+    table = [
+        f"  {c['name']:{width}}  {c['pixels']:>12,} px  {c['pixels'] / mapped:6.1%}"
+        + ("" if c["area_m2"] is None else f"  {c['area_m2'] / 1e4:>12,.2f} ha")
+        for c in result["classes"]
+    ]
+    resumed = result["resumed_windows"]
+    return "\n".join(
+        [
+            *table,
+            f"{pixels['classified']:,} pixels classified, "
+            f"{pixels['unclassified']:,} unclassified, {pixels['nodata']:,} nodata, on "
+            f"{result['device']}, {result['precision']}"
+            + (f"; {resumed} windows taken over" if resumed else "")
+            + ".",
+            f"{seconds['total']:.1f} s (read {seconds['read']:.1f}, infer "
+            f"{seconds['infer']:.1f}, write {seconds['write']:.1f}), "
+            f"{result['pixels_per_second']:,.0f} pixels/s, "
+            f"{result['peak_memory_bytes'] / 1e6:.0f} MB at most.",
+        ]
+    )
+
+
+def summary_of_many(results: dict[str, Any]) -> str:
+    """Sum up a run over many scenes in one line."""
+    found = results["summary"]
     return (
-        f"{pixels['classified']:,} pixels classified, "
-        f"{pixels['unclassified']:,} unclassified, {pixels['nodata']:,} nodata, on "
-        f"{result['device']}, {result['precision']}.\n"
-        f"{seconds['total']:.1f} s (read {seconds['read']:.1f}, infer "
-        f"{seconds['infer']:.1f}, write {seconds['write']:.1f}), "
-        f"{result['pixels_per_second']:,.0f} pixels/s, "
-        f"{result['peak_memory_bytes'] / 1e6:.0f} MB at most."
+        f"{found['done']} scenes done, {found['skipped']} were finished before, "
+        f"{found['failed']} failed; {found['pixels']:,} pixels, "
+        f"{found['peak_memory_bytes'] / 1e6:.0f} MB at most."
     )

@@ -160,7 +160,8 @@ def valid_pixels(cube: Cube, nodata: NDArray[np.float64]) -> NDArray[np.bool_]:
         nodata: Fill value of each band, NaN where none, shape ``(band,)``.
 
     Returns:
-        Shape ``(row, col)``; False where any band is nodata, NaN or infinite.
+        Shape ``(row, col)``; False where any band is nodata, NaN, infinite, or
+        saturated: a whole number at the upper end of its type.
     """
     valid = np.ones(cube.shape[1:], dtype=bool)
     if cube.dtype.kind == "f":
@@ -170,6 +171,10 @@ def valid_pixels(cube: Cube, nodata: NDArray[np.float64]) -> NDArray[np.bool_]:
         # The networks compute in float32, where larger values are infinite.
         for plane in cube:
             valid &= np.abs(plane) <= np.finfo(np.float32).max
+    if cube.dtype.kind in "iu" and cube.dtype.itemsize > 1:
+        top = np.iinfo(cube.dtype).max
+        for plane in cube:
+            valid &= plane != top
     for plane, fill in zip(cube, nodata, strict=True):
         if not np.isnan(fill):
             valid &= plane != cube.dtype.type(fill)

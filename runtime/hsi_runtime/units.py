@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hsi_runtime.bands import BandMatch
 from hsi_runtime.errors import BandMismatchError
 from hsi_runtime.model_file import Values
 from hsi_runtime.scene import SceneInfo
@@ -13,35 +14,49 @@ from hsi_runtime.scene import SceneInfo
 
 @dataclass(frozen=True)
 class Conversion:
-    """``model value = scene value * gain + offset``, per band; None changes nothing.
+    """From a scene's stored values to a model's, band by band.
+
+    First ``value * gain + offset``, then resampling, then division by the model's
+    scale; a step that changes nothing is None.
 
     Attributes:
         gain: Shape ``(band, 1, 1)``.
         offset: Shape ``(band, 1, 1)``.
+        resampling: Weights, shape ``(model band, band)``.
+        model_scale: Shape ``(model band, 1, 1)``.
+        model_offset: Shape ``(model band, 1, 1)``.
         warnings: Sentences the user should read.
     """
 
-    gain: NDArray[np.float32] | None
-    offset: NDArray[np.float32] | None
+    gain: NDArray[np.float32] | None = None
+    offset: NDArray[np.float32] | None = None
+    resampling: NDArray[np.float32] | None = None
+    model_scale: NDArray[np.float32] | None = None
+    model_offset: NDArray[np.float32] | None = None
     warnings: tuple[str, ...] = ()
 
     def apply(self, cube: NDArray[Any]) -> NDArray[np.float32]:
-        """Convert a cube ``(band, row, col)`` to float32 in the model's units."""
+        """Convert a cube ``(band, row, col)`` to float32 in the model's bands."""
         values = cube.astype(np.float32)
         if self.gain is not None and self.offset is not None:
             values *= self.gain
             values += self.offset
+        if self.resampling is not None:
+            # Missing values have no weight in a pixel that counts: see valid_pixels.
+            values = np.nan_to_num(values, copy=False, posinf=0, neginf=0)
+            values = np.tensordot(self.resampling, values, axes=1)
+        if self.model_scale is not None and self.model_offset is not None:
+            values -= self.model_offset
+            values /= self.model_scale
         return values
 
 
-def conversion(
-    info: SceneInfo, indices: NDArray[np.intp], values: Values
-) -> Conversion:
+def conversion(info: SceneInfo, match: BandMatch, values: Values) -> Conversion:
     """Compare the scale and offset of a scene with those of a model.
 
     Both declared: convert. One declared, same kind of numbers (whole or decimal): taken
-    as they are, with a warning. One declared, different kinds: refused, because values
-    would be off by the scale.
+    as they are, with a warning. Otherwise, different kinds: refused, because values
+    would be off by an unknown scale.
 
     Raises:
         BandMismatchError: The units cannot be brought together.
@@ -58,22 +73,35 @@ def conversion(
                 f"{said}: the values may differ by a scale factor. Declare scale and "
                 "offset in both files, or convert the scene."
             )
-        if info.scale is None and values.scale is None:
-            return Conversion(None, None)
-        return Conversion(None, None, (f"{said}: values are taken as they are.",))
+        neither = info.scale is None and values.scale is None
+        return Conversion(
+            resampling=match.resampling,
+            warnings=() if neither else (f"{said}: values are taken as they are.",),
+        )
     assert info.offset is not None
     assert values.offset is not None
-    scale, offset = info.scale[indices], info.offset[indices]
+    scale, offset = info.scale[match.indices], info.offset[match.indices]
     model_scale, model_offset = np.array(values.scale), np.array(values.offset)
+    if match.resampling is not None:
+        return Conversion(
+            gain=_column(scale),
+            offset=_column(offset),
+            resampling=match.resampling,
+            model_scale=_column(model_scale),
+            model_offset=_column(model_offset),
+        )
     if np.allclose(scale, model_scale, rtol=1e-6, atol=0) and np.allclose(
-        offset, model_offset, rtol=1e-6, atol=0
+        offset, model_offset, rtol=1e-6, atol=1e-9
     ):
-        return Conversion(None, None)
-    gain = scale / model_scale
-    shift = (offset - model_offset) / model_scale
+        return Conversion()
     return Conversion(
-        gain.astype(np.float32)[:, None, None], shift.astype(np.float32)[:, None, None]
+        gain=_column(scale / model_scale),
+        offset=_column((offset - model_offset) / model_scale),
     )
+
+
+def _column(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    return values.astype(np.float32)[:, None, None]
 
 
 def _declared(known: bool) -> str:

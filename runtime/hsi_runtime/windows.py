@@ -3,7 +3,7 @@
 All intervals are half open, in pixels of the scene: rows ``[start, stop)``.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +24,16 @@ class Window(NamedTuple):
     col: int
     rows: int
     cols: int
+
+    @property
+    def row_end(self) -> int:
+        """One past the last row."""
+        return self.row + self.rows
+
+    @property
+    def col_end(self) -> int:
+        """One past the last column."""
+        return self.col + self.cols
 
 
 def mirror(start: int, stop: int, size: int) -> NDArray[np.intp]:
@@ -86,19 +96,23 @@ class Plan(NamedTuple):
     tile: int
     strip_bytes: int
 
-    def windows(self) -> int:
-        """Count the squares that are classified."""
-        rows = sum(_pieces(s.outputs, self.tile) for s in self.strips)
-        return rows * sum(_pieces(p, self.tile) for p in self.panels)
+    def windows(self, numbers: Collection[int] | None = None) -> int:
+        """Count the squares that are classified, in all pieces or in some."""
+        squares = [
+            _pieces(strip.outputs, self.tile) * _pieces(panel, self.tile)
+            for panel in self.panels
+            for strip in self.strips
+        ]
+        return sum(squares if numbers is None else (squares[n] for n in numbers))
 
 
 DEFAULT_TILE = 128
-STRIP_BYTES = 128 * 1024**2  # enough for sequential reading, little beside the engine
+STRIP_BYTES = 64 * 1024**2  # enough for sequential reading, little beside the engine
 
 
 def plan(
-    rows: int,
-    cols: int,
+    size: tuple[int, int],
+    region: Window,
     pixel_bytes: int,
     block: tuple[int, int],
     halo: int,
@@ -112,37 +126,43 @@ def plan(
     of blocks exceeds the budget, the scene is walked in panels of columns.
 
     Args:
-        rows: Height of the scene.
-        cols: Width of the scene.
+        size: Rows and columns of the scene.
+        region: Pixels to classify; context comes from outside it, too.
         pixel_bytes: Stored size of one pixel in all bands that are read.
         block: Rows and columns of the file's blocks.
         halo: Context of an output.
         tile: Side of the squares that are classified at once.
         strip_bytes: Budget of a strip.
     """
+    rows, cols = size
+    top, bottom = mirrored_extent(region.row - halo, region.row_end + halo, rows)
+    left, right = mirrored_extent(region.col - halo, region.col_end + halo, cols)
     block_rows, block_cols = min(block[0], rows), min(block[1], cols)
     pixels = max(strip_bytes // pixel_bytes, 1)
-    wanted = min(max(tile, 2 * halo), rows)
+    wanted = min(max(tile, 2 * halo), bottom - top)
     # A strip in memory has its context above and below.
-    lines = rows if pixels // cols >= rows else pixels // cols - 2 * halo
+    lines = pixels // (right - left)
+    lines = bottom - top if lines >= bottom - top else lines - 2 * halo
     if lines >= max(block_rows, wanted):
         height = max(wanted // block_rows, 1) * block_rows
-        panels = [(0, cols)]
+        panels = [(region.col, region.col_end)]
     else:
         height = wanted
         if block_rows <= 2 * height:
             height = max(height // block_rows, 1) * block_rows
-        width = max(pixels // min(height + 2 * halo, rows) - 2 * halo, tile)
+        width = max(pixels // min(height + 2 * halo, bottom - top) - 2 * halo, tile)
         if width > block_cols:
             width = width // block_cols * block_cols
-        panels = list(tiles((0, cols), width))
-    strips, done = [], 0
-    for first, last in tiles((0, rows), height):
-        ready = rows if last == rows else max(last - halo, done)
-        strips.append(Strip((first, last), (done, ready)))
+        panels = list(tiles((region.col, region.col_end), width))
+    strips, done = [], region.row
+    for first in range(top // height * height, bottom, height):
+        last = min(first + height, bottom)
+        ready = region.row_end if last == bottom else last - halo
+        ready = min(max(ready, done), region.row_end)
+        strips.append(Strip((max(first, top), last), (done, ready)))
         done = ready
-    widest = min(max(b - a for a, b in panels) + 2 * halo, cols)
-    tallest = min(height + 2 * halo, rows)
+    widest = min(max(b - a for a, b in panels) + 2 * halo, right - left)
+    tallest = min(height + 2 * halo, bottom - top)
     return Plan(panels, strips, tile, widest * tallest * pixel_bytes)
 
 

@@ -215,6 +215,11 @@ def _matching_bands(
     match = match_bands(
         info, None if centres is None else centres.tolist(), first.bands, bands.tolist()
     )
+    if match.resampling is not None:
+        raise SceneError(
+            f"{info.path.name} and {first.path.name} have different band centres; "
+            "training needs one list of bands. Resample one of them first."
+        )
     if info.dtype != first.dtype:
         raise SceneError(
             f"{info.path.name} stores {info.dtype}, {first.path.name} {first.dtype}; "

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.errors import EngineError
+from hsi_runtime.errors import EngineError, ResourceError
 from hsi_runtime.model_file import ModelFile
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
@@ -55,3 +55,24 @@ def open_backend(
     from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 
     return OnnxruntimeCpu(model, threads or len(os.sched_getaffinity(0)))
+
+
+def predict_in_parts(
+    backend: Backend, cube: NDArray[np.float32], halo: int
+) -> NDArray[np.float32]:
+    """Classify a window; where memory runs out, its halves, down to single pixels.
+
+    Dense networks give the same answer for any window, so only time is lost.
+    """
+    try:
+        return backend.predict(cube)
+    except ResourceError:
+        axis = 2 if cube.shape[2] >= cube.shape[3] else 3
+        outputs = cube.shape[axis] - 2 * halo
+        if outputs < 2:
+            raise
+    half = outputs // 2
+    first = np.take(cube, range(half + 2 * halo), axis=axis)
+    last = np.take(cube, range(half, cube.shape[axis]), axis=axis)
+    parts = [predict_in_parts(backend, part, halo) for part in (first, last)]
+    return np.concatenate(parts, axis=axis)

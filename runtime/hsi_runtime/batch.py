@@ -1,0 +1,163 @@
+"""Many scenes in one call: lists, shards, outputs that are already finished."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hsi_runtime import memory
+from hsi_runtime.backends import Backend
+from hsi_runtime.class_map import is_finished, paths_of
+from hsi_runtime.errors import HsiError, OutputError, SceneError
+from hsi_runtime.model_file import ModelFile
+from hsi_runtime.pipeline import Request, run
+from hsi_runtime.scratch import was_publishing
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+LIST_SUFFIX = ".txt"
+
+
+def expand(scenes: Sequence[Path]) -> list[Path]:
+    """Replace list files (``.txt``, one path a line, ``#`` comments) by their scenes.
+
+    A relative path in a list is relative to the list.
+
+    Raises:
+        SceneError: A list is unreadable or empty.
+    """
+    found: list[Path] = []
+    for path in scenes:
+        if path.suffix.lower() != LIST_SUFFIX:
+            found.append(path)
+            continue
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SceneError(f"The list {path} cannot be read: {error}.") from error
+        names = [line.strip() for line in lines if line.strip()]
+        listed = [path.parent / n for n in names if not n.startswith("#")]
+        if not listed:
+            raise SceneError(f"The list {path} names no scene.")
+        found += listed
+    return found
+
+
+def shard(wanted: Sequence[T], part: tuple[int, int] | None) -> list[T]:
+    """Take every N-th item from the I-th on; the parts of 0..N-1 cover all once."""
+    return list(wanted) if part is None else list(wanted[part[0] :: part[1]])
+
+
+def output_of(scene: Path, output: Path | None, many: bool) -> Path:
+    """Name the class map of a scene: ``-o``, or a name beside the scene, or in it."""
+    if output is not None and not many:
+        return output
+    stem = scene.with_suffix("").name if scene.suffix.lower() == ".hdr" else scene.stem
+    return (output or scene.parent) / f"{stem}_classes.tif"
+
+
+def requests(
+    scenes: Sequence[Path], output: Path | None, template: Request, many: bool
+) -> list[Request]:
+    """Make one request for each scene.
+
+    Args:
+        scenes: What to classify.
+        output: Class map, or their folder, or None for beside the scenes.
+        template: All other options.
+        many: Whether ``output`` is a folder; a list of scenes may hold just one.
+
+    Raises:
+        OutputError: ``-o`` is no folder for many scenes, or two scenes share an output.
+    """
+    if many and template.vector is not None:
+        raise OutputError("--vector names one file; give one scene at a time.")
+    if many and output is not None and not output.is_dir():
+        raise OutputError(f"{len(scenes)} scenes: -o must be a folder that exists.")
+    made = [
+        replace(template, scene=s, output=output_of(s, output, many)) for s in scenes
+    ]
+    taken: dict[Path, Path] = {}
+    for request in made:
+        key = request.output.parent.resolve() / request.output.name
+        if key in taken:
+            raise OutputError(
+                f"{taken[key]} and {request.scene} would both be written to "
+                f"{request.output}; put them into different folders."
+            )
+        taken[key] = request.scene
+    return made
+
+
+def run_all(
+    wanted: Sequence[Request],
+    model: ModelFile,
+    start: Callable[[], Backend],
+    progress: Callable[[int, int], None] = lambda *_: None,
+    done: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Classify many scenes with one engine; a bad scene does not stop the others.
+
+    Args:
+        wanted: One request for each scene.
+        model: A verified model.
+        start: Starts the engine; called once, when the first scene needs it.
+        progress: Called with finished and all output pixels of the scene at work.
+        done: Called with the result of each scene.
+
+    Returns:
+        ``scenes``: the result of each, with ``status`` ``done``, ``skipped`` (its
+        output was finished before) or ``failed``; and a ``summary``.
+    """
+    results: list[dict[str, Any]] = []
+    engines: list[Backend] = []
+
+    def engine() -> Backend:
+        if not engines:
+            engines.append(start())
+        return engines[0]
+
+    for request in wanted:
+        base = {"scene": str(request.scene), "output": str(request.output)}
+        try:
+            if not request.overwrite and _is_finished(request, model):
+                results.append({**base, "status": "skipped"})
+                continue
+            result = run(request, model, engine, progress)
+        except HsiError as error:
+            log.error(f"{request.scene}: {error}")
+            failed = {"error": str(error), "exit_code": error.exit_code}
+            results.append({**base, "status": "failed", **failed})
+            continue
+        results.append({**result, "status": "done"})
+        done(result)
+    states = [r["status"] for r in results]
+    pixels = sum(r["rows"] * r["cols"] for r in results if r["status"] == "done")
+    return {
+        "scenes": results,
+        "summary": {
+            **{s: states.count(s) for s in ("done", "skipped", "failed")},
+            "pixels": pixels,
+            "peak_memory_bytes": memory.peak_bytes(),
+        },
+    }
+
+
+def _is_finished(request: Request, model: ModelFile) -> bool:
+    """Tell whether a scene has all its outputs, and nothing left to clean up."""
+    paths = paths_of(request.output)
+    if request.resume and was_publishing(request.output):
+        return False
+    threshold = request.threshold(model.document)
+    return is_finished(request.output, model, threshold) and all(
+        paths[name].is_file() for name in request.wanted() if name in paths
+    )
+
+
+def exit_code(results: dict[str, Any]) -> int:
+    """Return the code of the first failure, or 0."""
+    codes = [r["exit_code"] for r in results["scenes"] if r["status"] == "failed"]
+    return int(codes[0]) if codes else 0

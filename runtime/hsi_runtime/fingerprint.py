@@ -1,0 +1,86 @@
+"""What a result depends on: resuming with anything else would mix two maps."""
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hsi_runtime.errors import SceneError
+from hsi_runtime.model_file import ModelFile
+from hsi_runtime.scene import SceneInfo
+
+if TYPE_CHECKING:
+    from hsi_runtime.pipeline import Prepared
+
+SAMPLES, SAMPLE_BYTES = 16, 65536
+
+
+def of_scene(info: SceneInfo) -> dict[str, Any]:
+    """Identify the content of a scene, a header included, file by file.
+
+    Raises:
+        SceneError: A file is gone.
+    """
+    return {path.name: _of_file(path) for path in info.files or (info.path,)}
+
+
+def _of_file(path: Path) -> dict[str, Any]:
+    """Identify a file by size, time and samples of its bytes."""
+    try:
+        status = path.stat()
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            for number in range(SAMPLES):
+                last = max(status.st_size - SAMPLE_BYTES, 0)
+                file.seek(number * last // (SAMPLES - 1))
+                digest.update(file.read(SAMPLE_BYTES))
+    except OSError as error:
+        raise SceneError(
+            f"{path} cannot be read any more: {error.strerror}."
+        ) from error
+    return {
+        "path": str(path.resolve()),
+        "bytes": status.st_size,
+        "modified_ns": status.st_mtime_ns,
+        "samples_sha256": digest.hexdigest(),
+    }
+
+
+def plan(
+    model: ModelFile,
+    scene: dict[str, Any],
+    prepared: "Prepared",
+    device: str,
+    reject_below: float,
+    wanted: list[str],
+) -> dict[str, Any]:
+    """Collect all that the values of a map depend on."""
+    return {
+        "version": importlib.metadata.version("hsi-edge"),
+        "scene": scene,
+        "model": model.sha256,
+        "bands": [int(b) for b in prepared.match.indices],
+        "region": list(prepared.region),
+        "strips": [[list(s.read), list(s.outputs)] for s in prepared.plan.strips],
+        "panels": [list(p) for p in prepared.plan.panels],
+        "tile": prepared.plan.tile,
+        "device": device,
+        "reject": reject_below,
+        "outputs": [
+            w for w in wanted if w in ("classes", "confidence", "probabilities")
+        ],
+    }
+
+
+def check_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Compare the scene before and after a run.
+
+    Raises:
+        SceneError: It changed meanwhile.
+    """
+    changed = [name for name in before if before[name] != after.get(name)]
+    if changed:
+        raise SceneError(
+            f"{before[changed[0]]['path']} changed while it was read; nothing was "
+            "published. Repeat the run with --no-resume when the file is complete."
+        )

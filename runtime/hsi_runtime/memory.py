@@ -1,0 +1,69 @@
+"""Shares the memory that a run may use between reading and the engine."""
+
+import re
+import resource
+import sys
+from pathlib import Path
+
+from hsi_runtime.errors import ResourceError
+from hsi_runtime.model_file import ModelDocument
+from hsi_runtime.windows import DEFAULT_TILE, STRIP_BYTES
+
+# Python, numpy, GDAL with its cache, the engine and its code, before any pixel.
+BASE_BYTES = 220 * 1024**2
+# Strips in memory at once: one that is cut, one ahead, one being read with its context.
+STRIPS = 4
+STRIP_SHARE = 0.3
+# Engines take their memory in growing steps and keep more than the graph needs.
+ENGINE_MARGIN = 1.6
+
+
+def share(
+    document: ModelDocument, tile: int | None, max_memory_bytes: int | None
+) -> tuple[int, int]:
+    """Choose the side of the squares and the budget of a strip.
+
+    Args:
+        document: Of the model; says what a pixel costs its engine.
+        tile: Side the user asked for, or None.
+        max_memory_bytes: Limit of the whole process, or None.
+
+    Returns:
+        Side of the squares, px, and bytes of a strip.
+
+    Raises:
+        ResourceError: The limit is too small.
+    """
+    if max_memory_bytes is None:
+        return tile or DEFAULT_TILE, STRIP_BYTES
+    free = max_memory_bytes - BASE_BYTES
+    strip_bytes = min(int(free * STRIP_SHARE / STRIPS), STRIP_BYTES)
+    engine = free * (1 - STRIP_SHARE) / ENGINE_MARGIN
+    side = int((max(engine, 0) / document.working_bytes) ** 0.5) - 2 * document.halo
+    if side < 1 or (tile is not None and side < tile):
+        smallest = tile or 1
+        pixels = (smallest + 2 * document.halo) ** 2
+        engine = pixels * document.working_bytes * ENGINE_MARGIN
+        needed = BASE_BYTES + engine / (1 - STRIP_SHARE)
+        raise ResourceError(
+            f"--max-memory allows {max_memory_bytes / 1e6:.0f} MB; this model needs "
+            f"about {needed / 1e6:.0f} MB for squares of {smallest} pixels."
+        )
+    return tile or min(side, DEFAULT_TILE), strip_bytes
+
+
+def peak_bytes() -> int:
+    """Largest memory this process ever held.
+
+    Linux counts the memory of the program that started this one into ``getrusage``, so
+    its own high-water mark is read where there is one.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+        if found is not None:
+            return int(found[1]) * 1024
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

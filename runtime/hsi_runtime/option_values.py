@@ -1,0 +1,69 @@
+"""Option values that are checked at the door, as callbacks for click."""
+
+import re
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:  # it needs numpy, which --help does not
+    from hsi_runtime.windows import Window
+
+UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+
+
+def window(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> "Window | None":
+    """Parse ``COL,ROW,WIDTH,HEIGHT`` in pixels."""
+    if value is None:
+        return None
+    try:
+        col, row, width, height = (int(v) for v in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{value!r} is not COL,ROW,WIDTH,HEIGHT, four whole numbers."
+        ) from error
+    if col < 0 or row < 0 or width < 1 or height < 1:
+        raise click.BadParameter(f"{value!r}: a corner is negative or a side empty.")
+    from hsi_runtime.windows import Window
+
+    return Window(row, col, height, width)
+
+
+def bounds(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[float, float, float, float] | None:
+    """Parse ``W,S,E,N`` in coordinates."""
+    if value is None:
+        return None
+    try:
+        west, south, east, north = (float(v) for v in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not W,S,E,N, four numbers.") from error
+    if not (west < east and south < north):
+        raise click.BadParameter(f"{value!r} is empty: W < E and S < N are needed.")
+    return west, south, east, north
+
+
+def memory_bytes(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> int | None:
+    """Parse a size such as ``512M`` or ``2G``; units are powers of 1024."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:I?B)?", value.strip().upper())
+    if found is None or float(found[1]) == 0:
+        raise click.BadParameter(f"{value!r} is not a size such as 512M or 2G.")
+    return int(float(found[1]) * UNITS[found[2]])
+
+
+def shard(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """Parse ``I/N``: part I, from 0, of N."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+)/(\d+)", value)
+    if found is None or not int(found[1]) < int(found[2]):
+        raise click.BadParameter(f"{value!r} is not I/N with I from 0 to N-1.")
+    return int(found[1]), int(found[2])

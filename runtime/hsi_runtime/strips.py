@@ -1,0 +1,105 @@
+"""Reads a scene strip by strip, and cuts windows with their context out of strips."""
+
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_runtime.scene import Cube, Scene
+from hsi_runtime.windows import Plan, mirror, mirrored_extent
+
+
+class Strip(NamedTuple):
+    """A piece of the scene in memory.
+
+    Attributes:
+        number: Of the piece within the plan.
+        cube: Stored units, shape ``(band, row, col)``.
+        row: Scene row of its first row.
+        col: Scene column of its first column.
+        rows: Scene rows whose outputs it completes.
+        cols: Scene columns whose outputs it completes.
+    """
+
+    number: int
+    cube: Cube
+    row: int
+    col: int
+    rows: tuple[int, int]
+    cols: tuple[int, int]
+
+
+def read_strips(
+    scene: Scene,
+    bands: NDArray[np.intp],
+    plan: Plan,
+    halo: int,
+    finished: Collection[int] = (),
+) -> Iterator[Strip]:
+    """Read a scene piece by piece, each block of the file once per panel.
+
+    Args:
+        scene: An open scene.
+        bands: 0-based bands to read, in this order.
+        plan: The walk.
+        halo: Context of an output.
+        finished: Numbers of pieces to leave out.
+    """
+    info = scene.info
+    number = -1
+    for panel in plan.panels:
+        cols = mirrored_extent(panel[0] - halo, panel[1] + halo, info.cols)
+        kept: Cube | None = None
+        first = 0  # scene row of the first row in memory
+        for strip in plan.strips:
+            number += 1
+            if number in finished:
+                kept = None
+                continue
+            if kept is None:
+                first = max(min(strip.outputs[0] - halo, strip.read[0]), 0)
+                cube = scene.read((first, strip.read[1]), cols, bands)
+            else:
+                fresh = scene.read(strip.read, cols, bands)
+                cube = np.concatenate([kept, fresh], axis=1)
+                del fresh
+            if strip.outputs[1] > strip.outputs[0]:
+                yield Strip(number, cube, first, cols[0], strip.outputs, panel)
+            keep_from = max(strip.outputs[1] - halo, first)
+            kept = cube[:, keep_from - first :].copy()
+            first = keep_from
+            del cube
+
+
+def cut(
+    strip: Strip,
+    valid: NDArray[np.bool_],
+    rows: tuple[int, int],
+    cols: tuple[int, int],
+    halo: int,
+    size: tuple[int, int],
+) -> tuple[Cube, NDArray[np.bool_]]:
+    """Cut outputs with their context out of a strip, mirrored at the scene's edge.
+
+    Args:
+        strip: The piece.
+        valid: Its pixels with data, shape ``(row, col)``.
+        rows: Scene rows of the outputs.
+        cols: Scene columns of the outputs.
+        halo: Context on each side.
+        size: Rows and columns of the scene.
+
+    Returns:
+        Cube ``(band, row + 2 halo, col + 2 halo)`` and the same part of ``valid``.
+    """
+    row_index = _index(rows, halo, size[0], strip.row)
+    col_index = _index(cols, halo, size[1], strip.col)
+    return strip.cube[:, row_index][:, :, col_index], valid[row_index][:, col_index]
+
+
+def _index(outputs: tuple[int, int], halo: int, size: int, first: int) -> Any:
+    start, stop = outputs[0] - halo, outputs[1] + halo
+    if start >= 0 and stop <= size:
+        return slice(start - first, stop - first)  # a view: nothing is copied yet
+    return mirror(start, stop, size) - first
