@@ -65,6 +65,12 @@ class Trained(NamedTuple):
     exported: dict[str, Any]
 
 
+@pytest.fixture(autouse=True)
+def no_sudden_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped command that has threads ends its process at once: here, pytest."""
+    monkeypatch.setattr(os, "_exit", sys.exit)
+
+
 @pytest.fixture
 def invoke(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -76,7 +82,9 @@ def invoke(
     packages = ("hsi_train", "hsi_export", "hsi_runtime")
     loggers = [logging.getLogger(p) for p in packages]
     before = [(g.handlers, g.propagate, g.level) for g in loggers]
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers_before = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)
+    }
 
     def run(main: Callable[[], Any], *arguments: object) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["hsi", *map(str, arguments)])
@@ -90,7 +98,8 @@ def invoke(
         return Outcome(code, out, err)
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers_before.items():
+        signal.signal(number, handler)
     for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
         logger.handlers, logger.propagate = handlers, propagate
         logger.setLevel(level)
@@ -140,6 +149,7 @@ def document() -> ModelDocument:
         outputs=["probabilities"],
         precision="fp32",
         parameters=303,
+        working_bytes=100.0,
         provenance=fixed_provenance(1),
         self_test=SelfTest(
             cube=Array.pack(random.integers(1, 9000, (4, 7, 7)).astype(np.uint16)),

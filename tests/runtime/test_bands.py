@@ -77,8 +77,8 @@ def test_missing_bands_are_counted_and_named() -> None:
     assert str(error.value) == (
         "The model needs 8 bands from 450.0 to 850.0 nm; scene.tif has 3 bands from "
         "450.0 to 900.0 nm, and only 1 match within 2 nm. Missing: 500.0, 550.0, "
-        "600.0, 650.0, 700.0 and 2 more nm. Use a scene of the same sensor, or "
-        "resample it to the model's bands."
+        "600.0, 650.0, 700.0 and 2 more nm, and the neighbours are too far apart to "
+        "resample. Use a scene that covers the model's bands."
     )
 
 
@@ -190,3 +190,47 @@ def test_units_that_are_none_are_refused() -> None:
     with pytest.raises(SceneError, match="'Index'; expected Nanometers"):
         to_nanometres("s", np.array([1.0]), None, "Index")
     assert to_nanometres("s", None, None, "") == (None, None, [])
+
+
+def test_single_missing_band_of_the_same_sensor_is_refused_with_numbers() -> None:
+    wanted = np.arange(400.0, 1000.0, 10.0)
+    scene = scene_of(np.delete(wanted, 20))
+    widths = [10.0] * len(wanted)
+    for model_widths in (None, widths):
+        with pytest.raises(BandMismatchError) as error:
+            match_bands(scene, list(wanted), 60, range(60), model_widths)
+        assert (
+            "needs 60 bands from 400.0 to 990.0 nm; scene.tif has 59 bands from 400.0 "
+            "to 990.0 nm, and only 59 match within 2 nm. Missing: 600.0 nm, and the "
+            "neighbours are too far apart"
+        ) in str(error.value)
+
+
+def test_single_bad_band_of_the_same_sensor_is_refused_with_numbers() -> None:
+    wanted = np.arange(400.0, 1000.0, 10.0)
+    good = [nm != 600 for nm in wanted]
+    with pytest.raises(BandMismatchError, match=r"Missing: 600\.0 nm") as error:
+        match_bands(scene_of(wanted, good=good), list(wanted), 60, range(60))
+    assert "1 of them are there but marked bad" in str(error.value)
+
+
+@pytest.mark.parametrize("missing", [0, 59])
+def test_missing_band_at_an_end_is_not_extrapolated(missing: int) -> None:
+    wanted = np.arange(400.0, 1000.0, 10.0)
+    with pytest.raises(BandMismatchError, match="and only 59 match"):
+        match_bands(scene_of(np.delete(wanted, missing)), list(wanted), 60, range(60))
+
+
+def test_scene_at_other_centres_is_resampled_with_a_warning() -> None:
+    wanted = np.arange(400.0, 1000.0, 10.0)
+    scene = scene_of(np.arange(395.0, 1005.0, 8.0))
+    found = match_bands(scene, list(wanted), 60, range(60))
+    assert found.how == "resampled"
+    assert found.resampling is not None
+    assert found.resampling.shape == (60, len(found.indices))
+    said = (
+        r"scene\.tif is resampled: \d+ of the model's 60 bands match within 2 nm; \d+ "
+        r"bands of the scene are weighed\."
+    )
+    assert re.fullmatch(said, found.warnings[0])
+    assert match_bands(scene_of(wanted), list(wanted), 60, range(60)).how == "matched"

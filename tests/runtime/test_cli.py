@@ -164,6 +164,11 @@ def existing_probabilities(place: Place) -> list[object]:
     return [place.scene, "-o", "o_classes.tif", "--probabilities"]
 
 
+def existing_style(place: Place) -> list[object]:
+    (place.folder / "scene_classes.qml").write_bytes(b"precious")
+    return [place.scene]
+
+
 def symlink_to_input(place: Place) -> list[object]:
     (place.folder / "o.tif").symlink_to(place.scene)
     return [place.scene, "-o", "o.tif", "--overwrite"]
@@ -312,6 +317,52 @@ BAD: dict[str, tuple[Make, int, str]] = {
     "reject 2": (arguments("scene.tif", "--reject", "2"), 2, "'--reject'"),
     "reject nan": (arguments("scene.tif", "--reject", "nan"), 2, "'--reject'"),
     "unknown option": (arguments("scene.tif", "--turbo"), 2, "No such option"),
+    "window and bbox": (
+        arguments("scene.tif", "--window", "0,0,1,1", "--bbox", "0,0,1,1"),
+        2,
+        "--window and --bbox exclude each other",
+    ),
+    "window of words": (arguments("scene.tif", "--window", "a,b"), 2, "four whole"),
+    "window outside": (
+        arguments("scene.tif", "--window", "30,0,2,1"),
+        3,
+        "Columns 30 to 32 and rows 0 to 1 were asked for; scene.tif has columns 0 to",
+    ),
+    "bbox elsewhere": (
+        arguments("scene.tif", "--bbox", "0,0,1,1"),
+        3,
+        "does not meet the scene scene.tif",
+    ),
+    "too little memory": (
+        arguments("scene.tif", "--max-memory", "100M"),
+        6,
+        "--max-memory allows 105 MB; this model needs about",
+    ),
+    "shard beyond": (arguments("scene.tif", "--shard", "3/3"), 2, "from 0 to N-1"),
+    "style exists": (existing_style, 5, "scene_classes.qml exists"),
+    "two outputs of one name": (
+        arguments("scene.tif", "-o", "o.tif", "--vector", "./o.tif"),
+        5,
+        "Two outputs would be written",
+    ),
+    "list without scenes": (content("x.txt", b"# none\n"), 3, "names no scene"),
+    "list that is no text": (content("x.txt", b"\xff\xfe\0"), 3, "cannot be read"),
+    "list that is missing": (arguments("no.txt"), 3, "The list no.txt cannot be read"),
+    "many scenes and a file": (
+        arguments("scene.tif", "scene.tif", "-o", "o.tif"),
+        5,
+        "2 scenes: -o must be a folder that exists",
+    ),
+    "many scenes and one vector file": (
+        arguments("scene.tif", "scene.tif", "--vector", "o.gpkg"),
+        5,
+        "--vector names one file",
+    ),
+    "one scene twice": (
+        arguments("scene.tif", "./scene.tif"),
+        5,
+        "would both be written to scene_classes.tif",
+    ),
     "no scene": (arguments(), 2, "Missing SCENE"),
     "no scene for a plan": (arguments("--dry-run"), 2, "Missing SCENE"),
 }
@@ -356,6 +407,7 @@ def test_scene_with_all_outputs(place: Place, invoke: Any) -> None:
         "model.onnx",
         "scene_classes.tif",
         "scene_classes.tif.aux.xml",
+        "scene_classes.qml",
         "scene_confidence.tif",
         "scene_probabilities.tif",
         "scene_preview.png",
@@ -415,7 +467,11 @@ def test_describe_self_test_and_dry_run_write_nothing(
     planned = json.loads(out)
     assert code == 0
     assert planned["windows"] == 12
-    assert planned["matched_bands"] == [1, 2, 3, 4]
+    assert planned["bands_read"] == [1, 2, 3, 4]
+    assert planned["bands_matched"] == 4
+    assert planned["bands_found"] == "matched"
+    assert planned["region"] == {"row": 0, "col": 0, "rows": 23, "cols": 31}
+    assert planned["scratch_bytes"] == 23 * 31
     assert invoke(main, "scene.tif", "--dry-run", "--tile", "10").code == 0
     assert digests(place.folder) == before
 
@@ -449,7 +505,7 @@ def test_damaged_block_is_named(place: Place, invoke: Any) -> None:
     ("number", "code", "said"),
     [(signal.SIGTERM, 143, "Terminated."), (signal.SIGINT, 130, "Stopped.")],
 )
-def test_stopped_run_leaves_nothing(
+def test_stopped_run_publishes_nothing_and_resumes(
     number: int,
     code: int,
     said: str,
@@ -473,7 +529,12 @@ def test_stopped_run_leaves_nothing(
     found = invoke(main, "scene.tif", "--tile", "8", "--overwrite")
     assert found.code == code
     assert f"{said} Nothing was published; earlier output is as it was." in found.err
-    assert digests(place.folder) == before
+    assert "Repeat the command to resume" in found.err
+    after = digests(place.folder)
+    assert {k: v for k, v in after.items() if "hsi-part" not in k} == before
+    resumed = invoke(main, "scene.tif", "--tile", "8", "--overwrite")
+    assert resumed.code == 0
+    assert not (place.folder / "scene_classes.tif.hsi-part").exists()
 
 
 def test_failing_preview_publishes_nothing(
@@ -489,7 +550,14 @@ def test_failing_preview_publishes_nothing(
     code, _, err = invoke(main, "scene.tif", "--preview")
     assert code == 6
     assert "No space left" in err
-    assert digests(place.folder) == before
+    after = digests(place.folder)
+    assert {k: v for k, v in after.items() if "hsi-part" not in k} == before
+    monkeypatch.undo()
+    monkeypatch.chdir(place.folder)
+    code, out, _ = invoke(main, "scene.tif", "--preview", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found["resumed_windows"] == found["windows"]
 
 
 def test_installed_command_in_a_process_of_its_own(place: Place) -> None:

@@ -1,6 +1,7 @@
 import logging
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -136,3 +137,25 @@ def test_no_progress_bar_without_a_terminal() -> None:
 def test_json_is_strict() -> None:
     with pytest.raises(ValueError, match="JSON"):
         command_line.print_json({"a": float("nan")})
+
+
+def test_stopped_command_does_not_wait_for_its_threads() -> None:
+    script = (
+        "import click, os, signal, threading, time\n"
+        "from hsi_runtime import command_line\n"
+        "@click.command()\n"
+        "def command():\n"
+        "    threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+        "command_line.run(command, 'All is well.')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert done.returncode == 143
+    assert done.stderr == "Terminated. All is well.\n"

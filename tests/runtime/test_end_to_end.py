@@ -5,6 +5,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import rasterio
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from hsi_runtime.bands import match_bands
@@ -168,6 +169,54 @@ def test_permuted_and_extra_bands_give_the_same_map(
     result = run(Request(path, tmp_path / "o.tif"), model)
     np.testing.assert_array_equal(class_map(tmp_path / "o.tif"), mapped)
     assert result["pixels"]["nodata"] == (mapped == 255).sum()
+
+
+# Without noise: another draw of the noise alone changes one pixel of six.
+QUIET = replace(SPEC, noise=0.0)
+
+
+@pytest.fixture(scope="module")
+def quiet(
+    model: ModelFile, tmp_path_factory: pytest.TempPathFactory
+) -> NDArray[np.uint8]:
+    """Map the scene at the model's own band centres."""
+    folder = tmp_path_factory.mktemp("quiet")
+    write_scene(QUIET, folder / "s.tif")
+    run(Request(folder / "s.tif", folder / "o.tif"), model)
+    return class_map(folder / "o.tif")
+
+
+@pytest.mark.parametrize("bands", [45, 90, 290])
+def test_other_band_centres_that_cover_the_model_are_resampled(
+    bands: int, trained: Any, quiet: NDArray[np.uint8], tmp_path: Path, invoke: Any
+) -> None:
+    write_scene(replace(QUIET, wavelengths_nm=band_centres(bands)), tmp_path / "s.tif")
+    output = tmp_path / "o.tif"
+    arguments = [tmp_path / "s.tif", "-m", trained.model, "-o", output]
+    code, out, _ = invoke(main, *arguments, "--dry-run", "--json")
+    assert code == 0
+    assert json.loads(out)["bands_found"] == "resampled"
+    code, _, err = invoke(main, *arguments)
+    assert code == 0
+    assert "warning: s.tif is resampled: " in err
+    assert "of the model's 30 bands match within 2 nm; " in err
+    with rasterio.open(output) as file:
+        assert file.tags()["HSI_BANDS"] == "resampled"
+    found = class_map(output)
+    np.testing.assert_array_equal(found == 255, quiet == 255)
+    known = found != 255
+    assert (found == quiet)[known].mean() >= 0.95
+
+
+def test_too_coarse_a_scene_is_refused(
+    trained: Any, tmp_path: Path, invoke: Any
+) -> None:
+    write_scene(replace(QUIET, wavelengths_nm=band_centres(15)), tmp_path / "s.tif")
+    code, out, err = invoke(main, tmp_path / "s.tif", "-m", trained.model)
+    assert (code, out) == (4, "")
+    assert "The model needs 30 bands from 400.0 to 2500.0 nm; s.tif has 15" in err
+    assert "the neighbours are too far apart to resample" in err
+    assert [p.name for p in tmp_path.iterdir()] == ["s.tif"]
 
 
 def test_reflectance_as_decimals_gives_the_same_map(

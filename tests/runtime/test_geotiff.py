@@ -335,6 +335,17 @@ def test_hostile_side_cars_are_ignored(
     assert side_car.read_text().startswith("<PAMDataset>")
 
 
+def test_file_stays_open_while_a_thread_reads_it(
+    tmp_path: Path, write_scene_tiff: Callable[..., Path], cube: NDArray[Any]
+) -> None:
+    scene = GeoTiffScene(write_scene_tiff(tmp_path / "s.tif", cube))
+    with scene._busy:  # as in a read
+        scene.close()
+        assert not scene._dataset.closed
+    scene.close()
+    assert scene._dataset.closed
+
+
 def test_a_scale_of_zero_is_refused(
     tmp_path: Path, write_scene_tiff: Callable[..., Path], cube: NDArray[np.uint16]
 ) -> None:

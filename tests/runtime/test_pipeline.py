@@ -1,3 +1,5 @@
+import dataclasses
+import os
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -13,25 +15,33 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from hsi_runtime import pipeline, windows
-from hsi_runtime.backends import onnxruntime_cpu
+from hsi_runtime.backends import onnxruntime_cpu, predict_in_parts
 from hsi_runtime.bands import BandMatch
-from hsi_runtime.errors import BandMismatchError, HsiError, VerificationError
+from hsi_runtime.class_map import PROBABILITY_STEPS, Counts, layers
+from hsi_runtime.errors import (
+    BandMismatchError,
+    HsiError,
+    OutputError,
+    ResourceError,
+    SceneError,
+    VerificationError,
+)
 from hsi_runtime.model_file import ModelDocument, ModelFile, read_model
-from hsi_runtime.pipeline import Counts, Prepared, Request, Stopwatch, run
+from hsi_runtime.pipeline import Prepared, Request, Stopwatch, run
 from hsi_runtime.scene import Cube, SceneInfo
 from hsi_runtime.units import Conversion
+from hsi_runtime.windows import Window
 
 Write = Callable[..., Path]
 CODES = np.array([2, 3, 7])
 
 
 class MemoryScene:
-    """A scene that notes what is read of it."""
+    """A scene in memory."""
 
     def __init__(self, cube: Cube, block: tuple[int, int], nodata: float) -> None:
         bands, rows, cols = cube.shape
         self.cube = cube
-        self.reads: list[tuple[tuple[int, int], tuple[int, int]]] = []
         self.info = SceneInfo(
             path=Path("memory"),
             driver="memory",
@@ -47,9 +57,6 @@ class MemoryScene:
     def read(
         self, rows: tuple[int, int], cols: tuple[int, int], bands: NDArray[np.intp]
     ) -> Cube:
-        assert 0 <= rows[0] < rows[1] <= self.info.rows
-        assert 0 <= cols[0] < cols[1] <= self.info.cols
-        self.reads.append((rows, cols))
         return self.cube[bands, slice(*rows), slice(*cols)].copy()
 
     def close(self) -> None:
@@ -73,40 +80,47 @@ class WindowSum:
 
 
 def window_sum(cube: NDArray[Any], side: int) -> NDArray[np.float32]:
-    """Weigh the pixels of each window by their place: exact in float32."""
+    """Weigh the pixels of each window by their place, as steps that a map can hold."""
     patches = sliding_window_view(cube.astype(np.float64), (side, side), axis=(1, 2))
     weights = np.arange(len(cube) * side * side).reshape(len(cube), side, side) % 7
     total = np.einsum("brcij,bij->rc", patches, weights)
-    return np.stack([total, -total, total % 5]).astype(np.float32)
+    steps = np.stack([total % 201, total * 7 % 199, total % 5])
+    return (steps / PROBABILITY_STEPS).astype(np.float32)
 
 
 class Collected:
     """Stands for the scratch files: what was written where, and how often."""
 
-    def __init__(self, rows: int, cols: int) -> None:
-        self.found = np.full((3, rows, cols), np.nan, dtype=np.float32)
-        self.valid = np.zeros((rows, cols), dtype=bool)
-        self.times = np.zeros((rows, cols), dtype=int)
+    def __init__(self, document: ModelDocument, region: Window) -> None:
+        self.layers = layers(document, ["classes", "confidence", "probabilities"])
+        self.pieces: dict[int, Any] = {}
+        shape = region.rows, region.cols
+        self.times = np.zeros(shape, dtype=int)
+        self.values = {
+            x.name: np.zeros((len(x.bands), *shape), x.dtype) for x in self.layers
+        }
+        self.counts = Counts([0] * 3)
 
     def write(
         self,
+        number: int,
         rows: tuple[int, int],
         cols: tuple[int, int],
-        found: NDArray[np.float32] | None,
-        valid: NDArray[np.bool_],
-        reject_below: float,
+        values: dict[str, NDArray[Any]],
         counts: Counts,
     ) -> None:
-        place = slice(*rows), slice(*cols)
+        assert number not in self.pieces
+        self.pieces[number] = None
+        place = np.s_[slice(*rows), slice(*cols)]
         self.times[place] += 1
-        self.valid[place] = valid
-        assert (found is not None) == valid.any()
-        if found is not None:
-            self.found[:, *place] = found
+        for name, planes in values.items():
+            self.values[name][:, *place] = planes
+        self.counts.add(counts)
 
 
 @given(
     shape=st.tuples(st.integers(1, 45), st.integers(1, 45)),
+    part=st.none() | st.tuples(*[st.floats(0, 1, exclude_max=True)] * 4),
     block=st.tuples(st.integers(1, 50), st.integers(1, 50)),
     halo=st.integers(0, 7),
     tile=st.integers(1, 24),
@@ -114,13 +128,14 @@ class Collected:
     holes=st.sampled_from([0.0, 0.02, 0.9, 1.0]),
     seed=st.integers(0, 99),
 )
-@example((1, 1), (1, 1), 6, 1, 1, 0.0, 0)
-@example((1, 45), (1, 45), 7, 5, 1, 0.02, 1)
-@example((13, 13), (8, 8), 6, 13, 9000, 0.02, 2)
-@example((14, 12), (8, 8), 6, 13, 9000, 0.02, 3)
+@example((1, 1), None, (1, 1), 6, 1, 1, 0.0, 0)
+@example((1, 45), None, (1, 45), 7, 5, 1, 0.02, 1)
+@example((13, 13), None, (8, 8), 6, 13, 9000, 0.02, 2)
+@example((14, 12), None, (8, 8), 6, 13, 9000, 0.02, 3)
 def test_any_walk_equals_the_whole_scene_at_once(
     document: ModelDocument,
     shape: tuple[int, int],
+    part: tuple[float, float, float, float] | None,
     block: tuple[int, int],
     halo: int,
     tile: int,
@@ -128,41 +143,55 @@ def test_any_walk_equals_the_whole_scene_at_once(
     holes: float,
     seed: int,
 ) -> None:
+    region = Window(0, 0, *shape)
+    if part is not None:
+        row, col = int(part[0] * shape[0]), int(part[1] * shape[1])
+        tall = 1 + int(part[2] * (shape[0] - row))
+        region = Window(row, col, tall, 1 + int(part[3] * (shape[1] - col)))
     random = np.random.default_rng(seed)
     stored = random.integers(1, 50, (6, *shape)).astype(np.int16)
     # Nodata in any one band makes the pixel missing.
     missing = random.random(shape) < holes
-    row, col = np.indices(shape)
+    row_index, col_index = np.indices(shape)
     band = random.integers(0, 4, shape)
-    stored[band[missing], row[missing], col[missing]] = 0
+    stored[band[missing], row_index[missing], col_index[missing]] = 0
     bands = np.array([3, 0, 2, 1])
     scene = MemoryScene(stored, block, nodata=0)
-    plan = windows.plan(*shape, 8, block, halo, tile, budget)
-    prepared = Prepared(BandMatch(bands), Conversion(None, None), plan)
+    plan = windows.plan(shape, region, 8, block, halo, tile, budget)
+    prepared = Prepared(BandMatch(bands), Conversion(), region, plan)
     described = replace(document, receptive_field=2 * halo + 1)
-    backend, scratch = WindowSum(halo), Collected(*shape)
+    backend, scratch = WindowSum(halo), Collected(document, region)
     seen: list[int] = []
     pipeline._classify(
-        scene, prepared, described, backend, 0.0, scratch, Stopwatch(),  # type: ignore[arg-type]
+        scene, prepared, described, backend, 0.1, scratch, Stopwatch(),  # type: ignore[arg-type]
         lambda done, total: seen.append(done),
     )  # fmt: skip
 
     fill = np.array(described.values.fill)[:, None, None]
     filled = np.where(missing, fill, stored[bands])
     padded = np.pad(filled, ((0, 0), (halo, halo), (halo, halo)), mode="reflect")
-    expected = window_sum(padded, 2 * halo + 1)
+    inside = np.s_[region.row : region.row_end, region.col : region.col_end]
+    expected = window_sum(padded, 2 * halo + 1)[:, *inside]
+    known = ~missing[inside]
     assert (scratch.times == 1).all()
-    np.testing.assert_array_equal(scratch.valid, ~missing)
-    written = scratch.found[:, ~missing]
-    np.testing.assert_array_equal(written, expected[:, ~missing])
-    assert seen[-1] == shape[0] * shape[1]
+    steps = np.rint(expected * PROBABILITY_STEPS)
+    codes = np.where(steps.max(axis=0) < 20, 0, CODES[expected.argmax(axis=0)])
+    for name, wanted in (
+        ("probabilities", steps),
+        ("confidence", steps.max(axis=0)[None]),
+        ("classes", codes[None]),
+    ):
+        np.testing.assert_array_equal(
+            scratch.values[name], np.where(known, wanted, 255)
+        )
+    assert scratch.counts.nodata == (~known).sum()
+    assert scratch.counts.of_class == [(codes[known] == c).sum() for c in CODES]
+    assert seen[0] == 0
+    assert seen[-1] == region.rows * region.cols
     assert all(a < b for a, b in pairwise(seen))
     assert backend.calls <= plan.windows()
     if missing.all():
         assert backend.calls == 0
-    # Every row of the file is read once for each panel.
-    rows = [r for read, _ in scene.reads for r in range(*read)]
-    assert rows == list(range(shape[0])) * len(plan.panels)
 
 
 @pytest.fixture(scope="module")
@@ -339,7 +368,7 @@ def test_many_scores_that_are_not_finite_fail_the_run(
     assert {p.name for p in tmp_path.iterdir()} == {"s.tif"}
 
 
-def test_failing_window_fails_the_run_and_leaves_nothing(
+def test_failing_window_fails_the_run_and_publishes_nothing(
     model: ModelFile,
     tmp_path: Path,
     cube: NDArray[Any],
@@ -349,15 +378,21 @@ def test_failing_window_fails_the_run_and_leaves_nothing(
     class Failing(Broken):
         def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
             self.share += 1
-            if self.share == 5:
-                raise VerificationError("the fifth window")
+            if self.share == 20:  # in the third strip
+                raise VerificationError("a late window")
             return super().predict(cube)
 
-    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    scene = write_scene_tiff(tmp_path / "s.tif", cube, blockysize=4)
     monkeypatch.setattr(pipeline, "open_backend", lambda *_: Failing(0))
+    request = Request(scene, tmp_path / "o.tif", tile=4)
     with pytest.raises(HsiError):
-        run(Request(scene, tmp_path / "o.tif", tile=4), model)
-    assert {p.name for p in tmp_path.iterdir()} == {"s.tif"}
+        run(request, model)
+    assert not (tmp_path / "o.tif").exists()
+    monkeypatch.undo()
+    with pytest.raises(OutputError, match="another device"):
+        run(request, model)
+    run(dataclasses.replace(request, resume=False), model)
+    assert not (tmp_path / "o.tif.hsi-part").exists()
 
 
 def test_rejection_leaves_pixels_unclassified(
@@ -409,17 +444,19 @@ def test_result_counts_areas_and_times(
     result = run(
         Request(scene, tmp_path / "o.tif", tile=10),
         model,
-        lambda done, total: progress.append((done, total)),
+        progress=lambda done, total: progress.append((done, total)),
     )
     found = class_map(tmp_path / "o.tif")
     for entry in result["classes"]:
         assert entry["pixels"] == (found == entry["code"]).sum()
         assert entry["area_m2"] == 4 * entry["pixels"]
-    assert result["windows"] == 12 == len(progress)
+    assert result["windows"] == 12 == len(progress) - 1
+    assert progress[0] == (0, 23 * 31)
     assert progress[-1] == (23 * 31, 23 * 31)
     seconds = result["seconds"]
-    parts = seconds["read"] + seconds["infer"] + seconds["write"]
-    assert parts <= seconds["total"]
+    # Stages overlap; none lasts longer than the whole.
+    for stage in ("read", "infer", "write"):
+        assert 0 < seconds[stage] <= seconds["total"]
     assert result["resumed_windows"] == 0
 
 
@@ -439,3 +476,128 @@ def test_what_a_scene_lacks_is_said(
     with pytest.raises(BandMismatchError, match=r"Missing: 850\.0 nm"):
         run(Request(few, tmp_path / "few_o.tif"), model)
     assert not (tmp_path / "few_o.tif").exists()
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "int16"])
+def test_saturated_pixels_are_nodata(
+    dtype: str,
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    conv_oracle: Callable[..., NDArray[np.float32]],
+) -> None:
+    stored = cube.astype(dtype)
+    hot = np.zeros(cube.shape[1:], dtype=bool)
+    hot[[2, 9], [3, 30]] = True
+    stored[1, hot] = np.iinfo(dtype).max
+    scene = write_scene_tiff(tmp_path / "s.tif", stored)
+    result = run(Request(scene, tmp_path / "o.tif"), model)
+    found = class_map(tmp_path / "o.tif")
+    np.testing.assert_array_equal(found == 255, hot)
+    assert result["pixels"]["nodata"] == 2
+    fill = np.array(model.document.values.fill)[:, None, None]
+    expected = conv_oracle(np.where(hot, fill, cube))
+    assert_same_classes(found[~hot][None], expected[:, ~hot][:, None])
+
+
+@pytest.mark.parametrize("change", ["append", "touch", "rewrite", "remove"])
+def test_scene_that_changes_meanwhile_is_not_published(
+    change: str,
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+
+    class Meddling(Broken):
+        def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
+            data = scene.read_bytes() if scene.exists() else b""
+            if change == "append":
+                scene.write_bytes(data + b"more")
+            elif change == "rewrite":
+                scene.write_bytes(data[:-9] + b"different")
+            elif change == "touch":
+                os.utime(scene, ns=(1, 1))
+            else:
+                scene.unlink(missing_ok=True)
+            return super().predict(cube)
+
+    with pytest.raises(SceneError, match=r"changed while|cannot be read any more"):
+        run(Request(scene, tmp_path / "o.tif"), model, lambda: Meddling(0))
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names <= {"s.tif", "o.tif.hsi-part"}
+
+
+def test_windows_without_data_are_journaled(
+    model: ModelFile, tmp_path: Path, cube: NDArray[Any], write_scene_tiff: Write
+) -> None:
+    empty = np.zeros_like(cube)
+    scene = write_scene_tiff(tmp_path / "s.tif", empty, nodata=0)
+
+    class Never(Broken):
+        def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
+            pytest.fail("an engine call")
+
+    def stop(*_: object) -> None:
+        raise VerificationError("before the end")
+
+    request = Request(scene, tmp_path / "o.tif", tile=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "convert", stop)
+        with pytest.raises(VerificationError):
+            run(request, model, lambda: Never(0))
+    result = run(request, model, lambda: Never(0))
+    assert result["resumed_windows"] == result["windows"] == 12
+    assert result["pixels"] == {"classified": 0, "unclassified": 0, "nodata": 713}
+
+
+def test_broken_pixels_of_an_earlier_run_are_told_again(
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+
+    def stop(*_: object) -> None:
+        raise VerificationError("before the end")
+
+    request = Request(scene, tmp_path / "o.tif")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "convert", stop)
+        with pytest.raises(VerificationError):
+            run(request, model, lambda: Broken(0.009))
+    caplog.clear()
+    run(request, model, lambda: Broken(0.009))
+    assert "6 pixels without a finite score" in caplog.text
+
+
+class Small(WindowSum):
+    """An engine that has memory for a few pixels only."""
+
+    def __init__(self, halo: int, most: int) -> None:
+        super().__init__(halo)
+        self.most = most
+
+    def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
+        if cube.shape[2] * cube.shape[3] > self.most:
+            raise ResourceError("memory ran out")
+        return super().predict(cube)
+
+
+@pytest.mark.parametrize("most", [25, 60, 200])
+def test_windows_halve_where_memory_runs_out(most: int) -> None:
+    cube = np.random.default_rng(0).integers(0, 50, (1, 3, 17, 23)).astype(np.float32)
+    small = Small(2, most)
+    found = predict_in_parts(small, cube, 2)
+    np.testing.assert_array_equal(found, WindowSum(2).predict(cube))
+    assert small.calls > 1
+
+
+def test_a_pixel_that_does_not_fit_is_an_error() -> None:
+    cube = np.zeros((1, 3, 9, 9), dtype=np.float32)
+    with pytest.raises(ResourceError):
+        predict_in_parts(Small(2, 24), cube, 2)

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
 
+from hsi_runtime.class_map import Counts
 from hsi_runtime.model_file import ClassEntry, ModelDocument
-from hsi_runtime.pipeline import Counts
 from hsi_runtime.preview import INK, MARGIN, PAPER, _scale_bar, write_preview
 
 Write = Callable[..., Path]
@@ -24,7 +24,7 @@ def drawn(
 ) -> NDArray[np.uint8]:
     source = write(tmp_path / "o.tif", np.array(codes)[None], None, None, **options)
     counts = Counts(
-        np.array([(codes == c.code).sum() for c in document.classes]),
+        [int((codes == c.code).sum()) for c in document.classes],
         unclassified=int((codes == 0).sum()),
     )
     write_preview(source, tmp_path / "o.png", document, counts)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from hsi_runtime.bands import BandMatch
 from hsi_runtime.errors import BandMismatchError
 from hsi_runtime.model_file import Values
 from hsi_runtime.scene import SceneInfo
@@ -49,7 +50,7 @@ def cube_of(values: list[float], dtype: str) -> NDArray[Any]:
     return np.array(values).astype(dtype)[:, None, None]
 
 
-BOTH = np.arange(2)
+BOTH = BandMatch(np.arange(2))
 
 
 def test_same_units_change_nothing() -> None:
@@ -104,7 +105,7 @@ def test_conversion_keeps_the_quantity(
 
 def test_scales_follow_the_matched_bands() -> None:
     scene = scene_of("uint16", [1.0, 2.0, 4.0], [0.0, 1.0, 2.0], bands=3)
-    found = conversion(scene, np.array([2, 0]), values_of("uint16", 2.0))
+    found = conversion(scene, BandMatch(np.array([2, 0])), values_of("uint16", 2.0))
     np.testing.assert_allclose(found.apply(cube_of([10, 10], "u2")).ravel(), [21, 5])
 
 
@@ -149,3 +150,41 @@ def test_whole_against_decimal_numbers_is_refused(
     assert f"scene.tif stores {dtype}" in said
     assert f"the model was trained on {model_dtype}" in said
     assert "Declare scale and offset in both files" in said
+
+
+MEAN = BandMatch(
+    np.array([2, 0, 1]),
+    resampling=np.array([[0.5, 0, 0.5], [0.25, 0.75, 0]], dtype=np.float32),
+)
+
+
+def test_resampling_mixes_quantities_not_stored_values() -> None:
+    # Bands 2, 0, 1 hold 2, 1 and 4 in the quantity, by scales and offsets of their own.
+    scene = scene_of("uint16", [1.0, 2.0, 4.0], [0.0, 2.0, 1.0], bands=3)
+    found = conversion(scene, MEAN, values_of("uint16", 0.5, 1.0))
+    stored = np.array([0.25, 1, 1])[:, None, None]
+    quantity = np.array([2.0, 1.0, 4.0])
+    expected = (np.array([[0.5, 0, 0.5], [0.25, 0.75, 0]]) @ quantity - 1) / 0.5
+    np.testing.assert_allclose(found.apply(stored).ravel(), expected)
+
+
+def test_resampling_without_scales_mixes_stored_values() -> None:
+    found = conversion(
+        scene_of("uint16", None, bands=3), MEAN, values_of("int16", None)
+    )
+    np.testing.assert_allclose(
+        found.apply(cube_of([2, 4, 6], "u2")).ravel(), [4, 3.5], rtol=1e-6
+    )
+    assert found.warnings == ()
+
+
+def test_missing_values_do_not_spread_through_the_resampling() -> None:
+    found = conversion(
+        scene_of("float32", None, bands=3), MEAN, values_of("float32", None)
+    )
+    cube = np.ones((3, 1, 4), dtype=np.float32)
+    cube[0, 0, :3] = np.nan, np.inf, -np.inf
+    converted = found.apply(cube)
+    assert np.isfinite(converted).all()
+    np.testing.assert_array_equal(converted[:, 0, 3], [1, 1])
+    assert np.isnan(cube[0, 0, 0])

@@ -3,7 +3,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hsi_runtime import windows
-from hsi_runtime.windows import Plan, mirror, mirrored_extent, plan, tiles
+from hsi_runtime.windows import Plan, Window, mirror, mirrored_extent, plan, tiles
 
 SIZES = st.integers(1, 60)
 
@@ -35,50 +35,64 @@ def test_tiles_cover_an_interval_once(first: int, length: int, side: int) -> Non
     assert all(0 < b - a <= side for a, b in found)
 
 
-def check(walk: Plan, rows: int, cols: int, halo: int) -> None:
+def check(walk: Plan, rows: int, cols: int, halo: int, region: Window) -> None:
     """Check what holds for every plan."""
-    assert [c for a, b in walk.panels for c in range(a, b)] == list(range(cols))
+    panels = [c for a, b in walk.panels for c in range(a, b)]
+    assert panels == list(range(region.col, region.col_end))
     outputs = [r for s in walk.strips for r in range(*s.outputs)]
-    assert outputs == list(range(rows))
+    assert outputs == list(range(region.row, region.row_end))
     reads = [r for s in walk.strips for r in range(*s.read)]
-    assert reads == list(range(rows))
+    needed = mirrored_extent(region.row - halo, region.row_end + halo, rows)
+    assert reads == list(range(*needed))
     for strip in walk.strips:
         if strip.outputs[1] > strip.outputs[0]:
             context = mirror(strip.outputs[0] - halo, strip.outputs[1] + halo, rows)
             assert context.max() < strip.read[1]
 
 
+def whole(rows: int, cols: int) -> Window:
+    return Window(0, 0, rows, cols)
+
+
 @given(
     rows=st.integers(1, 400),
     cols=st.integers(1, 400),
+    part=st.none() | st.tuples(*[st.floats(0, 1, exclude_max=True)] * 4),
     pixel_bytes=st.integers(1, 2000),
     block=st.tuples(st.integers(1, 500), st.integers(1, 500)),
     halo=st.integers(0, 30),
     tile=st.integers(1, 200),
     budget=st.integers(1, 2_000_000),
 )
-def test_every_plan_covers_the_scene_once_with_its_context(
+def test_every_plan_covers_its_region_once_with_its_context(
     rows: int,
     cols: int,
+    part: tuple[float, float, float, float] | None,
     pixel_bytes: int,
     block: tuple[int, int],
     halo: int,
     tile: int,
     budget: int,
 ) -> None:
-    walk = plan(rows, cols, pixel_bytes, block, halo, tile, budget)
-    check(walk, rows, cols, halo)
+    region = whole(rows, cols)
+    if part is not None:
+        row, col = int(part[0] * rows), int(part[1] * cols)
+        tall, wide = 1 + int(part[2] * (rows - row)), 1 + int(part[3] * (cols - col))
+        region = Window(row, col, min(tall, rows - row), min(wide, cols - col))
+    walk = plan((rows, cols), region, pixel_bytes, block, halo, tile, budget)
+    check(walk, rows, cols, halo, region)
     tall = max(s.read[1] - s.read[0] for s in walk.strips)
     wide = max(b - a for a, b in walk.panels)
     # Reads keep to the file's blocks wherever a strip is at least one block high.
     if tall >= min(block[0], rows):
-        assert all(s.read[0] % min(block[0], rows) == 0 for s in walk.strips)
-    if wide >= min(block[1], cols):
+        assert all(s.read[0] % min(block[0], rows) == 0 for s in walk.strips[1:])
+    if part is None and wide >= min(block[1], cols):
         assert all(a % min(block[1], cols) == 0 for a, _ in walk.panels)
     # What is held at once keeps to the budget, unless one tile is too much.
     held = min(tall + 2 * halo, rows) * min(wide + 2 * halo, cols) * pixel_bytes
-    assert held == walk.strip_bytes
-    if held > budget:
+    if part is None:
+        assert held == walk.strip_bytes
+    if walk.strip_bytes > budget:
         assert wide <= tile
     made = sum(
         len(list(tiles(s.outputs, tile))) * len(list(tiles(p, tile)))
@@ -86,17 +100,25 @@ def test_every_plan_covers_the_scene_once_with_its_context(
         for p in walk.panels
     )
     assert walk.windows() == made
+    # Numbers of pieces run over the strips of a panel first.
+    count = len(walk.strips) * len(walk.panels)
+    odd, even = range(1, count, 2), range(0, count, 2)
+    assert walk.windows(odd) + walk.windows(even) == made
+    first = range(len(walk.strips))
+    width = len(list(tiles(walk.panels[0], tile)))
+    height = sum(len(list(tiles(s.outputs, tile))) for s in walk.strips)
+    assert walk.windows(first) == width * height
 
 
 def test_scene_equal_to_one_less_and_one_more_than_the_window() -> None:
     for rows in (127, 128, 129):
         for cols in (127, 128, 129):
-            walk = plan(rows, cols, 400, (128, 128), 6, 128)
-            check(walk, rows, cols, 6)
+            walk = plan((rows, cols), whole(rows, cols), 400, (128, 128), 6, 128)
+            check(walk, rows, cols, 6, whole(rows, cols))
 
 
 def test_strips_of_a_usual_scene_are_whole_rows_of_blocks() -> None:
-    walk = plan(1000, 900, 400, (128, 128), 6, 128)
+    walk = plan((1000, 900), whole(1000, 900), 400, (128, 128), 6, 128)
     assert walk.panels == [(0, 900)]
     assert {s.read[0] % 128 for s in walk.strips} == {0}
     assert walk.strip_bytes <= windows.STRIP_BYTES
@@ -104,8 +126,8 @@ def test_strips_of_a_usual_scene_are_whole_rows_of_blocks() -> None:
 
 def test_wide_scene_is_walked_in_panels_within_the_budget() -> None:
     budget = 64 * 1024**2
-    walk = plan(2000, 40_000, 448, (256, 256), 6, 128, budget)
-    check(walk, 2000, 40_000, 6)
+    walk = plan((2000, 40_000), whole(2000, 40_000), 448, (256, 256), 6, 128, budget)
+    check(walk, 2000, 40_000, 6, whole(2000, 40_000))
     assert len(walk.panels) > 1
     assert all(a % 256 == 0 for a, _ in walk.panels)
     assert walk.strip_bytes <= budget
@@ -113,6 +135,6 @@ def test_wide_scene_is_walked_in_panels_within_the_budget() -> None:
 
 def test_budget_includes_the_rows_kept_as_context() -> None:
     row_bytes = 1000 * 400
-    walk = plan(5000, 1000, 400, (1, 1000), 20, 64, 70 * row_bytes)
-    check(walk, 5000, 1000, 20)
+    walk = plan((5000, 1000), whole(5000, 1000), 400, (1, 1000), 20, 64, 70 * row_bytes)
+    check(walk, 5000, 1000, 20, whole(5000, 1000))
     assert walk.strip_bytes <= 70 * row_bytes

@@ -270,8 +270,14 @@ def test_first_scene_without_labels_does_not_define_the_bands(files: Files) -> N
 
 
 def test_scene_that_lacks_a_band_is_refused(files: Files) -> None:
-    far = files(name="far", tags=wavelength_tags(450, 550, 650, 950))
+    far = files(name="far", tags=wavelength_tags(450, 550, 650, 1050))
     with pytest.raises(BandMismatchError, match=r"Missing: 850.0 nm"):
+        load(files(), far)
+
+
+def test_scene_that_would_have_to_be_resampled_is_refused(files: Files) -> None:
+    far = files(name="far", tags=wavelength_tags(450, 550, 650, 950))
+    with pytest.raises(SceneError, match="different band centres"):
         load(files(), far)
 
 

@@ -1,0 +1,101 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+
+from hsi_runtime.class_map import Canvas, Counts, layers, paths_of
+from hsi_runtime.model_file import ModelDocument
+from hsi_runtime.publish import convert, publish
+from hsi_runtime.scene import SceneInfo
+from hsi_runtime.scratch import Scratch
+
+NORTH_UP = Affine(2, 0, 4e5, 0, -2, 58e5)
+ALL = ("classes", "confidence", "probabilities")
+
+
+@pytest.fixture(scope="session")
+def info_of() -> Callable[..., SceneInfo]:
+    """Describe a scene of 4 bands in memory."""
+
+    def describe(
+        rows: int,
+        cols: int,
+        crs: str | None = "EPSG:32633",
+        transform: Affine | None = NORTH_UP,
+    ) -> SceneInfo:
+        return SceneInfo(
+            path=Path("scene.tif"),
+            driver="memory",
+            bands=4,
+            rows=rows,
+            cols=cols,
+            dtype=np.dtype("uint16"),
+            nodata=np.full(4, np.nan),
+            good=np.ones(4, dtype=bool),
+            block=(1, cols),
+            crs=crs and CRS.from_string(crs).to_wkt(),
+            transform=None if transform is None else transform.to_gdal(),
+        )
+
+    return describe
+
+
+@pytest.fixture(scope="session")
+def probabilities_of() -> Callable[..., NDArray[np.float32]]:
+    """Make probabilities that look like those of a network."""
+
+    def make(rows: int, cols: int, classes: int = 3) -> NDArray[np.float32]:
+        random = np.random.default_rng(0).random((classes, rows, cols)) ** 4
+        shares: NDArray[np.float32] = (random / random.sum(axis=0)).astype(np.float32)
+        return shares
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_all(info_of: Callable[..., SceneInfo]) -> Callable[..., Counts]:
+    """Write probabilities in four pieces, and publish."""
+
+    def write(
+        output: Path,
+        document: ModelDocument,
+        found: NDArray[np.float32],
+        valid: NDArray[np.bool_] | None = None,
+        wanted: tuple[str, ...] = ALL,
+        info: SceneInfo | None = None,
+        reject: float = 0.0,
+        plan: dict[str, Any] | None = None,
+    ) -> Counts:
+        rows, cols = found.shape[1:]
+        valid = np.ones((rows, cols), dtype=bool) if valid is None else valid
+        counts = Counts([0] * len(document.classes))
+        codes = [c.code for c in document.classes]
+        tags = {"HSI_METHOD": 'a "method" <&>'}
+        rasters = layers(document, wanted)
+        pieces = [
+            ((top, bottom), (left, right))
+            for top, bottom in ((0, rows // 2), (rows // 2, rows))
+            for left, right in ((0, cols // 3), (cols // 3, cols))
+        ]
+        with Scratch(
+            output, info or info_of(rows, cols), rasters, plan or {"scene": "s"}
+        ) as scratch:
+            for number, (down, across) in enumerate(pieces):
+                part = slice(*down), slice(*across)
+                canvas = Canvas(rasters, codes, *valid[part].shape)
+                if valid[part].any():
+                    canvas.paint(0, 0, found[:, *part], valid[part], reject)
+                if number not in scratch.pieces:
+                    scratch.write(number, down, across, canvas.values, canvas.counts())
+            for piece in scratch.pieces.values():
+                counts.add(piece.counts)
+            publish(scratch, convert(scratch, tags, "deflate"), paths_of(output))
+            scratch.remove()
+        return counts
+
+    return write

@@ -1,0 +1,247 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from hsi_runtime import batch
+from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
+from hsi_runtime.batch import expand, output_of, requests, shard
+from hsi_runtime.cli import main
+from hsi_runtime.errors import OutputError, SceneError
+from hsi_runtime.pipeline import Request
+
+Write = Callable[..., Path]
+TEMPLATE = Request(Path(), Path())
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_lists_have_comments_and_paths_relative_to_themselves(
+    ending: str, mark: str, tmp_path: Path
+) -> None:
+    lines = ["a.tif", "  sub/b c.img  ", "# old.tif", "", "/data/Öl.tif"]
+    listed = tmp_path / "list.TXT"
+    listed.write_bytes((mark + ending.join(lines)).encode())
+    assert expand([Path("x.tif"), listed, Path("y.hdr")]) == [
+        Path("x.tif"),
+        tmp_path / "a.tif",
+        tmp_path / "sub" / "b c.img",
+        Path("/data/Öl.tif"),
+        Path("y.hdr"),
+    ]
+
+
+def test_lists_that_are_none(tmp_path: Path) -> None:
+    empty, binary = tmp_path / "empty.txt", tmp_path / "binary.txt"
+    empty.write_text("# nothing\n\n")
+    binary.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SceneError, match="names no scene"):
+        expand([empty])
+    for path in (binary, tmp_path / "missing.txt", tmp_path):
+        with pytest.raises(SceneError, match="cannot be read"):
+            expand([path.with_suffix(".txt") if path == tmp_path else path])
+
+
+@given(st.lists(st.integers()), st.integers(1, 40))
+def test_shards_are_a_partition(items: list[int], count: int) -> None:
+    numbered = list(enumerate(items))
+    parts = [shard(numbered, (part, count)) for part in range(count)]
+    assert sorted(item for part in parts for item in part) == numbered
+    sizes = [len(part) for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+    assert shard(numbered, None) == numbered
+
+
+def test_outputs_lie_beside_their_scenes_or_in_the_folder(tmp_path: Path) -> None:
+    scene = Path("a/s.tif")
+    assert output_of(scene, None, many=False) == Path("a/s_classes.tif")
+    assert output_of(scene, None, many=True) == Path("a/s_classes.tif")
+    assert output_of(scene, Path("o.tif"), many=False) == Path("o.tif")
+    assert output_of(scene, tmp_path, many=True) == tmp_path / "s_classes.tif"
+    assert output_of(Path("s.img.hdr"), None, many=True).name == "s.img_classes.tif"
+    assert output_of(Path("a.b.tif"), None, many=True).name == "a.b_classes.tif"
+
+
+def test_two_scenes_of_one_output_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    pairs = [
+        ([tmp_path / "s.tif", tmp_path / "s.img"], None),
+        ([tmp_path / "s.tif", tmp_path / "sub" / "s.tif"], tmp_path),
+        ([tmp_path / "s.tif", tmp_path / "sub" / ".." / "s.tif"], None),
+    ]
+    for scenes, output in pairs:
+        with pytest.raises(OutputError, match=r"would both be written to .*s_classes"):
+            requests(scenes, output, TEMPLATE, many=True)
+    made = requests(
+        [tmp_path / "s.tif", tmp_path / "sub" / "s.tif"], None, TEMPLATE, True
+    )
+    assert [r.output.parent for r in made] == [tmp_path, tmp_path / "sub"]
+
+
+def test_many_scenes_need_a_folder(tmp_path: Path) -> None:
+    for output in (tmp_path / "o.tif", tmp_path / "no"):
+        with pytest.raises(OutputError, match="2 scenes: -o must be a folder"):
+            requests([Path("a.tif"), Path("b.tif")], output, TEMPLATE, True)
+    template = Request(Path(), Path(), vector=Path("v.gpkg"))
+    with pytest.raises(OutputError, match="give one scene at a time"):
+        requests([Path("a.tif"), Path("b.tif")], tmp_path, template, True)
+
+
+class Place(NamedTuple):
+    folder: Path
+    model: Path
+    names: list[str]
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path, cube: NDArray[Any], write_model: Write, write_scene_tiff: Write
+) -> Place:
+    """Four scenes and a broken one in their midst, in a list."""
+    names = [f"s{n}" for n in range(4)]
+    for number, name in enumerate(names):
+        write_scene_tiff(tmp_path / f"{name}.tif", np.roll(cube, number, axis=2))
+    (tmp_path / "bad.tif").write_bytes(b"no scene")
+    listed = ["s0.tif", "s1.tif", "bad.tif", "s2.tif", "s3.tif"]
+    (tmp_path / "list.txt").write_text("\n".join(listed))
+    (tmp_path / "out").mkdir()
+    return Place(tmp_path, write_model(tmp_path / "m.onnx"), names)
+
+
+def test_bad_scene_does_not_stop_the_others(
+    place: Place, invoke: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+    start = OnnxruntimeCpu.__init__
+
+    def counted(self: Any, *options: Any) -> None:
+        started.append(1)
+        start(self, *options)
+
+    monkeypatch.setattr(OnnxruntimeCpu, "__init__", counted)
+    arguments = [place.folder / "list.txt", "-m", place.model, "-o"]
+    code, out, err = invoke(main, *arguments, place.folder / "out", "--json")
+    assert code == 3
+    found = json.loads(out)
+    assert set(found) == {"scenes", "summary"}
+    states = [s["status"] for s in found["scenes"]]
+    assert states == ["done", "done", "failed", "done", "done"]
+    failed = found["scenes"][2]
+    assert failed["exit_code"] == 3
+    assert "neither a TIFF nor an ENVI file" in failed["error"]
+    assert failed["error"] in err
+    assert {k: found["summary"][k] for k in ("done", "skipped", "failed")} == {
+        "done": 4, "skipped": 0, "failed": 1
+    }  # fmt: skip
+    assert found["summary"]["pixels"] == 4 * 23 * 31
+    assert found["summary"]["peak_memory_bytes"] > 10e6
+    for entry in found["scenes"]:
+        assert {"scene", "output", "status"} <= set(entry)
+    assert found["scenes"][0]["pixels"]["classified"] == 23 * 31
+    assert len(started) == 1  # one engine for all
+    made = {p.name for p in (place.folder / "out").glob("*.tif")}
+    assert made == {f"{name}_classes.tif" for name in place.names}
+    # Each is what a run of its own gives.
+    for name in place.names:
+        single = place.folder / f"{name}_single.tif"
+        scene = place.folder / f"{name}.tif"
+        assert invoke(main, scene, "-m", place.model, "-o", single).code == 0
+        together = place.folder / "out" / f"{name}_classes.tif"
+        assert together.read_bytes() == single.read_bytes()
+
+
+def test_finished_outputs_are_skipped(place: Place, invoke: Any, digests: Any) -> None:
+    (place.folder / "bad.tif").unlink()
+    listed = place.folder / "list.txt"
+    listed.write_text("\n".join(f"{name}.tif" for name in place.names))
+    arguments = [listed, "-m", place.model]
+    code, out, _ = invoke(main, *arguments)
+    assert code == 0
+    assert len(out.splitlines()) == 4
+    (place.folder / "s2_classes.tif").unlink()
+    (place.folder / "s2_classes.qml").unlink()
+    before = digests(place.folder)
+    code, out, err = invoke(main, *arguments)
+    assert (code, out) == (0, f"{place.folder / 's2_classes.tif'}\n")
+    assert "1 scenes done, 3 were finished before, 0 failed" in err
+    assert {k: v for k, v in digests(place.folder).items() if k in before} == before
+    code, out, _ = invoke(main, *arguments, "--json")
+    states = [s["status"] for s in json.loads(out)["scenes"]]
+    assert states == ["skipped"] * 4
+    code, out, _ = invoke(main, *arguments, "--overwrite", "--json")
+    states = [s["status"] for s in json.loads(out)["scenes"]]
+    assert states == ["done"] * 4
+
+
+def test_map_of_another_model_is_not_finished(
+    place: Place, invoke: Any, write_model: Write
+) -> None:
+    scenes = [place.folder / "s0.tif", place.folder / "s1.tif"]
+    other = write_model(place.folder / "other.onnx", bias=5.0)
+    assert invoke(main, scenes[0], "-m", other).code == 0
+    before = (place.folder / "s0_classes.tif").read_bytes()
+    code, out, err = invoke(main, *scenes, "-m", place.model, "--json")
+    assert code == 5
+    found = json.loads(out)["scenes"]
+    assert [s["status"] for s in found] == ["failed", "done"]
+    assert "s0_classes.tif exists; --overwrite replaces it" in err
+    assert (place.folder / "s0_classes.tif").read_bytes() == before
+    code, *_ = invoke(main, *scenes, "-m", place.model, "--overwrite")
+    assert code == 0
+    assert (place.folder / "s0_classes.tif").read_bytes() != before
+
+
+def test_shards_of_a_list_do_all_of_it(place: Place, invoke: Any) -> None:
+    (place.folder / "bad.tif").unlink()
+    shutil.copy(place.folder / "s0.tif", place.folder / "bad.tif")
+    made = []
+    for part in range(3):
+        code, out, _ = invoke(
+            main, place.folder / "list.txt", "-m", place.model, "--shard", f"{part}/3"
+        )
+        assert code == 0
+        made += out.splitlines()
+    assert sorted(Path(p).name for p in made) == sorted(
+        f"{name}_classes.tif" for name in [*place.names, "bad"]
+    )
+    code, out, _ = invoke(
+        main, place.folder / "s0.tif", "-m", place.model, "--shard", "1/2", "--json"
+    )
+    assert code == 0
+    assert json.loads(out)["scenes"] == []  # more parts than scenes
+
+
+def test_plan_of_many_scenes(place: Place, invoke: Any, digests: Any) -> None:
+    before = digests(place.folder)
+    scenes = [place.folder / f"{name}.tif" for name in place.names]
+    code, out, _ = invoke(main, *scenes, "-m", place.model, "--dry-run", "--json")
+    assert code == 0
+    assert [Path(s["scene"]).stem for s in json.loads(out)["scenes"]] == place.names
+    assert digests(place.folder) == before
+
+
+def test_first_failure_gives_the_exit_code() -> None:
+    scenes = [
+        {"status": "done"},
+        {"status": "failed", "exit_code": 5},
+        {"status": "failed", "exit_code": 3},
+    ]
+    assert batch.exit_code({"scenes": scenes}) == 5
+    assert batch.exit_code({"scenes": scenes[:1]}) == 0
+
+
+def test_one_scene_in_a_list_may_go_to_a_folder(place: Place, invoke: Any) -> None:
+    listed = place.folder / "list.txt"
+    listed.write_text("s0.tif\n")
+    out = place.folder / "out"
+    assert invoke(main, listed, "-m", place.model, "-o", out).code == 0
+    with rasterio.open(out / "s0_classes.tif") as file:
+        assert file.shape == (23, 31)

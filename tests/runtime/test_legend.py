@@ -1,0 +1,54 @@
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from hsi_runtime.legend import write_qml
+from hsi_runtime.model_file import ClassEntry, ModelDocument, read_model
+from hsi_runtime.pipeline import Request, run
+
+NASTY = "<a> & \"b\" 'c' \u6c34 \U0001f33e"
+
+
+def test_style_has_the_names_and_colours(
+    document: ModelDocument, tmp_path: Path
+) -> None:
+    classes = [*document.classes, ClassEntry(code=300, name=NASTY, color="#0a0b0c")]
+    path = tmp_path / "o.qml"
+    write_qml(path, replace(document, classes=classes))
+    root = ElementTree.parse(path).getroot()
+    assert root.tag == "qgis"
+    renderer = root.find("pipe/rasterrenderer")
+    assert renderer is not None
+    assert renderer.attrib["type"] == "paletted"
+    assert renderer.attrib["band"] == "1"
+    found = [
+        (entry.attrib["value"], entry.attrib["label"], entry.attrib["color"])
+        for entry in renderer.iter("paletteEntry")
+    ]
+    assert found == [
+        ("0", "unclassified", "#000000"),
+        ("2", "grass", "#00aa00"),
+        ("3", "wet soil", "#804000"),
+        ("7", "Öl", "#0000ff"),
+        ("300", NASTY, "#0a0b0c"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["o.tif", "a.b_classes.tif"])
+def test_style_lies_beside_the_map_under_its_name(
+    name: str,
+    tmp_path: Path,
+    cube: NDArray[np.uint16],
+    write_model: Callable[..., Path],
+    write_scene_tiff: Callable[..., Path],
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    model = read_model(write_model(tmp_path / "m.onnx"))
+    run(Request(scene, tmp_path / name), model)
+    style = (tmp_path / name).with_suffix(".qml")
+    assert ElementTree.parse(style).getroot().tag == "qgis"

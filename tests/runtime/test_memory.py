@@ -1,0 +1,79 @@
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from hsi_runtime import memory
+from hsi_runtime.errors import ResourceError
+from hsi_runtime.memory import BASE_BYTES, share
+from hsi_runtime.model_file import ModelDocument
+from hsi_runtime.windows import DEFAULT_TILE, STRIP_BYTES
+
+MB = 1_000_000
+
+
+def test_without_a_limit_the_defaults_hold(document: ModelDocument) -> None:
+    assert share(document, None, None) == (DEFAULT_TILE, STRIP_BYTES)
+    assert share(document, 40, None) == (40, STRIP_BYTES)
+
+
+@given(
+    working=st.floats(1, 1e6),
+    field=st.integers(0, 20).map(lambda n: 2 * n + 1),
+    limit=st.integers(1, 2**40),
+    more=st.integers(0, 2**40),
+)
+def test_more_memory_never_gives_smaller_squares(
+    document: ModelDocument, working: float, field: int, limit: int, more: int
+) -> None:
+    described = replace(document, working_bytes=working, receptive_field=field)
+    try:
+        tile, strip = share(described, None, limit)
+    except ResourceError:
+        return
+    larger_tile, larger_strip = share(described, None, limit + more)
+    assert larger_tile >= tile >= 1
+    assert larger_strip >= strip >= 1
+    # What is handed out stays below the limit.
+    engine = (tile + field - 1) ** 2 * working
+    assert BASE_BYTES + engine + 4 * strip <= limit
+
+
+@given(tile=st.none() | st.integers(1, 200), working=st.floats(1, 1e6))
+def test_what_is_said_to_be_needed_suffices(
+    document: ModelDocument, tile: int | None, working: float
+) -> None:
+    described = replace(document, working_bytes=working)
+    with pytest.raises(ResourceError) as error:
+        share(described, tile, 100 * MB)
+    said = str(error.value)
+    assert "--max-memory allows 100 MB; this model needs about " in said
+    assert f"for squares of {tile or 1} pixels" in said
+    needed = int(said.split("about ")[1].split(" MB")[0])
+    assert needed > 100
+    found, _ = share(described, tile, (needed + 1) * MB)
+    assert found == tile if tile else found >= 1
+
+
+def test_exit_code_is_that_of_resources(document: ModelDocument) -> None:
+    with pytest.raises(ResourceError) as error:
+        share(document, 128, BASE_BYTES + 1)
+    assert error.value.exit_code == 6
+
+
+def test_tile_asked_for_is_kept_where_it_fits(document: ModelDocument) -> None:
+    assert share(document, 300, 2**40)[0] == 300
+    assert share(document, None, 2**40)[0] == DEFAULT_TILE
+
+
+def test_peak_is_this_process_and_not_the_one_that_started_it() -> None:
+    held = bytearray(b"x") * 400_000_000
+    script = "from hsi_runtime.memory import peak_bytes; print(peak_bytes())"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert len(held) < memory.peak_bytes()
+    assert 1_000_000 < int(done.stdout) < 300_000_000

@@ -1,0 +1,68 @@
+from typing import Any
+
+import click
+import pytest
+
+from hsi_runtime import option_values
+from hsi_runtime.windows import Window
+
+
+def parsed(check: Any, value: str | None) -> Any:
+    context = click.Context(click.Command("hsi-run"))
+    return check(context, click.Option(["--x"]), value)
+
+
+@pytest.mark.parametrize("name", ["window", "bounds", "memory_bytes", "shard"])
+def test_option_that_is_not_given_is_none(name: str) -> None:
+    assert parsed(getattr(option_values, name), None) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("window", "3,4,50,60", Window(row=4, col=3, rows=60, cols=50)),
+        ("window", " 0, 0, 1, 1", Window(0, 0, 1, 1)),
+        ("bounds", "-1.5,2,3e1,4", (-1.5, 2.0, 30.0, 4.0)),
+        ("memory_bytes", "1000", 1000),
+        ("memory_bytes", "512M", 512 * 1024**2),
+        ("memory_bytes", "1.5g", 3 * 512 * 1024**2),
+        ("memory_bytes", " 2GiB ", 2 * 1024**3),
+        ("memory_bytes", "10kB", 10 * 1024),
+        ("shard", "0/1", (0, 1)),
+        ("shard", "2/3", (2, 3)),
+    ],
+)
+def test_good_values(name: str, value: str, expected: Any) -> None:
+    assert parsed(getattr(option_values, name), value) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("window", "", "four whole numbers"),
+        ("window", "1,2,3", "four whole numbers"),
+        ("window", "1,2,3,4,5", "four whole numbers"),
+        ("window", "1,2,3,4.5", "four whole numbers"),
+        ("window", "-1,2,3,4", "a corner is negative or a side empty"),
+        ("window", "1,2,0,4", "a corner is negative or a side empty"),
+        ("bounds", "1,2,3", "four numbers"),
+        ("bounds", "1,2,3,x", "four numbers"),
+        ("bounds", "3,2,1,4", "W < E and S < N"),
+        ("bounds", "1,4,3,2", "W < E and S < N"),
+        ("bounds", "nan,2,3,4", "W < E and S < N"),
+        ("memory_bytes", "", "is not a size"),
+        ("memory_bytes", "0", "is not a size"),
+        ("memory_bytes", "-2G", "is not a size"),
+        ("memory_bytes", "2X", "is not a size"),
+        ("memory_bytes", "inf", "is not a size"),
+        ("shard", "1", "I from 0 to N-1"),
+        ("shard", "3/3", "I from 0 to N-1"),
+        ("shard", "0/0", "I from 0 to N-1"),
+        ("shard", "-1/3", "I from 0 to N-1"),
+        ("shard", "1/2/3", "I from 0 to N-1"),
+    ],
+)
+def test_bad_values_are_named(name: str, value: str, said: str) -> None:
+    with pytest.raises(click.BadParameter, match=said) as error:
+        parsed(getattr(option_values, name), value)
+    assert repr(value) in error.value.message
