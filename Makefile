@@ -58,6 +58,9 @@ soak: .venv/dev
 bench: .venv/dev
 	$(BIN)/python benchmarks/dense_speed.py
 	$(BIN)/python benchmarks/peak_memory.py
+	$(BIN)/python benchmarks/memory_by_size.py
+	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/start_up.py
 
 clean:

@@ -42,7 +42,8 @@ def main(rows: int, cols: int, bands: int, layout: str, folder: Path | None) -> 
             str(scene),
             *("-m", str(model.path), "-o", str(work / "map.tif"), "--json", "-q"),
         ]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+        done.check_returncode()
         result = json.loads(done.stdout)
         common.report(
             f"peak_memory_{layout}",
