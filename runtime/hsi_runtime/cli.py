@@ -4,7 +4,8 @@ hsi-run scene.tif -m model.onnx
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from hsi_runtime import command_line
 from hsi_runtime import option_values as values
 
 if TYPE_CHECKING:
+    from hsi_runtime.backends import Backend
     from hsi_runtime.model_file import ModelFile
     from hsi_runtime.pipeline import Request
 
@@ -127,6 +129,7 @@ def command(
     if not scenes and not (describe or self_test):
         raise click.UsageError("Missing SCENE.")
     from hsi_runtime import batch, reports
+    from hsi_runtime.backends import open_backend
     from hsi_runtime.errors import ModelFileError
     from hsi_runtime.model_file import read_model
 
@@ -146,10 +149,11 @@ def command(
     if dry_run:
         plans = [reports.dry_run(request, loaded) for request in wanted]
         return _show({"scenes": plans} if many else plans[0], as_json)
+    start = partial(open_backend, loaded, device, threads)
     if not many and shard is None:
-        return _run_one(wanted[0], loaded, device, threads, quiet, as_json)
+        return _run_one(wanted[0], loaded, start, quiet, as_json)
     parts = batch.shard(wanted, shard)
-    return _run_many(parts, loaded, device, threads, quiet, as_json)
+    return _run_many(parts, loaded, start, quiet, as_json)
 
 
 def _template(options: dict[str, Any]) -> "Request":
@@ -177,17 +181,12 @@ def _template(options: dict[str, Any]) -> "Request":
 def _run_one(
     request: "Request",
     model: "ModelFile",
-    device: str,
-    threads: int | None,
+    start: "Callable[[], Backend]",
     quiet: bool,
     as_json: bool,
 ) -> int:
     from hsi_runtime import reports
-    from hsi_runtime.backends import open_backend
     from hsi_runtime.pipeline import run
-
-    def start() -> Any:
-        return open_backend(model, device, threads)
 
     with command_line.pixel_bar(quiet) as progress:
         result = run(request, model, start, progress)
@@ -203,16 +202,11 @@ def _run_one(
 def _run_many(
     wanted: "Sequence[Request]",
     model: "ModelFile",
-    device: str,
-    threads: int | None,
+    start: "Callable[[], Backend]",
     quiet: bool,
     as_json: bool,
 ) -> int:
     from hsi_runtime import batch, reports
-    from hsi_runtime.backends import open_backend
-
-    def start() -> Any:
-        return open_backend(model, device, threads)
 
     def done(result: dict[str, Any]) -> None:
         if not as_json:
