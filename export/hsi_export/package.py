@@ -1,9 +1,6 @@
 """Puts the contract into an ONNX graph and signs the file; describes it as STAC MLM."""
 
-import datetime
 import json
-import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from hsi_runtime.model_file import (
     SelfTest,
     sign,
 )
+from hsi_runtime.stac import classification_classes, timestamp
 from hsi_train.checkpoint import Checkpoint
 from hsi_train.layers import parameter_count
 
@@ -34,8 +32,6 @@ MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
 CLASSIFICATION = "https://stac-extensions.github.io/classification/v2.0.0/schema.json"
 EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
 FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
-
-NOT_IN_NAMES = re.compile("[^0-9A-Za-z_-]+")  # of classes, by the extension's schema
 
 
 def document(trained: Checkpoint, proto: Any) -> ModelDocument:
@@ -109,20 +105,8 @@ def stac_item(contract: ModelDocument, path: Path, size: int, sha256: str) -> An
 
     The time is that of the export, or ``SOURCE_DATE_EPOCH``.
     """
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    now = datetime.datetime.fromtimestamp(
-        int(epoch) if epoch else datetime.datetime.now().timestamp(), datetime.UTC
-    )
     bands = [_band(contract, i) for i in range(len(contract.bands.used))]
-    classes = [
-        {
-            "value": c.code,
-            "name": NOT_IN_NAMES.sub("-", c.name).strip("-") or str(c.code),
-            "title": c.name,
-            "color_hint": c.color[1:].upper(),
-        }
-        for c in contract.classes
-    ]
+    classes = classification_classes(contract.classes)
     return {
         "type": "Feature",
         "stac_version": "1.1.0",
@@ -130,7 +114,7 @@ def stac_item(contract: ModelDocument, path: Path, size: int, sha256: str) -> An
         "id": f"{contract.method}-{contract.checksum[:12]}",
         "geometry": None,
         "properties": {
-            "datetime": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "datetime": timestamp(),
             "mlm:name": f"hsi-edge-{contract.method}",
             "mlm:architecture": contract.method,
             "mlm:framework": "ONNX",

@@ -3,6 +3,8 @@
 import datetime
 import json
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 from rasterio.warp import transform_bounds
 
-from hsi_runtime.model_file import ModelDocument
+from hsi_runtime.model_file import ClassEntry, ModelDocument
 from hsi_runtime.scene import SceneInfo
 
 VERSION = "1.1.0"
@@ -19,6 +21,7 @@ EXTENSIONS = [
     "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
     "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
 ]
+NOT_IN_NAMES = re.compile("[^0-9A-Za-z_-]+")  # of classes, by the extension's schema
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 TYPES = {"preview": "image/png", "vector": "application/geopackage+sqlite3"}
 ROLES = {"preview": ["overview"], "classes": ["data", "classification"]}
@@ -44,12 +47,6 @@ def write_item(
         document: Of the model.
         tags: Provenance, as in the class map.
     """
-    epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    now = (
-        datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
-        if epoch
-        else datetime.datetime.now(datetime.UTC)
-    )
     item: dict[str, Any] = {
         "type": "Feature",
         "stac_version": VERSION,
@@ -57,7 +54,7 @@ def write_item(
         "id": paths["classes"].stem,
         **_footprint(grid),
         "properties": {
-            "datetime": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "datetime": timestamp(),
             "proj:wkt2": grid.crs,
             "proj:shape": [grid.rows, grid.cols],
             "processing:software": {"hsi-edge": tags["TIFFTAG_SOFTWARE"].split()[-1]},
@@ -74,18 +71,35 @@ def write_item(
         },
         "links": [],
     }
-    item["assets"]["classes"]["classification:classes"] = [
-        {
-            "value": c.code,
-            "name": c.name.replace(" ", "-") or str(c.code),
-            "title": c.name,
-            "color_hint": c.color[1:].upper(),
-        }
-        for c in document.classes
-    ]
+    described = classification_classes(document.classes)
+    item["assets"]["classes"]["classification:classes"] = described
     made = folder / paths["stac"].name
     made.write_text(json.dumps(item, indent=1) + "\n", encoding="utf-8")
     return made
+
+
+def timestamp() -> str:
+    """Return the present time, or ``SOURCE_DATE_EPOCH``, as STAC writes it."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    now = (
+        datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
+        if epoch
+        else datetime.datetime.now(datetime.UTC)
+    )
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def classification_classes(classes: Sequence[ClassEntry]) -> list[dict[str, Any]]:
+    """Describe classes as the Classification extension wants them."""
+    return [
+        {
+            "value": c.code,
+            "name": NOT_IN_NAMES.sub("-", c.name).strip("-") or str(c.code),
+            "title": c.name,
+            "color_hint": c.color[1:].upper(),
+        }
+        for c in classes
+    ]
 
 
 def _property(tag: str) -> str:

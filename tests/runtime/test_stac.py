@@ -13,6 +13,7 @@ from hsi_runtime.class_map import paths_of
 from hsi_runtime.model_file import ModelDocument, ModelFile, read_model
 from hsi_runtime.pipeline import Request, run
 from hsi_runtime.scene import SceneInfo
+from hsi_runtime.stac import classification_classes
 
 Write = Callable[..., Path]
 TAGS = {
@@ -165,3 +166,9 @@ def test_assets_are_the_files_of_the_run(
     assert {k: v for k, v in first.items() if k != "o.gpkg"} == {
         k: v for k, v in second.items() if k != "o.gpkg"
     }
+
+
+def test_class_names_keep_to_the_letters_of_the_schema(document: ModelDocument) -> None:
+    described = classification_classes(document.classes)
+    assert [c["title"] for c in described] == ["grass", "wet soil", "Öl"]
+    assert [c["name"] for c in described] == ["grass", "wet-soil", "l"]

@@ -1,6 +1,5 @@
 """Layers that more than one method uses."""
 
-import torch
 from torch import Tensor, nn
 
 
@@ -39,9 +38,3 @@ def crop_to(features: Tensor, rows: int, cols: int) -> Tensor:
 def parameter_count(module: nn.Module) -> int:
     """Count the trainable numbers of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def seed_everything(seed: int) -> torch.Generator:
-    """Seed torch's global generator and return a CPU generator of the same seed."""
-    torch.manual_seed(seed)
-    return torch.Generator().manual_seed(seed)
