@@ -28,9 +28,11 @@ def make_model(
     """Export a method with seeded random weights: speed does not depend on them."""
     torch.manual_seed(0)
     problem = method.Problem(
-        torch.full((bands,), 2000.0),
-        torch.full((bands,), 1000.0),
-        torch.full((classes,), 100),
+        band_mean=torch.full((bands,), 2000.0),
+        band_std=torch.full((bands,), 1000.0),
+        class_counts=torch.full((classes,), 100),
+        class_means=torch.rand(classes, bands) * 2000 + 1000,
+        top=torch.tensor(4000.0),
     )
     built = method.build(name, problem, {}).eval()
     wavelengths = list(band_centres(bands, first_nm, last_nm))
@@ -43,7 +45,6 @@ def make_model(
             ClassEntry(code=k + 1, name=f"class {k + 1}", color=f"#{k:02x}80c0")
             for k in range(classes)
         ],
-        class_counts=[100] * classes,
         bands=Bands(
             source_count=bands,
             used=list(range(bands)),
@@ -57,8 +58,6 @@ def make_model(
             offset=[0.0] * bands,
             fill=[2000.0] * bands,
         ),
-        band_mean=[2000.0] * bands,
-        band_std=[1000.0] * bands,
         resolution_m=1.0,
         provenance=Provenance(
             version="benchmark",

@@ -366,7 +366,13 @@ def write_checkpoint(run: Path, scene: Path, truth: Path) -> None:
     options = {"features": 8, "hidden": 24, "spectral_stride": 4}
     torch.manual_seed(0)
     problem = methods.Problem(
-        torch.from_numpy(mean), torch.from_numpy(deviation), torch.tensor(counts)
+        band_mean=torch.from_numpy(mean),
+        band_std=torch.from_numpy(deviation),
+        class_counts=torch.tensor(counts),
+        class_means=torch.from_numpy(
+            np.stack([spectra[:, labels[valid] == c].mean(axis=1) for c in codes])
+        ),
+        top=torch.tensor(np.percentile(spectra, 99.9)),
     )
     method = methods.build("mf2cnet", problem, options)
     for layer in method.modules():
@@ -398,7 +404,6 @@ def write_checkpoint(run: Path, scene: Path, truth: Path) -> None:
             ClassEntry(code=c, name=MATERIALS[c - 1], color=f"#{40 * c:02x}80c0")
             for c in codes
         ],
-        class_counts=counts,
         bands=Bands(
             source_count=info.bands,
             used=list(range(info.bands)),
@@ -412,8 +417,6 @@ def write_checkpoint(run: Path, scene: Path, truth: Path) -> None:
             offset=[0.0] * info.bands,
             fill=mean.tolist(),
         ),
-        band_mean=mean.tolist(),
-        band_std=deviation.tolist(),
         resolution_m=1.0,
         provenance=fixed_provenance(sum(counts)),
     )

@@ -9,8 +9,8 @@ import onnx_ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-from hsi_runtime.model_file import INPUT_NAME, PROBABILITIES
-from hsi_train.method import BaseMethod, InferenceGraph
+from hsi_runtime.model_file import INPUT_NAME
+from hsi_train.method import BaseMethod
 
 OPSET = 20  # newer ones fuse attention in a way that TensorRT-RTX refuses
 
@@ -25,7 +25,7 @@ def trace(method: BaseMethod, bands: int) -> Any:
     Returns:
         A checked ``onnx.ModelProto`` without paths of this machine.
     """
-    graph = InferenceGraph(method.network).eval()
+    graph = method.inference_graph().eval()
     side = method.receptive_field
     # Unequal, odd sizes: nothing of the example may end up in the graph.
     example = torch.zeros(2, bands, side + 4, side + 10)
@@ -39,7 +39,7 @@ def trace(method: BaseMethod, bands: int) -> Any:
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT_NAME],
-            output_names=[PROBABILITIES],
+            output_names=list(method.outputs),
             dynamic_shapes={"cube": {0: "batch", 2: "height", 3: "width"}},
             external_data=False,
             verbose=False,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime.backends import Backend
 from hsi_runtime.errors import VerificationError
-from hsi_train.method import BaseMethod, InferenceGraph
+from hsi_train.method import BaseMethod
 
 TIE = 1e-5  # two best classes nearer than this may swap by rounding
 
@@ -51,8 +51,8 @@ def windows_of(sample: NDArray[Any], receptive_field: int) -> list[NDArray[np.fl
 @torch.inference_mode()
 def reference(method: BaseMethod, cube: NDArray[np.float32]) -> NDArray[np.float32]:
     """Compute probabilities with torch, in fp32 on the CPU."""
-    graph = InferenceGraph(method.network).eval()
-    found: NDArray[np.float32] = graph(torch.from_numpy(cube)).numpy()
+    graph = method.inference_graph().eval()
+    found: NDArray[np.float32] = graph(torch.from_numpy(cube))[0].numpy()
     return found
 
 

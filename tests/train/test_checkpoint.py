@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from hsi_runtime.errors import HsiError, ModelFileError
 from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
 from hsi_train import checkpoint
+from hsi_train import method as methods
 from hsi_train.checkpoint import FILE_NAME, METADATA_KEY, Description
+from hsi_train.method import BaseMethod, Problem
 
 BANDS = 5
 
@@ -24,14 +26,11 @@ def describe(**changes: Any) -> Description:
         "options": {"features": 4, "hidden": 8},
         "classes": [ClassEntry(code=3, name="Dächer", color="#aabbcc"),
                     ClassEntry(code=9, name="tree", color="#00ff00")],
-        "class_counts": [10, 20],
         "bands": Bands(source_count=7, used=[0, 1, 3, 4, 6],
                        wavelengths_nm=[450.0, 550.25, 650.0, 750.0, 850.0],
                        fwhm_nm=None),
         "values": Values(quantity="reflectance", dtype="uint16", scale=None,
                          offset=None, fill=[0.1, 1 / 3, 2.0, 3.0, 4.0]),
-        "band_mean": [100.0, 1 / 3, 300.0, 400.0, 500.0],
-        "band_std": [1.0, 2.0, 3.0, 4.0, 5.0],
         "resolution_m": 30.0,
         "provenance": Provenance(version="0", seed=1, recipe="x = 1", data_sha256={},
                                  counts={}, overall_accuracy=0.9,
@@ -40,13 +39,24 @@ def describe(**changes: Any) -> Description:
     return Description(**(content | changes))
 
 
+def fresh(description: Description) -> BaseMethod:
+    problem = Problem(
+        band_mean=torch.tensor([100.0, 1 / 3, 300.0, 400.0, 500.0]),
+        band_std=torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]),
+        class_counts=torch.tensor([10, 20]),
+        class_means=torch.arange(10.0).view(2, BANDS),
+        top=torch.tensor(9.0),
+    )
+    return methods.build(description.method, problem, description.options)
+
+
 SAMPLE = np.arange(BANDS * 13 * 14, dtype=np.uint16).reshape(BANDS, 13, 14)
 
 
 def write(folder: Path, sample: Any = SAMPLE, **changes: Any) -> Path:
     torch.manual_seed(0)
     description = describe(**changes)
-    method = checkpoint.rebuild(description)
+    method = fresh(description)
     method.train()
     method.network(torch.randn(4, BANDS, 14, 14) * 50 + 200)  # other statistics
     return checkpoint.save(folder, method.eval(), description, sample)
@@ -64,12 +74,15 @@ def test_round_trip_with_a_sample_of_each_type(tmp_path: Path, dtype: str) -> No
         assert loaded.sample.dtype == np.dtype(dtype)
         np.testing.assert_array_equal(loaded.sample, sample)
         assert not loaded.method.training
+        known = fresh(describe()).problem
+        for name, tensor in loaded.method.problem._asdict().items():
+            assert torch.equal(tensor, getattr(known, name))
 
 
 def test_loaded_network_computes_the_same(tmp_path: Path) -> None:
     torch.manual_seed(0)
     description = describe()
-    method = checkpoint.rebuild(description)
+    method = fresh(description)
     cube = torch.randn(2, BANDS, 15, 14) * 50 + 200
     method.train().network(cube)
     checkpoint.save(tmp_path, method.eval(), description, SAMPLE)
@@ -130,6 +143,7 @@ def rewrite(path: Path, change: Any) -> None:
         (lambda m, t: m.update(new_key=1), "is of another version"),
         (lambda m, t: m.pop("bands"), "is of another version"),
         (lambda m, t: t.pop("network.head.4.bias"), "weights do not fit"),
+        (lambda m, t: t.pop("problem.top"), "is of another version"),
         (lambda m, t: m["options"].update(hidden=9), "weights do not fit"),
         (lambda m, t: m.update(method="later"), "no method 'later'"),
         (lambda m, t: m["options"].update(later=1), "later"),

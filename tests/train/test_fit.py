@@ -1,8 +1,9 @@
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -11,8 +12,9 @@ from torch import Tensor
 from hsi_runtime.errors import OutputError, RecipeError
 from hsi_train import method as methods
 from hsi_train import patches, split
-from hsi_train.fit import DENSE_OUTPUTS, Epoch, Trainer, choose_sampling
+from hsi_train.fit import DENSE_OUTPUTS, Epoch, Trainer, choose_settings
 from hsi_train.labelled_scene import LabelledData
+from hsi_train.method import Defaults
 from hsi_train.patches import Windows
 from hsi_train.recipe import Fit
 from hsi_train.split import Role, Roles
@@ -45,18 +47,14 @@ def trainer_of(
     statistics = patches.statistics(data.scenes, splits)
     windows = Windows(data.scenes, splits, HALO, statistics.mean)
     torch.manual_seed(seed)
-    known = methods.Problem(
-        torch.from_numpy(statistics.mean),
-        torch.from_numpy(statistics.std),
-        torch.from_numpy(split.count(data, splits)[:, Role.TRAIN].copy()),
-    )
+    known = patches.problem(data.scenes, splits, len(data.classes))
     return Trainer(
         methods.build("mf2cnet", known, OPTIONS),
         data,
         splits,
         windows,
         statistics,
-        choose_sampling(settings, windows, HALO),
+        choose_settings(settings, windows, HALO, Defaults()),
         seed,
         torch.device("cpu"),
     )
@@ -236,7 +234,7 @@ def test_few_labels_are_trained_by_patches(make_data: MakeData) -> None:
     data = make_data(np.kron(fields(), np.ones((3, 3), dtype=int)))
     splits = split.per_class(data, 5, 0)
     windows = Windows(data.scenes, splits, HALO, np.zeros(5))
-    chosen = choose_sampling(Fit(), windows, HALO)
+    chosen = choose_settings(Fit(), windows, HALO, Defaults())
     assert (chosen.outputs, chosen.batch) == (1, 60)
     assert chosen.epochs is not None
     assert chosen.epochs >= 50  # one step each
@@ -246,7 +244,7 @@ def test_dense_labels_are_trained_by_windows(make_data: MakeData) -> None:
     data = make_data(np.kron(fields(), np.ones((3, 3), dtype=int)))
     splits = split.fraction(data, 0.8, 0)
     windows = Windows(data.scenes, splits, HALO, np.zeros(5))
-    chosen = choose_sampling(Fit(), windows, HALO)
+    chosen = choose_settings(Fit(), windows, HALO, Defaults())
     assert (chosen.outputs, chosen.batch) == (DENSE_OUTPUTS, 2)
 
 
@@ -257,15 +255,43 @@ def test_what_the_recipe_says_stays(make_data: MakeData) -> None:
         epochs=3, outputs=9, batch=7, learning_rate=0.1, weight_decay=0.2, gain=0.3,
         noise=0.4, patience=5,
     )  # fmt: skip
-    assert choose_sampling(asked, windows, HALO) == asked
+    chosen = choose_settings(asked, windows, HALO, Defaults())
+    assert msgspec.structs.asdict(chosen) == msgspec.structs.asdict(asked)
 
 
-def test_settings_that_are_still_open_are_a_mistake(problem: Any) -> None:
-    data, splits = problem
-    statistics = patches.statistics(data.scenes, splits)
-    windows = Windows(data.scenes, splits, HALO, statistics.mean)
-    with pytest.raises(ValueError, match="choose_sampling"):
-        Trainer(
-            trainer_of(problem, SHORT)._method, data, splits, windows, statistics,
-            Fit(), 0, torch.device("cpu"),
-        )  # fmt: skip
+def test_what_the_recipe_leaves_open_comes_from_the_method(
+    make_data: MakeData,
+) -> None:
+    data = make_data(fields())
+    windows = Windows(data.scenes, split.per_class(data, 5, 0), HALO, np.zeros(5))
+    own = Defaults(
+        learning_rate=0.5, weight_decay=0.25, gain=0.125, noise=0.0625, batch=5,
+        min_steps=99,
+    )  # fmt: skip
+    chosen = choose_settings(Fit(noise=0), windows, HALO, own)
+    assert chosen.learning_rate == 0.5
+    assert (chosen.weight_decay, chosen.gain, chosen.noise) == (0.25, 0.125, 0)
+    assert (chosen.batch, chosen.epochs) == (5, 33)  # three steps of 15 pixels
+
+
+def test_each_loss_steps_only_the_parameters_it_reaches(
+    problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(problem, Fit(epochs=4, batch=18))
+    method = trainer._method
+    names = [n for n, _ in method.named_parameters()]
+    first, second = names[0], names[1]
+    seen: list[dict[str, Tensor]] = []
+
+    def losses(_: Any) -> Iterator[Tensor]:
+        for name in (first, second):
+            seen.append({n: p.detach().clone() for n, p in method.named_parameters()})
+            yield method.get_parameter(name).square().sum()
+        seen.append({n: p.detach().clone() for n, p in method.named_parameters()})
+
+    monkeypatch.setattr(method, "losses", losses)
+    trainer.run()
+    for before, after, changed in zip(
+        seen[:2], seen[1:3], (first, second), strict=True
+    ):
+        assert [n for n in names if not torch.equal(before[n], after[n])] == [changed]

@@ -8,7 +8,7 @@ from torch import Tensor
 from hsi_runtime.errors import RecipeError
 from hsi_train import method as methods
 from hsi_train.layers import parameter_count
-from hsi_train.method import IGNORED, BaseMethod, Batch, InferenceGraph, Problem
+from hsi_train.method import IGNORED, BaseMethod, Batch, Problem
 from hsi_train.methods import names
 
 BANDS, CLASSES = 8, 4
@@ -18,10 +18,15 @@ every_method = pytest.mark.parametrize("name", names())
 
 def problem(bands: int = BANDS, classes: int = CLASSES) -> Problem:
     generator = torch.Generator().manual_seed(bands)
+    mean = torch.rand(bands, generator=generator, dtype=torch.float64) * 1000 + 500
+    std = torch.rand(bands, generator=generator, dtype=torch.float64) * 200 + 50
+    noise = torch.randn(classes, bands, generator=generator, dtype=torch.float64)
     return Problem(
-        torch.rand(bands, generator=generator, dtype=torch.float64) * 1000 + 500,
-        torch.rand(bands, generator=generator, dtype=torch.float64) * 200 + 50,
-        torch.arange(1, classes + 1) * 10,
+        band_mean=mean,
+        band_std=std,
+        class_counts=torch.arange(1, classes + 1) * 10,
+        class_means=mean + std * noise,
+        top=(mean + 3 * std).max(),
     )
 
 
@@ -48,11 +53,12 @@ def train(method: BaseMethod, batch: Batch, steps: int) -> list[float]:
     optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
     losses = []
     for _ in range(steps):
-        loss = method.loss(batch)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        losses.append(float(loss.detach()))
+        for number, loss in enumerate(method.losses(batch)):
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if number == 0:
+                losses.append(float(loss.detach()))
     return losses
 
 
@@ -86,11 +92,15 @@ def test_output_is_smaller_by_twice_the_halo(
     cube = cubes(trained, 2, BANDS, r + extra[0], r + extra[1])
     with torch.inference_mode():
         scores = trained.network(cube)
-        probabilities = InferenceGraph(trained.network)(cube)
+        outputs = trained.inference_graph().eval()(cube)
     assert scores.shape == (2, CLASSES, 1 + extra[0], 1 + extra[1])
-    assert probabilities.shape == scores.shape
-    torch.testing.assert_close(probabilities.sum(1), torch.ones_like(scores[:, 0]))
-    assert probabilities.min() >= 0
+    assert trained.outputs[0] == "probabilities"
+    assert len(outputs) == len(trained.outputs)
+    for shares in outputs:  # probabilities, abundances
+        assert shares.shape[2:] == scores.shape[2:]
+        torch.testing.assert_close(shares.sum(1), torch.ones_like(scores[:, 0]))
+        assert shares.min() >= 0
+    torch.testing.assert_close(outputs[0], torch.softmax(scores, dim=1))
 
 
 @every_method
@@ -176,11 +186,21 @@ def test_training_lowers_the_loss(name: str) -> None:
 def test_every_parameter_is_trained(name: str) -> None:
     torch.manual_seed(0)
     method = methods.build(name, problem(), {}).train()
-    method.loss(learnable_batch(method)).backward()  # type: ignore[no-untyped-call]
-    untouched = [
-        n for n, p in method.named_parameters() if p.grad is None or not p.grad.any()
-    ]
-    assert untouched == []
+    untouched = {n for n, _ in method.named_parameters()}
+    for _ in range(2):  # what starts at zero passes no gradient on at first
+        for loss in method.losses(learnable_batch(method)):
+            method.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            untouched -= {
+                n
+                for n, p in method.named_parameters()
+                if p.grad is not None and p.grad.any()
+            }
+            with torch.no_grad():
+                for p in method.parameters():
+                    if p.grad is not None:
+                        p.sub_(1e-3 * p.grad)
+    assert untouched == set()
 
 
 @every_method
@@ -234,7 +254,13 @@ def test_state_dict_round_trip(name: str, trained: BaseMethod) -> None:
 
 @every_method
 def test_normalisation_belongs_to_the_state(name: str, trained: BaseMethod) -> None:
-    fresh = Problem(torch.zeros(BANDS), torch.ones(BANDS), torch.ones(CLASSES))
+    fresh = Problem(
+        band_mean=torch.zeros(BANDS),
+        band_std=torch.ones(BANDS),
+        class_counts=torch.ones(CLASSES),
+        class_means=torch.ones(CLASSES, BANDS),
+        top=torch.tensor(1.0),
+    )
     other = methods.build(name, fresh, {}).eval()
     other.load_state_dict(trained.state_dict())
     r = trained.receptive_field

@@ -9,7 +9,13 @@ from hsi_train.methods.mf2cnet import DepthwiseConv3d, Method, Options
 
 
 def build(bands: int, **options: object) -> Method:
-    problem = Problem(torch.zeros(bands), torch.ones(bands), torch.ones(6))
+    problem = Problem(
+        band_mean=torch.zeros(bands),
+        band_std=torch.ones(bands),
+        class_counts=torch.ones(6),
+        class_means=torch.zeros(6, bands),
+        top=torch.tensor(1.0),
+    )
     method = methods.build("mf2cnet", problem, dict(options))
     assert isinstance(method, Method)
     return method

@@ -48,11 +48,7 @@ def report_of(
     data = LabelledData(data.scenes, classes, data.bands, [])
     splits = split.per_class(data, 5, 0)
     statistics = patches.statistics(data.scenes, splits)
-    problem = methods.Problem(
-        torch.from_numpy(statistics.mean),
-        torch.from_numpy(statistics.std),
-        torch.ones(4),
-    )
+    problem = patches.problem(data.scenes, splits, 4)
     method = methods.build("mf2cnet", problem, {"features": 4, "hidden": 4}).eval()
     cpu = torch.device("cpu")
     matrix = predict.evaluate(

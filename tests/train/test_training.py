@@ -150,7 +150,7 @@ def test_checkpoint_describes_the_data(
     assert described.values.dtype == "uint16"
     assert described.values.scale == pytest.approx([1e-4] * 12)
     assert described.resolution_m == 8
-    assert described.class_counts == [8, 8, 8]
+    assert loaded.method.problem.class_counts.tolist() == [8, 8, 8]
     assert described.provenance.kappa == metrics["kappa"]
     assert described.provenance.data_sha256 == {
         p.name: hashlib.sha256(p.read_bytes()).hexdigest()

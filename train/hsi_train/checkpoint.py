@@ -24,6 +24,7 @@ from hsi_train.method import BaseMethod, Problem
 FILE_NAME = "checkpoint.safetensors"
 METADATA_KEY = "hsi_checkpoint"
 SAMPLE = "sample"
+PROBLEM = "problem."  # prefix of the tensors that the method was built from
 SAMPLE_OUTPUTS = 48  # classified square of the stored window
 
 
@@ -33,11 +34,8 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     method: str
     options: dict[str, Any]
     classes: list[ClassEntry]
-    class_counts: list[int]
     bands: Bands
     values: Values
-    band_mean: list[float]
-    band_std: list[float]
     resolution_m: float | None
     provenance: Provenance
 
@@ -61,7 +59,9 @@ def save(
     run: Path, method: BaseMethod, description: Description, sample: NDArray[Any]
 ) -> Path:
     """Write the checkpoint of a run."""
-    tensors = {k: v.detach().cpu().contiguous() for k, v in method.state_dict().items()}
+    state = method.state_dict()
+    state |= {PROBLEM + k: v for k, v in method.problem._asdict().items()}
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
     tensors[SAMPLE] = torch.from_numpy(np.ascontiguousarray(sample))
     path = run / FILE_NAME
     text = msgspec.json.encode(description).decode()
@@ -93,7 +93,11 @@ def load(run: Path) -> Checkpoint:
     except msgspec.DecodeError as error:
         raise ModelFileError(f"{path} is of another version: {error}.") from error
     sample = tensors.pop(SAMPLE).numpy()
-    method = rebuild(description)
+    try:
+        problem = Problem(*(tensors.pop(PROBLEM + field) for field in Problem._fields))
+    except KeyError as error:
+        raise ModelFileError(f"{path} is of another version: no {error}.") from error
+    method = methods.build(description.method, problem, description.options)
     try:
         method.load_state_dict(tensors)
     except RuntimeError as error:
@@ -101,13 +105,3 @@ def load(run: Path) -> Checkpoint:
             f"{path}: the weights do not fit method {description.method}: {error}"
         ) from error
     return Checkpoint(method.eval(), description, sample)
-
-
-def rebuild(description: Description) -> BaseMethod:
-    """Build the method a description belongs to, with fresh weights."""
-    problem = Problem(
-        torch.tensor(description.band_mean, dtype=torch.float64),
-        torch.tensor(description.band_std, dtype=torch.float64),
-        torch.tensor(description.class_counts),
-    )
-    return methods.build(description.method, problem, description.options)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hsi_runtime.errors import OutputError, RecipeError
 from hsi_train import metrics
 from hsi_train.labelled_scene import LabelledData
-from hsi_train.method import BaseMethod
+from hsi_train.method import BaseMethod, Batch, Defaults
 from hsi_train.patches import Place, Statistics, Windows, augment, shuffled
 from hsi_train.predict import evaluate
 from hsi_train.recipe import Fit
@@ -25,13 +26,25 @@ from hsi_train.split import Role, Roles
 
 DENSE_OUTPUTS = 32  # classified square of a window where labels are dense
 DENSE_GAIN = 4  # windows must save this factor of work to be chosen over patches
-MIN_STEPS = 50  # below it a network has not settled, however few the labels
 MIN_EPOCHS = 10
 MIN_PATCHES = 3  # even steps of at most three patches hold at least two
 WARM_UP = 0.1  # share of the steps
 MAX_GRADIENT_NORM = 1.0
 
 State = dict[str, Tensor]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``[fit]`` table of a recipe, complete; see `Fit`."""
+
+    epochs: int
+    outputs: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    gain: float
+    noise: float
+    patience: int
 
 
 @dataclass(frozen=True)
@@ -63,8 +76,10 @@ class Progress:
     best: State | None = None
 
 
-def choose_sampling(settings: Fit, windows: Windows, halo: int) -> Fit:
-    """Fill in epochs, outputs and batch where the recipe leaves them open.
+def choose_settings(
+    wanted: Fit, windows: Windows, halo: int, defaults: Defaults
+) -> Settings:
+    """Fill in what the recipe leaves open, from the data and the method's defaults.
 
     Few labels are trained by patches, dense ones by windows: whichever computes less
     for the same pixels, patches when in doubt, because they mix better.
@@ -72,7 +87,7 @@ def choose_sampling(settings: Fit, windows: Windows, halo: int) -> Fit:
     Raises:
         RecipeError: Steps too small for batch statistics.
     """
-    outputs, batch, epochs = settings.outputs, settings.batch, settings.epochs
+    outputs, batch, epochs = wanted.outputs, wanted.batch, wanted.epochs
     pixels = len(windows.training_pixels())
     if outputs is None:
         grid = len(windows.grid(DENSE_OUTPUTS, None))
@@ -80,7 +95,7 @@ def choose_sampling(settings: Fit, windows: Windows, halo: int) -> Fit:
         dense_work = grid * (DENSE_OUTPUTS + 2 * halo) ** 2
         outputs = DENSE_OUTPUTS if patch_work > DENSE_GAIN * dense_work else 1
     if batch is None:
-        batch = 2 if outputs >= DENSE_OUTPUTS else 60
+        batch = 2 if outputs >= DENSE_OUTPUTS else defaults.batch
     if outputs == 1 and batch < MIN_PATCHES:
         raise RecipeError(
             f"fit.batch is {batch}, so a step may hold a single pixel, which has no "
@@ -88,16 +103,13 @@ def choose_sampling(settings: Fit, windows: Windows, halo: int) -> Fit:
         )
     if epochs is None:
         steps = math.ceil(_length(windows, outputs) / batch)
-        epochs = max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
-    return Fit(
-        epochs=epochs,
-        outputs=outputs,
-        batch=batch,
-        learning_rate=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        gain=settings.gain,
-        noise=settings.noise,
-        patience=settings.patience,
+        epochs = max(MIN_EPOCHS, math.ceil(defaults.min_steps / steps))
+    rates = {
+        key: getattr(wanted if getattr(wanted, key) is not None else defaults, key)
+        for key in ("learning_rate", "weight_decay", "gain", "noise")
+    }
+    return Settings(
+        epochs=epochs, outputs=outputs, batch=batch, patience=wanted.patience, **rates
     )
 
 
@@ -117,31 +129,23 @@ class Trainer:
         splits: list[Roles],
         windows: Windows,
         statistics: Statistics,
-        settings: Fit,
+        settings: Settings,
         seed: int,
         device: torch.device,
     ) -> None:
-        if not (settings.epochs and settings.outputs and settings.batch):
-            raise ValueError("settings must come from choose_sampling")
         self._method = method.to(device)
         self._data, self._splits, self._windows = data, splits, windows
         self._statistics, self._settings, self._device = statistics, settings, device
-        self._epochs, self._outputs, self._batch = (
-            settings.epochs,
-            settings.outputs,
-            settings.batch,
-        )
+        self._epochs, self._outputs = settings.epochs, settings.outputs
+        self._batch = settings.batch
         self._rng = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)
         self._steps = math.ceil(_length(windows, self._outputs) / self._batch)
-        self._optimizer = torch.optim.AdamW(
-            method.parameters(),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-        )
+        groups = method.parameter_groups(settings.learning_rate)
+        self._optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimizer,
-            settings.learning_rate,
+            [group["lr"] for group in groups],
             total_steps=self._epochs * self._steps,
             pct_start=WARM_UP,
         )
@@ -212,16 +216,7 @@ class Trainer:
                 self._settings.noise,
                 self._generator,
             ).to(self._device)
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
-                loss = self._method.loss(batch)
-            self._optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(
-                self._method.parameters(), MAX_GRADIENT_NORM, error_if_nonfinite=False
-            )
-            self._optimizer.step()
-            self._schedule.step()
-            value = float(loss.detach())
+            value = self._train_step(batch)
             if not math.isfinite(value):
                 raise RecipeError(
                     f"The loss became {value} in epoch {epoch}; lower "
@@ -231,6 +226,26 @@ class Trainer:
             done = (epoch - 1) * self._steps + step
             after_step(done, self._epochs * self._steps, value)
         return total / self._steps
+
+    def _train_step(self, batch: Batch) -> float:
+        """Take an optimiser step for each loss of the method; return the first."""
+        values = []
+        losses = self._method.losses(batch)
+        while True:
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
+                loss = next(losses, None)
+            if loss is None:
+                break
+            # Parameters without a gradient stay: a loss steps what it reaches.
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(
+                self._method.parameters(), MAX_GRADIENT_NORM, error_if_nonfinite=False
+            )
+            self._optimizer.step()
+            values.append(float(loss.detach()))
+        self._schedule.step()
+        return values[0] if all(map(math.isfinite, values)) else math.nan
 
     def _epoch_places(self) -> list[list[Place]]:
         """Draw the windows of an epoch: as many steps each time, whatever the shift."""
@@ -251,7 +266,8 @@ class Trainer:
         Running averages lag behind the weights and have seen augmented windows only.
         With validation pixels, the new statistics stay only if these agree.
         """
-        norms = [m for m in self._method.modules() if isinstance(m, _BatchNorm)]
+        network = self._method.network
+        norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
         if not norms:
             return
         before = copy.deepcopy(self._method.state_dict())
@@ -268,7 +284,7 @@ class Trainer:
         rng = np.random.default_rng(0)
         for chosen in shuffled(places, self._batch, rng):
             cube = self._windows.batch(chosen, self._outputs).cube
-            self._method.network(cube.to(self._device))
+            network(cube.to(self._device))
         for norm in norms:
             norm.momentum = 0.1
         self._method.eval()

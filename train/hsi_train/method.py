@@ -11,7 +11,9 @@ find methods by listing the folder.
 """
 
 import importlib
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import msgspec
 import torch
@@ -19,7 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hsi_runtime.errors import RecipeError
+from hsi_runtime.model_file import PROBABILITIES
 from hsi_train import methods
+
+if TYPE_CHECKING:
+    from hsi_train.patches import Windows
 
 IGNORED = -1  # class index of an output that has no say in the loss
 
@@ -48,11 +54,38 @@ class Problem(NamedTuple):
         band_mean: Mean over training pixels, stored units, shape ``(band,)``.
         band_std: Standard deviation over training pixels, shape ``(band,)``.
         class_counts: Training pixels of each class, shape ``(class,)``.
+        class_means: Mean training spectrum of each class, stored units, shape
+            ``(class, band)``.
+        top: 99.9th percentile of all values of training pixels, stored units, no axes.
     """
 
     band_mean: Tensor
     band_std: Tensor
     class_counts: Tensor
+    class_means: Tensor
+    top: Tensor
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How a method is trained where the recipe's ``[fit]`` does not say.
+
+    Attributes:
+        learning_rate: Peak of the one-cycle schedule.
+        weight_decay: Of AdamW.
+        gain: Windows are brightened by up to this share.
+        noise: Added noise, in standard deviations of a band.
+        batch: Patches in a step.
+        min_steps: Optimiser steps below which the network has not settled, however few
+            the labels.
+    """
+
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.05
+    gain: float = 0.1
+    noise: float = 0.04
+    batch: int = 60
+    min_steps: int = 50
 
 
 class BaseMethod(nn.Module):
@@ -62,7 +95,10 @@ class BaseMethod(nn.Module):
     """
 
     receptive_field: ClassVar[int]
+    outputs: ClassVar[tuple[str, ...]] = (PROBABILITIES,)
+    defaults: ClassVar[Defaults] = Defaults()
     network: nn.Module
+    problem: Problem
     class_weights: Tensor
 
     def __init__(self, problem: Problem, class_weighting: float = 0.0) -> None:
@@ -74,6 +110,7 @@ class BaseMethod(nn.Module):
                 0 treats every pixel alike, 1 every class.
         """
         super().__init__()
+        self.problem = problem
         counts = problem.class_counts.double()
         weights = counts**-class_weighting
         # A mean of one over the training pixels keeps the loss's scale.
@@ -105,25 +142,44 @@ class BaseMethod(nn.Module):
         )
         return total / (batch.classes != IGNORED).sum().clamp(min=1)
 
+    def losses(self, batch: Batch) -> Iterator[Tensor]:
+        """Yield what one training step minimises.
+
+        After each value the trainer takes one optimiser step over the parameters that
+        the value reached, and resumes the generator. Most methods yield once; a
+        min-max game yields each side's loss in turn, the other side frozen.
+        """
+        yield self.loss(batch)
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """Group the parameters for AdamW: ``params``, ``lr`` (its peak), and so on."""
+        return [{"params": list(self.parameters()), "lr": learning_rate}]
+
+    def prepare(self, windows: "Windows") -> None:
+        """Look at the training windows once, before the first step of a new run."""
+
+    def inference_graph(self) -> nn.Module:
+        """Return what is exported: a cube in stored units to a tuple of `outputs`."""
+        return InferenceGraph(self.network)
+
     def training_only(self) -> list[str]:
         """Name the parameters that the exported graph does not contain."""
         return [n for n, _ in self.named_parameters() if not n.startswith("network.")]
 
 
 class InferenceGraph(nn.Module):
-    """The exported function: a cube in stored units to class probabilities."""
+    """The exported function of most methods: a cube to class probabilities."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, cube: Tensor) -> Tensor:
+    def forward(self, cube: Tensor) -> tuple[Tensor, ...]:
         """Map ``(batch, band, height, width)`` to ``(batch, class, ...)``.
 
         Height and width shrink by twice the halo.
         """
-        scores: Tensor = self.network(cube)
-        return torch.softmax(scores, dim=1)
+        return (torch.softmax(self.network(cube), dim=1),)
 
 
 def method_class(name: str) -> type[BaseMethod]:

@@ -16,8 +16,10 @@ from scipy import ndimage
 
 from hsi_runtime.windows import mirror
 from hsi_train.labelled_scene import LabelledScene
-from hsi_train.method import IGNORED, Batch
+from hsi_train.method import IGNORED, Batch, Problem
 from hsi_train.split import Role, Roles
+
+TOP_PERCENTILE = 99.9  # of all training values: a scale that a few spikes do not move
 
 
 class Place(NamedTuple):
@@ -41,17 +43,37 @@ def statistics(scenes: list[LabelledScene], splits: list[Roles]) -> Statistics:
 
     A band that never varies gets a standard deviation of one.
     """
-    spectra = np.concatenate(
-        [
-            s.cube[:, r == Role.TRAIN].astype(np.float64)
-            for s, r in zip(scenes, splits, strict=True)
-        ],
-        axis=1,
-    )  # (band, pixel)
+    spectra, _ = _training_spectra(scenes, splits)
     mean, std = spectra.mean(axis=1), spectra.std(axis=1)
     # Less than float32 resolves is rounding, not variation.
     varies = std > np.finfo(np.float32).eps * np.abs(mean)
     return Statistics(mean, np.where(varies, std, 1.0))
+
+
+def problem(
+    scenes: list[LabelledScene], splits: list[Roles], class_count: int
+) -> Problem:
+    """Tell a method what it must know of the training pixels, and of no others."""
+    spectra, classes = _training_spectra(scenes, splits)
+    measured = statistics(scenes, splits)
+    means = [spectra[:, classes == k].mean(axis=1) for k in range(class_count)]
+    return Problem(
+        band_mean=torch.from_numpy(measured.mean),
+        band_std=torch.from_numpy(measured.std),
+        class_counts=torch.from_numpy(np.bincount(classes, minlength=class_count)),
+        class_means=torch.from_numpy(np.stack(means)),
+        top=torch.tensor(np.percentile(spectra, TOP_PERCENTILE), dtype=torch.float64),
+    )
+
+
+def _training_spectra(
+    scenes: list[LabelledScene], splits: list[Roles]
+) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
+    """Collect spectra ``(band, pixel)`` and classes ``(pixel,)`` of training pixels."""
+    chosen = [(s, r == Role.TRAIN) for s, r in zip(scenes, splits, strict=True)]
+    spectra = [s.cube[:, train].astype(np.float64) for s, train in chosen]
+    classes = [s.classes[train] for s, train in chosen]
+    return np.concatenate(spectra, axis=1), np.concatenate(classes)
 
 
 class Windows:

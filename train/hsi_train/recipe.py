@@ -76,7 +76,7 @@ class Split(_Table, frozen=True):
 
 
 class Fit(_Table, frozen=True):
-    """The ``[fit]`` table; what is left out is chosen from the data and written down.
+    """The ``[fit]`` table; what is left out is chosen from the method and the data.
 
     Attributes:
         epochs: Passes over the training windows.
@@ -92,10 +92,10 @@ class Fit(_Table, frozen=True):
     epochs: Count | None = None
     outputs: Count | None = None
     batch: Count | None = None
-    learning_rate: Annotated[float, Meta(gt=0, le=1e6)] = 3e-3
-    weight_decay: Annotated[float, Meta(ge=0, le=1e6)] = 0.05
-    gain: Annotated[float, Meta(ge=0, lt=1)] = 0.1
-    noise: Annotated[float, Meta(ge=0, le=1e6)] = 0.04
+    learning_rate: Annotated[float, Meta(gt=0, le=1e6)] | None = None
+    weight_decay: Annotated[float, Meta(ge=0, le=1e6)] | None = None
+    gain: Annotated[float, Meta(ge=0, lt=1)] | None = None
+    noise: Annotated[float, Meta(ge=0, le=1e6)] | None = None
     patience: Annotated[int, Meta(ge=0)] = 0
 
 

@@ -27,11 +27,11 @@ from hsi_train import (
     split,
 )
 from hsi_train import method as methods
-from hsi_train.fit import Epoch, Trainer, choose_sampling
+from hsi_train.fit import Epoch, Trainer, choose_settings
 from hsi_train.labelled_scene import LabelledData
 from hsi_train.layers import parameter_count
 from hsi_train.patches import Statistics
-from hsi_train.recipe import Recipe
+from hsi_train.recipe import Fit, Recipe
 from hsi_train.split import Role, Roles
 
 log = logging.getLogger(__name__)
@@ -79,15 +79,13 @@ def train(
     counts = split.count(data, splits)
 
     torch.manual_seed(wanted.seed)
-    problem = methods.Problem(
-        torch.from_numpy(statistics.mean),
-        torch.from_numpy(statistics.std),
-        torch.from_numpy(counts[:, Role.TRAIN].copy()),
-    )
+    problem = patches.problem(data.scenes, splits, len(data.classes))
     method = methods.build(wanted.method, problem, wanted.options)
-    settings = choose_sampling(wanted.fit, windows, method.halo)
+    settings = choose_settings(wanted.fit, windows, method.halo, method.defaults)
     resolved = msgspec.structs.replace(
-        wanted, fit=settings, options=methods.all_options(wanted.method, wanted.options)
+        wanted,
+        fit=Fit(**msgspec.structs.asdict(settings)),
+        options=methods.all_options(wanted.method, wanted.options),
     )
     trainer = Trainer(
         method, data, splits, windows, statistics, settings, wanted.seed, where
@@ -96,9 +94,9 @@ def train(
     if resume:
         trainer.load(run / run_folder.STATE)
     else:
-        trainer.save(
-            run / run_folder.STATE
-        )  # an interruption in the first epoch can be resumed
+        method.prepare(windows)
+        # So that an interruption in the first epoch can be resumed.
+        trainer.save(run / run_folder.STATE)
 
     def epoch_done(epoch: Epoch) -> None:
         trainer.save(run / run_folder.STATE)
@@ -205,7 +203,6 @@ def describe(
         classes=[
             ClassEntry(code=c.code, name=c.name, color=c.color) for c in data.classes
         ],
-        class_counts=counts[:, Role.TRAIN].tolist(),
         bands=Bands(
             source_count=info.bands,
             used=used.tolist(),
@@ -219,8 +216,6 @@ def describe(
             offset=chosen(info.offset),
             fill=statistics.mean.tolist(),
         ),
-        band_mean=statistics.mean.tolist(),
-        band_std=statistics.std.tolist(),
         resolution_m=info.resolution_m,
         provenance=Provenance(
             version=result["version"],
