@@ -7,12 +7,11 @@ from pathlib import Path
 
 from hsi_runtime.errors import ResourceError
 from hsi_runtime.model_file import ModelDocument
+from hsi_runtime.strips import BUFFERS
 from hsi_runtime.windows import DEFAULT_TILE, STRIP_BYTES
 
 # Python, numpy, GDAL with its cache, the engine and its code, before any pixel.
 BASE_BYTES = 220 * 1024**2
-# Strips in memory at once: one that is cut, one ahead, one being read with its context.
-STRIPS = 4
 STRIP_SHARE = 0.3
 # Engines take their memory in growing steps and keep more than the graph needs.
 ENGINE_MARGIN = 1.6
@@ -37,7 +36,7 @@ def share(
     if max_memory_bytes is None:
         return tile or DEFAULT_TILE, STRIP_BYTES
     free = max_memory_bytes - BASE_BYTES
-    strip_bytes = min(int(free * STRIP_SHARE / STRIPS), STRIP_BYTES)
+    strip_bytes = min(int(free * STRIP_SHARE / BUFFERS), STRIP_BYTES)
     engine = free * (1 - STRIP_SHARE) / ENGINE_MARGIN
     side = int((max(engine, 0) / document.working_bytes) ** 0.5) - 2 * document.halo
     if side < 1 or (tile is not None and side < tile):

@@ -307,7 +307,8 @@ def _squares(
     """
     halo, tile = document.halo, prepared.plan.tile
     fill = np.array(document.values.fill, dtype=np.float32)[:, None, None]
-    valid = valid_pixels(strip.cube, info.nodata[prepared.match.indices])
+    with watch.time("infer"):
+        valid = valid_pixels(strip.cube, info.nodata[prepared.match.indices])
     size = info.rows, info.cols
     for rows, cols in product(tiles(strip.rows, tile), tiles(strip.cols, tile)):
         cube, known = cut(strip, valid, rows, cols, halo, size)

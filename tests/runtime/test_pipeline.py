@@ -55,9 +55,15 @@ class MemoryScene:
         )
 
     def read(
-        self, rows: tuple[int, int], cols: tuple[int, int], bands: NDArray[np.intp]
+        self,
+        rows: tuple[int, int],
+        cols: tuple[int, int],
+        bands: NDArray[np.intp],
+        out: Cube | None = None,
     ) -> Cube:
-        return self.cube[bands, slice(*rows), slice(*cols)].copy()
+        assert out is not None
+        out[...] = self.cube[bands, slice(*rows), slice(*cols)]
+        return out
 
     def close(self) -> None:
         pass
