@@ -73,6 +73,9 @@ if TYPE_CHECKING:
 )
 @click.option("--confidence", is_flag=True, help="Also write *_confidence.tif.")
 @click.option("--probabilities", is_flag=True, help="Also write *_probabilities.tif.")
+@click.option(
+    "--abundances", is_flag=True, help="Also write *_abundances.tif (s2vnet)."
+)
 @click.option("--preview", is_flag=True, help="Also write *_preview.png.")
 @click.option("--stac", is_flag=True, help="Also write a STAC item, *.stac.json.")
 @click.option(

@@ -15,7 +15,7 @@ from hsi_runtime import class_map, fingerprint, legend, memory, stac, windows
 from hsi_runtime.backends import Backend, open_backend, predict_in_parts
 from hsi_runtime.bands import BandMatch, match_bands
 from hsi_runtime.class_map import Canvas, Counts
-from hsi_runtime.errors import VerificationError
+from hsi_runtime.errors import ModelFileError, VerificationError
 from hsi_runtime.model_file import ModelDocument, ModelFile
 from hsi_runtime.preview import write_preview
 from hsi_runtime.publish import convert, publish
@@ -47,6 +47,7 @@ class Request:
         reject_below: Smallest probability of a class, or None for the model's own.
         confidence: Also write the best probability.
         probabilities: Also write all probabilities.
+        abundances: Also write the abundances of a model that unmixes.
         preview: Also write a PNG.
         stac: Also write a STAC item.
         vector: Also write polygons to this GeoPackage.
@@ -65,6 +66,7 @@ class Request:
     reject_below: float | None = None
     confidence: bool = False
     probabilities: bool = False
+    abundances: bool = False
     preview: bool = False
     stac: bool = False
     vector: Path | None = None
@@ -84,6 +86,7 @@ class Request:
             "classes": True,
             "confidence": self.confidence,
             "probabilities": self.probabilities,
+            "abundances": self.abundances,
             "preview": self.preview,
             "stac": self.stac,
             "vector": self.vector is not None,
@@ -130,10 +133,16 @@ def prepare(scene: Scene, document: ModelDocument, request: Request) -> Prepared
 
     Raises:
         BandMismatchError: The scene lacks what the model needs.
+        ModelFileError: The model lacks what was asked for.
         ResourceError: The memory allowed is too little.
         SceneError: The part asked for lies outside.
     """
     info, bands = scene.info, document.bands
+    if request.abundances and not document.unmixes:
+        raise ModelFileError(
+            f"--abundances: method {document.method} gives none; train a method that "
+            "unmixes, such as s2vnet."
+        )
     match = match_bands(
         info, bands.wavelengths_nm, bands.source_count, bands.used, bands.fwhm_nm
     )
@@ -261,6 +270,7 @@ def _classify(
     """Walk the scene: read ahead, infer, write behind."""
     plan, region = prepared.plan, prepared.region
     codes = [c.code for c in document.classes]
+    outputs = sorted({layer.source for layer in scratch.layers})
     total = region.rows * region.cols
     done = sum(_pixels(p.rows, p.cols) for p in scratch.pieces.values())
     progress(done, total)
@@ -271,7 +281,9 @@ def _classify(
     with ReadAhead(timed) as ahead, WriteBehind() as behind:
         for strip in ahead:
             canvas = Canvas(scratch.layers, codes, *_shape(strip))
-            squares = _squares(strip, prepared, document, scene.info, backend, watch)
+            squares = _squares(
+                strip, prepared, document, scene.info, backend, outputs, watch
+            )
             for row, col, found, inner in squares:
                 if found is not None:
                     canvas.paint(row, col, found, inner, reject_below)
@@ -297,13 +309,15 @@ def _squares(
     document: ModelDocument,
     info: SceneInfo,
     backend: Backend,
+    outputs: list[str],
     watch: Stopwatch,
 ) -> Iterator[tuple[int, int, Any, Any]]:
     """Classify a strip square by square.
 
     Yields:
-        Row and column within the strip's outputs, probabilities ``(class, row, col)``
-        or None where no pixel has data, and the mask of pixels with data.
+        Row and column within the strip's outputs; each of the model's outputs by name,
+        ``(class, row, col)``, or None where no pixel has data; and the mask of pixels
+        with data.
     """
     halo, tile = document.halo, prepared.plan.tile
     fill = np.array(document.values.fill, dtype=np.float32)[:, None, None]
@@ -319,7 +333,8 @@ def _squares(
                 values = prepared.units.apply(cube)
                 if not known.all():
                     values = np.where(known, values, fill)
-                found = predict_in_parts(backend, values[None], halo)[0]
+                batch = predict_in_parts(backend, values[None], halo, outputs)
+                found = {name: values[0] for name, values in batch.items()}
         yield rows[0] - strip.rows[0], cols[0] - strip.cols[0], found, inner
 
 

@@ -480,9 +480,11 @@ def test_wrong_answer_of_the_engine_fails_the_self_test(
     place: Place, invoke: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict = OnnxruntimeCpu.predict
-    monkeypatch.setattr(
-        OnnxruntimeCpu, "predict", lambda self, cube: predict(self, cube)[:, ::-1]
-    )
+
+    def turned(self: OnnxruntimeCpu, *given: Any) -> Any:
+        return {k: v[:, ::-1] for k, v in predict(self, *given).items()}
+
+    monkeypatch.setattr(OnnxruntimeCpu, "predict", turned)
     code, out, err = invoke(main, "--self-test")
     assert (code, out) == (7, "")
     assert "Self-test failed on cpu" in err
@@ -519,11 +521,11 @@ def test_stopped_run_publishes_nothing_and_resumes(
     predict = OnnxruntimeCpu.predict
     calls: list[int] = []
 
-    def stopping(self: OnnxruntimeCpu, cube: NDArray[np.float32]) -> Any:
+    def stopping(self: OnnxruntimeCpu, *given: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:
             os.kill(os.getpid(), number)
-        return predict(self, cube)
+        return predict(self, *given)
 
     monkeypatch.setattr(OnnxruntimeCpu, "predict", stopping)
     found = invoke(main, "scene.tif", "--tile", "8", "--overwrite")

@@ -162,6 +162,13 @@ class BaseMethod(nn.Module):
         """Return what is exported: a cube in stored units to a tuple of `outputs`."""
         return InferenceGraph(self.network)
 
+    def endmembers(self) -> Tensor | None:
+        """Return the spectra abundances refer to, ``(class, band)``, largest value 1.
+
+        None where the method does not unmix.
+        """
+        return None
+
     def training_only(self) -> list[str]:
         """Name the parameters that the exported graph does not contain."""
         return [n for n, _ in self.named_parameters() if not n.startswith("network.")]
