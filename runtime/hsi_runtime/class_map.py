@@ -242,7 +242,12 @@ def check_outputs(
 
 
 def provenance(
-    model: ModelFile, info: SceneInfo, device: str, bands: str, reject_below: float
+    model: ModelFile,
+    info: SceneInfo,
+    device: str,
+    bands: str,
+    part: str,
+    reject_below: float,
 ) -> dict[str, str]:
     """Collect the tags that say where a map comes from; no clock, so bytes repeat."""
     version = importlib.metadata.version("hsi-edge")
@@ -254,12 +259,13 @@ def provenance(
         "HSI_PRECISION": model.document.precision,
         "HSI_DEVICE": device,
         "HSI_BANDS": bands,
+        "HSI_PART": part,
         "HSI_REJECT": repr(reject_below),
     }
 
 
-def is_finished(output: Path, model: ModelFile, reject_below: float) -> bool:
-    """Tell whether a class map was made by this model with this threshold."""
+def is_finished(output: Path, model: ModelFile, part: str, reject_below: float) -> bool:
+    """Tell whether a class map shows this part by this model with this threshold."""
     if not os.path.isfile(output):
         return False
     try:
@@ -267,5 +273,5 @@ def is_finished(output: Path, model: ModelFile, reject_below: float) -> bool:
             tags = raster.tags()
     except RasterioError:
         return False
-    made_by = tags.get("HSI_MODEL_SHA256"), tags.get("HSI_REJECT")
-    return bool(made_by == (model.sha256, repr(reject_below)))
+    made = [tags.get(key) for key in ("HSI_MODEL_SHA256", "HSI_PART", "HSI_REJECT")]
+    return made == [model.sha256, part, repr(reject_below)]

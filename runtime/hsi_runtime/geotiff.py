@@ -16,7 +16,14 @@ from rasterio.windows import Window
 
 from hsi_runtime import bands as spectral
 from hsi_runtime.errors import SceneError
-from hsi_runtime.scene import DTYPES, Cube, SceneInfo, open_binary, representable
+from hsi_runtime.scene import (
+    DTYPES,
+    ControlPoints,
+    Cube,
+    SceneInfo,
+    open_binary,
+    representable,
+)
 
 # A larger block cache costs memory and gains nothing for reads along blocks. Nothing
 # but the file itself may be opened: no directory listing, no remote file, no side-car.
@@ -148,9 +155,21 @@ def _describe(path: Path, dataset: Any) -> SceneInfo:
         interleave="bip" if dataset.interleaving == Interleaving.pixel else "bsq",
         crs=dataset.crs.to_wkt() if dataset.crs else None,
         transform=dataset.transform.to_gdal() if georeferenced else None,
+        control=_control_points(dataset),
+        rpcs=dataset.tags(ns="RPC") or None,
         resolution_m=resolution_m(dataset.crs, dataset.transform.to_gdal()),
         notes=tuple(notes),
         files=(path,),
+    )
+
+
+def _control_points(dataset: Any) -> ControlPoints | None:
+    points, crs = dataset.gcps
+    if not points:
+        return None
+    return ControlPoints(
+        crs.to_wkt() if crs else None,
+        tuple((p.row, p.col, p.x, p.y, p.z or 0.0) for p in points),
     )
 
 

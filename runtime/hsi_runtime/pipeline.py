@@ -80,6 +80,16 @@ class Request:
         asked = self.reject_below
         return document.reject_below if asked is None else asked
 
+    @property
+    def part(self) -> str:
+        """The part of the scene, as text for the output's tags."""
+        if self.window is not None:
+            row, col, rows, cols = self.window
+            return f"window {col},{row},{cols},{rows}"
+        if self.bounds is not None:
+            return f"bbox {','.join(map(repr, self.bounds))}"
+        return "whole"
+
     def wanted(self) -> list[str]:
         """Name the outputs."""
         asked = {
@@ -150,8 +160,9 @@ def prepare(scene: Scene, document: ModelDocument, request: Request) -> Prepared
     region = region_of(info, request.window, request.bounds)
     for sentence in (*info.notes, *match.warnings, *units.warnings):
         log.warning(sentence)
-    if info.transform is None:
+    if not (info.transform or info.control or info.rpcs):
         log.warning(f"{info.path.name} has no georeference; neither has its class map.")
+    memory.check_blocks(info, request.max_memory_bytes)
     tile, strip_bytes = memory.share(document, request.tile, request.max_memory_bytes)
     plan = windows.plan(
         (info.rows, info.cols),
@@ -192,6 +203,8 @@ def run(
     if request.vector is not None:
         paths["vector"] = request.vector
     reject = request.threshold(document)
+    if request.stac:
+        stac.timestamp()  # a wrong clock setting is told now, not after hours
     scene = open_scene(request.scene)
     try:
         # Outputs of a run that died while it published them are its own to replace.
@@ -207,7 +220,7 @@ def run(
         grid = grid_of(scene.info, prepared.region)
         layers = class_map.layers(document, wanted)
         tags = class_map.provenance(
-            model, scene.info, backend.device, prepared.match.how, reject
+            model, scene.info, backend.device, prepared.match.how, request.part, reject
         )
         plan = fingerprint.plan(
             model, before, prepared, backend.device, reject, [x.name for x in layers]

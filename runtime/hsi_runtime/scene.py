@@ -9,7 +9,7 @@ import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,18 @@ FILE_AXES = {"bsq": (0, 1, 2), "bil": (1, 0, 2), "bip": (1, 2, 0)}
 ROWS_AT_ONCE = 8  # of a comparison: its result stays in a core's cache
 
 Cube = NDArray[Any]
+
+
+class ControlPoints(NamedTuple):
+    """Places on the ground of some pixels, for a scene that lies on no regular grid.
+
+    Attributes:
+        crs: Of the coordinates, as WKT, or None.
+        points: Row, column, x, y and z of each.
+    """
+
+    crs: str | None
+    points: tuple[tuple[float, float, float, float, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +59,8 @@ class SceneInfo:
         interleave: Order of the values in the file, a key of `FILE_AXES`.
         crs: Coordinate reference system as WKT, or None.
         transform: GDAL's six numbers, or None where the scene has no georeference.
+        control: Ground control points, or None.
+        rpcs: GDAL's metadata items of a rational polynomial sensor model, or None.
         resolution_m: Side of a pixel in metres, or None where unknown.
         notes: Sentences a user should read before trusting the file.
         files: All files of the scene, which no output may replace.
@@ -68,6 +82,8 @@ class SceneInfo:
     interleave: str = "bsq"
     crs: str | None = None
     transform: tuple[float, float, float, float, float, float] | None = None
+    control: ControlPoints | None = None
+    rpcs: dict[str, str] | None = None
     resolution_m: float | None = None
     notes: tuple[str, ...] = field(default=())
     files: tuple[Path, ...] = ()

@@ -205,18 +205,19 @@ def test_finished_is_a_map_of_this_model(
     cube: NDArray[Any],
 ) -> None:
     model = ModelFile(tmp_path / "m.onnx", document, b"", "ab" * 32)
-    tags = provenance(model, info_of(3, 4), "cpu", "matched", 0.5)
+    tags = provenance(model, info_of(3, 4), "cpu", "matched", "whole", 0.5)
     assert tags["HSI_BANDS"] == "matched"
     path = tmp_path / "o.tif"
-    assert not is_finished(path, model, 0.5)
-    assert not is_finished(tmp_path, model, 0.5)
+    assert not is_finished(path, model, "whole", 0.5)
+    assert not is_finished(tmp_path, model, "whole", 0.5)
     write_scene_tiff(path, cube)
-    assert not is_finished(path, model, 0.5)
+    assert not is_finished(path, model, "whole", 0.5)
     with rasterio.open(path, "r+") as file:
         file.update_tags(**tags)
-    assert is_finished(path, model, 0.5)
-    assert not is_finished(path, model, 0.6)
+    assert is_finished(path, model, "whole", 0.5)
+    assert not is_finished(path, model, "whole", 0.6)
+    assert not is_finished(path, model, "window 0,0,2,2", 0.5)
     other = ModelFile(model.path, document, b"", "cd" * 32)
-    assert not is_finished(path, other, 0.5)
+    assert not is_finished(path, other, "whole", 0.5)
     path.write_bytes(b"II*\0 torn")
-    assert not is_finished(path, model, 0.5)
+    assert not is_finished(path, model, "whole", 0.5)
