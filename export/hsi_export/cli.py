@@ -16,12 +16,18 @@ from hsi_runtime import command_line
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Model file.  [default: RUN/model.onnx]",
+    help="Model file.  [default: RUN/model.onnx, with --fp16 RUN/model.fp16.onnx]",
 )
+@click.option("--fp16", is_flag=True, help="In half precision, for GPUs.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @command_line.common_options
 def command(
-    run: Path, output: Path | None, overwrite: bool, quiet: bool, as_json: bool
+    run: Path,
+    output: Path | None,
+    fp16: bool,
+    overwrite: bool,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     """Export the inference graph of RUN to one ONNX file.
 
@@ -31,7 +37,8 @@ def command(
     command_line.start_messages(quiet)
     from hsi_export.exporting import export
 
-    result = export(run, output or run / "model.onnx", overwrite)
+    default = run / ("model.fp16.onnx" if fp16 else "model.onnx")
+    result = export(run, output or default, overwrite, fp16)
     if as_json:
         command_line.print_json(result)
         return
@@ -45,6 +52,9 @@ def command(
             f"{result['bytes'] / 1e6:.2f} MB.",
             err=True,
         )
+        if fp16:
+            kept = result["kept_fp32"]
+            click.echo(f"Kept in fp32: {', '.join(kept) or 'nothing'}.", err=True)
         if result["dropped"]:
             click.echo(f"Left out: {', '.join(result['dropped'])}.", err=True)
     click.echo(result["output"])

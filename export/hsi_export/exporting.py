@@ -4,20 +4,28 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hsi_export import graph, package, parity
+from hsi_export.parity import Limits
 from hsi_runtime.backends import open_backend
 from hsi_runtime.class_map import check_outputs
 from hsi_runtime.errors import DISK_FULL, OutputError, ResourceError
 from hsi_runtime.model_file import read_model
 from hsi_runtime.self_test import self_test
 from hsi_train import checkpoint
+from hsi_train.checkpoint import Checkpoint
 
-FP32_TOLERANCE, FP32_EQUAL = 1e-4, 0.9999
+if TYPE_CHECKING:
+    from hsi_export.precision import Half
+
+FP32 = Limits(max_abs_difference=1e-4, equal_class_share=0.9999)
+FP16 = Limits(max_abs_difference=2e-2, equal_class_share=0.999)
 
 
-def export(run: Path, output: Path, overwrite: bool = False) -> dict[str, Any]:
+def export(
+    run: Path, output: Path, overwrite: bool = False, fp16: bool = False
+) -> dict[str, Any]:
     """Export a run to a model file, after proving that it answers like torch.
 
     The file appears under its name only when it has passed.
@@ -26,6 +34,7 @@ def export(run: Path, output: Path, overwrite: bool = False) -> dict[str, Any]:
         run: Folder that hsi-train wrote.
         output: The ``.onnx`` file; a STAC item is written beside it.
         overwrite: Replace what is there.
+        fp16: In half precision, after an audit of its ranges.
 
     Returns:
         What ``hsi-export --json`` prints.
@@ -40,16 +49,18 @@ def export(run: Path, output: Path, overwrite: bool = False) -> dict[str, Any]:
     source = run / checkpoint.FILE_NAME if run.is_dir() else run
     check_outputs([output, item], [source], overwrite)
     proto = graph.trace(trained.method, len(trained.description.bands.used))
-    contract = package.document(trained, proto)
+    limits, half = FP32, None
+    if fp16:
+        half = _halve(proto, trained)
+        limits, proto = FP16, half.proto
+    contract = package.document(trained, proto, limits, "fp16" if fp16 else "fp32")
     data = package.assemble(proto, contract, trained.description.resolution_m)
     partial, partial_item = (p.with_name(p.name + ".part") for p in (output, item))
     try:
         partial.write_bytes(data)
         model = read_model(partial)
         backend = open_backend(model, "cpu")
-        agreement = parity.check(
-            trained.method, backend, trained.sample, FP32_TOLERANCE, FP32_EQUAL
-        )
+        agreement = parity.check(trained.method, backend, trained.sample, limits)
         self_test(model, backend)
         described = package.stac_item(model.document, output, len(data), model.sha256)
         partial_item.write_text(
@@ -72,4 +83,16 @@ def export(run: Path, output: Path, overwrite: bool = False) -> dict[str, Any]:
         "parameters": contract.parameters,
         "parity": asdict(agreement),
         "dropped": trained.method.training_only(),
+        **({} if half is None else {"kept_fp32": half.kept}),
     }
+
+
+def _halve(proto: Any, trained: Checkpoint) -> "Half":
+    """Convert a graph to half precision and try it in true half arithmetic."""
+    from hsi_export import precision
+
+    side = trained.method.receptive_field
+    windows = parity.windows_of(trained.sample, side)
+    half = precision.convert(proto, windows)
+    precision.check_in_half_arithmetic(half, windows[-1], side)
+    return half

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from hsi_export.memory import working_bytes
-from hsi_export.parity import reference
+from hsi_export.parity import Limits, reference
 from hsi_runtime.model_file import (
     INPUT_NAME,
     METADATA_KEY,
@@ -17,6 +17,7 @@ from hsi_runtime.model_file import (
     UNSIGNED,
     Array,
     ModelDocument,
+    Precision,
     SelfTest,
     sign,
 )
@@ -25,7 +26,6 @@ from hsi_train.checkpoint import Checkpoint
 from hsi_train.layers import parameter_count
 
 SELF_TEST_OUTPUTS = 3  # classified square of the stored sample
-SELF_TEST_TOLERANCE = 1e-4  # fp32 engines differ by rounding only
 # QGIS-Deepness crops tiles of this side and feeds them to the graph.
 DEEPNESS_TILE = 128
 MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
@@ -34,8 +34,17 @@ EO = "https://stac-extensions.github.io/eo/v2.0.0/schema.json"
 FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 
 
-def document(trained: Checkpoint, proto: Any) -> ModelDocument:
-    """Write the contract of a checkpoint, with its checksum still blank."""
+def document(
+    trained: Checkpoint, proto: Any, limits: Limits, precision: Precision
+) -> ModelDocument:
+    """Write the contract of a checkpoint, with its checksum still blank.
+
+    Args:
+        trained: Says what the model is.
+        proto: The graph.
+        limits: How far a healthy engine may be from torch.
+        precision: Of the graph.
+    """
     side = trained.method.receptive_field - 1 + SELF_TEST_OUTPUTS
     window = np.ascontiguousarray(trained.sample[:, :side, :side])
     answer = reference(trained.method, window.astype(np.float32)[None])
@@ -50,14 +59,14 @@ def document(trained: Checkpoint, proto: Any) -> ModelDocument:
         reject_below=0.0,
         outputs=list(trained.method.outputs),
         endmembers=None if spectra is None else Array.pack(spectra.float().numpy()),
-        precision="fp32",
+        precision=precision,
         parameters=parameter_count(trained.method.network),
         working_bytes=working_bytes(proto),
         provenance=described.provenance,
         self_test=SelfTest(
             cube=Array.pack(window),
             probabilities=Array.pack(answer[PROBABILITIES][0]),
-            tolerance=SELF_TEST_TOLERANCE,
+            tolerance=limits.max_abs_difference,
         ),
         checksum=UNSIGNED,
     )

@@ -16,6 +16,19 @@ TIE = 1e-5  # two best classes nearer than this may swap by rounding
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What an exported file may differ from torch by.
+
+    Attributes:
+        max_abs_difference: In probability.
+        equal_class_share: At least this share of pixels has the same class.
+    """
+
+    max_abs_difference: float
+    equal_class_share: float
+
+
+@dataclass(frozen=True)
 class Parity:
     """How alike torch and the exported file answer.
 
@@ -63,8 +76,7 @@ def check(
     method: BaseMethod,
     backend: Backend,
     sample: NDArray[Any],
-    tolerance: float,
-    equal_share: float,
+    limits: Limits,
 ) -> Parity:
     """Compare torch with the file on real windows.
 
@@ -72,8 +84,7 @@ def check(
         method: In evaluation mode.
         backend: Holds the exported file.
         sample: Real window, stored units, shape ``(band, row, col)``.
-        tolerance: Largest accepted difference in probability.
-        equal_share: Smallest accepted share of pixels of the same class.
+        limits: Of what is accepted.
 
     Raises:
         VerificationError: They differ by more.
@@ -98,10 +109,14 @@ def check(
         same += int((alike | tied).sum())
         pixels += alike.size
     result = Parity(worst, same / pixels, len(windows), pixels)
-    if not (worst <= tolerance and result.equal_class_share >= equal_share):
+    if not (
+        worst <= limits.max_abs_difference
+        and result.equal_class_share >= limits.equal_class_share
+    ):
         raise VerificationError(
             f"Parity failed: probabilities differ by up to {worst:.2e} (accepted "
-            f"{tolerance:.0e}), {result.equal_class_share:.3%} of {pixels} pixels have "
-            f"the same class (accepted {equal_share:.2%}). No file was written."
+            f"{limits.max_abs_difference:.0e}), {result.equal_class_share:.3%} of "
+            f"{pixels} pixels have the same class (accepted "
+            f"{limits.equal_class_share:.2%}). No file was written."
         )
     return result

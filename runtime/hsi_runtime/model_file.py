@@ -30,6 +30,7 @@ MAX_BYTES = 2 * 1024**3  # the format's own limit for one file
 UNSIGNED = "0" * 64  # stands for the checksum while the checksum is computed
 
 Positive = Annotated[int, Meta(ge=1)]
+Precision = Literal["fp32", "fp16"]
 Color = Annotated[str, Meta(pattern="^#[0-9a-f]{6}$")]
 
 
@@ -167,7 +168,7 @@ class ModelDocument(_Part, frozen=True):
     reject_below: Annotated[float, Meta(ge=0, le=1)]
     outputs: list[str]
     endmembers: Array | None
-    precision: Literal["fp32", "fp16"]
+    precision: Precision
     parameters: int
     working_bytes: Annotated[float, Meta(gt=0)]
     provenance: Provenance

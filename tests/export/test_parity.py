@@ -6,6 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from hsi_export import parity
+from hsi_export.parity import Limits
 from hsi_runtime.errors import VerificationError
 from hsi_runtime.model_file import PROBABILITIES
 from hsi_train import checkpoint
@@ -38,7 +39,7 @@ class Torch:
 
 def check(loaded: Checkpoint, change: Change) -> parity.Parity:
     engine = Torch(loaded, change)
-    return parity.check(loaded.method, engine, loaded.sample, 1e-4, 0.9999)
+    return parity.check(loaded.method, engine, loaded.sample, Limits(1e-4, 0.9999))
 
 
 def test_same_answers_pass(loaded: Checkpoint) -> None:

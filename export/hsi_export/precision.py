@@ -1,0 +1,176 @@
+"""Turns a graph into half precision, and proves that nothing overflows there.
+
+Weights and most arithmetic become float16; inputs and outputs stay float32. Precision
+lives in the graph, because engines have no reliable switch for it. What half precision
+cannot do well stays in float32: the arithmetic on stored values, sums over many
+numbers, exponentials, and every node whose values come near the largest half.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir
+import onnxruntime  # noqa: TID251 - its converter, and ranges of inner tensors
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+from onnxruntime.transformers import float16  # noqa: TID251
+
+from hsi_runtime.errors import VerificationError
+from hsi_runtime.model_file import INPUT_NAME
+
+LARGEST = float(np.finfo(np.float16).max)
+NEAR = LARGEST / 2  # other scenes may have twice the values of the one at hand
+# Sums, quotients by small numbers and exponentials, wherever they stand.
+SENSITIVE = (
+    *("Softmax", "LogSoftmax", "LayerNormalization", "Exp", "Log", "Pow", "Sqrt"),
+    *("ReduceSum", "ReduceMean", "ReduceL2", "ReduceSumSquare", "ReduceMax"),
+    *("Reciprocal", "Div", "Erf"),
+)
+# What a network does to stored values before its first layer.
+PREPARATION = {
+    *("Sub", "Add", "Mul", "Div", "Cast", "Clip", "Max", "Min", "Abs", "Sqrt", "Pow"),
+    *("ReduceL2", "ReduceSum", "ReduceSumSquare", "Where", "Equal", "Greater", "Less"),
+    *("Transpose", "Reshape", "Unsqueeze", "Squeeze", "Expand"),
+}
+ARITHMETIC = {"Sub", "Mul", "Div"}
+CONTRACTIONS = {"Conv", "Gemm", "MatMul"}
+CHECKED_OUTPUTS = 2  # side of the square that is computed in true half arithmetic
+
+
+@dataclass(frozen=True)
+class Half:
+    """A converted graph.
+
+    Attributes:
+        proto: The ``onnx.ModelProto``.
+        kept: Names of nodes that stay in float32, near overflow or on stored values.
+        largest: Largest magnitude among the tensors that became half.
+    """
+
+    proto: Any
+    kept: list[str]
+    largest: float
+
+
+def convert(proto: Any, windows: Sequence[NDArray[np.float32]]) -> Half:
+    """Convert a graph, after measuring its ranges on real windows.
+
+    Args:
+        proto: In float32; not changed.
+        windows: Cubes ``(1, band, row, col)``, stored units.
+
+    Raises:
+        VerificationError: A node overflows half precision; the message names it.
+    """
+    graph = proto.graph
+    prepared = _on_stored_values(graph)
+    ranges = _ranges(proto, windows)
+    kept, largest = set(prepared), 0.0
+    for node in graph.node:
+        if node.name in prepared or node.op_type in SENSITIVE:
+            continue
+        reached = max(
+            (ranges[name] for name in node.output if name in ranges), default=0
+        )
+        if not reached <= LARGEST:
+            raise VerificationError(
+                f"{node.op_type} {node.name} reaches {reached:.3g}, and half precision "
+                f"ends at {LARGEST:.0f}: the network would overflow. Export it "
+                "without --fp16."
+            )
+        if reached > NEAR:
+            kept.add(node.name)
+        else:
+            largest = max(largest, reached)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    half = float16.convert_float_to_float16(
+        copy,
+        keep_io_types=True,
+        op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *SENSITIVE],
+        node_block_list=sorted(kept),
+    )
+    del half.graph.value_info[:]  # the converter leaves some types as they were
+    model = onnx_ir.from_proto(half)
+    model.graph.sort()  # the converter appends its casts at the end
+    sorted_half = onnx_ir.to_proto(model)
+    onnx.checker.check_model(sorted_half, full_check=True)
+    return Half(sorted_half, sorted(kept), largest)
+
+
+def check_in_half_arithmetic(
+    half: Half, window: NDArray[np.float32], receptive_field: int
+) -> None:
+    """Compute a few pixels in true half arithmetic: engines on a CPU do not.
+
+    They compute in float32 and hide what would overflow on a GPU.
+
+    Raises:
+        VerificationError: A result is not finite.
+    """
+    side = receptive_field - 1 + CHECKED_OUTPUTS
+    cube = np.ascontiguousarray(window[..., :side, :side])
+    with np.errstate(all="ignore"):  # an overflow is what is looked for
+        found = ReferenceEvaluator(half.proto).run(None, {INPUT_NAME: cube})
+    if not all(np.isfinite(values).all() for values in found):
+        raise VerificationError(
+            "The network overflows in half arithmetic, though its values on the "
+            "training scene do not; export it without --fp16."
+        )
+
+
+def _on_stored_values(graph: Any) -> set[str]:
+    """Name the nodes between the input and the first layer.
+
+    Stored values differ in their last digits, which half precision lacks. A layer that
+    takes them as they are belongs to these nodes, too.
+    """
+    constants = {tensor.name for tensor in graph.initializer}
+    stored, prepared = {INPUT_NAME}, set[str]()
+    names = set()
+    for node in graph.node:
+        inputs = set(node.input) - constants
+        if not inputs & (stored | prepared):
+            continue
+        if node.op_type in CONTRACTIONS and inputs & stored:
+            names.add(node.name)
+        elif node.op_type in PREPARATION:
+            names.add(node.name)
+            arithmetic = node.op_type in ARITHMETIC or not inputs & stored
+            (prepared if arithmetic else stored).update(node.output)
+    return names
+
+
+def _ranges(proto: Any, windows: Sequence[NDArray[np.float32]]) -> dict[str, float]:
+    """Measure the largest magnitude of every inner float tensor."""
+    probe = onnx.ModelProto()
+    probe.CopyFrom(proto)
+    inferred = onnx.shape_inference.infer_shapes(probe).graph
+    kinds = {v.name: v.type.tensor_type.elem_type for v in inferred.value_info}
+    kinds |= {v.name: v.type.tensor_type.elem_type for v in inferred.output}
+    floats = [n for n, kind in kinds.items() if kind == onnx.TensorProto.FLOAT]
+    outputs = {output.name for output in probe.graph.output}
+    probe.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        for name in floats
+        if name not in outputs
+    )
+    options = onnxruntime.SessionOptions()
+    # A fused node has no inner tensors to look at.
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )
+    session = onnxruntime.InferenceSession(
+        probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    found = dict.fromkeys(floats, 0.0)
+    for cube in windows:
+        for name, values in zip(
+            floats, session.run(floats, {INPUT_NAME: cube}), strict=True
+        ):
+            reached = float(np.abs(values).max()) if values.size else 0.0
+            found[name] = float(np.maximum(found[name], reached))  # keeps a NaN
+    return found
