@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"]),
     default="auto",
     show_default=True,
-    help="The one asked for, or exit code 4. This release has cpu.",
+    help="The one asked for, or exit code 4. This release has cpu and openvino.",
 )
 @click.option(
     "--window",

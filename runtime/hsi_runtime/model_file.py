@@ -19,6 +19,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import ModelFileError
+from hsi_runtime.protobuf import fields, messages, text
 from hsi_runtime.scene import DTYPES
 
 METADATA_KEY = "hsi"
@@ -306,48 +307,8 @@ def metadata(data: bytes) -> dict[str, str]:
     Raises:
         ValueError: The bytes are no such message.
     """
-    fields = _fields(data)
-    if 7 not in {number for number, _ in fields}:  # 7 is the graph
+    content = fields(data)
+    if len(messages(content, 7)) != 1:  # 7 is the graph
         raise ValueError("it holds no graph")
-    found = {}
-    for number, value in fields:
-        if number == 14:
-            entry = {n: bytes(v) for n, v in _fields(value)}
-            found[entry.get(1, b"").decode()] = entry.get(2, b"").decode()
-    return found
-
-
-def _fields(data: bytes | memoryview) -> list[tuple[int, memoryview]]:
-    """Split a message into its fields; numbers are given as empty views."""
-    view, at, fields = memoryview(data), 0, []
-    while at < len(view):
-        tag, at = _varint(view, at)
-        number, kind = tag >> 3, tag & 7
-        if kind == 0:
-            _, at = _varint(view, at)
-            fields.append((number, view[:0]))
-            continue
-        if kind == 2:
-            length, at = _varint(view, at)
-        elif kind in (1, 5):
-            length = 8 if kind == 1 else 4
-        else:
-            raise ValueError("it is no protocol-buffer message")
-        if at + length > len(view):
-            raise ValueError("it ends in the middle of a field")
-        fields.append((number, view[at : at + length]))
-        at += length
-    return fields
-
-
-def _varint(view: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        if at >= len(view):
-            raise ValueError("it ends in the middle of a number")
-        byte = view[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-    raise ValueError("it is no protocol-buffer message")
+    entries = [fields(entry) for entry in messages(content, 14)]
+    return {text(entry, 1): text(entry, 2) for entry in entries}

@@ -102,5 +102,5 @@ def test_graph_without_the_promised_output(
 ) -> None:
     model = read_model(write_model(tmp_path / "plain.onnx", document))
     promised = ModelFile(model.path, unmixing, model.onnx, model.sha256)
-    with pytest.raises(ModelFileError, match="promises 'abundances' of 3 classes"):
+    with pytest.raises(ModelFileError, match="promises 'abundances' with 3 classes"):
         open_backend(promised)

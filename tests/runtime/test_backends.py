@@ -21,7 +21,7 @@ def model(
     return read_model(write_model(tmp_path_factory.mktemp("model") / "model.onnx"))
 
 
-@pytest.mark.parametrize("device", ["auto", "cpu"])
+@pytest.mark.parametrize("device", ["auto", "cpu", "openvino"])
 @pytest.mark.parametrize("threads", [None, 1, 3])
 def test_engine_answers_like_numpy(
     device: str,
@@ -30,8 +30,10 @@ def test_engine_answers_like_numpy(
     cube: NDArray[Any],
     conv_oracle: Callable[..., NDArray[np.float32]],
 ) -> None:
+    if device == "openvino":
+        pytest.importorskip("openvino")
     backend = open_backend(model, device, threads)
-    assert backend.device in DEVICES
+    assert backend.device == ("cpu" if device == "auto" else device)
     padded = np.pad(cube, ((0, 0), (2, 2), (2, 2)), mode="reflect").astype(np.float32)
     expected = conv_oracle(cube)
     for rows, cols in ((23, 31), (1, 31), (1, 1), (7, 5)):
@@ -40,8 +42,9 @@ def test_engine_answers_like_numpy(
         assert found.shape == (1, 3, rows, cols)
         np.testing.assert_allclose(found[0], expected[:, :rows, :cols], atol=1e-5)
     batch = np.stack([padded, padded[..., ::-1]])
-    found = backend.predict(np.ascontiguousarray(batch))["probabilities"]
-    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+    first = backend.predict(np.ascontiguousarray(batch))["probabilities"]
+    backend.predict(np.ascontiguousarray(batch[::-1]))
+    np.testing.assert_allclose(first[0], expected, atol=1e-5)
 
 
 def test_unknown_device_names_those_there_are(model: ModelFile) -> None:

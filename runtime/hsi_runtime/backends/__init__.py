@@ -7,11 +7,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hsi_runtime import graph
 from hsi_runtime.errors import EngineError, ResourceError
 from hsi_runtime.model_file import PROBABILITIES, ModelFile
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
-PRESENT = ("auto", "cpu")  # what this release has an engine for
+PRESENT = ("auto", "cpu", "openvino")  # what this release has an engine for
 
 
 class Backend(Protocol):
@@ -56,9 +57,15 @@ def open_backend(
         raise EngineError(
             f"--device {device}: this release has no engine for it; use --device cpu."
         )
+    graph.check(model)
+    threads = threads or len(os.sched_getaffinity(0))
+    if device == "openvino":
+        from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
+
+        return OpenvinoCpu(model, threads)
     from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 
-    return OnnxruntimeCpu(model, threads or len(os.sched_getaffinity(0)))
+    return OnnxruntimeCpu(model, threads)
 
 
 def predict_in_parts(

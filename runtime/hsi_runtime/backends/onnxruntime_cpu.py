@@ -1,7 +1,6 @@
 """onnxruntime on the CPU."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +40,6 @@ class OnnxruntimeCpu:
             raise ModelFileError(
                 f"{model.path} is refused by onnxruntime: {_first_line(error)}"
             ) from error
-        _check_signature(model, self._session)
 
     def predict(
         self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
@@ -56,27 +54,6 @@ class OnnxruntimeCpu:
                 ) from error
             raise
         return dict(zip(outputs, found, strict=True))
-
-
-def _check_signature(model: ModelFile, session: Any) -> None:
-    """Compare the graph's inputs and outputs with the document."""
-    document = model.document
-    inputs = {i.name: (i.type, i.shape) for i in session.get_inputs()}
-    outputs = {o.name: (o.type, o.shape) for o in session.get_outputs()}
-    kind, shape = inputs.get(INPUT_NAME, ("", []))
-    expected = len(document.bands.used)
-    if len(inputs) != 1 or kind != "tensor(float)" or shape[1:2] != [expected]:
-        raise ModelFileError(
-            f"{model.path}: the graph takes {inputs}; its document promises "
-            f"{INPUT_NAME!r} with {expected} bands."
-        )
-    for name in document.outputs:
-        kind, shape = outputs.get(name, ("", []))
-        if kind != "tensor(float)" or shape[1:2] != [len(document.classes)]:
-            raise ModelFileError(
-                f"{model.path}: the graph gives {outputs}; its document promises "
-                f"{name!r} of {len(document.classes)} classes."
-            )
 
 
 def _first_line(error: Exception) -> str:
