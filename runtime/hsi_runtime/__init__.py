@@ -1,1 +1,23 @@
-"""Classify hyperspectral scenes of any size with an exported model file."""
+"""Classify hyperspectral scenes of any size with an exported model file.
+
+import hsi_runtime
+
+hsi_runtime.classify("scene.tif", "model.onnx", confidence=True)
+found = hsi_runtime.Model("model.onnx").predict(cube)
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hsi_runtime.api import Model, Prediction, classify
+
+__all__ = ["Model", "Prediction", "classify"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the interface when it is first used: commands start without it."""
+    if name in __all__:
+        from hsi_runtime import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -160,7 +160,8 @@ def prepare(scene: Scene, document: ModelDocument, request: Request) -> Prepared
     region = region_of(info, request.window, request.bounds)
     for sentence in (*info.notes, *match.warnings, *units.warnings):
         log.warning(sentence)
-    if not (info.transform or info.control or info.rpcs):
+    placed = info.transform or info.control or info.rpcs
+    if not placed and info.driver != "memory":
         log.warning(f"{info.path.name} has no georeference; neither has its class map.")
     memory.check_blocks(info, request.max_memory_bytes)
     tile, strip_bytes = memory.share(document, request.tile, request.max_memory_bytes)
@@ -294,10 +295,10 @@ def _classify(
     with ReadAhead(timed) as ahead, WriteBehind() as behind:
         for strip in ahead:
             canvas = Canvas(scratch.layers, codes, *_shape(strip))
-            squares = _squares(
+            found_squares = squares(
                 strip, prepared, document, scene.info, backend, outputs, watch
             )
-            for row, col, found, inner in squares:
+            for row, col, found, inner in found_squares:
                 if found is not None:
                     canvas.paint(row, col, found, inner, reject_below)
                 done += inner.size
@@ -316,14 +317,14 @@ def _classify(
             behind.do(write)
 
 
-def _squares(
+def squares(
     strip: Strip,
     prepared: Prepared,
     document: ModelDocument,
     info: SceneInfo,
     backend: Backend,
     outputs: list[str],
-    watch: Stopwatch,
+    watch: Stopwatch | None = None,
 ) -> Iterator[tuple[int, int, Any, Any]]:
     """Classify a strip square by square.
 
@@ -332,6 +333,7 @@ def _squares(
         ``(class, row, col)``, or None where no pixel has data; and the mask of pixels
         with data.
     """
+    watch = watch or Stopwatch()
     halo, tile = document.halo, prepared.plan.tile
     fill = np.array(document.values.fill, dtype=np.float32)[:, None, None]
     with watch.time("infer"):

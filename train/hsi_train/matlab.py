@@ -6,34 +6,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hsi_runtime.array_scene import ArrayScene
 from hsi_runtime.errors import SceneError
-from hsi_runtime.scene import DTYPES, Cube, SceneInfo, local_file
+from hsi_runtime.scene import local_file
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-
-
-class ArrayScene:
-    """A scene that is an array in memory."""
-
-    def __init__(self, info: SceneInfo, cube: Cube) -> None:
-        self.info = info
-        self._cube = cube  # (band, row, col)
-
-    def read(
-        self,
-        rows: tuple[int, int],
-        cols: tuple[int, int],
-        bands: NDArray[np.intp],
-        out: Cube | None = None,
-    ) -> Cube:
-        picked = self._cube[bands, slice(*rows), slice(*cols)]
-        if out is None:
-            return np.ascontiguousarray(picked)
-        np.copyto(out, picked)
-        return out
-
-    def close(self) -> None:
-        pass
 
 
 def is_matlab(path: str) -> bool:
@@ -48,26 +25,7 @@ def open_cube(path: str) -> ArrayScene:
         SceneError: No such array, or several and none is named.
     """
     cube = np.moveaxis(read_array(path, 3), 2, 0)
-    if cube.dtype.name not in DTYPES:
-        raise SceneError(
-            f"{path} holds {cube.dtype.name} values; expected one of "
-            f"{', '.join(DTYPES)}. Convert the cube."
-        )
-    bands, rows, cols = cube.shape
-    return ArrayScene(
-        SceneInfo(
-            path=Path(split_name(path)[0]),
-            driver="memory",
-            bands=bands,
-            rows=rows,
-            cols=cols,
-            dtype=cube.dtype,
-            nodata=np.full(bands, np.nan),
-            good=np.ones(bands, dtype=bool),
-            block=(rows, cols),
-        ),
-        cube,
-    )
+    return ArrayScene(cube, Path(split_name(path)[0]))
 
 
 def read_array(path: str, dimensions: int) -> NDArray[Any]:

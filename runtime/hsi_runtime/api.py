@@ -1,0 +1,179 @@
+"""The runtime from Python: a model on an engine, arrays and files in, maps out."""
+
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple, TypedDict, Unpack
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hsi_runtime import batch, pipeline
+from hsi_runtime.array_scene import ArrayScene
+from hsi_runtime.backends import open_backend
+from hsi_runtime.class_map import Canvas, layers
+from hsi_runtime.model_file import ABUNDANCES, PROBABILITIES, ClassEntry, read_model
+from hsi_runtime.pipeline import Request
+from hsi_runtime.regions import Bounds
+from hsi_runtime.strips import read_strips
+from hsi_runtime.windows import Window
+
+AnyPath = str | PathLike[str]
+
+
+class Options(TypedDict, total=False):
+    """What `classify` takes besides scene and model; see `Request`."""
+
+    window: Window | None
+    bounds: Bounds | None
+    tile: int | None
+    max_memory_bytes: int | None
+    reject_below: float | None
+    confidence: bool
+    probabilities: bool
+    abundances: bool
+    preview: bool
+    stac: bool
+    vector: Path | None
+    min_area_m2: float
+    compress: str
+    overwrite: bool
+    resume: bool
+
+
+class Prediction(NamedTuple):
+    """What a model says of a cube.
+
+    Attributes:
+        classes: Codes as in the labels, 0 unclassified, 255 (65535) without data,
+            shape ``(row, col)``.
+        probabilities: NaN without data, shape ``(class, row, col)``.
+        abundances: Likewise, or None where the model does not unmix.
+    """
+
+    classes: NDArray[np.unsignedinteger[Any]]
+    probabilities: NDArray[np.float32]
+    abundances: NDArray[np.float32] | None
+
+
+class Model:
+    """A model file on an engine.
+
+    Args:
+        path: The ``.onnx`` file.
+        device: ``auto``, ``cpu``, ...: the one asked for, or an error.
+        threads: Of the engine; all usable cores where None.
+
+    Raises:
+        ModelFileError: Missing, damaged, or not a model of ours.
+        EngineError: The device is not there.
+    """
+
+    def __init__(
+        self, path: AnyPath, device: str = "auto", threads: int | None = None
+    ) -> None:
+        self.file = read_model(Path(path))
+        self.backend = open_backend(self.file, device, threads)
+
+    @property
+    def classes(self) -> list[ClassEntry]:
+        """Code, name and colour of each class, in the order of the probabilities."""
+        return self.file.document.classes
+
+    @property
+    def wavelengths_nm(self) -> list[float] | None:
+        """Centres of the bands that the model wants, where they are known."""
+        return self.file.document.bands.wavelengths_nm
+
+    def predict(
+        self,
+        cube: ArrayLike,
+        *,
+        wavelengths_nm: ArrayLike | None = None,
+        fwhm_nm: ArrayLike | None = None,
+        nodata: float | None = None,
+        scale: float | None = None,
+        offset: float = 0.0,
+        reject_below: float | None = None,
+        tile: int | None = None,
+    ) -> Prediction:
+        """Classify a cube; bands, units and missing values as hsi-run treats them.
+
+        Args:
+            cube: Stored units, shape ``(band, row, col)``; anything that numpy takes
+                for an array, such as one of xarray.
+            wavelengths_nm: Band centres; without them the band count must fit.
+            fwhm_nm: Band widths.
+            nodata: Fill value.
+            scale: Quantity = stored value * scale + offset, where declared.
+            offset: See ``scale``.
+            reject_below: Smallest probability of a class, or None for the model's own.
+            tile: Side of the squares that are classified at once.
+
+        Raises:
+            SceneError: The cube has another shape or type.
+            BandMismatchError: It lacks what the model needs.
+        """
+        document = self.file.document
+        scene = ArrayScene(
+            np.asarray(cube), Path("array"), nodata, wavelengths_nm, fwhm_nm, scale,
+            offset,
+        )  # fmt: skip
+        request = Request(Path(), Path(), tile=tile, reject_below=reject_below)
+        prepared = pipeline.prepare(scene, document, request)
+        rows, cols = scene.info.rows, scene.info.cols
+        codes = [c.code for c in document.classes]
+        canvas = Canvas(layers(document, ["classes"]), codes, rows, cols)
+        outputs = {
+            name: np.full((len(codes), rows, cols), np.nan, dtype=np.float32)
+            for name in document.outputs
+        }
+        strips = read_strips(
+            scene, prepared.match.indices, prepared.plan, document.halo
+        )
+        for strip in strips:
+            for row, col, found, valid in pipeline.squares(
+                strip, prepared, document, scene.info, self.backend, document.outputs
+            ):
+                if found is None:
+                    continue
+                top, left = strip.rows[0] + row, strip.cols[0] + col
+                canvas.paint(top, left, found, valid, request.threshold(document))
+                height, width = valid.shape
+                for name, values in found.items():
+                    target = outputs[name][:, top : top + height, left : left + width]
+                    target[:, valid] = values[:, valid]
+        return Prediction(
+            canvas.values["classes"][0],
+            outputs[PROBABILITIES],
+            outputs.get(ABUNDANCES),
+        )
+
+
+def classify(
+    scene: AnyPath,
+    model: Model | AnyPath,
+    output: AnyPath | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    **options: Unpack[Options],
+) -> dict[str, Any]:
+    """Classify a scene file and write its class map, as ``hsi-run`` does.
+
+    Args:
+        scene: GeoTIFF, or ENVI by its data file or header.
+        model: Model file, or one already on an engine.
+        output: Class map; by default ``SCENE_classes.tif`` beside the scene.
+        progress: Called with finished and all output pixels.
+        **options: See `Request`.
+
+    Returns:
+        What ``hsi-run --json`` prints.
+
+    Raises:
+        HsiError: Any of its kinds; no output exists then that was not there before.
+    """
+    ready = model if isinstance(model, Model) else Model(model)
+    path = Path(scene)
+    target = batch.output_of(path, None if output is None else Path(output), False)
+    request = Request(scene=path, output=target, **options)
+    return pipeline.run(request, ready.file, lambda: ready.backend, progress)

@@ -1,0 +1,188 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+import hsi_runtime
+from hsi_runtime import Model, classify
+from hsi_runtime.errors import BandMismatchError, ModelFileError, SceneError
+from hsi_runtime.model_file import ModelDocument
+from hsi_runtime.windows import Window
+
+CENTRES = [450.0, 550.0, 650.0, 850.0]
+CODES = np.array([2, 3, 7])
+
+
+@pytest.fixture(scope="module")
+def path(
+    write_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    return write_model(tmp_path_factory.mktemp("model") / "model.onnx")
+
+
+@pytest.fixture(scope="module")
+def model(path: Path) -> Model:
+    return Model(path, "cpu", threads=1)
+
+
+def test_model_says_what_it_is(model: Model) -> None:
+    assert [c.code for c in model.classes] == CODES.tolist()
+    assert model.wavelengths_nm == CENTRES
+
+
+@pytest.mark.parametrize("tile", [None, 7])
+def test_array_is_classified_like_the_whole_scene(
+    tile: int | None,
+    model: Model,
+    cube: NDArray[Any],
+    conv_oracle: Callable[..., NDArray[np.float32]],
+) -> None:
+    found = model.predict(cube, wavelengths_nm=CENTRES, scale=1e-4, tile=tile)
+    expected = conv_oracle(cube)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
+    np.testing.assert_array_equal(found.classes, CODES[expected.argmax(axis=0)])
+    assert found.classes.dtype == np.uint8
+    assert found.abundances is None
+
+
+def test_arrays_of_other_orders_and_kinds(model: Model, cube: NDArray[Any]) -> None:
+    expected = model.predict(cube, wavelengths_nm=CENTRES).classes
+    turned = np.asfortranarray(cube)[::-1]
+    assert not turned.flags.c_contiguous
+    found = model.predict(turned, wavelengths_nm=CENTRES[::-1])
+    np.testing.assert_array_equal(found.classes, expected)
+
+    class Wrapped:
+        """Stands for an array of another library."""
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+            return cube
+
+    found = model.predict(Wrapped(), wavelengths_nm=CENTRES)
+    np.testing.assert_array_equal(found.classes, expected)
+
+
+def test_missing_values_stay_missing(model: Model, cube: NDArray[Any]) -> None:
+    stored = cube.copy()
+    stored[2, 5, 6] = 0
+    found = model.predict(stored, wavelengths_nm=CENTRES, nodata=0)
+    gone = found.classes == 255
+    assert np.argwhere(gone).tolist() == [[5, 6]]
+    np.testing.assert_array_equal(np.isnan(found.probabilities).all(axis=0), gone)
+
+
+def test_doubtful_pixels_are_unclassified(model: Model, cube: NDArray[Any]) -> None:
+    found = model.predict(cube, wavelengths_nm=CENTRES, reject_below=0.9)
+    best = found.probabilities.max(axis=0)
+    np.testing.assert_array_equal(found.classes == 0, best < 0.9)
+    assert 0 < (best < 0.9).sum() < best.size
+
+
+@pytest.mark.parametrize(
+    ("shape", "given", "kind", "message"),
+    [
+        ((4, 9), {}, SceneError, r"shape \(4, 9\); expected \(band, row, col\)"),
+        ((4, 0, 9), {}, SceneError, "expected"),
+        ((4, 9, 9), {"wavelengths_nm": [1, 2]}, SceneError, "4 bands, but 2 wave"),
+        ((4, 9, 9), {"fwhm_nm": [1, 2]}, SceneError, "4 bands, but 2 band widths"),
+        ((3, 9, 9), {}, BandMismatchError, "3"),
+    ],
+)
+def test_arrays_that_do_not_fit(
+    shape: tuple[int, ...],
+    given: dict[str, Any],
+    kind: type[Exception],
+    message: str,
+    model: Model,
+) -> None:
+    with pytest.raises(kind, match=message):
+        model.predict(np.ones(shape, np.uint16), **given)
+
+
+def test_values_of_an_unfit_type(model: Model) -> None:
+    with pytest.raises(SceneError, match="int64 values"):
+        model.predict(np.ones((4, 9, 9), np.int64))
+
+
+def test_file_is_classified_as_by_the_command(
+    path: Path,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Callable[..., Path],
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    seen: list[int] = []
+    result = classify(
+        scene, path, progress=lambda done, _: seen.append(done), confidence=True
+    )
+    assert result["output"] == str(tmp_path / "s_classes.tif")
+    assert seen[-1] == cube[0].size
+    script = "from hsi_runtime.cli import main; main()"
+    subprocess.run(
+        [
+            *(sys.executable, "-c", script, str(scene), "-m", str(path), "-q"),
+            *("-o", str(tmp_path / "by_command.tif"), "--confidence"),
+        ],
+        check=True,
+    )
+    ours = (tmp_path / "s_classes.tif").read_bytes()
+    assert ours == (tmp_path / "by_command.tif").read_bytes()
+    assert (tmp_path / "s_confidence.tif").exists()
+
+
+def test_one_engine_serves_many_files(
+    model: Model,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Callable[..., Path],
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    for number, window in enumerate((Window(0, 0, 9, 9), Window(4, 5, 6, 7))):
+        classify(scene, model, tmp_path / f"{number}.tif", window=window)
+        with rasterio.open(tmp_path / f"{number}.tif") as file:
+            assert file.shape == (window.rows, window.cols)
+
+
+def test_abundances_come_with_models_that_unmix(
+    document: ModelDocument,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_model: Callable[..., Path],
+) -> None:
+    from hsi_runtime.model_file import Array
+
+    spectra = Array.pack(np.ones((3, 4), np.float32))
+    outputs = ["probabilities", "abundances"]
+    described = replace(document, outputs=outputs, endmembers=spectra)
+    model = Model(write_model(tmp_path / "m.onnx", described))
+    found = model.predict(cube, wavelengths_nm=CENTRES)
+    assert found.abundances is not None
+    np.testing.assert_allclose(found.abundances.sum(axis=0), 1, atol=1e-5)
+
+
+def test_missing_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        Model(tmp_path / "none.onnx")
+
+
+def test_package_names_what_it_offers() -> None:
+    assert set(hsi_runtime.__all__) == {"Model", "Prediction", "classify"}
+    with pytest.raises(AttributeError, match="no attribute 'classifier'"):
+        hsi_runtime.classifier  # noqa: B018
+
+
+def test_import_is_cheap() -> None:
+    script = "import hsi_runtime, json, sys; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    loaded = set(json.loads(done.stdout))
+    assert not loaded & {"numpy", "rasterio", "onnxruntime", "torch"}
