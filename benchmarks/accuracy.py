@@ -91,6 +91,8 @@ def settings_of(row: str, data: str) -> dict[str, Any]:
     scene = accuracy_data.data_set(data).recipe.rpartition("-")[0]
     shipped = f"{scene}-{name}"
     content = recipe.load(shipped) if shipped in recipe.shipped() else {}
+    for key in chosen.pop("without", []):
+        content.pop(key, None)
     for key, value in chosen.items():
         inner = isinstance(value, dict)
         content[key] = content.get(key, {}) | value if inner else value
