@@ -3,7 +3,8 @@
     python benchmarks/accuracy.py --methods mf2cnet svm forest \
         --data salinas_a enmap_potsdam --seeds 5
 
-Trains every method on every data set with every seed, each in a process of its own. A
+Trains every method on every data set with every seed, each in a process of its own.
+Scenes are those in $HSI_DATA; variants are named in accuracy_variants.toml. A
 finished cell is one line of ``cells.jsonl`` under a key of all that decides its result:
 recipe, options, split, data, seed and the method's own code (edits of the training loop
 do not count: after one that matters, start with an empty --output). Repeating the
@@ -217,10 +218,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--methods", nargs="+", required=True, metavar="ROW")
+    rows, data_sets = [*baselines.BASELINES, *names()], list(accuracy_data.DATA_SETS)
     parser.add_argument(
-        "--data", nargs="+", required=True, metavar="NAME[:SEEDS]",
-        help=", ".join(accuracy_data.DATA_SETS),
+        "--methods", nargs="+", default=rows, metavar="ROW",
+        help=f"{', '.join(rows)} [default: all these]; {', '.join(variants())}",
+    )  # fmt: skip
+    parser.add_argument(
+        "--data", nargs="+", default=data_sets, metavar="NAME[:SEEDS]",
+        help=f"{', '.join(data_sets)} [default: all these]",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "accuracy")
