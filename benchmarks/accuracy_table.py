@@ -7,7 +7,7 @@ from typing import Any
 
 import common
 
-FIGURES = ("overall_accuracy", "average_accuracy", "kappa", "seconds")
+FIGURES = ("overall_accuracy", "average_accuracy", "kappa", "seconds", "cpu_seconds")
 
 Result = dict[str, Any]
 
@@ -16,14 +16,17 @@ def summary(cells: list[Result]) -> Result:
     """Summarise the cells of one row on one data set.
 
     Returns:
-        Seeds, failures by seed and, of the cells that are done, mean and population
-        standard deviation of each figure, shares in [0, 1], seconds.
+        Seeds, failures by seed, classes without test pixels and, of the cells that are
+        done, mean and population standard deviation of each figure: shares in [0, 1],
+        seconds of a run by the clock and of the processor.
     """
     done = [c for c in cells if "error" not in c]
     out: Result = {
         "seeds": [c["seed"] for c in done],
         "failed": {str(c["seed"]): c["error"] for c in cells if "error" in c},
     }
+    if done:
+        out["untested"] = [k for k, v in done[0]["recalls"].items() if v is None]
     for figure in FIGURES if done else ():
         values = [c[figure] for c in done]
         out[figure] = {"mean": fmean(values), "std": pstdev(values), "each": values}
@@ -46,14 +49,19 @@ def markdown(content: dict[str, dict[str, Result]], command: str) -> str:
     """Write one table for each data set, accuracy in per cent."""
     lines = [
         "Mean ± population standard deviation over seeds, test pixels only, per cent.",
-        "All rows of a data set read the same split rasters.",
+        "All rows of a data set read the same split rasters. Seconds: of a run by the",
+        "clock and, in brackets, of the processor.",
         "",
         f"    {command}",
     ]
     for data, rows in content.items():
+        lines += ["", f"## {data}", ""]
+        untested = {k for found in rows.values() for k in found.get("untested", [])}
+        if untested:
+            names = ", ".join(sorted(untested))
+            lines += [f"No test pixel of {names}: not in the averages.", ""]
         lines += [
-            *("", f"## {data}", ""),
-            "| method | overall | average | kappa x 100 | seconds per run | seeds |",
+            "| method | overall | average | kappa x 100 | seconds (CPU) | seeds |",
             "|---|---|---|---|---|---|",
         ]
         for row, found in rows.items():
@@ -67,7 +75,8 @@ def markdown(content: dict[str, dict[str, Result]], command: str) -> str:
                 f"{100 * found[k]['mean']:.2f} ± {100 * found[k]['std']:.2f}"
                 for k in FIGURES[:3]
             ]
-            seconds = f"{found['seconds']['mean']:.0f}"
+            wall, cpu = (found[k]["mean"] for k in FIGURES[3:])
+            seconds = f"{wall:.0f} ({cpu:.0f})"
             lines.append(f"| {row} | {' | '.join(shares)} | {seconds} | {seeds} |")
     return "\n".join(lines) + "\n"
 

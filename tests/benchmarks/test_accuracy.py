@@ -66,6 +66,7 @@ def result_of(accuracy: float) -> Result:
         "average_accuracy": accuracy,
         "kappa": accuracy,
         "seconds": 2.0,
+        "cpu_seconds": 1.0,
         "counts": {"train": 3, "test": 4},
         "per_class": [{"name": "grass", "recall": accuracy}],
     }
@@ -262,6 +263,7 @@ def test_the_whole_command(
     call(monkeypatch, tmp_path, *arguments)
     table = json.loads((tmp_path / "out/accuracy.json").read_text())["data"]["alone"]
     assert table["forest"]["overall_accuracy"]["mean"] > 0.5
+    assert 0.1 < table["forest"]["cpu_seconds"]["mean"] < 60
     # One pixel of each class cannot be cross-validated.
     assert "two training pixels" in table["svm"]["failed"]["0"]
     assert "| svm | failed | - | - | - | 0; failed: 0 |" in capfd.readouterr().out

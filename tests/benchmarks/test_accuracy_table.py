@@ -12,6 +12,8 @@ def cell(row: str, seed: int, share: float, data: str = "one") -> Result:
         "average_accuracy": share / 2,
         "kappa": share / 4,
         "seconds": 10.0 * seed,
+        "cpu_seconds": 4.0,
+        "recalls": {"soil": share, "water": share if data == "one" else None},
     }
 
 
@@ -36,6 +38,7 @@ def test_mean_and_population_deviation() -> None:
     assert found["average_accuracy"]["mean"] == pytest.approx(0.35)
     assert found["kappa"]["mean"] == pytest.approx(0.175)
     assert found["seconds"]["mean"] == pytest.approx(10)
+    assert found["cpu_seconds"]["mean"] == 4
 
 
 def test_failures_are_kept_apart_from_the_figures() -> None:
@@ -46,15 +49,23 @@ def test_failures_are_kept_apart_from_the_figures() -> None:
     assert found["two"]["forest"] == {"seeds": [], "failed": {"0": "no such file"}}
 
 
+def test_a_class_without_test_pixels_is_told() -> None:
+    table = accuracy_table.table([*CELLS, cell("svm", 0, 0.9, data="three")])
+    text = accuracy_table.markdown(table, "")
+    told = "## three\n\nNo test pixel of water: not in the averages.\n\n|"
+    assert told in text
+    assert text.count("No test pixel") == 1
+
+
 def test_markdown() -> None:
     table = accuracy_table.table(CELLS)
     text = accuracy_table.markdown(table, "python benchmarks/accuracy.py --seeds 3")
     lines = text.splitlines()
     assert "    python benchmarks/accuracy.py --seeds 3" in lines
     assert [line for line in lines if line.startswith("## ")] == ["## one", "## two"]
-    svm = "| svm | 70.00 ± 21.60 | 35.00 ± 10.80 | 17.50 ± 5.40 | 10 | 3 |"
+    svm = "| svm | 70.00 ± 21.60 | 35.00 ± 10.80 | 17.50 ± 5.40 | 10 (4) | 3 |"
     partly = (
-        "| forest | 50.00 ± 0.00 | 25.00 ± 0.00 | 12.50 ± 0.00 | 0 | 1; failed: 1 |"
+        "| forest | 50.00 ± 0.00 | 25.00 ± 0.00 | 12.50 ± 0.00 | 0 (4) | 1; failed: 1 |"
     )
     assert [line for line in lines if line.startswith(("| svm", "| forest"))] == [
         svm,
