@@ -6,7 +6,7 @@ BIN = .venv/bin
 PIP = $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
 DEMO = build/demo
 
-.PHONY: demo test lint soak bench clean
+.PHONY: demo test lint soak bench accuracy clean
 
 # torch comes first and pinned: a range would take the newest build, which on Linux
 # brings several gigabytes of CUDA.
@@ -62,6 +62,11 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/start_up.py
+
+# Every method and baseline on the real scenes in HSI_DATA: hours, and goes on where it
+# was stopped.
+accuracy: .venv/dev
+	$(BIN)/python benchmarks/accuracy.py
 
 clean:
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -121,6 +121,7 @@ def load(
     label_field: str | None = None,
     class_file: str | None = None,
     exclude: Sequence[str | int] = (),
+    test_label_paths: Sequence[str] = (),
 ) -> LabelledData:
     """Read the labelled part of every scene.
 
@@ -131,6 +132,8 @@ def load(
         label_field: Attribute of the vector file that holds the class.
         class_file: JSON file with class names and colours.
         exclude: Names or codes of classes to treat as unlabelled.
+        test_label_paths: Label rasters of the pixels that ``label_paths`` leaves to
+            testing, one for each scene.
 
     Raises:
         SceneError: Scenes or labels cannot be used together.
@@ -140,6 +143,10 @@ def load(
     unlabelled: list[str] = []
     table = ClassTable.from_json(class_file) if class_file else ClassTable()
     source = label_files.open_labels(label_paths, len(scene_paths), label_field)
+    if test_label_paths:
+        source = label_files.TrainAndTest(
+            source, label_files.open_labels(test_label_paths, len(scene_paths))
+        )
     parts: list[_Part] = []
     bands: NDArray[np.intp] | None = None
     first: SceneInfo | None = None

@@ -85,6 +85,29 @@ class RasterLabels:
         return []
 
 
+class TrainAndTest:
+    """Labels published as two maps: one of training, one of test pixels."""
+
+    def __init__(self, train: Labels, test: Labels) -> None:
+        self._train, self._test = train, test
+
+    def codes(self, number: int, info: SceneInfo) -> Codes:
+        train, test = (s.codes(number, info) for s in (self._train, self._test))
+        both = int(((train != 0) & (test != 0)).sum())
+        if both:
+            raise SceneError(
+                f"{both} pixels of {info.path.name} are in the map of training labels "
+                "and in that of test labels; expected maps that share no pixel."
+            )
+        return train + test
+
+    def class_table(self) -> ClassTable:
+        return self._test.class_table().updated(self._train.class_table())
+
+    def warnings(self) -> list[str]:
+        return self._train.warnings() + self._test.warnings()
+
+
 def read_codes(path: str, info: SceneInfo) -> tuple[Codes, ClassTable]:
     """Read a raster of whole numbers that lies on a scene's grid.
 

@@ -50,12 +50,16 @@ class Split(_Table, frozen=True):
 
     Attributes:
         mode: How labelled pixels are divided.
-        files: For mode ``file``: rasters with 1 train, 2 validation, 3 test.
+        files: For mode ``file``: rasters with 1 train, 2 validation, 3 test. For mode
+            ``test-labels``: one label map of test pixels for each scene; the labels of
+            ``[data]`` are then those of the training pixels.
         samples_per_class: For mode ``per-class``.
         train_fraction: For mode ``fraction``.
     """
 
-    mode: Literal["disjoint", "file", "per-class", "fraction"] = "disjoint"
+    mode: Literal["disjoint", "file", "test-labels", "per-class", "fraction"] = (
+        "disjoint"
+    )
     files: tuple[str, ...] = ()
     samples_per_class: Count | None = None
     train_fraction: Share | None = None
@@ -63,14 +67,15 @@ class Split(_Table, frozen=True):
     def __post_init__(self) -> None:
         """Refuse settings that belong to another mode."""
         needs = {
-            "file": bool(self.files),
-            "per-class": self.samples_per_class is not None,
-            "fraction": self.train_fraction is not None,
+            ("file", "test-labels"): bool(self.files),
+            ("per-class",): self.samples_per_class is not None,
+            ("fraction",): self.train_fraction is not None,
         }
-        for mode, given in needs.items():
-            if given != (mode == self.mode):
+        for modes, given in needs.items():
+            if given != (self.mode in modes):
                 raise ValueError(
-                    f"mode is {self.mode!r}, but the setting of mode {mode!r} is "
+                    f"mode is {self.mode!r}, but the setting of mode "
+                    f"{' or '.join(map(repr, modes))} is "
                     + ("given" if given else "missing")
                 )
 

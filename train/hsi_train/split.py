@@ -4,7 +4,7 @@ Random modes choose pixel by pixel, so that windows of training and test pixels
 overlap; `spatial` keeps them at least one receptive field apart.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from hsi_runtime.errors import SceneError
-from hsi_train.labelled_scene import UNLABELLED, LabelledData
+from hsi_train.labelled_scene import UNLABELLED, LabelledData, LabelledScene
 from hsi_train.labels import read_codes
 
 
@@ -40,32 +40,68 @@ def from_files(data: LabelledData, paths: Sequence[str]) -> list[Roles]:
         SceneError: A raster does not fit, holds other values, or leaves a class
             without training pixels.
     """
-    if len(paths) != len(data.scenes):
-        raise SceneError(
-            f"{len(paths)} split raster(s) for {len(data.scenes)} labelled scene(s); "
-            "give one for each."
-        )
     splits = []
-    for path, scene in zip(paths, data.scenes, strict=True):
-        values, _ = read_codes(path, scene.info)
+    for path, scene, values in _on_scenes(data, paths):
         if values.max() > Role.BUFFER:
             raise SceneError(
                 f"{path} holds {values.max()}; a split has 0 unused, 1 train, "
                 "2 validation, 3 test, 4 buffer."
             )
+        splits.append(np.where(scene.classes == UNLABELLED, 0, values).astype(np.uint8))
+    _check_intent(data, splits, paths, "give each class training pixels (1)")
+    return splits
+
+
+def from_test_labels(data: LabelledData, paths: Sequence[str]) -> list[Roles]:
+    """Test where a second label map has a label, train on all other labels.
+
+    Args:
+        data: Labelled by both maps; see `labelled_scene.load`.
+        paths: Label maps of the test pixels, one for each scene.
+
+    Raises:
+        SceneError: A map does not fit, or leaves a class without training pixels.
+    """
+    splits = []
+    for _, scene, codes in _on_scenes(data, paths):
+        roles = np.where(codes != 0, Role.TEST, Role.TRAIN)
+        roles[scene.classes == UNLABELLED] = Role.NONE
+        splits.append(roles.astype(np.uint8))
+    _check_intent(data, splits, paths, "label training pixels of each class")
+    return splits
+
+
+def _on_scenes(
+    data: LabelledData, paths: Sequence[str]
+) -> Iterator[tuple[str, LabelledScene, NDArray[np.int64]]]:
+    """Read one raster for each scene, cut to the scene's labelled part."""
+    if len(paths) != len(data.scenes):
+        raise SceneError(
+            f"{len(paths)} split raster(s) for {len(data.scenes)} labelled scene(s); "
+            "give one for each."
+        )
+    for path, scene in zip(paths, data.scenes, strict=True):
+        values, _ = read_codes(path, scene.info)
         rows, cols = scene.classes.shape
         part = values[scene.row : scene.row + rows, scene.col : scene.col + cols]
-        splits.append(np.where(scene.classes == UNLABELLED, 0, part).astype(np.uint8))
+        yield path, scene, part
+
+
+def _check_intent(
+    data: LabelledData, splits: list[Roles], paths: Sequence[str], remedy: str
+) -> None:
+    """Refuse a split that cannot be used.
+
+    A file states its author's intent: a class that it does not test is reported (see
+    `warnings`), a class that cannot be learned is refused.
+    """
     counts = count(data, splits)
     if not counts[:, Role.TEST].any():
         raise SceneError(
-            f"{', '.join(paths)}: no labelled pixel is test (3), so accuracy cannot be "
-            "measured."
+            f"{', '.join(paths)}: no labelled pixel is test, so accuracy cannot "
+            "be measured."
         )
-    # A file states its author's intent: a class that it does not test is reported
-    # (see `warnings`), a class that cannot be learned is refused.
-    _require(data, counts, (Role.TRAIN,), "give each class training pixels (1)")
-    return splits
+    _require(data, counts, (Role.TRAIN,), remedy)
 
 
 def per_class(data: LabelledData, samples: int, seed: int) -> list[Roles]:

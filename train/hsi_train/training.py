@@ -145,7 +145,8 @@ def train(
 
 def read_data(wanted: Recipe, halo: int) -> LabelledData:
     """Read scenes and labels of a recipe."""
-    source = wanted.data
+    source, settings = wanted.data, wanted.split
+    test_labels = settings.files if settings.mode == "test-labels" else ()
     return labelled_scene.load(
         [recipe.expanded(p) for p in source.scenes],
         [recipe.expanded(p) for p in source.labels],
@@ -153,6 +154,7 @@ def read_data(wanted: Recipe, halo: int) -> LabelledData:
         source.label_field,
         recipe.expanded(source.classes) if source.classes else None,
         source.exclude,
+        [recipe.expanded(p) for p in test_labels],
     )
 
 
@@ -161,6 +163,9 @@ def divide(wanted: Recipe, data: LabelledData, receptive_field: int) -> list[Rol
     settings = wanted.split
     if settings.mode == "file":
         return split.from_files(data, [recipe.expanded(p) for p in settings.files])
+    if settings.mode == "test-labels":
+        files = [recipe.expanded(p) for p in settings.files]
+        return split.from_test_labels(data, files)
     if settings.samples_per_class is not None:
         return split.per_class(data, settings.samples_per_class, wanted.seed)
     if settings.train_fraction is not None:

@@ -1,0 +1,161 @@
+from dataclasses import replace
+from pathlib import Path
+
+import accuracy_data
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist
+
+from hsi_runtime.errors import RecipeError, SceneError
+from hsi_runtime.scene import SceneInfo
+from hsi_train import method as methods
+from hsi_train import recipe, split
+from hsi_train.classes import ClassInfo
+from hsi_train.labelled_scene import LabelledData, LabelledScene
+from hsi_train.methods import names
+from hsi_train.split import Role
+from hsi_train.training import read_data
+
+
+def striped(side: int = 90, row: int = 0, col: int = 0) -> LabelledData:
+    """Three classes as stripes that the diagonals cut, some pixels unlabelled."""
+    rows, cols = np.indices((side, side))
+    classes = ((rows + row + cols + col) // 8 % 3).astype(np.int16)
+    classes[np.random.default_rng(0).random(classes.shape) < 0.2] = -1
+    info = SceneInfo(
+        path=Path("memory.tif"),
+        driver="memory",
+        bands=1,
+        rows=row + side,
+        cols=col + side,
+        dtype=np.dtype("float32"),
+        nodata=np.full(1, np.nan),
+        good=np.ones(1, dtype=bool),
+        block=(side, side),
+    )
+    cube = np.zeros((1, side, side), dtype=np.float32)
+    valid = np.ones((side, side), dtype=bool)
+    scene = LabelledScene(info, row, col, cube, valid, classes)
+    kinds = [ClassInfo(k + 1, f"class {k + 1}", "#808080") for k in range(3)]
+    return LabelledData([scene], kinds, np.arange(1), [])
+
+
+def nearest(data: LabelledData, seed: int = 0) -> tuple[np.ndarray, float]:
+    """Return roles and the smallest distance of training and test pixels."""
+    (roles,) = accuracy_data.across_the_stripes(data, seed)
+    train, test = (np.argwhere(roles == r) for r in (Role.TRAIN, Role.TEST))
+    return roles, float(cdist(train, test, "chebyshev").min())
+
+
+def test_no_window_of_any_method_reaches_across() -> None:
+    every = [methods.method_class(name).receptive_field for name in names()]
+    assert max(every) <= accuracy_data.RECEPTIVE_FIELD
+    # Windows at this distance share no pixel: not even their edges meet.
+    for seed in range(20):
+        assert nearest(striped(), seed)[1] >= accuracy_data.RECEPTIVE_FIELD
+
+
+def test_a_narrower_gap_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy_data, "TEST_FROM", accuracy_data.TEST_FROM - 1)
+    found = [nearest(striped(), seed)[1] for seed in range(20)]
+    assert min(found) < accuracy_data.RECEPTIVE_FIELD
+
+
+def test_ten_of_each_class_train_and_the_far_side_tests() -> None:
+    data = striped()
+    roles, _ = nearest(data)
+    counts = split.count(data, [roles])
+    assert counts[:, Role.TRAIN].tolist() == [10] * 3
+    assert (counts[:, Role.TEST] > 100).all()
+    assert (counts[:, Role.BUFFER] > 100).all()
+    labelled = data.scenes[0].classes >= 0
+    np.testing.assert_array_equal(roles == Role.NONE, ~labelled)
+    rows, cols = np.indices(roles.shape)
+    far = cols - rows >= accuracy_data.TEST_FROM
+    np.testing.assert_array_equal(roles == Role.TEST, far & labelled)
+
+
+def test_seeds_draw_other_training_pixels_for_the_same_test() -> None:
+    one, two = (nearest(striped(), seed)[0] for seed in (0, 1))
+    np.testing.assert_array_equal(one == Role.TEST, two == Role.TEST)
+    assert not np.array_equal(one == Role.TRAIN, two == Role.TRAIN)
+    np.testing.assert_array_equal(one, nearest(striped(), 0)[0])
+
+
+def test_the_diagonal_is_that_of_the_whole_scene() -> None:
+    whole, part = striped(90), striped(70, row=20, col=20)
+    rows, cols = np.indices((70, 70))
+    roles, _ = nearest(part)
+    np.testing.assert_array_equal(
+        roles == Role.TEST,
+        (cols - rows >= accuracy_data.TEST_FROM) & (part.scenes[0].classes >= 0),
+    )
+    shifted = striped(70, row=0, col=20)
+    (moved,) = accuracy_data.across_the_stripes(shifted, 0)
+    assert (moved == Role.TEST).sum() > (roles == Role.TEST).sum()
+    assert whole.scenes[0].row == 0
+
+
+def test_a_class_on_one_side_only_is_refused() -> None:
+    data = striped()
+    (scene,) = data.scenes
+    rows, cols = np.indices(scene.classes.shape)
+    classes = scene.classes.copy()
+    classes[(classes == 2) & (cols > rows)] = -1
+    with pytest.raises(SceneError, match=r"No test pixel of 1 class"):
+        accuracy_data.across_the_stripes(
+            replace(data, scenes=[replace(scene, classes=classes)]), 0
+        )
+    classes = scene.classes.copy()
+    classes[(classes == 2) & (cols < rows)] = -1
+    with pytest.raises(SceneError, match=r"class 3 has 0"):
+        accuracy_data.across_the_stripes(
+            replace(data, scenes=[replace(scene, classes=classes)]), 0
+        )
+
+
+def test_a_method_that_sees_further_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    accuracy_data.check_receptive_field("mf2cnet")
+    monkeypatch.setattr(accuracy_data, "RECEPTIVE_FIELD", 11)
+    with pytest.raises(RecipeError, match=r"mf2cnet sees 13 pixels.* made for 11"):
+        accuracy_data.check_receptive_field("mf2cnet")
+
+
+@pytest.fixture
+def real_data(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HSI_DATA", str(data_dir))
+
+
+@pytest.mark.usefixtures("real_data")
+def test_salinas_a_keeps_every_class_on_both_sides() -> None:
+    data = read_data(recipe.parse(recipe.load("salinas_a-mf2cnet")), 9)
+    roles, distance = nearest(data)
+    assert distance >= 19
+    counts = split.count(data, [roles])
+    assert counts[:, Role.TRAIN].tolist() == [10] * 6
+    assert counts[:, Role.TEST].tolist() == [21, 156, 248, 672, 221, 184]
+
+
+@pytest.mark.usefixtures("real_data")
+def test_every_data_set_divides(tmp_path: Path) -> None:
+    for name in accuracy_data.DATA_SETS:
+        found = accuracy_data.divisions(name, range(2), tmp_path)
+        files = [Path(p) for s in (0, 1) for p in found[s].split["files"]]
+        assert all(p.is_file() for p in files)
+        given = name == "enmap_potsdam"  # one split for all seeds
+        assert (found[0].digest == found[1].digest) is given
+        again = accuracy_data.divisions(name, range(1), tmp_path / "again")
+        assert again[0].digest == found[0].digest
+        for division in found.values():
+            content = {"method": "mf2cnet", "data": division.data}
+            parsed = recipe.parse(content | {"split": division.split})
+            data = read_data(parsed, 6)
+            splits = split.from_files(data, division.split["files"])
+            counts = split.count(data, splits)
+            assert counts[:, Role.TRAIN].all()
+            untested = int((counts[:, Role.TEST] == 0).sum())
+            assert untested == (1 if given else 0)  # no water in EnMAP's test tiles
+            if name == "neon_mlbs":
+                assert split.seen_in_training(data, splits, 9)[0] == 0
