@@ -25,6 +25,7 @@ METADATA_KEY = "hsi"
 SCHEMA_VERSION = 1
 INPUT_NAME = "cube"
 PROBABILITIES = "probabilities"
+ABUNDANCES = "abundances"
 MAX_BYTES = 2 * 1024**3  # the format's own limit for one file
 UNSIGNED = "0" * 64  # stands for the checksum while the checksum is computed
 
