@@ -363,6 +363,20 @@ class NonlinearTerm(nn.Module):
         return term
 
 
+class Unmixing(NamedTuple):
+    """One pass of the autoencoder in training.
+
+    Attributes:
+        loss: Spectral angle and regularisation, no axes.
+        abundances: Of every pixel, shape ``(batch, endmember, row, col)``.
+        endmembers: As varied in this pass, shape ``(band, endmember)``.
+    """
+
+    loss: Tensor
+    abundances: Tensor
+    endmembers: Tensor
+
+
 class Method(BaseMethod):
     """S2VNet; endmember weights, variability and decoder exist for training only."""
 
@@ -413,24 +427,32 @@ class Method(BaseMethod):
                 self.network.cosine.norms.copy_(constants.norms)
 
     def _objective(self, batch: Batch) -> Tensor:
-        options, network = self.options, self.network
+        unmixed = self.unmix(batch.cube)
+        constants = fold(unmixed.endmembers)
+        scores = self.network.scores(batch.cube, unmixed.abundances, constants)
+        own = crop_to(unmixed.abundances, *scores.shape[-2:])
+        anchored = self.options.anchor_weight * anchor(own, batch.classes)
+        return self.cross_entropy(scores, batch.classes) + unmixed.loss + anchored
+
+    def unmix(self, cube: Tensor) -> Unmixing:
+        """Unmix and reconstruct a cube, with varied endmembers; labels have no say.
+
+        Args:
+            cube: Stored units, shape ``(batch, band, row, col)``.
+        """
         endmembers, variation = self._vary(sample=True)
-        abundances = network.abundances(batch.cube)
-        scores = network.scores(batch.cube, abundances, fold(endmembers))
+        abundances = self.network.abundances(cube)
         mixture = F.conv2d(abundances, endmembers[..., None, None])
         if self.nonlinear is not None:
             mixture = mixture + self.nonlinear(mixture)
-        own = crop_to(abundances, *scores.shape[-2:])
-        total = self.cross_entropy(scores, batch.classes)
-        total = total + spectral_angle(batch.cube / network.scale, mixture)
-        total = total + options.tv_weight * roughness(abundances)
-        total = total + options.anchor_weight * anchor(own, batch.classes)
+        loss = spectral_angle(cube / self.network.scale, mixture)
+        loss = loss + self.options.tv_weight * roughness(abundances)
         if variation is not None:
-            total = total + options.kl_weight * divergence(variation)
+            loss = loss + self.options.kl_weight * divergence(variation)
             # Bands that follow each other here may have dropped ones between them.
             steps = variation.shift.diff(dim=0).abs()
-            total = total + options.tv_weight * steps.sum() / max(steps.numel(), 1)
-        return total
+            loss = loss + self.options.tv_weight * steps.sum() / max(steps.numel(), 1)
+        return Unmixing(loss, abundances, endmembers)
 
     def inference_graph(self) -> nn.Module:
         return InferenceGraph(self.network)
