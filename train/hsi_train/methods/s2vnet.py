@@ -2,11 +2,12 @@
 
 After the abstract and the published behaviour of Han, Yang, Gao, Zeng, Zhang,
 Chanussot, "Subpixel Spectral Variability Network for Hyperspectral Image
-Classification", IEEE TGRS 63, 2025, doi 10.1109/TGRS.2025.3535749. A pointwise autoencoder splits each pixel into
-abundances of K endmembers, one for each class; a small variational network varies the
-endmembers during training. Abundances around the pixel, spatial features (convolutions
-and retention: attention whose reach decays with distance) and the cosine between the
-local mean spectrum and each endmember are fused into the class scores.
+Classification", IEEE TGRS 63, 2025, doi 10.1109/TGRS.2025.3535749. A pointwise
+autoencoder splits each pixel into abundances of K endmembers, one for each class; a
+small variational network varies the endmembers during training. Abundances around the
+pixel, spatial features (convolutions and retention: attention whose reach decays with
+distance) and the cosine between the local mean spectrum and each endmember are fused
+into the class scores.
 
 Differs from the paper:
 
@@ -398,7 +399,7 @@ class Method(BaseMethod):
             self.network = Network(problem, self._vary(False)[0], options.cosine)
 
     def _vary(self, sample: bool) -> tuple[Tensor, Variation | None]:
-        """Compute endmembers ``(band, endmember)`` of unit peak, and their variation."""
+        """Vary the endmembers ``(band, endmember)`` and scale them to unit peak."""
         spectra = F.softplus(self.theta)
         variation = None
         if self.variability is not None:
