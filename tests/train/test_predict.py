@@ -97,7 +97,7 @@ def test_output_maps_equal_the_graph_on_the_whole_scene(
     method = methods.build("s2vnet", problem, {}).eval()
     scene, halo = data.scenes[0], method.halo
     padding = ((0, 0), (halo, halo), (halo, halo))
-    padded = np.pad(scene.cube, padding, mode="reflect")  # type: ignore[call-overload]
+    padded = np.pad(scene.cube, padding, mode="reflect")
     with torch.inference_mode():
         expected = method.inference_graph()(torch.from_numpy(padded)[None])
     for name, values in zip(method.outputs, expected, strict=True):

@@ -83,10 +83,12 @@ def test_abundance_maps_show_shares_in_class_colours(make_data: MakeData) -> Non
     figure = report_unmixing.draw_abundances(shares, data.scenes[0], data)
     assert [a.get_title() for a in figure.axes] == [c.name for c in data.classes]
     image = figure.axes[1].get_images()[0]
-    drawn = image.to_rgba(image.get_array())[..., :3]
+    values = image.get_array()
+    assert values is not None
+    drawn = image.to_rgba(values)[..., :3]
     assert drawn[2, 7] == pytest.approx(to_rgb(data.classes[1].color), abs=0.01)
     assert drawn[0, 0] == pytest.approx(to_rgb("#f4f4f4"), abs=0.01)
-    assert np.ma.getmaskarray(image.get_array())[3, 5]  # nodata
+    assert np.ma.getmaskarray(values)[3, 5]  # nodata
 
 
 def test_many_classes_take_several_lines(make_data: MakeData) -> None:
@@ -127,7 +129,9 @@ def test_figures_draw_the_methods_own_answers(
     expected = predict.output_maps(
         method, "abundances", scene, scene.valid, statistics.mean, CPU
     )
-    image = np.ma.filled(maps.axes[2].get_images()[0].get_array(), np.nan)
+    drawn = maps.axes[2].get_images()[0].get_array()
+    assert drawn is not None
+    image = np.ma.filled(drawn, np.nan)
     np.testing.assert_array_equal(image[scene.valid], expected[2][scene.valid])
     for number, figure in enumerate((spectra, maps)):
         figure.savefig(tmp_path / f"{number}.png")

@@ -24,7 +24,11 @@ from hsi_train.methods.s2vnet import (
 BANDS, CLASSES, SIDE = 9, 4, 11
 
 
-def build(bands: int = BANDS, classes: int = CLASSES, **options: object) -> Method:
+def build(
+    options: dict[str, object] | None = None,
+    bands: int = BANDS,
+    classes: int = CLASSES,
+) -> Method:
     generator = torch.Generator().manual_seed(bands)
     means = 1000 * torch.rand(classes, bands, generator=generator) + 100
     problem = Problem(
@@ -35,7 +39,7 @@ def build(bands: int = BANDS, classes: int = CLASSES, **options: object) -> Meth
         top=means.max(),
     )
     torch.manual_seed(1)
-    method = methods.build("s2vnet", problem, dict(options))
+    method = methods.build("s2vnet", problem, options or {})
     assert isinstance(method, Method)
     return method
 
@@ -59,11 +63,11 @@ def step(method: Method, optimizer: torch.optim.Optimizer, batch: Batch) -> None
         optimizer.step()
 
 
-def trained(steps: int = 5, **options: object) -> Method:
+def trained(options: dict[str, object] | None = None) -> Method:
     """Weights and statistics that are no longer the initial ones."""
-    method = build(**options).train()
+    method = build(options).train()
     optimizer = torch.optim.AdamW(method.parameters(), lr=1e-2)
-    for number in range(steps):
+    for number in range(5):
         step(method, optimizer, batch_of(method, seed=number))
     return method.eval()
 
@@ -80,12 +84,17 @@ def varied() -> Method:
 
 @pytest.mark.parametrize(("nonlinear", "count"), [(False, 73_248), (True, 156_888)])
 def test_parameter_count(nonlinear: bool, count: int) -> None:
-    assert parameter_count(build(204, 6, nonlinear_decoder=nonlinear)) == count
+    assert (
+        parameter_count(build({"nonlinear_decoder": nonlinear}, bands=204, classes=6))
+        == count
+    )
 
 
 def test_exported_part_is_the_same_whatever_the_decoder() -> None:
     counts = {
-        parameter_count(build(204, 6, nonlinear_decoder=n, variability=v).network)
+        parameter_count(
+            build({"nonlinear_decoder": n, "variability": v}, 204, 6).network
+        )
         for n in (False, True)
         for v in (False, True)
     }
@@ -106,7 +115,7 @@ def test_network_holds_nothing_of_training() -> None:
 
 @pytest.mark.parametrize("variability", [False, True])
 def test_endmembers_have_a_peak_of_one(variability: bool) -> None:
-    method = varied() if variability else trained(variability=False)
+    method = varied() if variability else trained({"variability": False})
     found = method.endmembers()
     assert found.shape == (CLASSES, BANDS)
     assert torch.equal(found.amax(dim=1), torch.ones(CLASSES))
@@ -200,7 +209,7 @@ def test_evaluation_changes_nothing() -> None:
 
 def test_fresh_method_answers_alike_after_loading() -> None:
     method = trained()
-    other = build(classes=CLASSES).eval()
+    other = build().eval()
     cube = batch_of(method).cube
     with torch.inference_mode():
         assert not torch.equal(other.network(cube), method.network(cube))
@@ -250,7 +259,7 @@ def test_abundances_are_those_of_their_own_pixel() -> None:
 
 
 def test_rows_and_columns_keep_their_order() -> None:
-    """A bright pixel moves the classes of a plus-shaped reach, not of its mirror."""
+    """A bright pixel moves what lies within the halo round it, and nothing else."""
     method = trained().double()
     cube = batch_of(method, side=20).cube[:1].double()[..., :17]  # 20 rows, 17 columns
     with torch.inference_mode():
@@ -365,7 +374,7 @@ def test_regularisation_against_its_formulas() -> None:
 )
 def test_a_part_can_be_left_out(options: dict[str, object], gone: str) -> None:
     assert any(n.startswith(gone) for n, _ in build().named_parameters())
-    method = trained(**options)
+    method = trained(options)
     assert not any(n.startswith(gone) for n, _ in method.named_parameters())
     assert method.endmembers().shape == (CLASSES, BANDS)
     assert method.network(batch_of(method).cube).isfinite().all()
@@ -375,7 +384,7 @@ def test_a_part_can_be_left_out(options: dict[str, object], gone: str) -> None:
 def test_weights_scale_their_terms(weight: str) -> None:
     values = []
     for number in (0.0, 1.0, 3.0):
-        method = build(**{weight: number}).train()
+        method = build({weight: number}).train()
         torch.manual_seed(0)
         (loss,) = method.losses(batch_of(method))
         values.append(float(loss.detach()))
@@ -390,7 +399,7 @@ def test_weights_scale_their_terms(weight: str) -> None:
 )
 def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="options"):
-        build(**options)
+        build(options)
 
 
 def test_values_without_a_positive_one_are_learnt_all_the_same() -> None:
