@@ -105,8 +105,8 @@ def least_squares(endmembers: Floats, cube: NDArray[np.float32]) -> Floats:
     peaks = endmembers / endmembers.max(axis=0)
     spectra = cube.reshape(len(cube), -1).T.astype(np.float64)
     found = np.array([nnls(peaks, spectrum)[0] for spectrum in spectra])
-    shares = found / found.sum(axis=1, keepdims=True)
-    return shares.T.reshape(-1, *cube.shape[1:])
+    shares: Floats = (found / found.sum(axis=1, keepdims=True)).T
+    return shares.reshape(-1, *cube.shape[1:])
 
 
 def autoencoder(
