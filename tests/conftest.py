@@ -147,6 +147,7 @@ def document() -> ModelDocument:
         ),
         reject_below=0.0,
         outputs=["probabilities"],
+        endmembers=None,
         precision="fp32",
         parameters=303,
         working_bytes=100.0,
@@ -178,6 +179,7 @@ def write_model(document: ModelDocument) -> Callable[..., Path]:
     """Write a signed model file without torch: one convolution and a softmax.
 
     A ``metadata`` text stands in for the document; ``bias`` favours the first class.
+    A model that unmixes gives the softmax of the negative scores as abundances.
     """
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("torch")  # hsi_export.package imports it
@@ -200,17 +202,22 @@ def write_model(document: ModelDocument) -> Callable[..., Path]:
         offset[0] = bias
         shape: list[str | int] = ["batch", bands, "height", "width"]
         outputs: list[str | int] = ["batch", classes, "rows", "cols"]
+        nodes = [
+            helper.make_node("Conv", ["cube", "weights", "bias"], ["scores"]),
+            helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
+        ]
+        if document.unmixes:
+            nodes += [
+                helper.make_node("Neg", ["scores"], ["negative"]),
+                helper.make_node("Softmax", ["negative"], ["abundances"], axis=1),
+            ]
         graph = helper.make_graph(
-            [
-                helper.make_node("Conv", ["cube", "weights", "bias"], ["scores"]),
-                helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
-            ],
+            nodes,
             "test",
             [helper.make_tensor_value_info("cube", TensorProto.FLOAT, shape)],
             [
-                helper.make_tensor_value_info(
-                    "probabilities", TensorProto.FLOAT, outputs
-                )
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, outputs)
+                for name in document.outputs
             ],
             [
                 numpy_helper.from_array(weights, "weights"),

@@ -38,8 +38,8 @@ def document(trained: Checkpoint, proto: Any) -> ModelDocument:
     """Write the contract of a checkpoint, with its checksum still blank."""
     side = trained.method.receptive_field - 1 + SELF_TEST_OUTPUTS
     window = np.ascontiguousarray(trained.sample[:, :side, :side])
-    answer = reference(trained.method, window.astype(np.float32)[None])[0]
-    described = trained.description
+    answer = reference(trained.method, window.astype(np.float32)[None])
+    described, spectra = trained.description, trained.method.endmembers()
     return ModelDocument(
         schema_version=1,
         method=described.method,
@@ -48,14 +48,15 @@ def document(trained: Checkpoint, proto: Any) -> ModelDocument:
         bands=described.bands,
         values=described.values,
         reject_below=0.0,
-        outputs=[PROBABILITIES],
+        outputs=list(trained.method.outputs),
+        endmembers=None if spectra is None else Array.pack(spectra.float().numpy()),
         precision="fp32",
         parameters=parameter_count(trained.method.network),
         working_bytes=working_bytes(proto),
         provenance=described.provenance,
         self_test=SelfTest(
             cube=Array.pack(window),
-            probabilities=Array.pack(answer),
+            probabilities=Array.pack(answer[PROBABILITIES][0]),
             tolerance=SELF_TEST_TOLERANCE,
         ),
         checksum=UNSIGNED,
@@ -135,7 +136,7 @@ def stac_item(contract: ModelDocument, path: Path, size: int, sha256: str) -> An
             ],
             "mlm:output": [
                 {
-                    "name": PROBABILITIES,
+                    "name": name,
                     "tasks": ["semantic-segmentation"],
                     "result": {
                         "shape": [-1, len(classes), -1, -1],
@@ -145,6 +146,7 @@ def stac_item(contract: ModelDocument, path: Path, size: int, sha256: str) -> An
                     "classification:classes": classes,
                     "post_processing_function": None,
                 }
+                for name in contract.outputs
             ],
         },
         "assets": {

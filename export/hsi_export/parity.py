@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime.backends import Backend
 from hsi_runtime.errors import VerificationError
+from hsi_runtime.model_file import PROBABILITIES
 from hsi_train.method import BaseMethod
 
 TIE = 1e-5  # two best classes nearer than this may swap by rounding
@@ -19,7 +20,7 @@ class Parity:
     """How alike torch and the exported file answer.
 
     Attributes:
-        max_abs_difference: In probability.
+        max_abs_difference: In probability, or abundance.
         equal_class_share: Share of pixels of the same class; ties within `TIE` count.
         windows: Compared.
         pixels: Classified in them.
@@ -49,11 +50,13 @@ def windows_of(sample: NDArray[Any], receptive_field: int) -> list[NDArray[np.fl
 
 
 @torch.inference_mode()
-def reference(method: BaseMethod, cube: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Compute probabilities with torch, in fp32 on the CPU."""
+def reference(
+    method: BaseMethod, cube: NDArray[np.float32]
+) -> dict[str, NDArray[np.float32]]:
+    """Compute the outputs with torch, in fp32 on the CPU."""
     graph = method.inference_graph().eval()
-    found: NDArray[np.float32] = graph(torch.from_numpy(cube))[0].numpy()
-    return found
+    found = graph(torch.from_numpy(cube))
+    return {k: v.numpy() for k, v in zip(method.outputs, found, strict=True)}
 
 
 def check(
@@ -78,17 +81,20 @@ def check(
     worst, same, pixels = 0.0, 0, 0
     windows = windows_of(sample, method.receptive_field)
     for cube in windows:
-        expected, found = reference(method, cube), backend.predict(cube)
-        if found.shape != expected.shape:
-            raise VerificationError(
-                f"Parity failed: for {cube.shape} the file gives {found.shape}, torch "
-                f"{expected.shape}."
-            )
-        # np.maximum keeps a NaN, max() may drop it.
-        worst = float(np.maximum(worst, np.abs(found - expected).max()))
-        top = np.sort(expected, axis=1)
+        expected = reference(method, cube)
+        found = backend.predict(cube, method.outputs)
+        for name, wanted in expected.items():
+            if found[name].shape != wanted.shape:
+                raise VerificationError(
+                    f"Parity failed: for {cube.shape} the file gives {name} of shape "
+                    f"{found[name].shape}, torch {wanted.shape}."
+                )
+            # np.maximum keeps a NaN, max() may drop it.
+            worst = float(np.maximum(worst, np.abs(found[name] - wanted).max()))
+        top = np.sort(expected[PROBABILITIES], axis=1)
         tied = top[:, -1] - top[:, -2] <= TIE
-        alike = found.argmax(axis=1) == expected.argmax(axis=1)
+        classes = (x[PROBABILITIES].argmax(axis=1) for x in (expected, found))
+        alike = np.equal(*classes)
         same += int((alike | tied).sum())
         pixels += alike.size
     result = Parity(worst, same / pixels, len(windows), pixels)

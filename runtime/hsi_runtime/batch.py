@@ -152,7 +152,7 @@ def _is_finished(request: Request, model: ModelFile) -> bool:
     if request.resume and was_publishing(request.output):
         return False
     threshold = request.threshold(model.document)
-    return is_finished(request.output, model, threshold) and all(
+    return is_finished(request.output, model, request.part, threshold) and all(
         paths[name].is_file() for name in request.wanted() if name in paths
     )
 

@@ -13,12 +13,19 @@ from rasterio.errors import RasterioError
 
 from hsi_runtime.errors import OutputError
 from hsi_runtime.geotiff import open_tiff
-from hsi_runtime.model_file import ModelDocument, ModelFile
+from hsi_runtime.model_file import (
+    ABUNDANCES,
+    PROBABILITIES,
+    ModelDocument,
+    ModelFile,
+)
 from hsi_runtime.scene import SceneInfo
 
 UNCLASSIFIED = 0
 PROBABILITY_STEPS = 200  # probabilities are stored in steps of 1/200
 PROBABILITY_NODATA = 255
+ABUNDANCE_STEPS = 10_000  # the convention of reflectance products
+ABUNDANCE_NODATA = 65535
 
 
 @dataclass(frozen=True)
@@ -26,7 +33,8 @@ class Layer:
     """One output raster.
 
     Attributes:
-        name: ``classes``, ``confidence`` or ``probabilities``.
+        name: ``classes``, ``confidence``, ``probabilities`` or ``abundances``.
+        source: Output of the model that it shows.
         dtype: Of its values.
         nodata: Value of pixels without data.
         bands: Description of each band.
@@ -37,6 +45,7 @@ class Layer:
     """
 
     name: str
+    source: str
     dtype: np.dtype[Any]
     nodata: int
     bands: list[str]
@@ -60,21 +69,27 @@ def layers(document: ModelDocument, wanted: Sequence[str]) -> list[Layer]:
     colors = {UNCLASSIFIED: "#000000", nodata: "#ffffff"}
     names |= {c.code: c.name for c in document.classes}
     colors |= {c.code: c.color for c in document.classes}
-    u1, step = np.dtype(np.uint8), 1 / PROBABILITY_STEPS
-    every = {
-        "classes": Layer(
-            "classes", dtype, nodata, ["class"], None, names, colors, "MODE"
+    each = [c.name for c in document.classes]
+    u1, u2 = np.dtype(np.uint8), np.dtype(np.uint16)
+    every = [
+        Layer(
+            "classes", PROBABILITIES, dtype, nodata, ["class"], None, names, colors,
+            "MODE",
         ),
-        "confidence": Layer(
-            "confidence", u1, PROBABILITY_NODATA, ["probability of the class"], step,
+        Layer(
+            "confidence", PROBABILITIES, u1, PROBABILITY_NODATA,
+            ["probability of the class"], 1 / PROBABILITY_STEPS, None, None, "AVERAGE",
+        ),
+        Layer(
+            "probabilities", PROBABILITIES, u1, PROBABILITY_NODATA, each,
+            1 / PROBABILITY_STEPS, None, None, "AVERAGE",
+        ),
+        Layer(
+            "abundances", ABUNDANCES, u2, ABUNDANCE_NODATA, each, 1 / ABUNDANCE_STEPS,
             None, None, "AVERAGE",
         ),
-        "probabilities": Layer(
-            "probabilities", u1, PROBABILITY_NODATA, [c.name for c in document.classes],
-            step, None, None, "AVERAGE",
-        ),
-    }  # fmt: skip
-    return [every[name] for name in wanted if name in every]
+    ]  # fmt: skip
+    return [layer for layer in every if layer.name in wanted]
 
 
 @dataclass
@@ -130,33 +145,34 @@ class Canvas:
         self,
         row: int,
         col: int,
-        found: NDArray[np.float32],
+        found: dict[str, NDArray[np.float32]],
         valid: NDArray[np.bool_],
         reject_below: float,
     ) -> None:
-        """Put the probabilities of a square at its place.
+        """Put a square of the model's outputs at its place.
 
         Args:
             row: First row within the piece.
             col: First column within the piece.
-            found: Shape ``(class, row, col)``.
+            found: Each output by name, shape ``(class, row, col)``.
             valid: Pixels with data, shape ``(row, col)``.
             reject_below: Pixels whose best probability is lower stay unclassified.
         """
-        finite = np.isfinite(found).all(axis=0)
+        finite = np.all([np.isfinite(v).all(axis=0) for v in found.values()], axis=0)
         self._broken += int((valid & ~finite).sum())
         valid = valid & finite
-        best = found.max(axis=0)
+        shares = found[PROBABILITIES]
+        best = shares.max(axis=0)
         place = np.s_[:, row : row + valid.shape[0], col : col + valid.shape[1]]
         for name, layer in self._layers.items():
             target = self.values[name][place]
-            if name == "classes":
-                codes = self._codes.astype(layer.dtype)[found.argmax(axis=0)]
+            if layer.scale is None:
+                codes = self._codes.astype(layer.dtype)[shares.argmax(axis=0)]
                 codes[best < reject_below] = UNCLASSIFIED
                 target[0][valid] = codes[valid]
             else:
-                source = best[None] if name == "confidence" else found
-                steps = np.rint(source[:, valid] * PROBABILITY_STEPS)
+                source = best[None] if name == "confidence" else found[layer.source]
+                steps = np.rint(source[:, valid] / layer.scale)
                 target[:, valid] = steps.astype(layer.dtype)
 
     def counts(self) -> Counts:
@@ -186,6 +202,7 @@ def paths_of(output: Path) -> dict[str, Path]:
         "classes": output,
         "confidence": output.with_name(f"{stem}_confidence.tif"),
         "probabilities": output.with_name(f"{stem}_probabilities.tif"),
+        "abundances": output.with_name(f"{stem}_abundances.tif"),
         "preview": output.with_name(f"{stem}_preview.png"),
         "qml": output.with_suffix(".qml"),
         "stac": output.with_suffix(".stac.json"),
@@ -225,7 +242,12 @@ def check_outputs(
 
 
 def provenance(
-    model: ModelFile, info: SceneInfo, device: str, bands: str, reject_below: float
+    model: ModelFile,
+    info: SceneInfo,
+    device: str,
+    bands: str,
+    part: str,
+    reject_below: float,
 ) -> dict[str, str]:
     """Collect the tags that say where a map comes from; no clock, so bytes repeat."""
     version = importlib.metadata.version("hsi-edge")
@@ -237,12 +259,13 @@ def provenance(
         "HSI_PRECISION": model.document.precision,
         "HSI_DEVICE": device,
         "HSI_BANDS": bands,
+        "HSI_PART": part,
         "HSI_REJECT": repr(reject_below),
     }
 
 
-def is_finished(output: Path, model: ModelFile, reject_below: float) -> bool:
-    """Tell whether a class map was made by this model with this threshold."""
+def is_finished(output: Path, model: ModelFile, part: str, reject_below: float) -> bool:
+    """Tell whether a class map shows this part by this model with this threshold."""
     if not os.path.isfile(output):
         return False
     try:
@@ -250,5 +273,5 @@ def is_finished(output: Path, model: ModelFile, reject_below: float) -> bool:
             tags = raster.tags()
     except RasterioError:
         return False
-    made_by = tags.get("HSI_MODEL_SHA256"), tags.get("HSI_REJECT")
-    return bool(made_by == (model.sha256, repr(reject_below)))
+    made = [tags.get(key) for key in ("HSI_MODEL_SHA256", "HSI_PART", "HSI_REJECT")]
+    return made == [model.sha256, part, repr(reject_below)]

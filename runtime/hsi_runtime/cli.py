@@ -73,6 +73,9 @@ if TYPE_CHECKING:
 )
 @click.option("--confidence", is_flag=True, help="Also write *_confidence.tif.")
 @click.option("--probabilities", is_flag=True, help="Also write *_probabilities.tif.")
+@click.option(
+    "--abundances", is_flag=True, help="Also write *_abundances.tif (s2vnet)."
+)
 @click.option("--preview", is_flag=True, help="Also write *_preview.png.")
 @click.option("--stac", is_flag=True, help="Also write a STAC item, *.stac.json.")
 @click.option(
@@ -102,6 +105,9 @@ if TYPE_CHECKING:
 )
 @click.option("--describe", is_flag=True, help="Print what the model is.")
 @click.option("--self-test", is_flag=True, help="Run the model's stored sample.")
+@click.option(
+    "--benchmark", is_flag=True, help="Measure pixels per second of the engine."
+)
 @click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
 @command_line.common_options
 def command(
@@ -113,6 +119,7 @@ def command(
     shard: tuple[int, int] | None,
     describe: bool,
     self_test: bool,
+    benchmark: bool,
     dry_run: bool,
     quiet: bool,
     as_json: bool,
@@ -126,7 +133,7 @@ def command(
     where it stopped when it is repeated.
     """
     command_line.start_messages(quiet)
-    if not scenes and not (describe or self_test):
+    if not scenes and not (describe or self_test or benchmark):
         raise click.UsageError("Missing SCENE.")
     from hsi_runtime import batch, reports
     from hsi_runtime.backends import open_backend
@@ -143,6 +150,9 @@ def command(
         return _show(reports.describe(loaded), as_json)
     if self_test:
         return _show(reports.self_test(loaded, device, threads), as_json)
+    if benchmark:
+        measured = reports.benchmark(loaded, device, threads, options["tile"])
+        return _show(measured, as_json)
     listed = batch.expand(scenes)
     many = listed != list(scenes) or len(listed) > 1
     wanted = batch.requests(listed, output, _template(options), many)

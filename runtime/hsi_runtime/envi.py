@@ -7,6 +7,7 @@ the block cache.
 
 import math
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,14 @@ from rasterio.errors import CRSError
 from hsi_runtime import bands as spectral
 from hsi_runtime.errors import SceneError
 from hsi_runtime.geotiff import resolution_m
-from hsi_runtime.scene import Cube, SceneInfo, open_binary, representable
+from hsi_runtime.scene import (
+    FILE_AXES,
+    Cube,
+    SceneInfo,
+    in_file_order,
+    open_binary,
+    representable,
+)
 
 DTYPES = {
     "1": "u1",
@@ -28,12 +36,6 @@ DTYPES = {
     "5": "f8",
     "12": "u2",
     "13": "u4",
-}
-# Shape of the memory map, and how to see it as (band, row, col).
-LAYOUTS = {
-    "bsq": (("bands", "lines", "samples"), (0, 1, 2)),
-    "bil": (("lines", "bands", "samples"), (1, 0, 2)),
-    "bip": (("lines", "samples", "bands"), (2, 0, 1)),
 }
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 DATA_SUFFIXES = ("", ".img", ".dat", ".raw", ".bsq", ".bil", ".bip", ".bin", ".sli")
@@ -52,14 +54,21 @@ class EnviScene:
         self.info, self._values = _open(header_path, data_path, header)
 
     def read(
-        self, rows: tuple[int, int], cols: tuple[int, int], bands: NDArray[np.intp]
+        self,
+        rows: tuple[int, int],
+        cols: tuple[int, int],
+        bands: NDArray[np.intp],
+        out: Cube | None = None,
     ) -> Cube:
         block = self._values[:, slice(*rows), slice(*cols)]
-        # A slice copies one run of bands; an index list gathers value by value.
-        steps = set(np.diff(bands))
-        picked = block[bands[0] : bands[-1] + 1] if steps <= {1} else block[bands]
-        native = self.info.dtype.newbyteorder("=")
-        return np.ascontiguousarray(picked, dtype=native)
+        if out is None:
+            out = np.empty((len(bands), *block.shape[1:]), dtype=self.info.dtype)
+        # Runs of neighbouring bands are copied whole; an index list would gather
+        # value by value.
+        starts = np.flatnonzero(np.diff(bands, prepend=-2) != 1)
+        for start, stop in pairwise([*starts, len(bands)]):
+            out[start:stop] = block[bands[start] : bands[stop - 1] + 1]
+        return out
 
     def close(self) -> None:
         del self._values
@@ -127,10 +136,10 @@ def _open(
         raise SceneError(f"{header_path} declares an empty cube: {shape}.")
     if "library" in header.get("file type", "").lower():
         raise SceneError(f"{data_path} is a spectral library, not a scene.")
-    layout = header.get("interleave", "").lower()
-    if layout not in LAYOUTS:
+    interleave = header.get("interleave", "").lower()
+    if interleave not in FILE_AXES:
         raise SceneError(
-            f"{header_path}: interleave is {layout!r}; expected bsq, bil or bip."
+            f"{header_path}: interleave is {interleave!r}; expected bsq, bil or bip."
         )
     code = header.get("data type", "")
     if code not in DTYPES:
@@ -148,17 +157,16 @@ def _open(
     offset = _integer(header_path, header, "header offset", 0)
     if offset < 0:
         raise SceneError(f"{header_path}: header offset is negative: {offset}.")
-    axes, transpose = LAYOUTS[layout]
-    needed = offset + math.prod(shape.values()) * dtype.itemsize
+    values = math.prod(shape.values())
+    needed = offset + values * dtype.itemsize
     found = data_path.stat().st_size
     if found < needed:
         raise SceneError(
             f"{data_path} is truncated: its header promises {needed} bytes, "
             f"the file has {found}."
         )
-    mapped = np.memmap(
-        data_path, dtype, "r", offset=offset, shape=tuple(shape[a] for a in axes)
-    )
+    mapped = np.memmap(data_path, dtype, "r", offset=offset, shape=(values,))
+    sizes = shape["bands"], shape["lines"], shape["samples"]
     crs, transform = _georeference(header, notes)
     return SceneInfo(
         path=data_path,
@@ -173,12 +181,13 @@ def _open(
         ),
         **_spectral(header_path, header, shape["bands"], notes),
         block=(1, shape["samples"]),
+        interleave=interleave,
         crs=crs.to_wkt() if crs else None,
         transform=transform,
         resolution_m=resolution_m(crs, transform) if crs and transform else None,
         notes=tuple(notes),
         files=(header_path, data_path),
-    ), mapped.transpose(transpose)
+    ), in_file_order(mapped, interleave, sizes)
 
 
 def _spectral(

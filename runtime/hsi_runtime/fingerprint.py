@@ -52,7 +52,7 @@ def plan(
     prepared: "Prepared",
     device: str,
     reject_below: float,
-    wanted: list[str],
+    layers: list[str],
 ) -> dict[str, Any]:
     """Collect all that the values of a map depend on."""
     return {
@@ -66,9 +66,7 @@ def plan(
         "tile": prepared.plan.tile,
         "device": device,
         "reject": reject_below,
-        "outputs": [
-            w for w in wanted if w in ("classes", "confidence", "probabilities")
-        ],
+        "outputs": layers,
     }
 
 

@@ -10,12 +10,20 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio.enums import Interleaving
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from hsi_runtime import bands as spectral
 from hsi_runtime.errors import SceneError
-from hsi_runtime.scene import DTYPES, Cube, SceneInfo, open_binary, representable
+from hsi_runtime.scene import (
+    DTYPES,
+    ControlPoints,
+    Cube,
+    SceneInfo,
+    open_binary,
+    representable,
+)
 
 # A larger block cache costs memory and gains nothing for reads along blocks. Nothing
 # but the file itself may be opened: no directory listing, no remote file, no side-car.
@@ -52,13 +60,17 @@ class GeoTiffScene:
             raise
 
     def read(
-        self, rows: tuple[int, int], cols: tuple[int, int], bands: NDArray[np.intp]
+        self,
+        rows: tuple[int, int],
+        cols: tuple[int, int],
+        bands: NDArray[np.intp],
+        out: Cube | None = None,
     ) -> Cube:
         window = Window.from_slices(rows, cols)
         try:
             with self._busy, self._env:
                 cube: Cube = self._dataset.read(
-                    [int(b) + 1 for b in bands], window=window
+                    [int(b) + 1 for b in bands], window=window, out=out
                 )
         except RasterioError as error:
             cause = str(error.__cause__ or error).rstrip(".")
@@ -140,11 +152,24 @@ def _describe(path: Path, dataset: Any) -> SceneInfo:
         fwhm_nm=fwhm,
         good=np.array([t.get("bbl", "1").strip() not in ("0", "0.0") for t in tags]),
         block=dataset.block_shapes[0],
+        interleave="bip" if dataset.interleaving == Interleaving.pixel else "bsq",
         crs=dataset.crs.to_wkt() if dataset.crs else None,
         transform=dataset.transform.to_gdal() if georeferenced else None,
+        control=_control_points(dataset),
+        rpcs=dataset.tags(ns="RPC") or None,
         resolution_m=resolution_m(dataset.crs, dataset.transform.to_gdal()),
         notes=tuple(notes),
         files=(path,),
+    )
+
+
+def _control_points(dataset: Any) -> ControlPoints | None:
+    points, crs = dataset.gcps
+    if not points:
+        return None
+    return ControlPoints(
+        crs.to_wkt() if crs else None,
+        tuple((p.row, p.col, p.x, p.y, p.z or 0.0) for p in points),
     )
 
 

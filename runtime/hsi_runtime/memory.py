@@ -1,5 +1,6 @@
 """Shares the memory that a run may use between reading and the engine."""
 
+import os
 import re
 import resource
 import sys
@@ -7,12 +8,12 @@ from pathlib import Path
 
 from hsi_runtime.errors import ResourceError
 from hsi_runtime.model_file import ModelDocument
+from hsi_runtime.scene import SceneInfo
+from hsi_runtime.strips import BUFFERS
 from hsi_runtime.windows import DEFAULT_TILE, STRIP_BYTES
 
 # Python, numpy, GDAL with its cache, the engine and its code, before any pixel.
 BASE_BYTES = 220 * 1024**2
-# Strips in memory at once: one that is cut, one ahead, one being read with its context.
-STRIPS = 4
 STRIP_SHARE = 0.3
 # Engines take their memory in growing steps and keep more than the graph needs.
 ENGINE_MARGIN = 1.6
@@ -37,7 +38,7 @@ def share(
     if max_memory_bytes is None:
         return tile or DEFAULT_TILE, STRIP_BYTES
     free = max_memory_bytes - BASE_BYTES
-    strip_bytes = min(int(free * STRIP_SHARE / STRIPS), STRIP_BYTES)
+    strip_bytes = min(int(free * STRIP_SHARE / BUFFERS), STRIP_BYTES)
     engine = free * (1 - STRIP_SHARE) / ENGINE_MARGIN
     side = int((max(engine, 0) / document.working_bytes) ** 0.5) - 2 * document.halo
     if side < 1 or (tile is not None and side < tile):
@@ -50,6 +51,31 @@ def share(
             f"about {needed / 1e6:.0f} MB for squares of {smallest} pixels."
         )
     return tile or min(side, DEFAULT_TILE), strip_bytes
+
+
+def check_blocks(info: SceneInfo, max_memory_bytes: int | None) -> None:
+    """Refuse a file whose blocks are too large to decode one of them.
+
+    Raises:
+        ResourceError: A block exceeds the limit of the process, or the machine.
+    """
+    if info.driver == "ENVI":  # mapped, not decoded
+        return
+    bands = info.bands if info.interleave == "bip" else 1
+    block = info.block[0] * info.block[1] * bands * info.dtype.itemsize
+    limit = max_memory_bytes or machine_bytes()
+    if block + BASE_BYTES > limit:
+        rows, cols = info.block
+        raise ResourceError(
+            f"{info.path.name} is stored in blocks of {cols} x {rows} pixels, "
+            f"{block / 1e6:,.0f} MB each; {limit / 1e6:,.0f} MB are allowed. Rewrite "
+            "it in tiles: gdal_translate -co TILED=YES."
+        )
+
+
+def machine_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak_bytes() -> int:

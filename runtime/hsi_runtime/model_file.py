@@ -154,7 +154,8 @@ class ModelDocument(_Part, frozen=True):
     """All that a runtime must know of a model; see the field types.
 
     ``working_bytes`` is what the graph holds in memory at once, for each pixel of a
-    window.
+    window. ``endmembers``, shape ``(class, band)``, each with a largest value of one,
+    are the spectra that abundances refer to, or null.
     """
 
     schema_version: Literal[1]
@@ -165,6 +166,7 @@ class ModelDocument(_Part, frozen=True):
     values: Values
     reject_below: Annotated[float, Meta(ge=0, le=1)]
     outputs: list[str]
+    endmembers: Array | None
     precision: Literal["fp32", "fp16"]
     parameters: int
     working_bytes: Annotated[float, Meta(gt=0)]
@@ -176,6 +178,11 @@ class ModelDocument(_Part, frozen=True):
     def halo(self) -> int:
         """Context needed on each side of an output, in pixels."""
         return (self.receptive_field - 1) // 2
+
+    @property
+    def unmixes(self) -> bool:
+        """Whether the model gives abundances, too."""
+        return ABUNDANCES in self.outputs
 
     def __post_init__(self) -> None:
         """Refuse a document that contradicts itself."""
@@ -204,6 +211,9 @@ class ModelDocument(_Part, frozen=True):
             raise ValueError("classes are fewer than two or share a code")
         if PROBABILITIES not in self.outputs:
             raise ValueError(f"outputs lack {PROBABILITIES}")
+        spectra = None if self.endmembers is None else self.endmembers.shape
+        if spectra != ([len(self.classes), count] if self.unmixes else None):
+            raise ValueError(f"endmembers have shape {spectra}, outputs {self.outputs}")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from hsi_runtime import class_map, fingerprint, legend, memory, stac, windows
 from hsi_runtime.backends import Backend, open_backend, predict_in_parts
 from hsi_runtime.bands import BandMatch, match_bands
 from hsi_runtime.class_map import Canvas, Counts
-from hsi_runtime.errors import VerificationError
+from hsi_runtime.errors import ModelFileError, VerificationError
 from hsi_runtime.model_file import ModelDocument, ModelFile
 from hsi_runtime.preview import write_preview
 from hsi_runtime.publish import convert, publish
@@ -47,6 +47,7 @@ class Request:
         reject_below: Smallest probability of a class, or None for the model's own.
         confidence: Also write the best probability.
         probabilities: Also write all probabilities.
+        abundances: Also write the abundances of a model that unmixes.
         preview: Also write a PNG.
         stac: Also write a STAC item.
         vector: Also write polygons to this GeoPackage.
@@ -65,6 +66,7 @@ class Request:
     reject_below: float | None = None
     confidence: bool = False
     probabilities: bool = False
+    abundances: bool = False
     preview: bool = False
     stac: bool = False
     vector: Path | None = None
@@ -78,12 +80,23 @@ class Request:
         asked = self.reject_below
         return document.reject_below if asked is None else asked
 
+    @property
+    def part(self) -> str:
+        """The part of the scene, as text for the output's tags."""
+        if self.window is not None:
+            row, col, rows, cols = self.window
+            return f"window {col},{row},{cols},{rows}"
+        if self.bounds is not None:
+            return f"bbox {','.join(map(repr, self.bounds))}"
+        return "whole"
+
     def wanted(self) -> list[str]:
         """Name the outputs."""
         asked = {
             "classes": True,
             "confidence": self.confidence,
             "probabilities": self.probabilities,
+            "abundances": self.abundances,
             "preview": self.preview,
             "stac": self.stac,
             "vector": self.vector is not None,
@@ -130,10 +143,16 @@ def prepare(scene: Scene, document: ModelDocument, request: Request) -> Prepared
 
     Raises:
         BandMismatchError: The scene lacks what the model needs.
+        ModelFileError: The model lacks what was asked for.
         ResourceError: The memory allowed is too little.
         SceneError: The part asked for lies outside.
     """
     info, bands = scene.info, document.bands
+    if request.abundances and not document.unmixes:
+        raise ModelFileError(
+            f"--abundances: method {document.method} gives none; train a method that "
+            "unmixes, such as s2vnet."
+        )
     match = match_bands(
         info, bands.wavelengths_nm, bands.source_count, bands.used, bands.fwhm_nm
     )
@@ -141,8 +160,9 @@ def prepare(scene: Scene, document: ModelDocument, request: Request) -> Prepared
     region = region_of(info, request.window, request.bounds)
     for sentence in (*info.notes, *match.warnings, *units.warnings):
         log.warning(sentence)
-    if info.transform is None:
+    if not (info.transform or info.control or info.rpcs):
         log.warning(f"{info.path.name} has no georeference; neither has its class map.")
+    memory.check_blocks(info, request.max_memory_bytes)
     tile, strip_bytes = memory.share(document, request.tile, request.max_memory_bytes)
     plan = windows.plan(
         (info.rows, info.cols),
@@ -183,6 +203,8 @@ def run(
     if request.vector is not None:
         paths["vector"] = request.vector
     reject = request.threshold(document)
+    if request.stac:
+        stac.timestamp()  # a wrong clock setting is told now, not after hours
     scene = open_scene(request.scene)
     try:
         # Outputs of a run that died while it published them are its own to replace.
@@ -198,7 +220,7 @@ def run(
         grid = grid_of(scene.info, prepared.region)
         layers = class_map.layers(document, wanted)
         tags = class_map.provenance(
-            model, scene.info, backend.device, prepared.match.how, reject
+            model, scene.info, backend.device, prepared.match.how, request.part, reject
         )
         plan = fingerprint.plan(
             model, before, prepared, backend.device, reject, [x.name for x in layers]
@@ -261,6 +283,7 @@ def _classify(
     """Walk the scene: read ahead, infer, write behind."""
     plan, region = prepared.plan, prepared.region
     codes = [c.code for c in document.classes]
+    outputs = sorted({layer.source for layer in scratch.layers})
     total = region.rows * region.cols
     done = sum(_pixels(p.rows, p.cols) for p in scratch.pieces.values())
     progress(done, total)
@@ -271,7 +294,9 @@ def _classify(
     with ReadAhead(timed) as ahead, WriteBehind() as behind:
         for strip in ahead:
             canvas = Canvas(scratch.layers, codes, *_shape(strip))
-            squares = _squares(strip, prepared, document, scene.info, backend, watch)
+            squares = _squares(
+                strip, prepared, document, scene.info, backend, outputs, watch
+            )
             for row, col, found, inner in squares:
                 if found is not None:
                     canvas.paint(row, col, found, inner, reject_below)
@@ -297,17 +322,20 @@ def _squares(
     document: ModelDocument,
     info: SceneInfo,
     backend: Backend,
+    outputs: list[str],
     watch: Stopwatch,
 ) -> Iterator[tuple[int, int, Any, Any]]:
     """Classify a strip square by square.
 
     Yields:
-        Row and column within the strip's outputs, probabilities ``(class, row, col)``
-        or None where no pixel has data, and the mask of pixels with data.
+        Row and column within the strip's outputs; each of the model's outputs by name,
+        ``(class, row, col)``, or None where no pixel has data; and the mask of pixels
+        with data.
     """
     halo, tile = document.halo, prepared.plan.tile
     fill = np.array(document.values.fill, dtype=np.float32)[:, None, None]
-    valid = valid_pixels(strip.cube, info.nodata[prepared.match.indices])
+    with watch.time("infer"):
+        valid = valid_pixels(strip.cube, info.nodata[prepared.match.indices])
     size = info.rows, info.cols
     for rows, cols in product(tiles(strip.rows, tile), tiles(strip.cols, tile)):
         cube, known = cut(strip, valid, rows, cols, halo, size)
@@ -318,7 +346,8 @@ def _squares(
                 values = prepared.units.apply(cube)
                 if not known.all():
                     values = np.where(known, values, fill)
-                found = predict_in_parts(backend, values[None], halo)[0]
+                batch = predict_in_parts(backend, values[None], halo, outputs)
+                found = {name: values[0] for name, values in batch.items()}
         yield rows[0] - strip.rows[0], cols[0] - strip.cols[0], found, inner
 
 

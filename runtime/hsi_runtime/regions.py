@@ -78,4 +78,23 @@ def grid_of(info: SceneInfo, region: Window) -> SceneInfo:
             region.col, region.row
         )
         transform = moved.to_gdal()
-    return replace(info, rows=region.rows, cols=region.cols, transform=transform)
+    control, rpcs = info.control, info.rpcs
+    if control is not None:
+        moved_points = tuple(
+            (row - region.row, col - region.col, *place)
+            for row, col, *place in control.points
+        )
+        control = control._replace(points=moved_points)  # type: ignore[arg-type]
+    if rpcs is not None:
+        rpcs = dict(rpcs)
+        for key, first in (("LINE_OFF", region.row), ("SAMP_OFF", region.col)):
+            if first and key in rpcs:
+                rpcs[key] = repr(float(rpcs[key]) - first)
+    return replace(
+        info,
+        rows=region.rows,
+        cols=region.cols,
+        transform=transform,
+        control=control,
+        rpcs=rpcs,
+    )

@@ -1,7 +1,12 @@
 """What hsi-run prints besides a map: the model, its self-test, the plan, a summary."""
 
+import os
+import statistics
+import time
 from dataclasses import asdict
 from typing import Any
+
+import numpy as np
 
 from hsi_runtime import class_map
 from hsi_runtime import self_test as testing
@@ -9,6 +14,10 @@ from hsi_runtime.backends import open_backend
 from hsi_runtime.model_file import ModelFile
 from hsi_runtime.pipeline import Request, prepare
 from hsi_runtime.scene import open_scene
+from hsi_runtime.windows import DEFAULT_TILE, mirror
+
+MIN_ROUNDS = 3
+BENCHMARK_S = 3.0
 
 
 def describe(model: ModelFile) -> dict[str, Any]:
@@ -51,6 +60,41 @@ def self_test(model: ModelFile, device: str, threads: int | None) -> dict[str, A
     """
     backend = open_backend(model, device, threads)
     return {"device": backend.device, **asdict(testing.self_test(model, backend))}
+
+
+def benchmark(
+    model: ModelFile, device: str, threads: int | None, tile: int | None
+) -> dict[str, Any]:
+    """Measure how many pixels per second an engine classifies, without any scene.
+
+    The window is the model's stored sample, repeated: networks take as long for any
+    values.
+    """
+    document, side = model.document, tile or DEFAULT_TILE
+    backend = open_backend(model, device, threads)
+    sample = document.self_test.cube.unpack().astype(np.float32)
+    wanted = side + 2 * document.halo
+    index = mirror(0, wanted, sample.shape[1])
+    cube = np.ascontiguousarray(sample[:, index][:, :, index])[None]
+    backend.predict(cube)  # engines prepare themselves on the first window
+    rates: list[float] = []
+    started = time.monotonic()
+    while len(rates) < MIN_ROUNDS or time.monotonic() - started < BENCHMARK_S:
+        before = time.perf_counter()
+        backend.predict(cube)
+        rates.append(side * side / (time.perf_counter() - before))
+    return {
+        "device": backend.device,
+        "precision": document.precision,
+        "method": document.method,
+        "bands": len(document.bands.used),
+        "tile": side,
+        "threads": threads or len(os.sched_getaffinity(0)),
+        "rounds": len(rates),
+        "pixels_per_second": statistics.median(rates),
+        "slowest": min(rates),
+        "fastest": max(rates),
+    }
 
 
 def dry_run(request: Request, model: ModelFile) -> dict[str, Any]:

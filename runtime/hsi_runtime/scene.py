@@ -5,10 +5,11 @@ first bytes, never by GDAL's own guess, because guessing opens whatever a hostil
 refers to.
 """
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +19,23 @@ from hsi_runtime.errors import SceneError
 # float32 holds every value of these exactly enough; int64 and complex it does not.
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Which of band (0), row (1) and column (2) a file counts slowest to fastest.
+FILE_AXES = {"bsq": (0, 1, 2), "bil": (1, 0, 2), "bip": (1, 2, 0)}
+ROWS_AT_ONCE = 8  # of a comparison: its result stays in a core's cache
 
 Cube = NDArray[Any]
+
+
+class ControlPoints(NamedTuple):
+    """Places on the ground of some pixels, for a scene that lies on no regular grid.
+
+    Attributes:
+        crs: Of the coordinates, as WKT, or None.
+        points: Row, column, x, y and z of each.
+    """
+
+    crs: str | None
+    points: tuple[tuple[float, float, float, float, float], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +56,11 @@ class SceneInfo:
         fwhm_nm: Band widths, or None.
         good: False for bands that the file marks as bad (ENVI ``bbl``).
         block: Rows and columns of the file's own blocks.
+        interleave: Order of the values in the file, a key of `FILE_AXES`.
         crs: Coordinate reference system as WKT, or None.
         transform: GDAL's six numbers, or None where the scene has no georeference.
+        control: Ground control points, or None.
+        rpcs: GDAL's metadata items of a rational polynomial sensor model, or None.
         resolution_m: Side of a pixel in metres, or None where unknown.
         notes: Sentences a user should read before trusting the file.
         files: All files of the scene, which no output may replace.
@@ -60,8 +79,11 @@ class SceneInfo:
     fwhm_nm: NDArray[np.float64] | None = None
     good: NDArray[np.bool_]
     block: tuple[int, int]
+    interleave: str = "bsq"
     crs: str | None = None
     transform: tuple[float, float, float, float, float, float] | None = None
+    control: ControlPoints | None = None
+    rpcs: dict[str, str] | None = None
     resolution_m: float | None = None
     notes: tuple[str, ...] = field(default=())
     files: tuple[Path, ...] = ()
@@ -75,7 +97,11 @@ class Scene(Protocol):
         """What the file says about itself."""
 
     def read(
-        self, rows: tuple[int, int], cols: tuple[int, int], bands: NDArray[np.intp]
+        self,
+        rows: tuple[int, int],
+        cols: tuple[int, int],
+        bands: NDArray[np.intp],
+        out: Cube | None = None,
     ) -> Cube:
         """Read a window of some bands, shape ``(band, row, col)``, stored units.
 
@@ -83,6 +109,10 @@ class Scene(Protocol):
             rows: Half-open interval.
             cols: Half-open interval.
             bands: 0-based indices, any order.
+            out: Array to fill, of any strides; those of `in_file_order` are fastest.
+
+        Returns:
+            ``out``, or a new array.
 
         Raises:
             SceneError: The window cannot be read.
@@ -165,20 +195,39 @@ def valid_pixels(cube: Cube, nodata: NDArray[np.float64]) -> NDArray[np.bool_]:
     """
     valid = np.ones(cube.shape[1:], dtype=bool)
     if cube.dtype.kind == "f":
-        for plane in cube:
-            valid &= np.isfinite(plane)
-    if cube.dtype == np.float64:
-        # The networks compute in float32, where larger values are infinite.
-        for plane in cube:
-            valid &= np.abs(plane) <= np.finfo(np.float32).max
-    if cube.dtype.kind in "iu" and cube.dtype.itemsize > 1:
-        top = np.iinfo(cube.dtype).max
-        for plane in cube:
-            valid &= plane != top
-    for plane, fill in zip(cube, nodata, strict=True):
-        if not np.isnan(fill):
-            valid &= plane != cube.dtype.type(fill)
+        # The networks compute in float32, where larger values are infinite. A NaN
+        # becomes the largest and the smallest, and is neither in range.
+        limit = np.finfo(np.float32).max
+        valid &= (cube.max(axis=0) <= limit) & (cube.min(axis=0) >= -limit)
+    elif cube.dtype.itemsize > 1:
+        valid &= cube.max(axis=0) != np.iinfo(cube.dtype).max
+    if np.isnan(nodata).all():
+        return valid
+    if (nodata == nodata[0]).all():
+        fill = cube.dtype.type(nodata[0])
+        for first in range(0, len(valid), ROWS_AT_ONCE):
+            rows = slice(first, first + ROWS_AT_ONCE)
+            valid[rows] &= (cube[:, rows] != fill).all(axis=0)
+        return valid
+    for plane, value in zip(cube, nodata, strict=True):
+        if not np.isnan(value):
+            valid &= plane != cube.dtype.type(value)
     return valid
+
+
+def in_file_order(
+    buffer: NDArray[Any], interleave: str, shape: tuple[int, int, int]
+) -> Cube:
+    """See the start of a flat buffer as a cube whose values lie as in the file.
+
+    Args:
+        buffer: Shape ``(value,)``.
+        interleave: A key of `FILE_AXES`.
+        shape: Wanted: bands, rows, columns.
+    """
+    axes = FILE_AXES[interleave]
+    stored = buffer[: math.prod(shape)].reshape([shape[axis] for axis in axes])
+    return stored.transpose(np.argsort(axes))
 
 
 def representable(value: float | None, dtype: np.dtype[Any]) -> float:

@@ -6,7 +6,7 @@ import numpy as np
 
 from hsi_runtime.backends import Backend
 from hsi_runtime.errors import VerificationError
-from hsi_runtime.model_file import ModelFile
+from hsi_runtime.model_file import PROBABILITIES, ModelFile
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def self_test(model: ModelFile, backend: Backend) -> SelfTestResult:
     sample = model.document.self_test
     cube = sample.cube.unpack().astype(np.float32)[None]
     expected = sample.probabilities.unpack()
-    found = backend.predict(cube)[0]
+    found = backend.predict(cube)[PROBABILITIES][0]
     difference = float(np.abs(found - expected).max())
     same = float((found.argmax(axis=0) == expected.argmax(axis=0)).mean())
     result = SelfTestResult(difference, same, sample.tolerance, found[0].size)

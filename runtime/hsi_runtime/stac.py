@@ -12,6 +12,7 @@ from rasterio.crs import CRS
 from rasterio.transform import Affine
 from rasterio.warp import transform_bounds
 
+from hsi_runtime.errors import OutputError
 from hsi_runtime.model_file import ClassEntry, ModelDocument
 from hsi_runtime.scene import SceneInfo
 
@@ -79,13 +80,20 @@ def write_item(
 
 
 def timestamp() -> str:
-    """Return the present time, or ``SOURCE_DATE_EPOCH``, as STAC writes it."""
+    """Return the present time, or ``SOURCE_DATE_EPOCH``, as STAC writes it.
+
+    Raises:
+        OutputError: ``SOURCE_DATE_EPOCH`` is no time.
+    """
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
-    now = (
-        datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
-        if epoch
-        else datetime.datetime.now(datetime.UTC)
-    )
+    now = datetime.datetime.now(datetime.UTC)
+    if epoch:
+        try:
+            now = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
+        except (ValueError, OverflowError, OSError) as error:
+            raise OutputError(
+                f"SOURCE_DATE_EPOCH is {epoch!r}; expected seconds since 1970, or none."
+            ) from error
     return now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

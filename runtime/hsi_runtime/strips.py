@@ -1,13 +1,20 @@
-"""Reads a scene strip by strip, and cuts windows with their context out of strips."""
+"""Reads a scene strip by strip, and cuts windows with their context out of strips.
 
+Strips lie in memory as their values lie in the file, because transposing them costs
+several times more than reading; each window is transposed when it is computed.
+"""
+
+import math
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.scene import Cube, Scene
+from hsi_runtime.scene import Cube, Scene, in_file_order
 from hsi_runtime.windows import Plan, mirror, mirrored_extent
+
+BUFFERS = 3  # strips in memory at once: one computed, one waiting, one being read
 
 
 class Strip(NamedTuple):
@@ -15,7 +22,7 @@ class Strip(NamedTuple):
 
     Attributes:
         number: Of the piece within the plan.
-        cube: Stored units, shape ``(band, row, col)``.
+        cube: Stored units, shape ``(band, row, col)``, in the file's order.
         row: Scene row of its first row.
         col: Scene column of its first column.
         rows: Scene rows whose outputs it completes.
@@ -39,6 +46,9 @@ def read_strips(
 ) -> Iterator[Strip]:
     """Read a scene piece by piece, each block of the file once per panel.
 
+    Memory is reused: a strip's cube is overwritten when the strip `BUFFERS` places
+    after it is asked for.
+
     Args:
         scene: An open scene.
         bands: 0-based bands to read, in this order.
@@ -47,11 +57,12 @@ def read_strips(
         finished: Numbers of pieces to leave out.
     """
     info = scene.info
+    buffers = [np.empty(0, info.dtype)] * BUFFERS
+    turn = 0
     number = -1
     for panel in plan.panels:
         cols = mirrored_extent(panel[0] - halo, panel[1] + halo, info.cols)
-        kept: Cube | None = None
-        first = 0  # scene row of the first row in memory
+        kept: Strip | None = None
         for strip in plan.strips:
             number += 1
             if number in finished:
@@ -59,17 +70,22 @@ def read_strips(
                 continue
             if kept is None:
                 first = max(min(strip.outputs[0] - halo, strip.read[0]), 0)
-                cube = scene.read((first, strip.read[1]), cols, bands)
+                fresh = first
             else:
-                fresh = scene.read(strip.read, cols, bands)
-                cube = np.concatenate([kept, fresh], axis=1)
-                del fresh
+                first = max(kept.rows[1] - halo, kept.row)
+                fresh = strip.read[0]
+            shape = len(bands), strip.read[1] - first, cols[1] - cols[0]
+            if buffers[turn].size < math.prod(shape):
+                buffers[turn] = np.empty(math.prod(shape), info.dtype)
+            cube = in_file_order(buffers[turn], info.interleave, shape)
+            turn = (turn + 1) % BUFFERS
+            context = fresh - first
+            if kept is not None:
+                cube[:, :context] = kept.cube[:, first - kept.row :]
+            scene.read((fresh, strip.read[1]), cols, bands, cube[:, context:])
+            kept = Strip(number, cube, first, cols[0], strip.outputs, panel)
             if strip.outputs[1] > strip.outputs[0]:
-                yield Strip(number, cube, first, cols[0], strip.outputs, panel)
-            keep_from = max(strip.outputs[1] - halo, first)
-            kept = cube[:, keep_from - first :].copy()
-            first = keep_from
-            del cube
+                yield kept
 
 
 def cut(

@@ -37,7 +37,8 @@ class Conversion:
 
     def apply(self, cube: NDArray[Any]) -> NDArray[np.float32]:
         """Convert a cube ``(band, row, col)`` to float32 in the model's bands."""
-        values = cube.astype(np.float32)
+        # Engines want bands first, whatever the file's order.
+        values = cube.astype(np.float32, order="C")
         if self.gain is not None and self.offset is not None:
             values *= self.gain
             values += self.offset

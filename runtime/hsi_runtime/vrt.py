@@ -4,7 +4,7 @@ import json
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from hsi_runtime.scene import SceneInfo
+from hsi_runtime.scene import ControlPoints, SceneInfo
 
 GDAL_TYPES = {"uint8": "Byte", "uint16": "UInt16"}
 # GDAL lists names from zero without gaps: a far code would make a list of thousands.
@@ -26,7 +26,10 @@ def raw_vrt(raw_name: str, layer: Any, info: SceneInfo, tags: dict[str, str]) ->
     if info.transform:
         numbers = ", ".join(repr(float(v)) for v in info.transform)
         SubElement(root, "GeoTransform").text = numbers
+    if info.control:
+        _control_points(root, info.control)
     _metadata(root, tags)
+    _metadata(root, info.rpcs or {}, domain="RPC")
     size = layer.dtype.itemsize
     for index, description in enumerate(layer.bands):
         band = SubElement(
@@ -63,9 +66,17 @@ def _band_tags(layer: Any) -> dict[str, str]:
     return {"CLASS_NAMES": json.dumps(names, ensure_ascii=False)}
 
 
-def _metadata(parent: Element, tags: dict[str, str]) -> None:
+def _control_points(root: Element, control: ControlPoints) -> None:
+    listed = SubElement(root, "GCPList", Projection=control.crs or "")
+    for number, (row, col, x, y, z) in enumerate(control.points, start=1):
+        place = {"Pixel": col, "Line": row, "X": x, "Y": y, "Z": z}
+        texts = {key: repr(float(value)) for key, value in place.items()}
+        SubElement(listed, "GCP", texts, Id=str(number))
+
+
+def _metadata(parent: Element, tags: dict[str, str], domain: str = "") -> None:
     if tags:
-        metadata = SubElement(parent, "Metadata")
+        metadata = SubElement(parent, "Metadata", {"domain": domain} if domain else {})
         for key, value in tags.items():
             SubElement(metadata, "MDI", key=key).text = value
 

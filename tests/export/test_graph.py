@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hsi_export import graph, parity
 from hsi_runtime.backends import Backend, open_backend
-from hsi_runtime.model_file import read_model
+from hsi_runtime.model_file import PROBABILITIES, read_model
 from hsi_train import checkpoint
 from hsi_train.checkpoint import Checkpoint
 
@@ -86,8 +86,9 @@ def test_sizes_never_traced_answer_like_torch(
     spectra = loaded.sample.reshape(len(loaded.sample), -1)
     picked = random.integers(0, spectra.shape[1], (batch, *size))
     cube: NDArray[np.float32] = np.moveaxis(spectra[:, picked], 0, 1).astype(np.float32)
-    found = backend.predict(np.ascontiguousarray(cube))
-    expected = parity.reference(loaded.method, np.ascontiguousarray(cube))
+    found = backend.predict(np.ascontiguousarray(cube))[PROBABILITIES]
+    answer = parity.reference(loaded.method, np.ascontiguousarray(cube))
+    expected = answer[PROBABILITIES]
     assert found.shape == (batch, 4, size[0] - 12, size[1] - 12)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
@@ -97,9 +98,8 @@ def test_answer_does_not_depend_on_the_window_it_lies_in(
     backend: Backend, loaded: Checkpoint
 ) -> None:
     cube = loaded.sample.astype(np.float32)[None]
-    whole = backend.predict(cube)
+    whole = backend.predict(cube)[PROBABILITIES]
     for row, col in ((0, 0), (7, 11), (whole.shape[2] - 1, whole.shape[3] - 1)):
         patch = np.ascontiguousarray(cube[:, :, row : row + 13, col : col + 13])
-        np.testing.assert_allclose(
-            backend.predict(patch)[0, :, 0, 0], whole[0, :, row, col], atol=1e-5
-        )
+        single = backend.predict(patch)[PROBABILITIES]
+        np.testing.assert_allclose(single[0, :, 0, 0], whole[0, :, row, col], atol=1e-5)

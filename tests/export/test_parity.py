@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from hsi_export import parity
 from hsi_runtime.errors import VerificationError
+from hsi_runtime.model_file import PROBABILITIES
 from hsi_train import checkpoint
 from hsi_train.checkpoint import Checkpoint
 
@@ -28,8 +29,11 @@ class Torch:
     ) -> None:
         self.loaded, self.change = loaded, change
 
-    def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self.change(parity.reference(self.loaded.method, cube).copy())
+    def predict(
+        self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+    ) -> dict[str, NDArray[np.float32]]:
+        found = parity.reference(self.loaded.method, cube)
+        return {name: self.change(values.copy()) for name, values in found.items()}
 
 
 def check(loaded: Checkpoint, change: Change) -> parity.Parity:

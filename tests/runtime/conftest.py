@@ -89,7 +89,8 @@ def write_all(info_of: Callable[..., SceneInfo]) -> Callable[..., Counts]:
                 part = slice(*down), slice(*across)
                 canvas = Canvas(rasters, codes, *valid[part].shape)
                 if valid[part].any():
-                    canvas.paint(0, 0, found[:, *part], valid[part], reject)
+                    shares = {"probabilities": found[:, *part]}
+                    canvas.paint(0, 0, shares, valid[part], reject)
                 if number not in scratch.pieces:
                     scratch.write(number, down, across, canvas.values, canvas.counts())
             for piece in scratch.pieces.values():

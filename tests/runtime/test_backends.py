@@ -35,11 +35,12 @@ def test_engine_answers_like_numpy(
     padded = np.pad(cube, ((0, 0), (2, 2), (2, 2)), mode="reflect").astype(np.float32)
     expected = conv_oracle(cube)
     for rows, cols in ((23, 31), (1, 31), (1, 1), (7, 5)):
-        found = backend.predict(padded[None, :, : rows + 4, : cols + 4])
+        window = padded[None, :, : rows + 4, : cols + 4]
+        found = backend.predict(window)["probabilities"]
         assert found.shape == (1, 3, rows, cols)
         np.testing.assert_allclose(found[0], expected[:, :rows, :cols], atol=1e-5)
     batch = np.stack([padded, padded[..., ::-1]])
-    found = backend.predict(np.ascontiguousarray(batch))
+    found = backend.predict(np.ascontiguousarray(batch))["probabilities"]
     np.testing.assert_allclose(found[0], expected, atol=1e-5)
 
 

@@ -82,13 +82,14 @@ def test_canvas_in_any_squares_holds_what_one_holds(
     valid = random.random((rows, cols)) < 0.8
     rasters, codes = layers(document, ALL), [2, 3, 7]
     whole = Canvas(rasters, codes, rows, cols)
-    whole.paint(0, 0, found, valid, 0.5)
+    whole.paint(0, 0, {"probabilities": found}, valid, 0.5)
     parts = Canvas(rasters, codes, rows, cols)
     side = data.draw(st.integers(1, 12))
     for row in range(0, rows, side):
         for col in range(0, cols, side):
             part = np.s_[row : row + side, col : col + side]
-            parts.paint(row, col, found[:, *part], valid[part], 0.5)
+            square = {"probabilities": found[:, *part]}
+            parts.paint(row, col, square, valid[part], 0.5)
     for name in ALL:
         np.testing.assert_array_equal(parts.values[name], whole.values[name])
     finite = np.isfinite(found).all(axis=0)
@@ -148,6 +149,7 @@ def test_outputs_are_named_after_the_class_map() -> None:
         "classes": "b_classes.tif",
         "confidence": "b_confidence.tif",
         "probabilities": "b_probabilities.tif",
+        "abundances": "b_abundances.tif",
         "preview": "b_preview.png",
         "qml": "b_classes.qml",
         "stac": "b_classes.stac.json",
@@ -203,18 +205,19 @@ def test_finished_is_a_map_of_this_model(
     cube: NDArray[Any],
 ) -> None:
     model = ModelFile(tmp_path / "m.onnx", document, b"", "ab" * 32)
-    tags = provenance(model, info_of(3, 4), "cpu", "matched", 0.5)
+    tags = provenance(model, info_of(3, 4), "cpu", "matched", "whole", 0.5)
     assert tags["HSI_BANDS"] == "matched"
     path = tmp_path / "o.tif"
-    assert not is_finished(path, model, 0.5)
-    assert not is_finished(tmp_path, model, 0.5)
+    assert not is_finished(path, model, "whole", 0.5)
+    assert not is_finished(tmp_path, model, "whole", 0.5)
     write_scene_tiff(path, cube)
-    assert not is_finished(path, model, 0.5)
+    assert not is_finished(path, model, "whole", 0.5)
     with rasterio.open(path, "r+") as file:
         file.update_tags(**tags)
-    assert is_finished(path, model, 0.5)
-    assert not is_finished(path, model, 0.6)
+    assert is_finished(path, model, "whole", 0.5)
+    assert not is_finished(path, model, "whole", 0.6)
+    assert not is_finished(path, model, "window 0,0,2,2", 0.5)
     other = ModelFile(model.path, document, b"", "cd" * 32)
-    assert not is_finished(path, other, 0.5)
+    assert not is_finished(path, other, "whole", 0.5)
     path.write_bytes(b"II*\0 torn")
-    assert not is_finished(path, model, 0.5)
+    assert not is_finished(path, model, "whole", 0.5)

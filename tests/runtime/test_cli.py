@@ -14,6 +14,7 @@ import rasterio
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from hsi_runtime import reports
 from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.cli import main
 from hsi_runtime.model_file import ModelDocument
@@ -452,9 +453,10 @@ def test_model_comes_from_option_environment_or_folder(
     assert used("-m", "model.onnx") == "model.onnx"
 
 
-def test_describe_self_test_and_dry_run_write_nothing(
-    place: Place, invoke: Any, digests: Any
+def test_describe_self_test_benchmark_and_dry_run_write_nothing(
+    place: Place, invoke: Any, digests: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reports, "BENCHMARK_S", 0.01)
     before = digests(place.folder)
     code, out, _ = invoke(main, "--describe")
     assert code == 0
@@ -463,6 +465,11 @@ def test_describe_self_test_and_dry_run_write_nothing(
     code, out, _ = invoke(main, "--self-test", "--json")
     assert code == 0
     assert json.loads(out)["max_abs_difference"] < 1e-4
+    code, out, _ = invoke(main, "--benchmark", "--json", "--tile", "9")
+    measured = json.loads(out)
+    assert (code, measured["device"], measured["tile"]) == (0, "cpu", 9)
+    assert 0 < measured["slowest"] <= measured["pixels_per_second"]
+    assert measured["pixels_per_second"] <= measured["fastest"]
     code, out, _ = invoke(main, "scene.tif", "--dry-run", "--json", "--tile", "10")
     planned = json.loads(out)
     assert code == 0
@@ -480,9 +487,11 @@ def test_wrong_answer_of_the_engine_fails_the_self_test(
     place: Place, invoke: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     predict = OnnxruntimeCpu.predict
-    monkeypatch.setattr(
-        OnnxruntimeCpu, "predict", lambda self, cube: predict(self, cube)[:, ::-1]
-    )
+
+    def turned(self: OnnxruntimeCpu, *given: Any) -> Any:
+        return {k: v[:, ::-1] for k, v in predict(self, *given).items()}
+
+    monkeypatch.setattr(OnnxruntimeCpu, "predict", turned)
     code, out, err = invoke(main, "--self-test")
     assert (code, out) == (7, "")
     assert "Self-test failed on cpu" in err
@@ -519,11 +528,11 @@ def test_stopped_run_publishes_nothing_and_resumes(
     predict = OnnxruntimeCpu.predict
     calls: list[int] = []
 
-    def stopping(self: OnnxruntimeCpu, cube: NDArray[np.float32]) -> Any:
+    def stopping(self: OnnxruntimeCpu, *given: Any) -> Any:
         calls.append(1)
         if len(calls) == 3:
             os.kill(os.getpid(), number)
-        return predict(self, cube)
+        return predict(self, *given)
 
     monkeypatch.setattr(OnnxruntimeCpu, "predict", stopping)
     found = invoke(main, "scene.tif", "--tile", "8", "--overwrite")

@@ -1,6 +1,10 @@
+import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,8 +12,10 @@ from msgspec.structs import replace
 
 from hsi_runtime import memory
 from hsi_runtime.errors import ResourceError
-from hsi_runtime.memory import BASE_BYTES, share
+from hsi_runtime.memory import BASE_BYTES, check_blocks, share
 from hsi_runtime.model_file import ModelDocument
+from hsi_runtime.scene import SceneInfo
+from hsi_runtime.strips import BUFFERS
 from hsi_runtime.windows import DEFAULT_TILE, STRIP_BYTES
 
 MB = 1_000_000
@@ -39,7 +45,7 @@ def test_more_memory_never_gives_smaller_squares(
     assert larger_strip >= strip >= 1
     # What is handed out stays below the limit.
     engine = (tile + field - 1) ** 2 * working
-    assert BASE_BYTES + engine + 4 * strip <= limit
+    assert BASE_BYTES + engine + BUFFERS * strip <= limit
 
 
 @given(tile=st.none() | st.integers(1, 200), working=st.floats(1, 1e6))
@@ -77,3 +83,33 @@ def test_peak_is_this_process_and_not_the_one_that_started_it() -> None:
     )
     assert len(held) < memory.peak_bytes()
     assert 1_000_000 < int(done.stdout) < 300_000_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "megabytes"),
+    [
+        ({"interleave": "bip", "block": (5000, 5000)}, 400),
+        ({"interleave": "bsq", "block": (5000, 5000)}, None),  # one band at a time
+        ({"interleave": "bip", "block": (1, 5000)}, None),
+        ({"interleave": "bip", "block": (5000, 5000), "driver": "ENVI"}, None),
+    ],
+)
+def test_blocks_that_cannot_be_decoded_are_refused(
+    changes: dict[str, Any], megabytes: int | None, info_of: Callable[..., SceneInfo]
+) -> None:
+    info = dataclasses.replace(info_of(5000, 5000), dtype=np.dtype("u4"), **changes)
+    check_blocks(info, 2**40)
+    check_blocks(info, None)
+    if megabytes is None:
+        check_blocks(info, 400 * MB)
+        return
+    with pytest.raises(ResourceError, match=rf"5000 x 5000 pixels, {megabytes} MB"):
+        check_blocks(info, 400 * MB)
+
+
+def test_a_block_beyond_the_machine_is_refused(
+    info_of: Callable[..., SceneInfo],
+) -> None:
+    info = dataclasses.replace(info_of(9, 9), block=(10**6, 10**6))
+    with pytest.raises(ResourceError, match="gdal_translate -co TILED=YES"):
+        check_blocks(info, None)

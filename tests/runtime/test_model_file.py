@@ -200,6 +200,7 @@ def test_unknown_fields_are_refused(model_bytes: bytes, tmp_path: Path) -> None:
         (lambda c: c.update(receptive_field=4), "receptive_field is even"),
         (lambda c: c.update(receptive_field=0), "receptive_field"),
         (lambda c: c.update(outputs=[]), "outputs lack probabilities"),
+        (lambda c: c["outputs"].append("abundances"), "endmembers have shape None"),
         (lambda c: c.update(reject_below=1.5), "reject_below"),
         (lambda c: c.update(precision="int8"), "precision"),
         (lambda c: c.update(classes=c["classes"][:1]), "classes"),

@@ -1,6 +1,6 @@
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from hsi_runtime.errors import (
     SceneError,
     VerificationError,
 )
-from hsi_runtime.model_file import ModelDocument, ModelFile, read_model
+from hsi_runtime.model_file import PROBABILITIES, ModelDocument, ModelFile, read_model
 from hsi_runtime.pipeline import Prepared, Request, Stopwatch, run
 from hsi_runtime.scene import Cube, SceneInfo
 from hsi_runtime.units import Conversion
@@ -55,9 +55,15 @@ class MemoryScene:
         )
 
     def read(
-        self, rows: tuple[int, int], cols: tuple[int, int], bands: NDArray[np.intp]
+        self,
+        rows: tuple[int, int],
+        cols: tuple[int, int],
+        bands: NDArray[np.intp],
+        out: Cube | None = None,
     ) -> Cube:
-        return self.cube[bands, slice(*rows), slice(*cols)].copy()
+        assert out is not None
+        out[...] = self.cube[bands, slice(*rows), slice(*cols)]
+        return out
 
     def close(self) -> None:
         pass
@@ -72,11 +78,13 @@ class WindowSum:
         self.side = 2 * halo + 1
         self.calls = 0
 
-    def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict(
+        self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+    ) -> dict[str, NDArray[np.float32]]:
         assert cube.dtype == np.float32
         assert np.isfinite(cube).all()
         self.calls += 1
-        return window_sum(cube[0], self.side)[None]
+        return {PROBABILITIES: window_sum(cube[0], self.side)[None]}
 
 
 def window_sum(cube: NDArray[Any], side: int) -> NDArray[np.float32]:
@@ -295,9 +303,9 @@ def test_windows_without_data_are_not_computed(
     calls: list[tuple[int, ...]] = []
     predict = onnxruntime_cpu.OnnxruntimeCpu.predict
 
-    def counted(self: Any, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    def counted(self: Any, values: NDArray[np.float32], *outputs: Any) -> Any:
         calls.append(values.shape)
-        return predict(self, values)
+        return predict(self, values, *outputs)
 
     monkeypatch.setattr(onnxruntime_cpu.OnnxruntimeCpu, "predict", counted)
     result = run(Request(scene, tmp_path / "o.tif", tile=8), model)
@@ -325,12 +333,14 @@ class Broken:
     def __init__(self, share: float) -> None:
         self.share = share
 
-    def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict(
+        self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+    ) -> dict[str, NDArray[np.float32]]:
         rows, cols = cube.shape[2] - 4, cube.shape[3] - 4
         found = np.full((1, 3, rows, cols), 1 / 3, dtype=np.float32)
         found[0, 1].flat[: int(self.share * rows * cols)] = np.nan
         found[0, 2].flat[: int(self.share * rows * cols)] = np.inf
-        return found
+        return {PROBABILITIES: found}
 
 
 def test_few_scores_that_are_not_finite_become_nodata(
@@ -376,11 +386,13 @@ def test_failing_window_fails_the_run_and_publishes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Failing(Broken):
-        def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
+        def predict(
+            self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+        ) -> dict[str, NDArray[np.float32]]:
             self.share += 1
             if self.share == 20:  # in the third strip
                 raise VerificationError("a late window")
-            return super().predict(cube)
+            return super().predict(cube, outputs)
 
     scene = write_scene_tiff(tmp_path / "s.tif", cube, blockysize=4)
     monkeypatch.setattr(pipeline, "open_backend", lambda *_: Failing(0))
@@ -512,7 +524,9 @@ def test_scene_that_changes_meanwhile_is_not_published(
     scene = write_scene_tiff(tmp_path / "s.tif", cube)
 
     class Meddling(Broken):
-        def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
+        def predict(
+            self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+        ) -> dict[str, NDArray[np.float32]]:
             data = scene.read_bytes() if scene.exists() else b""
             if change == "append":
                 scene.write_bytes(data + b"more")
@@ -522,7 +536,7 @@ def test_scene_that_changes_meanwhile_is_not_published(
                 os.utime(scene, ns=(1, 1))
             else:
                 scene.unlink(missing_ok=True)
-            return super().predict(cube)
+            return super().predict(cube, outputs)
 
     with pytest.raises(SceneError, match=r"changed while|cannot be read any more"):
         run(Request(scene, tmp_path / "o.tif"), model, lambda: Meddling(0))
@@ -537,7 +551,9 @@ def test_windows_without_data_are_journaled(
     scene = write_scene_tiff(tmp_path / "s.tif", empty, nodata=0)
 
     class Never(Broken):
-        def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
+        def predict(
+            self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+        ) -> dict[str, NDArray[np.float32]]:
             pytest.fail("an engine call")
 
     def stop(*_: object) -> None:
@@ -582,18 +598,21 @@ class Small(WindowSum):
         super().__init__(halo)
         self.most = most
 
-    def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict(
+        self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+    ) -> dict[str, NDArray[np.float32]]:
         if cube.shape[2] * cube.shape[3] > self.most:
             raise ResourceError("memory ran out")
-        return super().predict(cube)
+        return super().predict(cube, outputs)
 
 
 @pytest.mark.parametrize("most", [25, 60, 200])
 def test_windows_halve_where_memory_runs_out(most: int) -> None:
     cube = np.random.default_rng(0).integers(0, 50, (1, 3, 17, 23)).astype(np.float32)
     small = Small(2, most)
-    found = predict_in_parts(small, cube, 2)
-    np.testing.assert_array_equal(found, WindowSum(2).predict(cube))
+    found = predict_in_parts(small, cube, 2)[PROBABILITIES]
+    expected = WindowSum(2).predict(cube)[PROBABILITIES]
+    np.testing.assert_array_equal(found, expected)
     assert small.calls > 1
 
 

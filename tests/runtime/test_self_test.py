@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime.backends import open_backend
 from hsi_runtime.errors import VerificationError
-from hsi_runtime.model_file import ModelFile, read_model
+from hsi_runtime.model_file import PROBABILITIES, ModelFile, read_model
 from hsi_runtime.self_test import self_test
 
 
@@ -27,9 +27,11 @@ class Altered:
         self.inner = open_backend(model, "cpu", 1)
         self.change = np.float32(change)
 
-    def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
-        found = self.inner.predict(cube).copy()
-        found[0, 1, 2, 2] += self.change
+    def predict(
+        self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+    ) -> dict[str, NDArray[np.float32]]:
+        found = self.inner.predict(cube)
+        found[PROBABILITIES][0, 1, 2, 2] += self.change
         return found
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime import stac
 from hsi_runtime.class_map import paths_of
+from hsi_runtime.errors import OutputError
 from hsi_runtime.model_file import ModelDocument, ModelFile, read_model
 from hsi_runtime.pipeline import Request, run
 from hsi_runtime.scene import SceneInfo
@@ -108,6 +109,22 @@ def test_time_is_that_of_the_build(
     item = item_of(tmp_path, info_of(4, 3), document)
     assert item["properties"]["datetime"].startswith("20")
     assert item["properties"]["datetime"].endswith("Z")
+
+
+@pytest.mark.parametrize("epoch", ["yesterday", "1e9", "9" * 30])
+def test_a_time_that_is_none_is_told_before_any_work(
+    epoch: str,
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", epoch)
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    with pytest.raises(OutputError, match=rf"SOURCE_DATE_EPOCH is '{epoch}'"):
+        run(Request(scene, tmp_path / "o.tif", stac=True), model)
+    assert {p.name for p in tmp_path.iterdir()} <= {"s.tif", "model.onnx"}
 
 
 def test_provenance_and_classes(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hsi_runtime import windows
-from hsi_runtime.scene import Cube, SceneInfo
+from hsi_runtime.scene import FILE_AXES, Cube, SceneInfo
 from hsi_runtime.strips import Strip, cut, read_strips
 from hsi_runtime.windows import Plan, Window, tiles
 
@@ -17,7 +17,9 @@ BANDS = np.array([3, 0, 2, 1])
 class MemoryScene:
     """A scene that notes what is read of it."""
 
-    def __init__(self, cube: Cube, block: tuple[int, int]) -> None:
+    def __init__(
+        self, cube: Cube, block: tuple[int, int], interleave: str = "bsq"
+    ) -> None:
         bands, rows, cols = cube.shape
         self.cube = cube
         self.reads: list[tuple[tuple[int, int], tuple[int, int]]] = []
@@ -31,15 +33,22 @@ class MemoryScene:
             nodata=np.zeros(bands),
             good=np.ones(bands, dtype=bool),
             block=block,
+            interleave=interleave,
         )
 
     def read(
-        self, rows: tuple[int, int], cols: tuple[int, int], bands: NDArray[np.intp]
+        self,
+        rows: tuple[int, int],
+        cols: tuple[int, int],
+        bands: NDArray[np.intp],
+        out: Cube | None = None,
     ) -> Cube:
         assert 0 <= rows[0] < rows[1] <= self.info.rows
         assert 0 <= cols[0] < cols[1] <= self.info.cols
         self.reads.append((rows, cols))
-        return self.cube[bands, slice(*rows), slice(*cols)].copy()
+        assert out is not None
+        out[...] = self.cube[bands, slice(*rows), slice(*cols)]
+        return out
 
     def close(self) -> None:
         pass
@@ -66,7 +75,8 @@ def walks(draw: Any) -> tuple[MemoryScene, Plan, Window, int]:
     )
     random = np.random.default_rng(draw(st.integers(0, 99)))
     cube = random.integers(1, 30_000, (6, *shape)).astype(np.int16)
-    return MemoryScene(cube, block), plan, region, halo
+    interleave = draw(st.sampled_from(sorted(FILE_AXES)))
+    return MemoryScene(cube, block, interleave), plan, region, halo
 
 
 class Checked:
@@ -98,6 +108,8 @@ class Checked:
         strips = read_strips(self.scene, BANDS, self.plan, self.halo, finished)
         for strip in strips:
             assert strip.cube.nbytes <= max(self.plan.strip_bytes, 1)
+            in_file = strip.cube.transpose(FILE_AXES[self.scene.info.interleave])
+            assert in_file.flags.c_contiguous
             self.take(strip)
 
 
@@ -157,3 +169,18 @@ def test_nothing_is_read_where_all_is_finished() -> None:
     scene.reads.clear()
     assert list(read_strips(scene, BANDS, plan, 0, numbers)) == []
     assert scene.reads == []
+
+
+def test_memory_is_reused_and_strips_that_wait_are_left_alone() -> None:
+    cube = np.random.default_rng(0).integers(0, 99, (6, 64, 30)).astype(np.int16)
+    scene = MemoryScene(cube, (8, 30), "bip")
+    plan = windows.plan((64, 30), Window(0, 0, 64, 30), 8, (8, 30), 2, 8, 4000)
+    alive: list[tuple[Strip, NDArray[Any]]] = []
+    places = set()
+    for strip in read_strips(scene, BANDS, plan, 2):
+        alive = [*alive[-2:], (strip, strip.cube.copy())]
+        for waiting, content in alive:
+            np.testing.assert_array_equal(waiting.cube, content)
+        places.add(strip.cube.__array_interface__["data"][0])
+    assert len(plan.strips) > 5
+    assert len(places) <= 4  # three, and the first of them that was too small

@@ -20,10 +20,17 @@ class ArrayScene:
         self._cube = cube  # (band, row, col)
 
     def read(
-        self, rows: tuple[int, int], cols: tuple[int, int], bands: NDArray[np.intp]
+        self,
+        rows: tuple[int, int],
+        cols: tuple[int, int],
+        bands: NDArray[np.intp],
+        out: Cube | None = None,
     ) -> Cube:
         picked = self._cube[bands, slice(*rows), slice(*cols)]
-        return np.ascontiguousarray(picked)
+        if out is None:
+            return np.ascontiguousarray(picked)
+        np.copyto(out, picked)
+        return out
 
     def close(self) -> None:
         pass

@@ -171,9 +171,9 @@ class BaseMethod(nn.Module):
         return InferenceGraph(self.network)
 
     def endmembers(self) -> Tensor | None:
-        """Return the spectra that abundances refer to, or None without abundances.
+        """Return the spectra abundances refer to, ``(class, band)``, largest value 1.
 
-        Shape ``(endmember, band)``, one for each class, each with a peak of one.
+        None where the method does not unmix.
         """
         return None
 

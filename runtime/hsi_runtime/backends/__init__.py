@@ -1,13 +1,14 @@
 """Inference engines behind one small interface, one file each."""
 
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import EngineError, ResourceError
-from hsi_runtime.model_file import ModelFile
+from hsi_runtime.model_file import PROBABILITIES, ModelFile
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
 PRESENT = ("auto", "cpu")  # what this release has an engine for
@@ -18,15 +19,18 @@ class Backend(Protocol):
 
     device: str
 
-    def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict(
+        self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+    ) -> dict[str, NDArray[np.float32]]:
         """Classify windows.
 
         Args:
             cube: Stored units of the training scene, shape
                 ``(batch, band, row, col)``, without missing values.
+            outputs: Names of what is wanted, from the model's document.
 
         Returns:
-            Probabilities, shape ``(batch, class, row - 2 halo, col - 2 halo)``.
+            Each by name, shape ``(batch, class, row - 2 halo, col - 2 halo)``.
         """
 
 
@@ -58,21 +62,27 @@ def open_backend(
 
 
 def predict_in_parts(
-    backend: Backend, cube: NDArray[np.float32], halo: int
-) -> NDArray[np.float32]:
+    backend: Backend,
+    cube: NDArray[np.float32],
+    halo: int,
+    outputs: Sequence[str] = (PROBABILITIES,),
+) -> dict[str, NDArray[np.float32]]:
     """Classify a window; where memory runs out, its halves, down to single pixels.
 
     Dense networks give the same answer for any window, so only time is lost.
     """
     try:
-        return backend.predict(cube)
+        return backend.predict(cube, outputs)
     except ResourceError:
         axis = 2 if cube.shape[2] >= cube.shape[3] else 3
-        outputs = cube.shape[axis] - 2 * halo
-        if outputs < 2:
+        pixels = cube.shape[axis] - 2 * halo
+        if pixels < 2:
             raise
-    half = outputs // 2
+    half = pixels // 2
     first = np.take(cube, range(half + 2 * halo), axis=axis)
     last = np.take(cube, range(half, cube.shape[axis]), axis=axis)
-    parts = [predict_in_parts(backend, part, halo) for part in (first, last)]
-    return np.concatenate(parts, axis=axis)
+    parts = [predict_in_parts(backend, part, halo, outputs) for part in (first, last)]
+    return {
+        name: np.concatenate([part[name] for part in parts], axis=axis)
+        for name in outputs
+    }

@@ -1,5 +1,6 @@
 """onnxruntime on the CPU."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,11 +43,11 @@ class OnnxruntimeCpu:
             ) from error
         _check_signature(model, self._session)
 
-    def predict(self, cube: NDArray[np.float32]) -> NDArray[np.float32]:
+    def predict(
+        self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+    ) -> dict[str, NDArray[np.float32]]:
         try:
-            found: NDArray[np.float32] = self._session.run(
-                [PROBABILITIES], {INPUT_NAME: cube}
-            )[0]
+            found = self._session.run(list(outputs), {INPUT_NAME: cube})
         except Exception as error:
             if "alloc" in str(error).lower():
                 raise ResourceError(
@@ -54,7 +55,7 @@ class OnnxruntimeCpu:
                     "pixels; choose a smaller --tile."
                 ) from error
             raise
-        return found
+        return dict(zip(outputs, found, strict=True))
 
 
 def _check_signature(model: ModelFile, session: Any) -> None:
@@ -69,12 +70,13 @@ def _check_signature(model: ModelFile, session: Any) -> None:
             f"{model.path}: the graph takes {inputs}; its document promises "
             f"{INPUT_NAME!r} with {expected} bands."
         )
-    kind, shape = outputs.get(PROBABILITIES, ("", []))
-    if kind != "tensor(float)" or shape[1:2] != [len(document.classes)]:
-        raise ModelFileError(
-            f"{model.path}: the graph gives {outputs}; its document promises "
-            f"{PROBABILITIES!r} of {len(document.classes)} classes."
-        )
+    for name in document.outputs:
+        kind, shape = outputs.get(name, ("", []))
+        if kind != "tensor(float)" or shape[1:2] != [len(document.classes)]:
+            raise ModelFileError(
+                f"{model.path}: the graph gives {outputs}; its document promises "
+                f"{name!r} of {len(document.classes)} classes."
+            )
 
 
 def _first_line(error: Exception) -> str:
