@@ -57,7 +57,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         nonlinear_decoder: Complete the reconstruction by a nonlinear term; training
             only.
         variability: Vary the endmembers during training.
-        anchor_weight: Of the term that makes abundances agree with labels.
+        anchor_weight: Of the term that makes abundances agree with labels; 0.1 left
+            them erratic (SalinasA).
         kl_weight: Of the Kullback-Leibler divergence of the variational network.
         tv_weight: Of the total variation of abundances and of perturbations.
         class_weighting: 0 weighs every training pixel alike, 1 every class.
@@ -66,7 +67,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cosine: bool = True
     nonlinear_decoder: bool = True
     variability: bool = True
-    anchor_weight: Weight = 0.1
+    anchor_weight: Weight = 0.3
     kl_weight: Weight = 0.01
     tv_weight: Weight = 0.01
     class_weighting: Annotated[float, Meta(ge=0, le=1)] = 0.25
