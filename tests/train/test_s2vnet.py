@@ -12,6 +12,7 @@ from hsi_train.method import IGNORED, Batch, Problem
 from hsi_train.methods.s2vnet import (
     Cosine,
     Method,
+    NormedScores,
     Retention,
     anchor,
     divergence,
@@ -307,6 +308,19 @@ def test_retention_is_attention_along_rows_then_columns() -> None:
             expected[part, 0, col - 3] = attend(head, (3, col), 0, along_rows)
     local = layer.local(v[None])[0, :, 2:-2, 2:-2]
     assert (layer(features) - layer.mix((expected + local)[None])).abs().max() < 1e-6
+
+
+def test_norm_and_scores_are_one_convolution_in_evaluation() -> None:
+    torch.manual_seed(0)
+    layer = NormedScores(5, 3).double()
+    features = torch.randn(4, 5, 6, 7, dtype=torch.float64) * 3 + 2
+    layer.norm.weight.data.uniform_(0.5, 2)
+    layer.norm.bias.data.uniform_(-1, 1)
+    for _ in range(3):  # statistics other than 0 and 1
+        layer(features)
+    found = layer.eval()(features)
+    expected = layer.layer(layer.norm(features))
+    assert (found - expected).abs().max() < 1e-12
 
 
 def test_gradients_are_finite_at_exact_reconstruction_and_for_zeros() -> None:

@@ -79,7 +79,8 @@ def draw_abundances(
     width = 12 / columns
     height = width * max(0.4, min(rows / cols, 2)) + 0.3
     figure = Figure(figsize=(12, lines * height + 0.4), layout="constrained")
-    figure.suptitle(f"{scene.info.path.name}: abundances, 0 to 1", fontsize=10)
+    title = f"{scene.info.path.name}: abundances, from 0 (grey) to 1 (full colour)"
+    figure.suptitle(title, fontsize=10)
     axes = figure.subplots(lines, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()

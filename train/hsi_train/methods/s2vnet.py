@@ -141,6 +141,33 @@ class Retention(nn.Module):
         return total / F.conv2d(sum(weights[1:], weights[0]), self.spread)
 
 
+class NormedScores(nn.Module):
+    """Batch norm, then a 1x1 convolution; one convolution in evaluation.
+
+    An exporter folds a norm into the convolution before it. Here none is before it.
+    """
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.layer = nn.Conv2d(channels, classes, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(batch, channel, row, col)`` to ``(batch, class, row, col)``."""
+        norm, layer = self.norm, self.layer
+        if norm.training:
+            scores: Tensor = layer(norm(features))
+            return scores
+        mean, variance = norm.running_mean, norm.running_var
+        assert mean is not None
+        assert variance is not None
+        assert layer.bias is not None
+        gain = norm.weight * torch.rsqrt(variance + norm.eps)
+        shift = F.conv2d((norm.bias - mean * gain)[None, :, None, None], layer.weight)
+        bias = layer.bias + shift.flatten()
+        return F.conv2d(features, layer.weight * gain[:, None, None], bias)
+
+
 class SpatialNetwork(nn.Module):
     """Convolution stem, retention, feed-forward layers, class scores of a pixel."""
 
@@ -160,9 +187,7 @@ class SpatialNetwork(nn.Module):
             nn.GELU(),
             nn.Conv2d(2 * CHANNELS, CHANNELS, 1),
         )
-        self.head = nn.Sequential(
-            nn.BatchNorm2d(CHANNELS), nn.Conv2d(CHANNELS, classes, 1)
-        )
+        self.head = NormedScores(CHANNELS, classes)
         for part in (self.retention, self.feed_forward):
             for layer in part.modules():
                 if isinstance(layer, nn.Conv2d) and layer.groups == 1:
