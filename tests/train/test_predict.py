@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hsi_train import predict, split
+from hsi_train import method as methods
+from hsi_train import patches, predict, split
 from hsi_train.labelled_scene import LabelledData
 from hsi_train.split import Role
 
@@ -84,3 +85,38 @@ def test_confusion_of_each_role(make_data: MakeData) -> None:
         np.add.at(expected, (data.scenes[0].classes[pixels], whole[pixels]), 1)
         np.testing.assert_array_equal(matrix, expected)
     assert network.training  # as it was before
+
+
+@pytest.mark.parametrize("shape", [(66, 13), (12, 30)])
+def test_output_maps_equal_the_graph_on_the_whole_scene(
+    make_data: MakeData, shape: tuple[int, int]
+) -> None:
+    data = data_of(make_data, *shape)
+    splits = split.per_class(data, 4, 0)
+    problem = patches.problem(data.scenes, splits, len(data.classes))
+    method = methods.build("s2vnet", problem, {}).eval()
+    scene, halo = data.scenes[0], method.halo
+    padding = ((0, 0), (halo, halo), (halo, halo))
+    padded = np.pad(scene.cube, padding, mode="reflect")
+    with torch.inference_mode():
+        expected = method.inference_graph()(torch.from_numpy(padded)[None])
+    for name, values in zip(method.outputs, expected, strict=True):
+        found = predict.output_maps(method, name, scene, scene.valid, np.zeros(5), CPU)
+        assert found.shape == (len(data.classes), *shape)
+        np.testing.assert_allclose(found, values[0].numpy(), atol=1e-5)
+
+
+def test_output_maps_leave_out_tiles_without_a_wanted_pixel(
+    make_data: MakeData,
+) -> None:
+    data = data_of(make_data, 20, 100)
+    splits = split.per_class(data, 4, 0)
+    problem = patches.problem(data.scenes, splits, len(data.classes))
+    method = methods.build("s2vnet", problem, {}).eval()
+    wanted = np.zeros((20, 100), dtype=bool)
+    wanted[3, 80] = True
+    found = predict.output_maps(
+        method, "abundances", data.scenes[0], wanted, np.zeros(5), CPU
+    )
+    assert np.isnan(found[:, :, :64]).all()
+    assert np.isfinite(found[:, :, 64:]).all()

@@ -37,7 +37,11 @@ class Page(HTMLParser):
 
 
 def report_of(
-    make_data: MakeData, folder: Path, scenes: int = 1, validation: bool = False
+    make_data: MakeData,
+    folder: Path,
+    scenes: int = 1,
+    validation: bool = False,
+    name: str = "mf2cnet",
 ) -> str:
     rng = np.random.default_rng(0)
     data = make_data(*(rng.integers(0, 5, (16, 20)) for _ in range(scenes)))
@@ -49,10 +53,18 @@ def report_of(
     splits = split.per_class(data, 5, 0)
     statistics = patches.statistics(data.scenes, splits)
     problem = patches.problem(data.scenes, splits, 4)
-    method = methods.build("mf2cnet", problem, {"features": 4, "hidden": 4}).eval()
+    options = {"features": 4, "hidden": 4} if name == "mf2cnet" else {}
+    method = methods.build(name, problem, options).eval()
     cpu = torch.device("cpu")
     matrix = predict.evaluate(
-        method.network, data.scenes, splits, Role.TEST, statistics.mean, 6, 4, cpu
+        method.network,
+        data.scenes,
+        splits,
+        Role.TEST,
+        statistics.mean,
+        method.halo,
+        4,
+        cpu,
     )
     result = {
         "classes": [{"code": c.code, "name": c.name} for c in classes],
@@ -105,6 +117,17 @@ def test_page_names_every_class_and_warning(
     assert not {"b", "i"} & {t for t, _ in page.tags}
     warnings = [a for t, a in page.tags if a.get("class") == "warning"]
     assert len(warnings) == 2
+
+
+def test_unmixing_is_drawn_where_a_method_unmixes(
+    make_data: MakeData, tmp_path: Path
+) -> None:
+    plain = Page(report_of(make_data, tmp_path))
+    unmixed = Page(report_of(make_data, tmp_path, name="s2vnet"))
+    assert "Endmembers" not in plain.text
+    assert "Endmembers and abundances" in unmixed.text
+    images = [sum(t == "img" for t, _ in page.tags) for page in (plain, unmixed)]
+    assert images[1] == images[0] + 2  # spectra, maps of the one scene
 
 
 def test_only_some_of_many_scenes_are_drawn(

@@ -132,15 +132,23 @@ class BaseMethod(nn.Module):
 
         A batch without any such output gives zero, with finite gradients.
         """
-        scores = self.network(batch.cube)  # (batch, class, row, col)
+        return self.cross_entropy(self.network(batch.cube), batch.classes)
+
+    def cross_entropy(self, scores: Tensor, classes: Tensor) -> Tensor:
+        """Average the weighted cross-entropy of scores ``(batch, class, row, col)``.
+
+        Args:
+            scores: Of each class.
+            classes: Class index or `IGNORED`, shape ``(batch, row, col)``.
+        """
         total = F.cross_entropy(
             scores,
-            batch.classes,
+            classes,
             weight=self.class_weights,
             ignore_index=IGNORED,
             reduction="sum",
         )
-        return total / (batch.classes != IGNORED).sum().clamp(min=1)
+        return total / (classes != IGNORED).sum().clamp(min=1)
 
     def losses(self, batch: Batch) -> Iterator[Tensor]:
         """Yield what one training step minimises.

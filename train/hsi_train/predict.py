@@ -1,12 +1,15 @@
 """Classifies labelled scenes with a torch network, to measure accuracy and to draw."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from hsi_runtime.windows import tiles
 from hsi_train.labelled_scene import LabelledScene
+from hsi_train.method import BaseMethod
 from hsi_train.metrics import Confusion, confusion
 from hsi_train.patches import cut_cube
 from hsi_train.split import Role, Roles
@@ -36,11 +39,53 @@ def classify(
     Returns:
         Class index, shape ``(row, col)``; -1 in tiles without a wanted pixel.
     """
-    rows, cols = wanted.shape
     out = np.full(wanted.shape, -1, dtype=np.int16)
+    for rows, cols, cube in _tiles(scene, wanted, fill, halo):
+        out[rows, cols] = network(cube.to(device))[0].argmax(dim=0).cpu().numpy()
+    return out
+
+
+@torch.inference_mode()
+def output_maps(
+    method: BaseMethod,
+    name: str,
+    scene: LabelledScene,
+    wanted: NDArray[np.bool_],
+    fill: NDArray[np.float64],
+    device: torch.device,
+) -> NDArray[np.float32]:
+    """Compute one of a method's outputs for the wanted pixels of a scene.
+
+    Args:
+        method: In evaluation mode.
+        name: Of the output, one of ``method.outputs``.
+        scene: The scene.
+        wanted: Pixels of interest, shape ``(row, col)``.
+        fill: What stands for a missing value, shape ``(band,)``.
+        device: Where the method lives.
+
+    Returns:
+        Shape ``(class, row, col)``; NaN in tiles without a wanted pixel.
+    """
+    graph, index = method.inference_graph().eval(), method.outputs.index(name)
+    classes = len(method.problem.class_counts)
+    out = np.full((classes, *wanted.shape), np.nan, dtype=np.float32)
+    for rows, cols, cube in _tiles(scene, wanted, fill, method.halo):
+        out[:, rows, cols] = graph(cube.to(device))[index][0].cpu().numpy()
+    return out
+
+
+def _tiles(
+    scene: LabelledScene,
+    wanted: NDArray[np.bool_],
+    fill: NDArray[np.float64],
+    halo: int,
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Cut tiles with a wanted pixel: their rows, columns and cube, halo included."""
+    height, width = wanted.shape
     filler = fill.astype(np.float32)[:, None, None]
-    for top, bottom in tiles((0, rows), TILE):
-        for left, right in tiles((0, cols), TILE):
+    for top, bottom in tiles((0, height), TILE):
+        for left, right in tiles((0, width), TILE):
             if not wanted[top:bottom, left:right].any():
                 continue
             cube = cut_cube(
@@ -50,9 +95,7 @@ def classify(
                 (top - halo, bottom + halo),
                 (left - halo, right + halo),
             )
-            scores = network(torch.from_numpy(cube)[None].to(device))
-            out[top:bottom, left:right] = scores[0].argmax(dim=0).cpu().numpy()
-    return out
+            yield slice(top, bottom), slice(left, right), torch.from_numpy(cube)[None]
 
 
 def evaluate(

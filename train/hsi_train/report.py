@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from hsi_train import recipe
+from hsi_train import recipe, report_unmixing
 from hsi_train.fit import Progress
 from hsi_train.labelled_scene import UNLABELLED, LabelledData, LabelledScene
 from hsi_train.method import BaseMethod
@@ -86,6 +86,7 @@ def write_report(
         "<h2>Maps</h2>",
         *maps,
         f"<p>{left_out} more scenes are not drawn.</p>" if left_out else "",
+        *_unmixing(method, data, statistics, device),
         "<h2>Accuracy of each class</h2>",
         _class_table(result),
         "<h2>Confusion matrix</h2>",
@@ -118,6 +119,15 @@ def _class_map(
         method.network, scene, wanted, statistics.mean, method.halo, device
     )
     return np.where(scene.valid, found, -1).astype(np.int16)
+
+
+def _unmixing(
+    method: BaseMethod, data: LabelledData, statistics: Statistics, device: torch.device
+) -> list[str]:
+    if method.endmembers() is None:
+        return []
+    figures = report_unmixing.figures(method, data, statistics, device)
+    return ["<h2>Endmembers and abundances</h2>", *map(_image, figures)]
 
 
 def _draw_maps(
