@@ -348,9 +348,7 @@ class Encoder(nn.Module):
                     Blur(16),
                     nn.Conv2d(16, 32, 3, padding=1),
                 ),
-                nn.Sequential(
-                    nn.InstanceNorm2d(32), nn.ReLU(), Blur(32), Residual(32)
-                ),
+                nn.Sequential(nn.InstanceNorm2d(32), nn.ReLU(), Blur(32), Residual(32)),
                 nn.Sequential(*(Residual(32) for _ in range(4))),
             ]
         )
