@@ -130,17 +130,14 @@ class Involution(nn.Module):
         """Map ``(batch, channel, row, col)`` to rows and columns less two."""
         channels = x.shape[1]
         kernels = self.kernels(x[:, :, 1:-1, 1:-1])
-        kernels = kernels.unflatten(1, (9, -1))  # (batch, 9, group, row, col)
+        kernels = torch.unflatten(kernels, 1, (9, -1))  # (batch, 9, group, row, col)
         groups = kernels.shape[2]
         if channels % PLANES:
             x = F.pad(x, (0, 0, 0, 0, 0, PLANES * groups - channels))
-        planes = x.unflatten(1, (PLANES, groups))  # (batch, plane, group, row, col)
-        if self.training:
-            filtered = _Involve.apply(planes, kernels)
-        else:
-            filtered = involve(planes, kernels)
-        out: Tensor = filtered.flatten(1, 2)[:, :channels]
-        return out
+        planes = torch.unflatten(x, 1, (PLANES, groups))  # (batch, plane, group, ...)
+        apply: Any = _Involve.apply if self.training else involve
+        filtered: Tensor = apply(planes, kernels)
+        return filtered.flatten(1, 2)[:, :channels]
 
 
 def involve(planes: Tensor, kernels: Tensor) -> Tensor:
@@ -262,15 +259,15 @@ class Generator(nn.Module):
             for channels in (bands, STYLED, STYLED)
         )
         self.convolutions = nn.ModuleList(
-            _same_conv(channels, STYLED, bias=False)
-            for channels in (bands, STYLED, STYLED)
+            _same_conv(channels, STYLED) for channels in (bands, STYLED, STYLED)
         )
         self.style = nn.Linear(2, 2 * STYLED)
         self.normalise = nn.InstanceNorm2d(STYLED)
         self.batch_norm = _batch_norm(STYLED)
-        self.output = _same_conv(STYLED, bands, bias=True)
-        nn.init.normal_(self.output[1].weight, std=0.5 / math.sqrt(9 * STYLED))
-        nn.init.zeros_(self.output[1].bias)
+        self.output = nn.Conv2d(STYLED, bands, 3)
+        nn.init.normal_(self.output.weight, std=0.5 / math.sqrt(9 * STYLED))
+        assert self.output.bias is not None
+        nn.init.zeros_(self.output.bias)
         self.pair = nn.Parameter(torch.zeros(2))  # equal shares of source and change
 
     def forward(self, x: Tensor) -> Tensor:
@@ -286,7 +283,9 @@ class Generator(nn.Module):
             z = (1 + gain) * self.normalise(z) + offset
             z = F.leaky_relu(self.batch_norm(z), 0.01)
         shares = torch.softmax(self.pair, dim=0)
-        return shares[0] * x + shares[1] * self.output(z)
+        change = self.output(F.pad(z, (1, 1, 1, 1), mode="reflect"))
+        altered: Tensor = shares[0] * x + shares[1] * change
+        return altered
 
 
 class Residual(nn.Module):
@@ -295,10 +294,10 @@ class Residual(nn.Module):
     def __init__(self, features: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _same_conv(features, features, bias=False),
+            _same_conv(features, features),
             nn.InstanceNorm2d(features),
             nn.ReLU(),
-            _same_conv(features, features, bias=False),
+            _same_conv(features, features),
             nn.InstanceNorm2d(features),
         )
 
@@ -488,7 +487,8 @@ def inconsistency(scores: tuple[Tensor, ...], classes: Tensor) -> Tensor:
     apart = F.kl_div(altered1, mixed2, reduction="none", log_target=True)
     apart = apart + F.kl_div(altered2, mixed1, reduction="none", log_target=True)
     known = classes != IGNORED
-    return (apart.sum(dim=1) * known).sum() / known.sum().clamp(min=1)
+    total: Tensor = (apart.sum(dim=1) * known).sum()
+    return total / known.sum().clamp(min=1)
 
 
 def contrast(a: Tensor, b: Tensor) -> Tensor:
@@ -538,7 +538,7 @@ def _batch_norm(features: int) -> nn.Module:
     return nn.BatchNorm2d(features, track_running_stats=False)
 
 
-def _same_conv(inputs: int, outputs: int, bias: bool) -> nn.Sequential:
+def _same_conv(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.ReflectionPad2d(1), nn.Conv2d(inputs, outputs, 3, bias=bias)
+        nn.ReflectionPad2d(1), nn.Conv2d(inputs, outputs, 3, bias=False)
     )

@@ -56,4 +56,5 @@ def shift_cube(
     if cube.dtype.kind in "iu":
         limits = np.iinfo(cube.dtype)
         values = np.clip(np.rint(values), limits.min + 1, limits.max - 1)
-    return values.astype(cube.dtype)
+    out: NDArray[Any] = values.astype(cube.dtype)
+    return out
