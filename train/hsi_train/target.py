@@ -88,12 +88,13 @@ def check(
         scene = open_any(path)
         try:
             info = scene.info
+            codes = labels.codes(number, info)
+            if not codes.any():
+                continue
             match = _match(info, bands)
             said = conversion(info, match, values).warnings
             warnings += [*info.notes, *match.warnings, *said]
-            codes = labels.codes(number, info)
-            if codes.any():
-                found.append((path, codes))
+            found.append((path, codes))
         finally:
             scene.close()
     present = sorted({int(c) for _, codes in found for c in np.unique(codes)} - {0})
@@ -116,8 +117,10 @@ def check(
             "names with --classes, or the same codes."
         )
     warnings += [*labels.warnings(), *said_of_names]
+    if len(found) < len(paths):
+        warnings.append(f"{len(paths) - len(found)} scene(s) have no labelled pixel.")
     if unknown:
-        warnings.append(f"Target classes unknown to the source: {', '.join(unknown)}.")
+        warnings.append(f"Classes unknown to the source: {', '.join(unknown)}.")
     if absent:
         warnings.append(f"Classes absent in the target: {', '.join(absent)}.")
     numbers = np.array([index[code] for code in present], dtype=np.int16)

@@ -528,9 +528,9 @@ def randomise_spectra(cube: Tensor) -> Tensor:
     Args:
         cube: Shape ``(batch, band, row, col)``.
     """
-    gain, slope = 2 * torch.rand(2, len(cube), 1, 1, 1).to(cube.device) - 1
+    draws = 2 * torch.rand(2, len(cube), 1, 1, 1).to(cube.device) - 1
     axis = torch.linspace(-1, 1, cube.shape[1], device=cube.device)[:, None, None]
-    return cube * (1 + GAIN * gain) * (1 + SLOPE * slope * axis)
+    return cube * (1 + GAIN * draws[0]) * (1 + SLOPE * draws[1] * axis)
 
 
 def _batch_norm(features: int) -> nn.Module:
