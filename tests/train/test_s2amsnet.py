@@ -381,3 +381,22 @@ def test_style_changes_from_call_to_call_and_from_sample_to_sample() -> None:
     assert first.shape == x.shape
     assert (first[0] - first[1]).abs().max() > 1e-3
     assert (first - generator(x)).abs().max() > 1e-3
+
+
+def test_mixed_precision_keeps_norms_and_contrast_in_fp32() -> None:
+    method = build()
+    batch = a_batch(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert method.network.unit_spectra(batch.cube).dtype == torch.float32
+        a, b = torch.randn(6, 40), torch.randn(6, 40)
+        found = s2amsnet.contrast(a.bfloat16(), b.bfloat16())
+        losses = list(method.losses(batch))
+    assert torch.equal(
+        found, s2amsnet.contrast(a.bfloat16().float(), b.bfloat16().float())
+    )
+    for loss in losses:
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert math.isfinite(float(loss.detach()))
+    assert all(
+        p.grad is not None and torch.isfinite(p.grad).all() for p in method.parameters()
+    )

@@ -24,6 +24,7 @@ Axes: ``(batch, band or feature, row, col)``.
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import reduce
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -150,11 +151,8 @@ def involve(planes: Tensor, kernels: Tensor) -> Tensor:
     Returns:
         Shape ``(batch, plane, group, row, col)``.
     """
-    total = torch.zeros(())
-    for offset, part in enumerate(_shifted(planes)):
-        weighted = part * kernels[:, None, offset]
-        total = weighted if offset == 0 else total + weighted
-    return total
+    parts = enumerate(_shifted(planes))
+    return reduce(torch.add, (p * kernels[:, None, offset] for offset, p in parts))
 
 
 def _shifted(planes: Tensor) -> Iterator[Tensor]:
@@ -166,7 +164,7 @@ def _shifted(planes: Tensor) -> Iterator[Tensor]:
 
 
 class _Involve(torch.autograd.Function):
-    """`involve`, whose sums grow in place: about a third of the time in training."""
+    """`involve`, whose sums grow in place: less than half the time in training."""
 
     @staticmethod
     def forward(ctx: Any, planes: Tensor, kernels: Tensor) -> Tensor:
