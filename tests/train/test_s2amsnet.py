@@ -373,6 +373,19 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
         build(**options)
 
 
+def test_generator_scale_is_the_size_of_the_first_change() -> None:
+    x = a_batch().cube / 1000
+    changes = []
+    for scale in (1e-6, 0.1, 0.4):
+        torch.manual_seed(0)
+        generator = s2amsnet.Generator(BANDS, scale)
+        altered = 2 * generator(x)  # equal shares at first
+        changes.append(float((altered - x).detach().square().mean().sqrt()))
+    assert changes[0] < 1e-4
+    assert changes[2] == pytest.approx(4 * changes[1], rel=1e-2)
+    assert 0.02 < changes[1] < 0.2
+
+
 def test_style_changes_from_call_to_call_and_from_sample_to_sample() -> None:
     (generator, _) = build().generators
     one = a_batch().cube[:1] / 1000
