@@ -100,6 +100,7 @@ class BaseMethod(nn.Module):
     network: nn.Module
     problem: Problem
     class_weights: Tensor
+    progress = 0.0  # share of the training steps taken; the trainer keeps it
 
     def __init__(self, problem: Problem, class_weighting: float = 0.0) -> None:
         """Keep the weights of the cross-entropy.
@@ -132,15 +133,18 @@ class BaseMethod(nn.Module):
 
         A batch without any such output gives zero, with finite gradients.
         """
-        scores = self.network(batch.cube)  # (batch, class, row, col)
+        return self.cross_entropy(self.network(batch.cube), batch.classes)
+
+    def cross_entropy(self, scores: Tensor, classes: Tensor) -> Tensor:
+        """Average over ``(batch, class, row, col)`` and ``(batch, row, col)``."""
         total = F.cross_entropy(
             scores,
-            batch.classes,
+            classes,
             weight=self.class_weights,
             ignore_index=IGNORED,
             reduction="sum",
         )
-        return total / (batch.classes != IGNORED).sum().clamp(min=1)
+        return total / (classes != IGNORED).sum().clamp(min=1)
 
     def losses(self, batch: Batch) -> Iterator[Tensor]:
         """Yield what one training step minimises.
@@ -154,6 +158,14 @@ class BaseMethod(nn.Module):
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Group the parameters for AdamW: ``params``, ``lr`` (its peak), and so on."""
         return [{"params": list(self.parameters()), "lr": learning_rate}]
+
+    def fit_defaults(self) -> Defaults:
+        """Say how this problem is trained where the recipe does not.
+
+        Raises:
+            RecipeError: The options cannot be trained on this problem.
+        """
+        return self.defaults
 
     def prepare(self, windows: "Windows") -> None:
         """Look at the training windows once, before the first step of a new run."""
