@@ -221,6 +221,8 @@ class Pretrainer:
             self.loss = share * self.loss + (1 - share) * value
             after_step(self._done, steps, value)
         self.save(state)
+        # What is left would count when the training's gradients are clipped.
+        self._optimizer.zero_grad(set_to_none=True)
         origin = Origin(
             method=self._name,
             version=importlib.metadata.version("hsi-edge"),

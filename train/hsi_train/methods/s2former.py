@@ -437,24 +437,25 @@ def frequency_loss(found: Tensor, true: Tensor) -> Tensor:
         The sum of both means; zero for equal cubes.
     """
     _, rows, cols, bands = found.shape
-    on = found.device
+    both = (found, true)
+    like: dict[str, Any] = {"device": found.device, "dtype": found.dtype}
     frequency = torch.hypot(
-        torch.fft.fftfreq(rows, device=on)[:, None], torch.fft.rfftfreq(cols, device=on)
-    )
-    weight = (frequency >= 0.25) * twice(cols, on)  # (row, col), cycles per pixel
-    spatial = [torch.fft.rfft2(x, dim=(1, 2), norm="ortho") for x in (found, true)]
-    gap = (magnitude(spatial[0]) - magnitude(spatial[1])).abs()
-    in_space = (gap * weight[..., None]).sum(dim=(1, 2)) / weight.sum().clamp(min=1)
+        torch.fft.fftfreq(rows, **like)[:, None], torch.fft.rfftfreq(cols, **like)
+    )  # (row, col), cycles per pixel
+    weight = (frequency >= 0.25) * twice(cols).to(found)
+    moved = [magnitude(torch.fft.rfft2(x, (rows, cols), (1, 2), "ortho")) for x in both]
+    gap = (moved[0] - moved[1]).abs() * weight[..., None]
+    in_space = gap.sum(dim=(1, 2)) / weight.sum().clamp(min=1)  # (batch, band)
 
-    weight = (torch.fft.rfftfreq(bands, device=on) >= 0.125) * twice(bands, on)
-    spectral = [torch.fft.rfft(x, norm="ortho") for x in (found, true)]
-    gap = (magnitude(spectral[0]) - magnitude(spectral[1])).abs()
-    return in_space.mean() + (gap @ weight / weight.sum()).mean()
+    weight = (torch.fft.rfftfreq(bands, **like) >= 0.125) * twice(bands).to(found)
+    moved = [magnitude(torch.fft.rfft(x, norm="ortho")) for x in both]
+    along_bands = (moved[0] - moved[1]).abs() @ weight / weight.sum()
+    return in_space.mean() + along_bands.mean()
 
 
-def twice(size: int, device: torch.device) -> Tensor:
-    """How often each frequency of a real transform stands in the full one."""
-    counts = torch.full((size // 2 + 1,), 2.0, device=device)
+def twice(size: int) -> Tensor:
+    """Count how often each frequency of a real transform stands in the full one."""
+    counts = torch.full((size // 2 + 1,), 2.0)
     counts[0] = 1
     if size % 2 == 0:
         counts[-1] = 1
@@ -471,7 +472,7 @@ class Denoiser(nn.Module):
 
     def __init__(self, hidden: int = 384) -> None:
         super().__init__()
-        self.time = nn.Embedding(DIFFUSION_STEPS + 1, FEATURES)
+        self.time = nn.Embedding(DIFFUSION_STEPS, FEATURES)
         self.norm = nn.LayerNorm(FEATURES)
         self.mlp = nn.Sequential(
             *(nn.Linear(FEATURES, hidden), nn.SiLU(), nn.Linear(hidden, hidden)),
@@ -498,8 +499,8 @@ class Distillation(nn.Module):
         self.teacher = copy.deepcopy(network).requires_grad_(False)
         self.denoiser = Denoiser()
         beta = torch.linspace(1e-4, 2e-2, DIFFUSION_STEPS, dtype=torch.float64)
-        # Share of the signal's power left after each time, from 0.
-        signal = torch.cat([torch.ones(1), torch.cumprod(1 - beta, 0).float()])
+        # Share of the signal's power left at each time.
+        signal = torch.cumprod(1 - beta, 0).float()
         self.register_buffer("signal", signal, persistent=False)
 
     def noised(self, z: Tensor, noise: Tensor, time: Tensor) -> Tensor:
@@ -510,9 +511,7 @@ class Distillation(nn.Module):
     def denoising_loss(self, teacher: Tensor) -> Tensor:
         """Teach the denoiser the teacher's features ``(pixel, feature)``."""
         teacher = teacher.detach()
-        time = torch.randint(
-            1, DIFFUSION_STEPS + 1, teacher.shape[:1], device=teacher.device
-        )
+        time = torch.randint(DIFFUSION_STEPS, teacher.shape[:1], device=teacher.device)
         noisy = self.noised(teacher, torch.randn_like(teacher), time)
         loss: Tensor = (self.denoiser(noisy, time) - teacher).square().mean()
         return loss
