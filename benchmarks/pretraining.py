@@ -30,7 +30,7 @@ from sklearn.svm import SVC
 from hsi_train import method as methods
 from hsi_train import metrics, patches, predict, recipe, split, training
 from hsi_train.labelled_scene import LabelledData
-from hsi_train.pretrain import Pretrainable, Pretrainer, read_sources
+from hsi_train.pretrain import Pretrainable, Pretrainer, load_encoder, read_sources
 from hsi_train.rasters import write_raster
 from hsi_train.recipe import Pretrain, Recipe
 from hsi_train.run_folder import ENCODER
@@ -147,7 +147,7 @@ def probe(
     assert isinstance(method, Pretrainable)
     method.pretrained = True  # a random encoder is probed as a trained one
     if init:
-        training.pretrain.load_encoder(Path(init), method.encoder, METHOD)
+        load_encoder(Path(init), method.encoder, METHOD)
     method.prepare(patches.Windows(scenes, splits, method.halo, measured.mean))
     return predict.evaluate(
         method.network,

@@ -125,7 +125,7 @@ def test_neighbourhood_attention_equals_a_loop() -> None:
                 logits = torch.stack([query @ key for key in keys]) / math.sqrt(32)
                 shares = torch.softmax(logits + layer.position[head], 0)
                 parts.append(sum(s * v for s, v in zip(shares, values, strict=True)))
-            expected = layer.out(torch.cat(parts))  # type: ignore[arg-type]
+            expected = layer.out(torch.cat(parts))
             torch.testing.assert_close(found[n, row, col], expected)
 
 
@@ -230,7 +230,7 @@ def test_every_term_of_pretraining_counts(weight: str) -> None:
     spectra = torch.randn(2, 128, 20, 20)
 
     def loss(value: float) -> float:
-        off = dict.fromkeys(
+        off: dict[str, Any] = dict.fromkeys(
             ("spectral_weight", "visible_weight", "brightness_weight"), 0.0
         )
         options = {**off, "frequency_weight": 0.0, f"{weight}_weight": value}

@@ -55,8 +55,8 @@ def spatial_folds(classes: Tensor, places: Sequence[Place]) -> Tensor | None:
     if count < 3:
         return None
     folds = torch.empty_like(classes)
-    for one in classes.unique():
-        members = torch.nonzero(classes == one)[:, 0]
+    for index in range(int(classes.max()) + 1):
+        members = torch.nonzero(classes == index)[:, 0]
         order = sorted(members.tolist(), key=lambda i: places[i])
         for fold, part in enumerate(torch.tensor(order).tensor_split(count)):
             folds[part] = fold
@@ -72,7 +72,7 @@ def choose_penalty(features: Tensor, classes: Tensor, folds: Tensor) -> float:
 
     def left_out(penalty: float) -> float:
         total = 0.0
-        for fold in folds.unique():
+        for fold in range(int(folds.max()) + 1):
             out = folds == fold
             weight, bias = solve(features[~out], classes[~out], count, penalty)
             scores = F.linear(features[out], weight, bias)
@@ -115,5 +115,5 @@ def solve(
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    optimizer.step(closure)
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach().to(features), bias.detach().to(features)

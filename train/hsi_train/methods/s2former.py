@@ -190,7 +190,7 @@ class Exchange(nn.Module):
         values = torch.cat([self.value_e(e), self.value_a(a).unsqueeze(-2)], dim=-2)
         logits = queries @ keys.transpose(-1, -2) / math.sqrt(SPECTRAL)  # (..., 20, 17)
         mixed = torch.softmax(logits, dim=-1) @ values
-        to_e, to_a = mixed.split([GROUPS, HEADS], dim=-2)
+        to_e, to_a = mixed[..., :GROUPS, :], mixed[..., GROUPS:, :]
         return self.out_a(to_a.flatten(-2)), self.out_e(to_e)
 
 
@@ -256,7 +256,7 @@ class Encoder(nn.Module):
         spectra = spectra.permute(0, 2, 3, 1)  # (batch, row, col, 128)
         a = self.embed_a(spectra)
         # The spectral tokens of the outermost pixels would meet nobody.
-        e = self.embed_e(crop(spectra).unflatten(-1, (GROUPS, -1))) + self.group
+        e = self.embed_e(torch.unflatten(crop(spectra), -1, (GROUPS, -1))) + self.group
         first, *rest = self.blocks
         a, e = first(a, e)
         for block in rest:
@@ -450,7 +450,8 @@ def frequency_loss(found: Tensor, true: Tensor) -> Tensor:
     weight = (torch.fft.rfftfreq(bands, **like) >= 0.125) * twice(bands).to(found)
     moved = [magnitude(torch.fft.rfft(x, norm="ortho")) for x in both]
     along_bands = (moved[0] - moved[1]).abs() @ weight / weight.sum()
-    return in_space.mean() + along_bands.mean()
+    loss: Tensor = in_space.mean() + along_bands.mean()
+    return loss
 
 
 def twice(size: int) -> Tensor:
