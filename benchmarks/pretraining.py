@@ -29,8 +29,9 @@ from sklearn.svm import SVC
 
 from hsi_train import method as methods
 from hsi_train import metrics, patches, predict, recipe, split, training
+from hsi_train.encoder_file import load_encoder
 from hsi_train.labelled_scene import LabelledData
-from hsi_train.pretrain import Pretrainable, Pretrainer, load_encoder, read_sources
+from hsi_train.pretrain import Pretrainable, Pretrainer, read_sources
 from hsi_train.rasters import write_raster
 from hsi_train.recipe import Pretrain, Recipe
 from hsi_train.run_folder import ENCODER

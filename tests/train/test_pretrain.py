@@ -7,23 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from hsi_runtime.errors import ModelFileError, OutputError, RecipeError, SceneError
+from hsi_runtime.errors import OutputError, RecipeError, SceneError
 from hsi_train import checkpoint, recipe, run_folder
 from hsi_train import method as methods
+from hsi_train.encoder_file import read_encoder
 from hsi_train.method import Problem
 from hsi_train.methods import names
 from hsi_train.pretrain import (
-    Origin,
     Pretrainable,
     Pretrainer,
     complete_windows,
     decay_groups,
-    load_encoder,
-    read_encoder,
     read_sources,
-    save_encoder,
 )
 from hsi_train.recipe import Pretrain, Recipe
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
@@ -390,58 +387,6 @@ def test_options_become_the_recipe(
 def test_recipe_names_one_origin(example: Any, table: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match="either scenes or init"):
         asked(example, None, pretrain=table)
-
-
-# The encoder's file -----------------------------------------------------------------
-
-
-def origin(method: str = "s2former") -> Origin:
-    return Origin(method, "0", ["a.tif"], 3, 0, 1.5)
-
-
-def test_encoder_round_trip(tmp_path: Path) -> None:
-    path = tmp_path / ENCODER
-    one, other = build().encoder, build().encoder
-    with torch.no_grad():
-        for parameter in one.parameters():
-            parameter.add_(torch.randn_like(parameter))
-    save_encoder(path, one, origin())
-    assert load_encoder(path, other, "s2former") == origin()
-    for a, b in zip(one.parameters(), other.parameters(), strict=True):
-        assert torch.equal(a, b)
-
-
-def test_files_that_are_no_encoder(tmp_path: Path) -> None:
-    encoder = build().encoder
-
-    def refuse(path: Path, message: str) -> None:
-        with pytest.raises(ModelFileError, match=message):
-            load_encoder(path, encoder, "s2former")
-
-    refuse(tmp_path / "none", r"no encoder .*none; give the encoder\.safetensors")
-    path = tmp_path / ENCODER
-    path.write_bytes(b"no tensors")
-    refuse(path, "is damaged")
-    save_file({"a": torch.ones(1)}, path)
-    refuse(path, "is no encoder that hsi-train wrote")
-    save_file({"a": torch.ones(1)}, path, metadata={"hsi_encoder": "{}"})
-    refuse(path, "of another version")
-    save_encoder(path, encoder, origin("s3former"))
-    refuse(path, "is an encoder of s3former, which s2former cannot use")
-    save_encoder(path, torch.nn.Linear(2, 2), origin())
-    refuse(path, "the weights do not fit")
-    wrong = {k: v[:1] for k, v in encoder.state_dict().items()}
-    text = read_metadata(path)
-    save_file({k: v.contiguous() for k, v in wrong.items()}, path, metadata=text)
-    refuse(path, "size mismatch")
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        found: dict[str, str] = file.metadata()
-    return found
 
 
 def test_missing_encoder_by_command_line(

@@ -12,24 +12,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from scipy import ndimage
 from torch import Tensor, nn
 
-from hsi_runtime.errors import ModelFileError, OutputError, RecipeError, SceneError
+from hsi_runtime.errors import OutputError, RecipeError, SceneError
 from hsi_runtime.scene import Cube, valid_pixels
 from hsi_train import labelled_scene
+from hsi_train.encoder_file import Origin, load_encoder, save_encoder
 from hsi_train.fit import MAX_GRADIENT_NORM
 from hsi_train.method import BaseMethod
 from hsi_train.recipe import Pretrain
 from hsi_train.run_folder import ENCODER, PRETRAIN_STATE
 
-METADATA_KEY = "hsi_encoder"
 WARM_UP = 0.05  # share of the steps
 BETAS = (0.9, 0.95)
 SAVE_EVERY = 50  # steps
@@ -82,17 +79,6 @@ class Source(NamedTuple):
     corners: NDArray[np.intp]
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
-
-
-class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an encoder's file says about its weights."""
-
-    method: str
-    version: str
-    scenes: list[str]
-    steps: int
-    seed: int
-    loss: float
 
 
 def read_sources(
@@ -306,68 +292,6 @@ def decay_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]
          "weight_decay": weight_decay},
         {"params": [p for p in trained if id(p) not in linear], "weight_decay": 0.0},
     ]  # fmt: skip
-
-
-def save_encoder(path: Path, encoder: nn.Module, origin: Origin) -> None:
-    """Write an encoder with its origin."""
-    tensors = {
-        k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()
-    }
-    text = msgspec.json.encode(origin).decode()
-    save_file(tensors, path, metadata={METADATA_KEY: text})
-
-
-def read_encoder(path: Path) -> tuple[dict[str, Tensor], Origin]:
-    """Read the weights and the origin of an encoder.
-
-    Raises:
-        ModelFileError: Missing, damaged, or not an encoder.
-    """
-    if not path.is_file():
-        raise ModelFileError(
-            f"There is no encoder {path}; give the {ENCODER} of a run with "
-            "--pretrain-scene."
-        )
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path} is damaged: {error}.") from error
-    if text is None:
-        raise ModelFileError(
-            f"{path} is no encoder that hsi-train wrote; give the {ENCODER} of a run "
-            "with --pretrain-scene."
-        )
-    try:
-        return tensors, msgspec.json.decode(text, type=Origin)
-    except msgspec.DecodeError as error:
-        raise ModelFileError(f"{path} is of another version: {error}.") from error
-
-
-def load_encoder(path: Path, encoder: nn.Module, method: str) -> Origin:
-    """Load an encoder's weights in place.
-
-    Args:
-        path: What `save_encoder` wrote.
-        encoder: Of the method to train.
-        method: Its name.
-
-    Raises:
-        ModelFileError: Missing, damaged, not an encoder, or of another method.
-    """
-    tensors, origin = read_encoder(path)
-    if origin.method != method:
-        raise ModelFileError(
-            f"{path} is an encoder of {origin.method}, which {method} cannot use."
-        )
-    try:
-        encoder.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise ModelFileError(
-            f"{path}: the weights do not fit method {method}: {error}"
-        ) from error
-    return origin
 
 
 class Reuse:

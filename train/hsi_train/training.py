@@ -18,6 +18,7 @@ from hsi_runtime.errors import EngineError, RecipeError
 from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
 from hsi_train import (
     checkpoint,
+    encoder_file,
     labelled_scene,
     matlab,
     metrics,
@@ -141,7 +142,7 @@ def train(
         "warnings": data.warnings + split.warnings(data, splits, method.halo),
     }
     if wanted.pretrain is not None:
-        _, origin = pretrain.read_encoder(run / run_folder.ENCODER)
+        _, origin = encoder_file.read_encoder(run / run_folder.ENCODER)
         result["pretraining"] = msgspec.to_builtins(origin)
     described = describe(resolved, data, counts, statistics, result)
     checkpoint.save(run, method, described, sample_window(data, splits, method.halo))
