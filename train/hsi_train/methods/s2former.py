@@ -57,7 +57,6 @@ DIFFUSION_STEPS = 200
 ANCHORS = (150, 100, 60, 20)  # times at which trajectories are compared
 DENOISER_WARM_UP = 200  # steps
 
-Share = Annotated[float, Meta(ge=0, lt=1)]
 Weight = Annotated[float, Meta(ge=0, le=1e3)]
 
 
@@ -77,8 +76,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             freezes it.
     """
 
-    dropout: Share = 0.1
-    class_weighting: Share = 0.0
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.1
+    class_weighting: Annotated[float, Meta(ge=0, le=1)] = 0.0
     masked: Annotated[float, Meta(gt=0, lt=1)] = 0.7
     spectral_weight: Weight = 0.5
     visible_weight: Weight = 0.0
