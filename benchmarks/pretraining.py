@@ -68,8 +68,9 @@ SCRATCH = "scratch"
 
 
 def wanted(protocol: Protocol, **changes: Any) -> Recipe:
-    content = recipe.load(protocol.recipe) | {"seed": 0, "method": METHOD}
+    content = recipe.load(protocol.recipe) | {"seed": 0}
     content.pop("pretrain", None)
+    changes["options"] = content.get("options", {}) | changes.get("options", {})
     return recipe.parse(content | changes)
 
 
@@ -212,7 +213,7 @@ def seeds_of(text: str) -> list[int]:
 @click.option("--protocol", "protocols", multiple=True, type=click.Choice(PROTOCOLS))
 @click.option("--variant", "variants", multiple=True, type=click.Choice(VARIANTS))
 @click.option("--seeds", default="0-9", help="Of the draws, FIRST-LAST.")
-@click.option("--steps", default=1000, help="Of pre-training.")
+@click.option("--steps", default=600, help="Of pre-training.")
 @click.option("--pretraining-seed", default=0)
 @click.option("--encoders", default="build/encoders", type=click.Path(path_type=Path))
 def main(

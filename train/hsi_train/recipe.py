@@ -114,7 +114,7 @@ class Pretrain(_Table, frozen=True):
 
     scenes: tuple[str, ...] = ()
     init: str | None = None
-    steps: Count = 1000
+    steps: Count = 600
     batch: Count = 8
     outputs: Count = 12
     learning_rate: Annotated[float, Meta(gt=0, le=1e6)] = 1.5e-3
