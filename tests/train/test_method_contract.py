@@ -1,5 +1,6 @@
 import copy
 import math
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from hsi_train import method as methods
 from hsi_train.layers import parameter_count
 from hsi_train.method import IGNORED, BaseMethod, Batch, Problem
 from hsi_train.methods import names
+from hsi_train.pretrain import Pretrainable
 
 BANDS, CLASSES = 8, 4
 
@@ -61,6 +63,14 @@ def train(method: BaseMethod, batch: Batch, steps: int) -> list[float]:
             if number == 0:
                 losses.append(float(loss.detach()))
     return losses
+
+
+def every_loss(method: BaseMethod, batch: Batch) -> Iterator[Tensor]:
+    """Those of a training step, and that of pre-training where there is one."""
+    yield from method.losses(batch)
+    if isinstance(method, Pretrainable):
+        adapter = method.adapter(method.problem.band_mean, method.problem.band_std)
+        yield method.pretraining_loss(adapter(batch.cube))
 
 
 _trained: dict[str, BaseMethod] = {}
@@ -189,7 +199,7 @@ def test_every_parameter_is_trained(name: str) -> None:
     method = methods.build(name, problem(), {}).train()
     untouched = {n for n, _ in method.named_parameters()}
     for _ in range(2):  # what starts at zero passes no gradient on at first
-        for loss in method.losses(learnable_batch(method)):
+        for loss in every_loss(method, learnable_batch(method)):
             method.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             untouched -= {

@@ -37,6 +37,12 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Random share of each class for training.",
 )
+@click.option(
+    "--pretrain-scene",
+    multiple=True,
+    help="Scene or folder to pre-train on, without labels; repeatable.",
+)
+@click.option("--init", help="Pre-trained encoder.safetensors of another run.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="[default: 0]")
@@ -129,6 +135,7 @@ def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
     split = _split(options)
     if split:
         content["split"] = split
+    _pretraining(options, content)
     for section, key in ((content, "seed"), (content["fit"], "epochs")):
         if options[key] is not None:
             section[key] = options[key]
@@ -148,6 +155,19 @@ def _add_target(content: dict[str, Any], options: dict[str, Any]) -> None:
         for name, key in (("scene", "scenes"), ("labels", "labels")):
             if not table.get(key):
                 raise click.UsageError(f"Missing --target-{name}.")
+
+
+def _pretraining(options: dict[str, Any], content: dict[str, Any]) -> None:
+    scenes, init = list(options["pretrain_scene"]), options["init"]
+    if scenes and init:
+        raise click.UsageError("--pretrain-scene and --init exclude each other.")
+    if scenes or init:
+        table = content.get("pretrain")
+        kept = dict(table) if isinstance(table, dict) else {}
+        for key in ("scenes", "init"):  # one replaces the other in a recipe
+            kept.pop(key, None)
+        given = {"scenes": scenes} if scenes else {"init": init}
+        content["pretrain"] = kept | given
 
 
 def _split(options: dict[str, Any]) -> dict[str, Any]:

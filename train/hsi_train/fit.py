@@ -230,6 +230,8 @@ class Trainer:
     def _train_step(self, batch: Batch) -> float:
         """Take an optimiser step for each loss of the method; return the first."""
         values = []
+        taken = self._schedule.last_epoch  # steps, counting those before a resume
+        self._method.progress = taken / self._schedule.total_steps
         losses = self._method.losses(batch)
         while True:
             with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):

@@ -100,6 +100,7 @@ class BaseMethod(nn.Module):
     network: nn.Module
     problem: Problem
     class_weights: Tensor
+    progress = 0.0  # share of the training steps taken; the trainer keeps it
 
     def __init__(self, problem: Problem, class_weighting: float = 0.0) -> None:
         """Keep the weights of the cross-entropy.
@@ -162,6 +163,14 @@ class BaseMethod(nn.Module):
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Group the parameters for AdamW: ``params``, ``lr`` (its peak), and so on."""
         return [{"params": list(self.parameters()), "lr": learning_rate}]
+
+    def fit_defaults(self) -> Defaults:
+        """Say how this problem is trained where the recipe does not.
+
+        Raises:
+            RecipeError: The options cannot be trained on this problem.
+        """
+        return self.defaults
 
     def prepare(self, windows: "Windows") -> None:
         """Look at the training windows once, before the first step of a new run."""

@@ -125,6 +125,33 @@ class Fit(_Table, frozen=True):
     patience: Annotated[int, Meta(ge=0)] = 0
 
 
+class Pretrain(_Table, frozen=True):
+    """The ``[pretrain]`` table, for methods with an encoder.
+
+    Attributes:
+        scenes: Scenes or folders to train the encoder on; no labels are read.
+        init: Encoder of another run to start from, in place of scenes.
+        steps: Optimiser steps.
+        batch: Windows in a step.
+        outputs: Side of the part of a window that is predicted.
+        learning_rate: Peak of the one-cycle schedule.
+        weight_decay: Of AdamW.
+    """
+
+    scenes: tuple[str, ...] = ()
+    init: str | None = None
+    steps: Count = 600
+    batch: Count = 8
+    outputs: Count = 12
+    learning_rate: Annotated[float, Meta(gt=0, le=1e6)] = 1.5e-3
+    weight_decay: Annotated[float, Meta(ge=0, le=1e6)] = 0.05
+
+    def __post_init__(self) -> None:
+        """Refuse a table that names no encoder, or two."""
+        if bool(self.scenes) == (self.init is not None):
+            raise ValueError("give either scenes or init")
+
+
 class Recipe(_Table, frozen=True):
     """One training run.
 
@@ -134,6 +161,7 @@ class Recipe(_Table, frozen=True):
         data: What to train on.
         split: How to divide it.
         fit: How to train.
+        pretrain: How to train the encoder first; None starts from random weights.
         options: The method's own settings; see its file.
         target: What to measure on besides the test pixels; it trains nothing.
     """
@@ -143,6 +171,7 @@ class Recipe(_Table, frozen=True):
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     split: Split = Split()
     fit: Fit = Fit()
+    pretrain: Pretrain | None = None
     options: dict[str, Any] = {}
     target: Target | None = None
 

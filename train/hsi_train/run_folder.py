@@ -16,10 +16,12 @@ from hsi_train.recipe import Recipe
 from hsi_train.split import Roles
 
 RECIPE, STATE, METRICS = "recipe.toml", "resume.pt", "metrics.json"
+ENCODER, PRETRAIN_STATE = "encoder.safetensors", "pretrain.pt"
 # What a run folder may hold, exported models included.
 OWN_FILES = (
     *(RECIPE, STATE, f"{STATE}.part", METRICS, checkpoint.FILE_NAME, "report.html"),
     *("history.csv", "confusion.csv", "split.tif", "split_*.tif", "model.*"),
+    *(ENCODER, PRETRAIN_STATE, f"{PRETRAIN_STATE}.part"),
 )
 
 
@@ -32,12 +34,12 @@ def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
     if run.exists() and not run.is_dir():
         raise OutputError(f"{run} is a file; -o names the folder of the run.")
     if resume:
-        if not ((run / STATE).is_file() and (run / RECIPE).is_file()):
+        if not (_interrupted(run) and (run / RECIPE).is_file()):
             raise OutputError(f"{run} holds no interrupted run to resume.")
         return
     occupied = run.is_dir() and any(run.iterdir())
     if occupied and not overwrite:
-        hint = "--resume goes on with it; " if (run / STATE).is_file() else ""
+        hint = "--resume goes on with it; " if _interrupted(run) else ""
         raise OutputError(f"{run} is not empty; {hint}--overwrite replaces the run.")
     if occupied and not (run / RECIPE).is_file():
         raise OutputError(
@@ -56,17 +58,23 @@ def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
+def _interrupted(run: Path) -> bool:
+    return any((run / name).is_file() for name in (STATE, PRETRAIN_STATE))
+
+
 def check_inputs(run: Path, wanted: Recipe) -> None:
     """Refuse to replace a run that the new one reads from.
 
     Raises:
-        OutputError: A scene, label, class or split file lies in the folder.
+        OutputError: A scene, label, class, split or encoder file lies in the folder.
     """
     data = wanted.data
     sources = [*data.scenes, *data.labels, *wanted.split.files, data.classes or ""]
     if wanted.target is not None:
         target = wanted.target
         sources += [*target.scenes, *target.labels, target.classes or ""]
+    if wanted.pretrain is not None:
+        sources += [*wanted.pretrain.scenes, wanted.pretrain.init or ""]
     for source in filter(None, sources):
         path = Path(matlab.split_name(recipe.expanded(source))[0]).resolve()
         if path.is_relative_to(run.resolve()):

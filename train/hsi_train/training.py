@@ -14,14 +14,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hsi_runtime.errors import EngineError
+from hsi_runtime.errors import EngineError, RecipeError
 from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
 from hsi_train import (
     checkpoint,
+    encoder_file,
     labelled_scene,
     matlab,
     metrics,
     patches,
+    pretrain,
     recipe,
     run_folder,
     split,
@@ -71,6 +73,11 @@ def train(
     where = torch_device(device)
     kind = methods.method_class(wanted.method)
     methods.check_options(wanted.method, wanted.options)
+    if wanted.pretrain is not None and not issubclass(kind, pretrain.Pretrainable):
+        raise RecipeError(
+            f"{wanted.method} has no encoder to pre-train; leave out "
+            "--pretrain-scene, --init and [pretrain]."
+        )
     data = read_data(wanted, kind.halo_of())
     splits = divide(wanted, data, kind.receptive_field)
     for sentence in [*data.warnings, *split.warnings(data, splits, kind.halo_of())]:
@@ -88,7 +95,10 @@ def train(
     torch.manual_seed(wanted.seed)
     problem = patches.problem(data.scenes, splits, len(data.classes))
     method = methods.build(wanted.method, problem, wanted.options)
-    settings = choose_settings(wanted.fit, windows, method.halo, method.defaults)
+    if isinstance(method, pretrain.Pretrainable):
+        method.pretrained = wanted.pretrain is not None
+    defaults = method.fit_defaults()
+    settings = choose_settings(wanted.fit, windows, method.halo, defaults)
     resolved = msgspec.structs.replace(
         wanted,
         fit=Fit(**msgspec.structs.asdict(settings)),
@@ -97,13 +107,20 @@ def train(
     trainer = Trainer(
         method, data, splits, windows, statistics, settings, wanted.seed, where
     )
+    begun = resume and (run / run_folder.STATE).is_file()
+    learner = None if begun else open_pretraining(wanted, method, where)
     run_folder.prepare_folder(run, resolved, resume, overwrite)
-    if resume:
+    if begun:
         trainer.load(run / run_folder.STATE)
     else:
+        if learner is not None:
+            learner.run(run, resume, after_step)
+            # A run from the encoder just kept, by --init, is the same from here on.
+            torch.manual_seed(wanted.seed)
         method.prepare(windows)
         # So that an interruption in the first epoch can be resumed.
         trainer.save(run / run_folder.STATE)
+        (run / run_folder.PRETRAIN_STATE).unlink(missing_ok=True)
 
     def epoch_done(epoch: Epoch) -> None:
         trainer.save(run / run_folder.STATE)
@@ -131,6 +148,9 @@ def train(
         "best_epoch": trainer.progress.best_epoch,
         "warnings": data.warnings + split.warnings(data, splits, method.halo),
     }
+    if wanted.pretrain is not None:
+        _, origin = encoder_file.read_encoder(run / run_folder.ENCODER)
+        result["pretraining"] = msgspec.to_builtins(origin)
     described = describe(resolved, data, counts, bands, values, result)
     checkpoint.save(run, method, described, sample_window(data, splits, method.halo))
     run_folder.write_splits(run, data, splits)
@@ -150,6 +170,23 @@ def train(
     )  # fmt: skip
     (run / run_folder.STATE).unlink(missing_ok=True)
     return result
+
+
+def open_pretraining(
+    wanted: Recipe, method: methods.BaseMethod, device: torch.device
+) -> pretrain.Pretrainer | pretrain.Reuse | None:
+    """Read what the encoder comes from, or return None where it starts at random."""
+    if wanted.pretrain is None or not isinstance(method, pretrain.Pretrainable):
+        return None
+    if wanted.pretrain.init is not None:
+        path = Path(recipe.expanded(wanted.pretrain.init))
+        return pretrain.Reuse(path, method, wanted.method)
+    paths = [recipe.expanded(p) for p in wanted.pretrain.scenes]
+    side = wanted.pretrain.outputs + 2 * method.halo
+    sources = pretrain.read_sources(paths, side, log.warning)
+    return pretrain.Pretrainer(
+        method, wanted.method, sources, wanted.pretrain, wanted.seed, device
+    )
 
 
 def read_data(wanted: Recipe, halo: int) -> LabelledData:
@@ -236,6 +273,10 @@ def describe(
 ) -> checkpoint.Description:
     """Collect what an exported model must say about itself."""
     sources = [*resolved.data.scenes, *resolved.data.labels, *resolved.split.files]
+    if resolved.pretrain is not None:
+        given = [recipe.expanded(p) for p in resolved.pretrain.scenes]
+        sources += labelled_scene.expand_scenes(given)
+        sources += filter(None, [resolved.pretrain.init])
     return checkpoint.Description(
         method=resolved.method,
         options=resolved.options,
