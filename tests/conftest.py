@@ -150,6 +150,7 @@ def document() -> ModelDocument:
         endmembers=None,
         precision="fp32",
         parameters=303,
+        macs_per_pixel=300.0,
         working_bytes=100.0,
         provenance=fixed_provenance(1),
         self_test=SelfTest(

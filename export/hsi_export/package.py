@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import onnx
 
-from hsi_export.memory import working_bytes
+from hsi_export.cost import macs_per_pixel, working_bytes
 from hsi_export.parity import Limits, reference
 from hsi_runtime.model_file import (
     INPUT_NAME,
@@ -61,6 +61,7 @@ def document(
         endmembers=None if spectra is None else Array.pack(spectra.float().numpy()),
         precision=precision,
         parameters=parameter_count(trained.method.network),
+        macs_per_pixel=macs_per_pixel(proto),
         working_bytes=working_bytes(proto),
         provenance=described.provenance,
         self_test=SelfTest(

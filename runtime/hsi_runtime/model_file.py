@@ -155,9 +155,10 @@ class SelfTest(_Part, frozen=True):
 class ModelDocument(_Part, frozen=True):
     """All that a runtime must know of a model; see the field types.
 
-    ``working_bytes`` is what the graph holds in memory at once, for each pixel of a
-    window. ``endmembers``, shape ``(class, band)``, each with a largest value of one,
-    are the spectra that abundances refer to, or null.
+    For each pixel of a window, ``macs_per_pixel`` counts the multiplications of its
+    layers and ``working_bytes`` what the graph holds in memory at once. ``endmembers``,
+    shape ``(class, band)``, each with a largest value of one, are the spectra that
+    abundances refer to, or null.
     """
 
     schema_version: Literal[1]
@@ -171,6 +172,7 @@ class ModelDocument(_Part, frozen=True):
     endmembers: Array | None
     precision: Precision
     parameters: int
+    macs_per_pixel: Annotated[float, Meta(ge=0)]
     working_bytes: Annotated[float, Meta(gt=0)]
     provenance: Provenance
     self_test: SelfTest

@@ -37,6 +37,7 @@ def describe(model: ModelFile) -> dict[str, Any]:
         "receptive_field": document.receptive_field,
         "precision": document.precision,
         "parameters": document.parameters,
+        "macs_per_pixel": document.macs_per_pixel,
         "reject_below": document.reject_below,
         "outputs": document.outputs,
         "overall_accuracy": document.provenance.overall_accuracy,

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hsi_export.memory import BYTES, SIDE, working_bytes
+from hsi_export.cost import BYTES, SIDE, macs_per_pixel, working_bytes
 from hsi_runtime.model_file import read_model
 
 
@@ -73,3 +73,27 @@ def test_exported_model_says_what_its_graph_holds(trained: Any) -> None:
     assert document.working_bytes == working_bytes(onnx.load(trained.model))
     # The input is 30 bands; a network holds more than that and less than a thousand.
     assert 30 * BYTES < document.working_bytes < 1000 * 30 * BYTES
+
+
+def test_layers_are_counted_with_their_context() -> None:
+    nodes = [
+        helper.make_node("Conv", ["cube", "w1"], ["wide"]),
+        helper.make_node("Conv", ["wide", "w2"], ["deep"], group=8),
+        helper.make_node("Transpose", ["deep"], ["last"], perm=[0, 2, 3, 1]),
+        helper.make_node("MatMul", ["last", "w3"], ["product"]),
+        helper.make_node("Transpose", ["product"], ["scores"], perm=[0, 3, 1, 2]),
+        helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
+    ]
+    weights = {
+        "w1": kernel(8, 4, 3),
+        "w2": kernel(8, 1, 5),
+        "w3": np.zeros((8, 3), dtype=np.float32),
+    }
+    inner, outer = (SIDE - 6) ** 2, (SIDE - 2) ** 2
+    expected = 8 * 4 * 9 * outer / inner + 8 * 25 + 8 * 3
+    assert macs_per_pixel(graph_of(nodes, weights, 3)) == pytest.approx(expected)
+
+
+def test_exported_model_says_what_a_pixel_costs(trained: Any) -> None:
+    document = read_model(trained.model).document
+    assert document.macs_per_pixel == macs_per_pixel(onnx.load(trained.model))

@@ -1,0 +1,177 @@
+"""What holds for the export of every method, in every precision, on every engine."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from hsi_export import cost, graph, package, parity, precision
+from hsi_export.exporting import FP16, FP32
+from hsi_runtime.backends import open_backend
+from hsi_runtime.model_file import PROBABILITIES, ModelFile, read_model
+from hsi_runtime.self_test import self_test
+from hsi_train import checkpoint
+from hsi_train import method as methods
+from hsi_train.checkpoint import Checkpoint
+from hsi_train.method import BaseMethod, Batch, Problem
+from hsi_train.methods import names
+
+BANDS, CLASSES = 12, 4
+MAX_MACS = 2e6  # a pixel at 200 bands: what an edge device can bear
+
+every_method = pytest.mark.parametrize("name", names())
+
+
+def problem(bands: int) -> Problem:
+    generator = torch.Generator().manual_seed(bands)
+    mean = torch.rand(bands, generator=generator, dtype=torch.float64) * 1000 + 500
+    noise = torch.randn(CLASSES, bands, generator=generator, dtype=torch.float64)
+    return Problem(
+        band_mean=mean,
+        band_std=mean / 5,
+        class_counts=torch.full((CLASSES,), 10),
+        class_means=mean * (1 + 0.2 * noise),
+        top=2 * mean.max(),
+    )
+
+
+def spectra(known: Problem, classes: NDArray[np.int64], seed: int) -> torch.Tensor:
+    """Noisy pixels of classes ``(batch, row, col)``: ``(batch, band, row, col)``."""
+    generator = torch.Generator().manual_seed(seed)
+    means = known.class_means[torch.from_numpy(classes)].movedim(-1, 1)
+    noise = torch.randn(means.shape, generator=generator, dtype=torch.float64)
+    return (means + noise * known.band_std[:, None, None] / 10).float()
+
+
+class Exported(NamedTuple):
+    """A method that has learnt something, and its files by precision."""
+
+    trained: Checkpoint
+    files: dict[str, ModelFile]
+
+
+_made: dict[str, Exported] = {}
+
+
+@pytest.fixture
+def exported(name: str, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    if name not in _made:
+        _made[name] = export(name, tmp_path_factory.mktemp(name))
+    return _made[name]
+
+
+def export(name: str, folder: Path) -> Exported:
+    torch.manual_seed(0)
+    known = problem(BANDS)
+    method = methods.build(name, known, {}).train()
+    side = method.receptive_field
+    random = np.random.default_rng(0)
+    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
+    for step in range(12):
+        drawn = random.permutation(np.arange(8) % CLASSES)[:, None, None]
+        drawn = np.tile(drawn, (1, side, side))
+        labels = torch.from_numpy(drawn[:, :1, :1].copy())
+        batch = Batch(spectra(known, drawn, step), labels)
+        for loss in method.losses(batch):
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    fields = np.kron(random.integers(0, CLASSES, (6, 6)), np.ones((9, 9), np.int64))
+    sample = spectra(known, fields[None].astype(np.int64), 99)[0].numpy()
+    described = describe(name)
+    checkpoint.save(folder, method.eval(), described, np.rint(sample).astype(np.int16))
+    trained = checkpoint.load(folder)
+    proto = graph.trace(trained.method, BANDS)
+    half = precision.convert(proto, parity.windows_of(trained.sample, side))
+    files = {}
+    for limits, kind, made in ((FP32, "fp32", proto), (FP16, "fp16", half.proto)):
+        contract = package.document(trained, made, limits, kind)  # type: ignore[arg-type]
+        path = folder / f"{kind}.onnx"
+        path.write_bytes(package.assemble(made, contract, None))
+        files[kind] = read_model(path)
+    return Exported(trained, files)
+
+
+def describe(name: str) -> checkpoint.Description:
+    from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
+
+    return checkpoint.Description(
+        method=name,
+        options=methods.all_options(name, {}),
+        classes=[
+            ClassEntry(code=k + 1, name=f"class {k}", color="#112233")
+            for k in range(CLASSES)
+        ],
+        bands=Bands(
+            source_count=BANDS, used=list(range(BANDS)), wavelengths_nm=None,
+            fwhm_nm=None,
+        ),
+        values=Values(
+            quantity="unknown", dtype="int16", scale=None, offset=None,
+            fill=[1000.0] * BANDS,
+        ),
+        resolution_m=None,
+        provenance=Provenance(
+            version="0", seed=0, recipe="", data_sha256={}, counts={},
+            overall_accuracy=0.0, average_accuracy=0.0, kappa=0.0,
+        ),
+    )  # fmt: skip
+
+
+@every_method
+@pytest.mark.parametrize("device", ["cpu", "openvino"])
+@pytest.mark.parametrize("kind", ["fp32", "fp16"])
+def test_every_engine_answers_like_torch(
+    name: str, device: str, kind: str, exported: Exported
+) -> None:
+    if device == "openvino":
+        pytest.importorskip("openvino")
+    file = exported.files[kind]
+    backend = open_backend(file, device, 1)
+    limits = FP32 if kind == "fp32" else FP16
+    # A dozen steps leave more pixels undecided than training does.
+    share = limits.equal_class_share if kind == "fp32" else 0.99
+    accepted = parity.Limits(limits.max_abs_difference, share)
+    found = parity.check(
+        exported.trained.method, backend, exported.trained.sample, accepted
+    )
+    assert found.windows >= 4
+    self_test(file, backend)
+    cube = parity.windows_of(exported.trained.sample, file.document.receptive_field)[-1]
+    answer = backend.predict(cube)[PROBABILITIES]
+    assert len(np.unique(answer.argmax(axis=1))) == CLASSES, "it has learnt nothing"
+
+
+@every_method
+def test_training_is_left_out(name: str, exported: Exported) -> None:
+    proto = onnx.load_from_string(exported.files["fp32"].onnx)
+    operators = {node.op_type for node in proto.graph.node}
+    foreign = {o for o in operators if "Random" in o or "Dropout" in o or "DFT" in o}
+    assert not foreign | (operators & {"BatchNormalization", "If", "Loop", "Scan"})
+    method = exported.trained.method
+    learnt = sum(p.numel() for p in method.network.parameters())
+    of_all = sum(p.numel() for p in method.parameters())
+    stored = sum(int(np.prod(t.dims)) for t in proto.graph.initializer)
+    constants = sum(b.numel() for b in method.network.buffers()) + 500
+    assert stored <= learnt + constants
+    assert (learnt == of_all) == (method.training_only() == [])
+
+
+@every_method
+def test_half_precision_halves_the_weights(name: str, exported: Exported) -> None:
+    def weights(kind: str) -> int:
+        proto = onnx.load_from_string(exported.files[kind].onnx)
+        return sum(len(t.raw_data) for t in proto.graph.initializer)
+
+    assert weights("fp16") < 0.75 * weights("fp32")
+
+
+@every_method
+def test_a_pixel_costs_little_at_two_hundred_bands(name: str) -> None:
+    method: BaseMethod = methods.build(name, problem(200), {}).eval()
+    macs = cost.macs_per_pixel(graph.trace(method, 200))
+    assert 10_000 < macs <= MAX_MACS
