@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from hsi_export import graph, package, parity
 from hsi_export.parity import Limits
-from hsi_runtime.backends import open_backend
+from hsi_runtime.backends import PRESENT, open_backend
 from hsi_runtime.class_map import check_outputs
-from hsi_runtime.errors import DISK_FULL, OutputError, ResourceError
-from hsi_runtime.model_file import read_model
+from hsi_runtime.errors import DISK_FULL, EngineError, OutputError, ResourceError
+from hsi_runtime.model_file import ModelFile, read_model
 from hsi_runtime.self_test import self_test
 from hsi_train import checkpoint
 from hsi_train.checkpoint import Checkpoint
@@ -61,7 +61,7 @@ def export(
         model = read_model(partial)
         backend = open_backend(model, "cpu")
         agreement = parity.check(trained.method, backend, trained.sample, limits)
-        self_test(model, backend)
+        engines = _on_every_engine(model)
         described = package.stac_item(model.document, output, len(data), model.sha256)
         partial_item.write_text(
             json.dumps(described, indent=1) + "\n", encoding="utf-8"
@@ -82,9 +82,31 @@ def export(
         "sha256": model.sha256,
         "parameters": contract.parameters,
         "parity": asdict(agreement),
+        "engines": engines,
         "dropped": trained.method.training_only(),
         **({} if half is None else {"kept_fp32": half.kept}),
     }
+
+
+def _on_every_engine(model: ModelFile) -> dict[str, float]:
+    """Run the stored sample on all engines of this machine.
+
+    Returns:
+        Largest difference in probability, by device.
+
+    Raises:
+        VerificationError: An engine does not answer like training.
+    """
+    found = {}
+    for device in PRESENT:
+        try:
+            backend = open_backend(model, device)
+        except EngineError:  # not installed here
+            continue
+        if backend.device not in found:
+            result = self_test(model, backend)
+            found[backend.device] = result.max_abs_difference
+    return found
 
 
 def _halve(proto: Any, trained: Checkpoint) -> "Half":

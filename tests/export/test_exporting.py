@@ -55,6 +55,8 @@ def test_json_has_the_keys_scripts_depend_on(run: Path, invoke: Any) -> None:
         found["parity"]
     )
     assert found["output"] == str(output)
+    assert 0 <= found["engines"]["cpu"] < 1e-4
+    assert set(found["engines"]) <= {"cpu", "openvino"}
     assert found["bytes"] == output.stat().st_size
     assert found["sha256"] == read_model(output).sha256
     assert found["opset"] == 20
