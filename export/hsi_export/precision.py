@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_ir
-import onnxruntime  # noqa: TID251 - its converter, and ranges of inner tensors
+import onnxruntime  # noqa: TID251 - for the ranges of inner tensors
 from numpy.typing import NDArray
+from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
-from onnxruntime.transformers import float16  # noqa: TID251
 
+from hsi_export import half
 from hsi_runtime.errors import VerificationError
 from hsi_runtime.model_file import INPUT_NAME
 
@@ -56,7 +56,7 @@ class Half:
 
 
 def convert(proto: Any, windows: Sequence[NDArray[np.float32]]) -> Half:
-    """Convert a graph, after measuring its ranges on real windows.
+    """Rewrite a graph in half precision, after measuring its ranges on real windows.
 
     Args:
         proto: In float32; not changed.
@@ -69,6 +69,11 @@ def convert(proto: Any, windows: Sequence[NDArray[np.float32]]) -> Half:
     prepared = _on_stored_values(graph)
     ranges = _ranges(proto, windows)
     kept, largest = set(prepared), 0.0
+    weights = {
+        tensor.name: float(np.abs(numpy_helper.to_array(tensor)).max(initial=0))
+        for tensor in graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT
+    }
     for node in graph.node:
         if node.name in prepared or node.op_type in SENSITIVE:
             continue
@@ -81,28 +86,16 @@ def convert(proto: Any, windows: Sequence[NDArray[np.float32]]) -> Half:
                 f"ends at {LARGEST:.0f}: the network would overflow. Export it "
                 "without --fp16."
             )
-        if reached > NEAR:
+        if reached > NEAR or _has_large_weights(node, weights):
             kept.add(node.name)
         else:
             largest = max(largest, reached)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    half = float16.convert_float_to_float16(
-        copy,
-        keep_io_types=True,
-        op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *SENSITIVE],
-        node_block_list=sorted(kept),
-    )
-    del half.graph.value_info[:]  # the converter leaves some types as they were
-    model = onnx_ir.from_proto(half)
-    model.graph.sort()  # the converter appends its casts at the end
-    sorted_half = onnx_ir.to_proto(model)
-    onnx.checker.check_model(sorted_half, full_check=True)
-    return Half(sorted_half, sorted(kept), largest)
+    full = kept | {n.name for n in proto.graph.node if n.op_type in SENSITIVE}
+    return Half(half.rewrite(proto, full), sorted(kept), largest)
 
 
 def check_in_half_arithmetic(
-    half: Half, window: NDArray[np.float32], receptive_field: int
+    converted: Half, window: NDArray[np.float32], receptive_field: int
 ) -> None:
     """Compute a few pixels in true half arithmetic: engines on a CPU do not.
 
@@ -114,12 +107,16 @@ def check_in_half_arithmetic(
     side = receptive_field - 1 + CHECKED_OUTPUTS
     cube = np.ascontiguousarray(window[..., :side, :side])
     with np.errstate(all="ignore"):  # an overflow is what is looked for
-        found = ReferenceEvaluator(half.proto).run(None, {INPUT_NAME: cube})
+        found = ReferenceEvaluator(converted.proto).run(None, {INPUT_NAME: cube})
     if not all(np.isfinite(values).all() for values in found):
         raise VerificationError(
             "The network overflows in half arithmetic, though its values on the "
             "training scene do not; export it without --fp16."
         )
+
+
+def _has_large_weights(node: Any, weights: dict[str, float]) -> bool:
+    return any(weights.get(name, 0.0) > NEAR for name in node.input)
 
 
 def _on_stored_values(graph: Any) -> set[str]:
