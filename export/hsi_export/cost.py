@@ -1,73 +1,74 @@
-"""Estimates what a graph costs for each pixel: memory and arithmetic."""
+"""Measures what a graph costs for each pixel: memory and arithmetic.
+
+The graph is run on two small windows. A tensor of a window of side s has
+``k (s - c) ** 2`` elements, so the root of its size is linear in s, and two windows
+tell its size in any.
+"""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
-import onnx
+import numpy as np
 
-SIDE = 140  # of the window the estimates are made for, px
+from hsi_export.probe import Inside, open_probe
+from hsi_runtime.model_file import INPUT_NAME
+
+SIDE = 140  # of the window the figures are for, px
+SMALL = (1, 9)  # outputs on a side of the windows that are run
 BYTES = 4  # of a float32
 
 
-def working_bytes(proto: Any) -> float:
-    """Return the largest sum of live tensors, in bytes for each pixel of a window.
+class Cost(NamedTuple):
+    """For each pixel of a window of `SIDE` x `SIDE`.
 
-    A tensor lives from the node that makes it to the last node that uses it; weights
-    are not counted. Engines add their own overhead.
+    Attributes:
+        working_bytes: Largest sum of live tensors, for each pixel that is read. A
+            tensor lives from the node that makes it to the last that uses it; weights
+            are not counted. Engines add their own overhead.
+        macs: Multiplications of convolutions and matrix products, for each pixel that
+            is classified. Context is counted; element-wise arithmetic is not.
     """
-    graph = _at_one_size(proto)
-    sizes = {name: math.prod(shape) for name, shape in _shapes(graph).items()}
-    last_use = {
-        name: position
-        for position, node in enumerate(graph.node)
-        for name in node.input
-    }
-    live = {graph.input[0].name}
-    peak = 0
+
+    working_bytes: float
+    macs: float
+
+
+def measure(proto: Any, receptive_field: int) -> Cost:
+    """Measure a graph.
+
+    Args:
+        proto: In float32.
+        receptive_field: Of the network, px.
+    """
+    graph = proto.graph
+    bands = graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    look = open_probe(proto)
+    sides = [receptive_field - 1 + outputs for outputs in SMALL]
+    small, large = (look(_cube(bands, side)) for side in sides)
+    sizes = {name: _extrapolate(small, large, name, sides) for name in small}
+    sizes[INPUT_NAME] = bands * SIDE**2
+
+    last_use = {n: i for i, node in enumerate(graph.node) for n in node.input}
+    live, peak = {INPUT_NAME}, 0.0
+    macs = 0.0
+    constants = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     for position, node in enumerate(graph.node):
         live |= set(node.output) & set(sizes)
         peak = max(peak, sum(sizes[name] for name in live))
         live = {name for name in live if last_use.get(name, -1) > position}
-    return BYTES * peak / SIDE**2
-
-
-def macs_per_pixel(proto: Any) -> float:
-    """Count multiplications in convolutions and matrix products, for each output pixel.
-
-    The context round a window is counted, too; element-wise arithmetic is not.
-    """
-    graph = _at_one_size(proto)
-    shapes = _shapes(graph)
-    shapes |= {tensor.name: list(tensor.dims) for tensor in graph.initializer}
-    total = 0
-    for node in graph.node:
-        if node.op_type == "Conv":
-            factors = shapes[node.input[1]][1:]  # channels of a group, kernel
+        if node.op_type == "Conv":  # channels of a group, kernel
+            macs += sizes[node.output[0]] * math.prod(constants[node.input[1]][1:])
         elif node.op_type in ("MatMul", "Gemm"):
-            factors = shapes[node.input[0]][-1:]
-        else:
-            continue
-        total += math.prod(shapes[node.output[0]]) * math.prod(factors)
-    outputs = shapes[graph.output[0].name]
-    return total / (outputs[-1] * outputs[-2])
+            macs += sizes[node.output[0]] * small[node.input[0]].shape[-1]
+    outputs = SIDE - receptive_field + 1
+    return Cost(BYTES * peak / SIDE**2, macs / outputs**2)
 
 
-def _at_one_size(proto: Any) -> Any:
-    """Infer all shapes for a batch of one window of `SIDE` x `SIDE` pixels."""
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(proto)
-    graph = fixed.graph
-    shape = graph.input[0].type.tensor_type.shape.dim
-    for index, size in ((0, 1), (2, SIDE), (3, SIDE)):
-        shape[index].dim_value = size
-    del graph.value_info[:]
-    for output in graph.output:
-        output.type.tensor_type.ClearField("shape")
-    return onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
+def _cube(bands: int, side: int) -> Any:
+    return np.ones((1, bands, side, side), dtype=np.float32)
 
 
-def _shapes(graph: Any) -> dict[str, list[int]]:
-    return {
-        value.name: [max(d.dim_value, 1) for d in value.type.tensor_type.shape.dim]
-        for value in (*graph.value_info, *graph.output, *graph.input)
-    }
+def _extrapolate(small: Inside, large: Inside, name: str, sides: list[int]) -> float:
+    first, second = (math.sqrt(found[name].size) for found in (small, large))
+    slope = (second - first) / (sides[1] - sides[0])
+    return (second + slope * (SIDE - sides[1])) ** 2

@@ -6,12 +6,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hsi_export import graph, package, parity
+from hsi_export import cost, graph, package, parity
 from hsi_export.parity import Limits
 from hsi_runtime.backends import PRESENT, open_backend
 from hsi_runtime.class_map import check_outputs
 from hsi_runtime.errors import DISK_FULL, EngineError, OutputError, ResourceError
-from hsi_runtime.model_file import ModelFile, read_model
+from hsi_runtime.model_file import ModelFile, Precision, read_model
 from hsi_runtime.self_test import self_test
 from hsi_train import checkpoint
 from hsi_train.checkpoint import Checkpoint
@@ -49,11 +49,13 @@ def export(
     source = run / checkpoint.FILE_NAME if run.is_dir() else run
     check_outputs([output, item], [source], overwrite)
     proto = graph.trace(trained.method, len(trained.description.bands.used))
+    price = cost.measure(proto, trained.method.receptive_field)
     limits, half = FP32, None
     if fp16:
         half = _halve(proto, trained)
         limits, proto = FP16, half.proto
-    contract = package.document(trained, proto, limits, "fp16" if fp16 else "fp32")
+    precision: Precision = "fp16" if fp16 else "fp32"
+    contract = package.document(trained, limits, precision, price)
     data = package.assemble(proto, contract, trained.description.resolution_m)
     partial, partial_item = (p.with_name(p.name + ".part") for p in (output, item))
     try:

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import onnx
 
-from hsi_export.cost import macs_per_pixel, working_bytes
+from hsi_export.cost import Cost
 from hsi_export.parity import Limits, reference
 from hsi_runtime.model_file import (
     INPUT_NAME,
@@ -35,15 +35,18 @@ FILE = "https://stac-extensions.github.io/file/v2.1.0/schema.json"
 
 
 def document(
-    trained: Checkpoint, proto: Any, limits: Limits, precision: Precision
+    trained: Checkpoint,
+    limits: Limits,
+    precision: Precision,
+    price: Cost,
 ) -> ModelDocument:
     """Write the contract of a checkpoint, with its checksum still blank.
 
     Args:
         trained: Says what the model is.
-        proto: The graph.
         limits: How far a healthy engine may be from torch.
         precision: Of the graph.
+        price: What a pixel costs.
     """
     side = trained.method.receptive_field - 1 + SELF_TEST_OUTPUTS
     window = np.ascontiguousarray(trained.sample[:, :side, :side])
@@ -61,8 +64,8 @@ def document(
         endmembers=None if spectra is None else Array.pack(spectra.float().numpy()),
         precision=precision,
         parameters=parameter_count(trained.method.network),
-        macs_per_pixel=macs_per_pixel(proto),
-        working_bytes=working_bytes(proto),
+        macs_per_pixel=price.macs,
+        working_bytes=price.working_bytes,
         provenance=described.provenance,
         self_test=SelfTest(
             cube=Array.pack(window),

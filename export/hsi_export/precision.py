@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime  # noqa: TID251 - for the ranges of inner tensors
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from hsi_export import half
+from hsi_export.probe import open_probe
 from hsi_runtime.errors import VerificationError
 from hsi_runtime.model_file import INPUT_NAME
 
@@ -143,31 +143,10 @@ def _on_stored_values(graph: Any) -> set[str]:
 
 def _ranges(proto: Any, windows: Sequence[NDArray[np.float32]]) -> dict[str, float]:
     """Measure the largest magnitude of every inner float tensor."""
-    probe = onnx.ModelProto()
-    probe.CopyFrom(proto)
-    inferred = onnx.shape_inference.infer_shapes(probe).graph
-    kinds = {v.name: v.type.tensor_type.elem_type for v in inferred.value_info}
-    kinds |= {v.name: v.type.tensor_type.elem_type for v in inferred.output}
-    floats = [n for n, kind in kinds.items() if kind == onnx.TensorProto.FLOAT]
-    outputs = {output.name for output in probe.graph.output}
-    probe.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        for name in floats
-        if name not in outputs
-    )
-    options = onnxruntime.SessionOptions()
-    # A fused node has no inner tensors to look at.
-    options.graph_optimization_level = (
-        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    )
-    session = onnxruntime.InferenceSession(
-        probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    found = dict.fromkeys(floats, 0.0)
+    look = open_probe(proto)
+    found: dict[str, float] = {}
     for cube in windows:
-        for name, values in zip(
-            floats, session.run(floats, {INPUT_NAME: cube}), strict=True
-        ):
-            reached = float(np.abs(values).max()) if values.size else 0.0
-            found[name] = float(np.maximum(found[name], reached))  # keeps a NaN
+        for name, values in look(cube).items():
+            reached = np.abs(values).max(initial=0)
+            found[name] = float(np.maximum(found.get(name, 0), reached))  # keeps a NaN
     return found

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hsi_export.cost import BYTES, SIDE, macs_per_pixel, working_bytes
+from hsi_export.cost import BYTES, SIDE, measure
 from hsi_runtime.model_file import read_model
 
 
@@ -39,7 +39,8 @@ def test_chain_holds_the_input_and_output_of_one_node() -> None:
     inner = (SIDE - 2) ** 2
     # 4 bands and 16 maps; 16 and 16 (the largest); 16 and 3; 3 and 3.
     expected = BYTES * max(4 * SIDE**2 + 16 * inner, 32 * inner, 19 * inner) / SIDE**2
-    assert working_bytes(graph_of(nodes, weights, 3)) == pytest.approx(expected)
+    found = measure(graph_of(nodes, weights, 3), 3)
+    assert found.working_bytes == pytest.approx(expected)
 
 
 def test_tensor_that_is_needed_later_stays() -> None:
@@ -53,7 +54,8 @@ def test_tensor_that_is_needed_later_stays() -> None:
     ]
     weights = {"w1": kernel(8, 4, 1), "w2": kernel(3, 8, 1)}
     # At the sigmoid: early, a and b.
-    assert working_bytes(graph_of(nodes, weights, 3)) == pytest.approx(BYTES * 3 * 8)
+    found = measure(graph_of(nodes, weights, 3), 1)
+    assert found.working_bytes == pytest.approx(BYTES * 3 * 8)
 
 
 def test_weights_are_not_counted() -> None:
@@ -62,15 +64,16 @@ def test_weights_are_not_counted() -> None:
         helper.make_node("Softmax", ["scores"], ["probabilities"], axis=1),
     ]
     small = graph_of(nodes, {"w1": kernel(3, 4, 1)}, 3)
-    assert working_bytes(small) == pytest.approx(BYTES * (4 + 3))
     before = small.SerializeToString()
-    working_bytes(small)
+    assert measure(small, 1).working_bytes == pytest.approx(BYTES * (4 + 3))
     assert small.SerializeToString() == before  # the graph is left as it is
 
 
 def test_exported_model_says_what_its_graph_holds(trained: Any) -> None:
     document = read_model(trained.model).document
-    assert document.working_bytes == working_bytes(onnx.load(trained.model))
+    found = measure(onnx.load(trained.model), document.receptive_field)
+    assert document.working_bytes == found.working_bytes
+    assert document.macs_per_pixel == found.macs
     # The input is 30 bands; a network holds more than that and less than a thousand.
     assert 30 * BYTES < document.working_bytes < 1000 * 30 * BYTES
 
@@ -91,9 +94,4 @@ def test_layers_are_counted_with_their_context() -> None:
     }
     inner, outer = (SIDE - 6) ** 2, (SIDE - 2) ** 2
     expected = 8 * 4 * 9 * outer / inner + 8 * 25 + 8 * 3
-    assert macs_per_pixel(graph_of(nodes, weights, 3)) == pytest.approx(expected)
-
-
-def test_exported_model_says_what_a_pixel_costs(trained: Any) -> None:
-    document = read_model(trained.model).document
-    assert document.macs_per_pixel == macs_per_pixel(onnx.load(trained.model))
+    assert measure(graph_of(nodes, weights, 3), 7).macs == pytest.approx(expected)

@@ -86,10 +86,11 @@ def export(name: str, folder: Path) -> Exported:
     checkpoint.save(folder, method.eval(), described, np.rint(sample).astype(np.int16))
     trained = checkpoint.load(folder)
     proto = graph.trace(trained.method, BANDS)
+    price = cost.measure(proto, side)
     half = precision.convert(proto, parity.windows_of(trained.sample, side))
     files = {}
     for limits, kind, made in ((FP32, "fp32", proto), (FP16, "fp16", half.proto)):
-        contract = package.document(trained, made, limits, kind)  # type: ignore[arg-type]
+        contract = package.document(trained, limits, kind, price)  # type: ignore[arg-type]
         path = folder / f"{kind}.onnx"
         path.write_bytes(package.assemble(made, contract, None))
         files[kind] = read_model(path)
@@ -173,5 +174,5 @@ def test_half_precision_halves_the_weights(name: str, exported: Exported) -> Non
 @every_method
 def test_a_pixel_costs_little_at_two_hundred_bands(name: str) -> None:
     method: BaseMethod = methods.build(name, problem(200), {}).eval()
-    macs = cost.macs_per_pixel(graph.trace(method, 200))
-    assert 10_000 < macs <= MAX_MACS
+    found = cost.measure(graph.trace(method, 200), method.receptive_field)
+    assert 10_000 < found.macs <= MAX_MACS
