@@ -50,7 +50,8 @@ def learnable_batch(method: BaseMethod, outputs: int = 2, seed: int = 1) -> Batc
 
 def train(method: BaseMethod, batch: Batch, steps: int) -> list[float]:
     method.train()
-    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
+    groups = method.parameter_groups(method.defaults.learning_rate)
+    optimizer = torch.optim.AdamW(groups)
     losses = []
     for _ in range(steps):
         for number, loss in enumerate(method.losses(batch)):
@@ -177,7 +178,7 @@ def test_one_output_sees_exactly_its_receptive_field(
 def test_training_lowers_the_loss(name: str) -> None:
     torch.manual_seed(0)
     method = methods.build(name, problem(), {})
-    losses = train(method, learnable_batch(method), 8)
+    losses = train(method, learnable_batch(method), 10)
     assert all(map(math.isfinite, losses))
     assert min(losses[-2:]) < 0.7 * losses[0]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import rasterio
 
-from hsi_train import labelled_scene, matlab, patches, recipe, split
+from hsi_train import labelled_scene, matlab, patches, recipe, split, target
 from hsi_train.labelled_scene import UNLABELLED
 from hsi_train.split import Role
-from hsi_train.training import divide, read_data, train
+from hsi_train.training import bands_of, divide, read_data, train, values_of
 
 Cli = Callable[..., Any]
 
@@ -126,6 +126,27 @@ def test_neon_recipe_reads_its_folder() -> None:
     assert all(s.info.path.name.startswith("MLBS") for s in data.scenes)
     assert "Fagus" not in {c.name for c in data.classes}
     assert any("no labelled pixel" in w and "OSBS" in w for w in data.warnings)
+
+
+def test_neon_sites_share_four_genera() -> None:
+    wanted = shipped("neon_mlbs_osbs-s2amsnet")
+    data = read_data(wanted, 9)
+    assert [c.name for c in data.classes] == ["Acer", "Nyssa", "Pinus", "Quercus"]
+    splits = divide(wanted, data, 19)
+    statistics = patches.statistics(data.scenes, splits)
+    assert wanted.target is not None
+    aimed = target.check(
+        wanted.target,
+        wanted.data,
+        bands_of(data),
+        values_of(wanted, data, statistics),
+        data.classes,
+    )
+    assert all("OSBS" in path for path, _ in aimed.scenes)
+    used = np.concatenate([index[index != UNLABELLED] for _, index in aimed.scenes])
+    assert np.bincount(used).argmax() == 2  # Pinus, where the source has Quercus
+    assert len(np.unique(used)) == 4
+    assert any("unknown to the source: Gordonia" in w for w in aimed.warnings)
 
 
 def test_neon_crowns_of_the_other_site_lie_elsewhere(

@@ -16,6 +16,7 @@ from hsi_train.simulate import (
     band_centres,
     class_colors,
     class_names,
+    shift_cube,
     simulate_window,
     truth_labels,
     write_scene,
@@ -251,6 +252,36 @@ def test_domain_shift_does_what_it_says() -> None:
     np.testing.assert_allclose(
         simulate_window(moved, 0, 10)[0][1], before[2], rtol=1e-6
     )
+
+
+def test_shift_of_a_cube_is_the_shift_of_a_scene() -> None:
+    spec = SceneSpec(
+        rows=6, cols=30, wavelengths_nm=(500.0, 700.0, 1500.0), noise=0, dtype="float32"
+    )
+    shift = DomainShift(gain=0.9, gain_slope=-0.2, offset=0.01, haze=0.03)
+    cube, _, _ = simulate_window(spec, 0, 6)
+    expected, _, _ = simulate_window(replace(spec, shift=shift), 0, 6)
+    found = shift_cube(cube, np.array(spec.wavelengths_nm), shift, 1.0)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_shift_of_a_cube_interpolates_between_unsorted_bands() -> None:
+    centres = np.array([700.0, 500.0, 600.0])
+    cube = np.array([70, 50, 60], dtype=np.int16)[:, None, None]
+    moved = shift_cube(cube, centres, DomainShift(spectral_shift_nm=20.0), 1e4)
+    assert moved[:, 0, 0].tolist() == [70, 52, 62]  # constant beyond the last band
+    back = shift_cube(cube, centres, DomainShift(spectral_shift_nm=-30.0), 1e4)
+    assert back[:, 0, 0].tolist() == [67, 50, 57]
+
+
+def test_shift_of_a_cube_keeps_off_nodata_and_saturation() -> None:
+    cube = np.array([[[0, 30_000]]], dtype=np.int16)
+    wide = shift_cube(cube, np.array([1000.0]), DomainShift(gain=2, offset=-4), 1e4)
+    assert wide.dtype == np.int16
+    assert wide[0, 0].tolist() == [-32767, 20_000]
+    high = shift_cube(cube, np.array([1000.0]), DomainShift(gain=2), 1e4)
+    assert high[0, 0].tolist() == [0, 32766]
 
 
 @pytest.mark.parametrize("layout", ["tiff-band", "bsq"])

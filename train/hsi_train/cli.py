@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 @click.option("--labels", multiple=True, help="Raster per scene, or one vector file.")
 @click.option("--label-field", help="Field of the vector file that holds the class.")
 @click.option("--classes", help="JSON file with class names and colours.")
+@click.option("--target-scene", multiple=True, help="Measured, not trained on.")
+@click.option("--target-labels", multiple=True, help="As --labels, of the target.")
 @click.option(
     "--split",
     multiple=True,
@@ -93,6 +95,12 @@ def command(
             + f"kappa {result['kappa']:.3f}; {result['seconds']:.0f} s",
             err=True,
         )
+        if "target" in result:
+            click.echo(
+                "Target: overall accuracy {overall_accuracy:.2%}, average accuracy "
+                "{average_accuracy:.2%}, kappa {kappa:.3f}".format(**result["target"]),
+                err=True,
+            )
     click.echo(run)
 
 
@@ -117,6 +125,7 @@ def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
     for name, key in (("--scene", "scenes"), ("--labels", "labels")):
         if not data.get(key):
             raise click.UsageError(f"Missing {name}.")
+    _add_target(content, options)
     split = _split(options)
     if split:
         content["split"] = split
@@ -126,6 +135,19 @@ def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
     for assignment in options["settings"]:
         recipe.override(content, assignment)
     return content
+
+
+def _add_target(content: dict[str, Any], options: dict[str, Any]) -> None:
+    given = {"scenes": options["target_scene"], "labels": options["target_labels"]}
+    target = {key: list(value) for key, value in given.items() if value}
+    if target:
+        table = content.setdefault("target", {})
+        if not isinstance(table, dict):
+            raise RecipeError("target must be a section, [target].")
+        table |= target
+        for name, key in (("scene", "scenes"), ("labels", "labels")):
+            if not table.get(key):
+                raise click.UsageError(f"Missing --target-{name}.")
 
 
 def _split(options: dict[str, Any]) -> dict[str, Any]:

@@ -162,7 +162,7 @@ def load(
             if first is None or bands is None:
                 first, bands = info, _good_bands(info)
             same = _matching_bands(first, info, bands, warnings)
-            row, col, rows, cols = _labelled_part(codes, halo)
+            row, col, rows, cols = labelled_part(codes, halo)
             cube = scene.read((row, row + rows), (col, col + cols), same)
             codes = codes[row : row + rows, col : col + cols]
             parts.append(_Part(info, cube, codes, row, col, info.nodata[same]))
@@ -253,7 +253,7 @@ def _same(a: NDArray[np.float64] | None, b: NDArray[np.float64] | None) -> bool:
     return np.allclose(a, b, rtol=1e-6, atol=0)
 
 
-def _labelled_part(codes: NDArray[Any], halo: int) -> tuple[int, int, int, int]:
+def labelled_part(codes: NDArray[Any], halo: int) -> tuple[int, int, int, int]:
     """Bound the labelled pixels with ``halo`` pixels of context around them."""
     rows = np.flatnonzero(codes.any(axis=1))
     cols = np.flatnonzero(codes.any(axis=0))

@@ -34,6 +34,11 @@ def average_accuracy(matrix: Confusion) -> float:
     return float(np.mean([r for r in recalls(matrix) if r is not None]))
 
 
+def largest_class_share(matrix: Confusion) -> float:
+    """Overall accuracy of the best constant answer."""
+    return float(matrix.sum(axis=1).max() / matrix.sum())
+
+
 def kappa(matrix: Confusion) -> float:
     """Cohen's kappa: agreement beyond what the margins alone would give."""
     total = matrix.sum()

@@ -45,6 +45,27 @@ class Data(_Table, frozen=True):
             raise ValueError("scenes and labels must each name a file")
 
 
+class Target(_Table, frozen=True):
+    """The ``[target]`` table: other scenes, on which the trained method is measured.
+
+    Attributes:
+        scenes: As in ``[data]``.
+        labels: As in ``[data]``.
+        label_field: For a vector file; default: that of ``[data]``.
+        classes: JSON file of class names; default: that of ``[data]``.
+    """
+
+    scenes: tuple[str, ...]
+    labels: tuple[str, ...]
+    label_field: str | None = None
+    classes: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a target without data."""
+        if not self.scenes or not self.labels:
+            raise ValueError("scenes and labels must each name a file")
+
+
 class Split(_Table, frozen=True):
     """The ``[split]`` table.
 
@@ -114,6 +135,7 @@ class Recipe(_Table, frozen=True):
         split: How to divide it.
         fit: How to train.
         options: The method's own settings; see its file.
+        target: What to measure on besides the test pixels; it trains nothing.
     """
 
     method: str
@@ -122,6 +144,7 @@ class Recipe(_Table, frozen=True):
     split: Split = Split()
     fit: Fit = Fit()
     options: dict[str, Any] = {}
+    target: Target | None = None
 
 
 def load(source: str) -> dict[str, Any]:

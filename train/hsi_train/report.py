@@ -25,6 +25,7 @@ from hsi_train.patches import Statistics
 from hsi_train.predict import classify
 from hsi_train.recipe import Recipe
 from hsi_train.split import Role, Roles
+from hsi_train.target import comparison
 
 MAX_MAPS = 6  # scenes that are drawn
 MAX_MAP_PIXELS = 500_000  # a larger scene is classified only where it has labels
@@ -88,6 +89,7 @@ def write_report(
         f"<p>{left_out} more scenes are not drawn.</p>" if left_out else "",
         "<h2>Accuracy of each class</h2>",
         _class_table(result),
+        *_target(result),
         "<h2>Confusion matrix</h2>",
         _image(_draw_confusion(result)),
         "<h2>Training</h2>",
@@ -247,6 +249,19 @@ def _class_table(result: dict[str, Any]) -> str:
         for c in result["per_class"]
     ]  # fmt: skip
     return _table(head, rows)
+
+
+def _target(result: dict[str, Any]) -> list[str]:
+    if "target" not in result:
+        return []
+    return [
+        "<h2>Source and target</h2>",
+        *(
+            f'<p class="warning">{html.escape(w)}</p>'
+            for w in result["target"]["warnings"]
+        ),
+        _table(*comparison(result)),
+    ]
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

@@ -64,6 +64,9 @@ def check_inputs(run: Path, wanted: Recipe) -> None:
     """
     data = wanted.data
     sources = [*data.scenes, *data.labels, *wanted.split.files, data.classes or ""]
+    if wanted.target is not None:
+        target = wanted.target
+        sources += [*target.scenes, *target.labels, target.classes or ""]
     for source in filter(None, sources):
         path = Path(matlab.split_name(recipe.expanded(source))[0]).resolve()
         if path.is_relative_to(run.resolve()):

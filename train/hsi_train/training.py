@@ -25,6 +25,7 @@ from hsi_train import (
     recipe,
     run_folder,
     split,
+    target,
 )
 from hsi_train import method as methods
 from hsi_train.fit import Epoch, Trainer, choose_settings
@@ -77,6 +78,12 @@ def train(
     statistics = patches.statistics(data.scenes, splits)
     windows = patches.Windows(data.scenes, splits, kind.halo_of(), statistics.mean)
     counts = split.count(data, splits)
+    bands, values = bands_of(data), values_of(wanted, data, statistics)
+    aimed = None
+    if wanted.target is not None:
+        aimed = target.check(wanted.target, wanted.data, bands, values, data.classes)
+        for sentence in aimed.warnings:
+            log.warning(sentence)
 
     torch.manual_seed(wanted.seed)
     problem = patches.problem(data.scenes, splits, len(data.classes))
@@ -124,10 +131,12 @@ def train(
         "best_epoch": trainer.progress.best_epoch,
         "warnings": data.warnings + split.warnings(data, splits, method.halo),
     }
-    described = describe(resolved, data, counts, statistics, result)
+    described = describe(resolved, data, counts, bands, values, result)
     checkpoint.save(run, method, described, sample_window(data, splits, method.halo))
     run_folder.write_splits(run, data, splits)
     run_folder.write_confusion(run / "confusion.csv", matrix, data)
+    if aimed is not None:
+        result["target"] = target.measure(aimed, method.network, method.halo, where)
     result["seconds"] = time.monotonic() - started
     (run / run_folder.METRICS).write_text(
         json.dumps(result, indent=1) + "\n", encoding="utf-8"
@@ -188,19 +197,44 @@ def torch_device(name: str) -> torch.device:
     return torch.device("cuda" if present and name != "cpu" else "cpu")
 
 
+def bands_of(data: LabelledData) -> Bands:
+    """Say which bands of which sensor the model will use."""
+    info, used = data.reference, data.bands
+    return Bands(
+        source_count=info.bands,
+        used=used.tolist(),
+        wavelengths_nm=_chosen(info.wavelengths_nm, used),
+        fwhm_nm=_chosen(info.fwhm_nm, used),
+    )
+
+
+def values_of(wanted: Recipe, data: LabelledData, statistics: Statistics) -> Values:
+    """Say what values the model will expect."""
+    info, used = data.reference, data.bands
+    return Values(
+        quantity=wanted.data.quantity,
+        dtype=info.dtype.name,
+        scale=_chosen(info.scale, used),
+        offset=_chosen(info.offset, used),
+        fill=statistics.mean.tolist(),
+    )
+
+
+def _chosen(
+    values: NDArray[np.float64] | None, used: NDArray[np.intp]
+) -> list[float] | None:
+    return None if values is None else values[used].tolist()
+
+
 def describe(
     resolved: Recipe,
     data: LabelledData,
     counts: NDArray[np.int64],
-    statistics: Statistics,
+    bands: Bands,
+    values: Values,
     result: dict[str, Any],
 ) -> checkpoint.Description:
     """Collect what an exported model must say about itself."""
-    info, used = data.reference, data.bands
-
-    def chosen(values: NDArray[np.float64] | None) -> list[float] | None:
-        return None if values is None else values[used].tolist()
-
     sources = [*resolved.data.scenes, *resolved.data.labels, *resolved.split.files]
     return checkpoint.Description(
         method=resolved.method,
@@ -208,20 +242,9 @@ def describe(
         classes=[
             ClassEntry(code=c.code, name=c.name, color=c.color) for c in data.classes
         ],
-        bands=Bands(
-            source_count=info.bands,
-            used=used.tolist(),
-            wavelengths_nm=chosen(info.wavelengths_nm),
-            fwhm_nm=chosen(info.fwhm_nm),
-        ),
-        values=Values(
-            quantity=resolved.data.quantity,
-            dtype=info.dtype.name,
-            scale=chosen(info.scale),
-            offset=chosen(info.offset),
-            fill=statistics.mean.tolist(),
-        ),
-        resolution_m=info.resolution_m,
+        bands=bands,
+        values=values,
+        resolution_m=data.reference.resolution_m,
         provenance=Provenance(
             version=result["version"],
             seed=resolved.seed,

@@ -14,6 +14,7 @@ Integers hold reflectance x 10000. The nodata value (uint16 0, int16 -32768, flo
 -9999) is always declared, and no valid pixel holds it in any band.
 """
 
+from hsi_train.simulate.shift import shift_cube
 from hsi_train.simulate.spec import (
     DEFAULT_MATERIALS,
     DomainShift,
@@ -31,6 +32,7 @@ __all__ = [
     "band_centres",
     "class_colors",
     "class_names",
+    "shift_cube",
     "simulate_window",
     "truth_labels",
     "write_scene",

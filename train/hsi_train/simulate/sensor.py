@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hsi_train.simulate.landscape import Landscape, hash_cells
 from hsi_train.simulate.materials import variants
+from hsi_train.simulate.shift import added, factor
 from hsi_train.simulate.spec import NODATA, SCALE, DomainShift, SceneSpec, band_widths
 
 FloatArray = NDArray[np.float32]
@@ -66,11 +67,10 @@ class Sensor:
         self.unit = np.float32(1 if spec.dtype == "float32" else SCALE)
         shift = spec.shift or DomainShift()
         w = np.asarray(spec.wavelengths_nm)
-        gain = shift.gain + shift.gain_slope * (w - 1000) / 1000
-        spectra = library(spec).reshape(-1, w.size) * gain.astype(np.float32)
+        spectra = library(spec).reshape(-1, w.size)
+        spectra = spectra * factor(shift, w).astype(np.float32)
         self.spectra = np.ascontiguousarray(spectra.T * self.unit)
-        added = shift.offset + shift.haze * np.square(550 / w)
-        self.added = (added[:, None] * self.unit).astype(np.float32)
+        self.added = (added(shift, w)[:, None] * self.unit).astype(np.float32)
         self.sigma = noise_sigma(spec)[:, None] * self.unit
 
     def mix(self, row0: int, rows: int) -> tuple[FloatArray, FloatArray]:

@@ -1,0 +1,101 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import domain_shift
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+
+def scores(share: float) -> dict[str, float]:
+    return {
+        "overall_accuracy": share,
+        "average_accuracy": share / 2,
+        "kappa": share / 4,
+        "largest_class_share": 0.3,
+    }
+
+
+def test_shifts_have_both_signs_and_grow_with_strength() -> None:
+    slopes = [domain_shift.draw_shift(d, 1).gain_slope for d in range(5)]
+    assert (np.sign(slopes) == [-1, 1, -1, 1, -1]).all()
+    for draw in range(5):
+        weak, strong = (domain_shift.draw_shift(draw, s) for s in (1, 3))
+        for name in ("gain_slope", "offset", "haze", "spectral_shift_nm"):
+            assert getattr(strong, name) == pytest.approx(3 * getattr(weak, name))
+        assert strong.gain - 1 == pytest.approx(3 * (weak.gain - 1))
+        assert strong.gain > 0.5
+    assert len(set(slopes)) == 5
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """Replace training and evaluation; returns what was asked for."""
+    calls: list[tuple[str, int]] = []
+
+    def measure(
+        scene: str, variant: str, seed: int, epochs: int | None, shifts: dict[str, Any]
+    ) -> dict[str, Any]:
+        calls.append((variant, seed))
+        share = 0.8 if variant == "plain" else 0.9
+        return {
+            "updates": 60,
+            "seconds": 1.0,
+            "unshifted": scores(share),
+            "shifted": [
+                {"draw": d, "strength": s, **scores(share - 0.1 * s - 0.01 * d)}
+                for d in shifts["draws"]
+                for s in shifts["strengths"]
+            ],
+        }
+
+    monkeypatch.setattr(domain_shift, "measure", measure)
+    return calls
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(domain_shift.main, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.output
+
+
+def test_finished_runs_are_kept(
+    measured: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    path = str(tmp_path / "r.jsonl")
+    run("--variant", "plain", "--seeds", "0,1", "-o", path)
+    assert measured == [("plain", 0), ("plain", 1)]
+    variants = ("--variant", "plain", "--variant", "no max step")
+    table = run(*variants, "--seeds", "0,1,2", "-o", path)
+    assert measured[2:] == [("no max step", 0), ("no max step", 1), ("plain", 2),
+                            ("no max step", 2)]  # fmt: skip
+    assert len(Path(path).read_text().splitlines()) == 6
+    assert "salinas_a, plain (3, 60)" in table
+    run(*variants, "--seeds", "0", "--epochs", "3", "-o", path)
+    assert len(measured) == 8  # other epochs are other runs
+    run(*variants, "--seeds", "0", "--first-draw", "100", "-o", path)
+    assert len(measured) == 10
+
+
+def test_table_averages_over_draws_and_seeds(
+    measured: list[tuple[str, int]], tmp_path: Path
+) -> None:
+    table = run("--variant", "plain", "--seeds", "0,1", "-o", str(tmp_path / "r"))
+    (line,) = [x for x in table.splitlines() if x.startswith("| salinas_a, plain")]
+    cells = [c.strip() for c in line.strip("|").split("|")]
+    # Draws 0..4 lose 0.02 on average.
+    assert cells[1:] == [
+        "80.0 40.0 20.0", "68.0 34.0 17.0", "58.0 29.0 14.5", "48.0 24.0 12.0",
+        "58.0 29.0 14.5",
+    ]  # fmt: skip
+    assert "| salinas_a, largest class everywhere | 30.0 |" in table
+
+
+def test_quick_is_one_seed(measured: list[tuple[str, int]], tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    run("--quick", "-o", str(path))
+    assert [seed for _, seed in measured] == [0] * len(domain_shift.VARIANTS)
+    first = json.loads(path.read_text().splitlines()[0])
+    assert first["epochs"] == 2
+    assert len(first["shifted"]) == 2
