@@ -17,7 +17,7 @@ import itertools
 import os
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import common
@@ -209,7 +209,8 @@ def main(starts: int, seeds: int, steps: int) -> None:
             "loss": round(found.loss, 4),
         }
 
-    rows, candidates = [], []
+    rows: list[dict[str, Any]] = []
+    candidates = []
     for number in range(starts):
         start, volume = vca(spectra, count, np.random.default_rng(number))
         rows.append(
