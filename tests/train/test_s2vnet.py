@@ -324,7 +324,7 @@ def test_norm_and_scores_are_one_convolution_in_evaluation() -> None:
 
 
 def test_gradients_are_finite_at_exact_reconstruction_and_for_zeros() -> None:
-    spectra = torch.rand(2, BANDS, 3, 3)
+    spectra = 100 * torch.rand(2, BANDS, 3, 3)  # so bright that the cosine rounds to 1
     spectra[0, :, 1, 1] = 0
     reconstruction = spectra.clone().requires_grad_()
     loss = spectral_angle(spectra, reconstruction)
@@ -392,6 +392,20 @@ def test_a_part_can_be_left_out(options: dict[str, object], gone: str) -> None:
     assert not any(n.startswith(gone) for n, _ in method.named_parameters())
     assert method.endmembers().shape == (CLASSES, BANDS)
     assert method.network(batch_of(method).cube).isfinite().all()
+
+
+def test_anchor_holds_the_own_pixel_of_an_output() -> None:
+    values = []
+    for weight in (0.0, 1.0):
+        method = build({"anchor_weight": weight}).train()
+        batch = batch_of(method)
+        batch.classes[:, 0] = batch.classes[:, 1, 1] = IGNORED
+        torch.manual_seed(0)
+        (loss,) = method.losses(batch)
+        values.append(float(loss.detach()))
+    own = method.network.abundances(batch.cube)[:, :, 6, 5]  # output (1, 0)
+    expected = F.nll_loss(own.log(), batch.classes[:, 1, 0])
+    assert values[1] - values[0] == pytest.approx(float(expected.detach()), abs=1e-5)
 
 
 @pytest.mark.parametrize("weight", ["anchor_weight", "kl_weight", "tv_weight"])
