@@ -51,7 +51,7 @@ def light_model(folder: Path, bands: int) -> ModelFile:
 
 
 @click.command()
-@click.option("--rows", default=1500)
+@click.option("--rows", default=3000)
 @click.option("--cols", default=1500)
 @click.option("--bands", default=100)
 @click.option("--rounds", default=3)

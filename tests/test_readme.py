@@ -24,6 +24,11 @@ def commands() -> list[str]:
     return [line.split("  #")[0].split("    #")[0].strip() for line in lines if line]
 
 
+def snippets() -> list[str]:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
@@ -65,6 +70,15 @@ def test_commands_of_the_own_scene_run(tmp_path: Path) -> None:
         shell(command, tmp_path)
     for name in ("classes.tif", "confidence.tif", "probabilities.tif", "preview.png"):
         assert (tmp_path / f"scene_{name}").is_file()
+    assert (tmp_path / "shares_abundances.tif").is_file()
+    assert snippets()
+    for snippet in snippets():
+        (tmp_path / "snippet.py").write_text(snippet, encoding="utf-8")
+        said = shell(f"{sys.executable} snippet.py", tmp_path).stdout
+        assert said.startswith("(240, 240)")
+    again, first = (tmp_path / f"{name}.tif" for name in ("again", "scene_classes"))
+    with rasterio.open(again) as one, rasterio.open(first) as other:
+        np.testing.assert_array_equal(one.read(1), other.read(1))
 
 
 def test_demo_maps_an_unseen_scene(tmp_path: Path) -> None:
