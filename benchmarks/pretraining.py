@@ -2,6 +2,9 @@
 
     python benchmarks/pretraining.py few.jsonl --steps 600 --seeds 0-4
 
+``results/pretraining.jsonl`` holds first figures: one encoder (FDC, 600 steps, seed
+100), three to five draws a protocol; too few to call a difference under 2 points real.
+
 Every variant trains on the same draws of training pixels and is tested on the same
 pixels. A finished run is one line of the output file; a call that was stopped goes on
 where it was. The table compares every variant with training from scratch, draw by draw.

@@ -295,3 +295,35 @@ def test_each_loss_steps_only_the_parameters_it_reaches(
         seen[:2], seen[1:3], (first, second), strict=True
     ):
         assert [n for n in names if not torch.equal(before[n], after[n])] == [changed]
+
+
+def test_method_knows_how_far_the_training_is(
+    problem: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run goes on counting."""
+    settings = Fit(epochs=2, batch=9)  # 18 pixels: two steps in an epoch
+    seen: list[float] = []
+
+    def watched(trainer: Trainer) -> Trainer:
+        method = trainer._method
+        original = method.losses
+
+        def losses(batch: Any) -> Iterator[Tensor]:
+            seen.append(method.progress)
+            return original(batch)
+
+        monkeypatch.setattr(method, "losses", losses)
+        return trainer
+
+    first = watched(trainer_of(problem, settings))
+
+    def stop(_: Epoch) -> None:
+        first.save(tmp_path / "state")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run(stop)
+    second = watched(trainer_of(problem, settings))
+    second.load(tmp_path / "state")
+    second.run()
+    assert seen == [0.0, 0.25, 0.5, 0.75]

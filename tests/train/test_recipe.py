@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hsi_runtime.errors import RecipeError
 from hsi_train import method as methods
 from hsi_train import recipe
-from hsi_train.recipe import Data, Fit, Recipe, Split
+from hsi_train.recipe import Data, Fit, Pretrain, Recipe, Split
 
 MINIMAL = {"method": "mf2cnet", "data": {"scenes": ["a.tif"], "labels": ["b.tif"]}}
 
@@ -51,6 +51,14 @@ recipes = st.builds(
         noise=st.floats(0, 10),
         patience=st.integers(0, 1000),
     ),
+    pretrain=st.none()
+    | st.builds(
+        Pretrain,
+        scenes=st.lists(names, min_size=1, max_size=3).map(tuple),
+        steps=positive,
+        learning_rate=st.floats(1e-9, 1e3),
+    )
+    | st.builds(Pretrain, init=names, outputs=positive),
     options=st.dictionaries(
         st.from_regex(r"[a-z_]{1,12}", fullmatch=True),
         st.integers(-(2**60), 2**60) | st.floats(-1e9, 1e9) | st.booleans() | names,

@@ -209,6 +209,29 @@ def test_pretraining_learns_only_from_the_wanted_pixels() -> None:
     assert loss == pytest.approx(np.mean(errors), rel=1e-4)
 
 
+def test_spectral_term_is_the_error_of_visible_pixels() -> None:
+    spectra = torch.randn(2, 128, 18, 18)
+    torch.manual_seed(5)
+    masked = torch.rand(2, 18, 18) < 0.7
+    method = build(spectral_weight=2.0, frequency_weight=0.0)
+    head = method.pretraining.spectral_head
+    assert head is not None
+    losses = []
+    with torch.inference_mode():
+        for scale in (1.0, 0.0):  # without weights, the head says zero
+            for parameter in head.parameters():
+                parameter.mul_(scale)
+            torch.manual_seed(5)
+            losses.append(float(method.pretraining_loss(spectra)))
+            e = method.pretraining.encode(method.encoder, spectra, masked)[1]
+            target = s2former.standard_spectra(spectra.permute(0, 2, 3, 1))
+            near, known = s2former.hidden_neighbours(target, masked, 6)
+            error = (head(e).flatten(-2) - near).square().mean(-1)
+            visible = ~masked[:, 6:12, 6:12] & known
+            losses[-1] -= 2 * float(error[visible].mean())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_mean_of_hidden_neighbours() -> None:
     torch.manual_seed(0)
     target = torch.randn(1, 15, 15, 128)

@@ -115,8 +115,9 @@ def read_sources(
                 "values and is left out of pre-training."
             )
             continue
-        spectra = cube[:, valid].astype(np.float64)
-        mean, std = spectra.mean(axis=1), spectra.std(axis=1)
+        # Band by band: a copy of all in double precision would be large.
+        measured = [(b.mean(), b.std()) for b in (p[valid].astype(float) for p in cube)]
+        mean, std = np.array(measured).T
         varies = std > np.finfo(np.float32).eps * np.abs(mean)
         std = np.where(varies, std, 1.0)
         sources.append(Source(info.path.name, cube, corners, mean, std))

@@ -66,9 +66,10 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         dropout: Share of the head's inputs dropped in training.
         class_weighting: 0 weighs every training pixel alike, 1 every class.
         encoder_rate: Learning rate of a pre-trained encoder with few labels, as a share
-            of the head's. Small rates keep what the probe found: with ten labels a
-            class on EnMAP Potsdam a tenth lost 2 to 4 points against the probe, three
-            tenths 2 to 15; on SalinasA the full rate won 1 (two draws each).
+            of the head's. A small rate keeps what the probe found. With ten labels a
+            class on EnMAP Potsdam a tenth in 40 steps lost 2 and 4 points against the
+            probe alone, three tenths in 100 steps 2 and 15; with five on SalinasA the
+            full rate beat a tenth by 1 (two draws each, none of them reported).
         masked: Share of the pixels hidden in pre-training.
         spectral_weight: Of a pixel's prediction of its hidden neighbours' mean.
         visible_weight: Of the reconstruction of pixels that are not hidden.
