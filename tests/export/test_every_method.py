@@ -17,11 +17,11 @@ from hsi_runtime.self_test import self_test
 from hsi_train import checkpoint
 from hsi_train import method as methods
 from hsi_train.checkpoint import Checkpoint
-from hsi_train.method import BaseMethod, Batch, Problem
+from hsi_train.method import Batch, Problem
 from hsi_train.methods import names
 
-BANDS, CLASSES = 12, 4
-MAX_MACS = 2e6  # a pixel at 200 bands: what an edge device can bear
+BANDS, CLASSES = 200, 4
+MAX_MACS = 2e6  # a pixel: what an edge device can bear at 200 bands
 
 every_method = pytest.mark.parametrize("name", names())
 
@@ -80,7 +80,7 @@ def export(name: str, folder: Path) -> Exported:
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-    fields = np.kron(random.integers(0, CLASSES, (6, 6)), np.ones((9, 9), np.int64))
+    fields = np.kron(random.integers(0, CLASSES, (5, 5)), np.ones((8, 8), np.int64))
     sample = spectra(known, fields[None].astype(np.int64), 99)[0].numpy()
     described = describe(name)
     checkpoint.save(folder, method.eval(), described, np.rint(sample).astype(np.int16))
@@ -172,7 +172,8 @@ def test_half_precision_halves_the_weights(name: str, exported: Exported) -> Non
 
 
 @every_method
-def test_a_pixel_costs_little_at_two_hundred_bands(name: str) -> None:
-    method: BaseMethod = methods.build(name, problem(200), {}).eval()
-    found = cost.measure(graph.trace(method, 200), method.receptive_field)
-    assert 10_000 < found.macs <= MAX_MACS
+def test_a_pixel_costs_little_at_two_hundred_bands(
+    name: str, exported: Exported
+) -> None:
+    for file in exported.files.values():
+        assert 10_000 < file.document.macs_per_pixel <= MAX_MACS
