@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hsi_runtime.errors import RecipeError
 from hsi_train import method as methods
+from hsi_train.fit import MAX_GRADIENT_NORM
 from hsi_train.layers import parameter_count
 from hsi_train.method import IGNORED, BaseMethod, Batch, Problem
 from hsi_train.methods import names
@@ -51,6 +52,7 @@ def learnable_batch(method: BaseMethod, outputs: int = 2, seed: int = 1) -> Batc
 
 
 def train(method: BaseMethod, batch: Batch, steps: int) -> list[float]:
+    """Train as the trainer does, without its schedule; return the first losses."""
     method.train()
     groups = method.parameter_groups(method.defaults.learning_rate)
     optimizer = torch.optim.AdamW(groups)
@@ -59,6 +61,7 @@ def train(method: BaseMethod, batch: Batch, steps: int) -> list[float]:
         for number, loss in enumerate(method.losses(batch)):
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(method.parameters(), MAX_GRADIENT_NORM)
             optimizer.step()
             if number == 0:
                 losses.append(float(loss.detach()))

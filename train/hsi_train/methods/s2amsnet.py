@@ -17,8 +17,8 @@ odd, symmetric receptive field. Involution has ceil(C / 3) groups and no rectifi
 its kernels. The clean source is classified, too. The KL divergence is one of
 probabilities, the features of MI have unit length, gradients are zeroed for every step,
 the classifier takes one step in a round, and nothing of a target scene is used.
-Generators start small (``generator_scale``): on SalinasA they change a spectrum by 6 %
-of its length at first, where the nearest classes lie 4 % apart.
+Generators start with changes of 27 % of a spectrum's length on SalinasA, 6 % with
+``generator_scale = 0.1``, where the nearest classes lie 4 % apart.
 
 Axes: ``(batch, band or feature, row, col)``.
 """
@@ -69,7 +69,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ce_on_source: bool = True
     kl_weight: Weight = 0.1
     mi_weight: Weight = 1.0
-    generator_scale: Annotated[float, Meta(gt=0, le=100)] = 0.1
+    generator_scale: Annotated[float, Meta(gt=0, le=100)] = 0.5
     norm: Literal["bn", "ln"] = "bn"
 
     def __post_init__(self) -> None:
@@ -369,7 +369,7 @@ class Method(BaseMethod):
     """S2AMSnet with its generators and MI encoder; only the classifier is exported."""
 
     receptive_field = 19
-    defaults = Defaults(learning_rate=1e-3, weight_decay=0.0, batch=15, min_steps=60)
+    defaults = Defaults(learning_rate=1e-3, weight_decay=0.0, batch=15, min_steps=90)
 
     def __init__(self, problem: Problem, options: Options) -> None:
         super().__init__(problem)
