@@ -62,6 +62,7 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/start_up.py
+	$(BIN)/python benchmarks/half_precision.py
 
 # Every method and baseline on the real scenes in HSI_DATA: hours, and goes on where it
 # was stopped.

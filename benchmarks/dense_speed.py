@@ -16,6 +16,7 @@ import common
 import numpy as np
 
 from hsi_runtime.backends import open_backend
+from hsi_train.methods import names
 
 OUTPUTS = 128  # the default tile
 PATCHES = 256  # timed per round
@@ -23,12 +24,19 @@ BATCHES = (1, 16, 64)
 
 
 @click.command()
-@click.option("--method", default="mf2cnet")
+@click.option("--method", "methods", multiple=True, default=names())
 @click.option("--bands", default=204)
 @click.option("--classes", default=6)
 @click.option("--threads", default=1)
 @click.option("--rounds", default=5)
-def main(method: str, bands: int, classes: int, threads: int, rounds: int) -> None:
+def main(
+    methods: tuple[str, ...], bands: int, classes: int, threads: int, rounds: int
+) -> None:
+    for method in methods:
+        measure(method, bands, classes, threads, rounds)
+
+
+def measure(method: str, bands: int, classes: int, threads: int, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = common.make_model(Path(folder), method, bands, classes, 400, 2500)
         backend = open_backend(model, "cpu", threads)
@@ -63,6 +71,7 @@ def main(method: str, bands: int, classes: int, threads: int, rounds: int) -> No
             "method": method,
             "bands": bands,
             "threads": threads,
+            "macs_per_pixel": round(model.document.macs_per_pixel),
             "dense_pixels_per_second": round(1 / median["dense"]),
             "patch_pixels_per_second": {b: round(1 / median[f"{b}"]) for b in BATCHES},
             "best_patch_batch": best,

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.errors import EngineError, ModelFileError, ResourceError
+from hsi_runtime.backends.exhaustion import explained
+from hsi_runtime.errors import EngineError, ModelFileError
 from hsi_runtime.model_file import INPUT_NAME, PROBABILITIES, ModelFile
 
 PROVIDER = "CPUExecutionProvider"
@@ -44,15 +45,8 @@ class OnnxruntimeCpu:
     def predict(
         self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
     ) -> dict[str, NDArray[np.float32]]:
-        try:
+        with explained(cube):
             found = self._session.run(list(outputs), {INPUT_NAME: cube})
-        except Exception as error:
-            if "alloc" in str(error).lower():
-                raise ResourceError(
-                    f"Memory ran out on a window of {cube.shape[2]} x {cube.shape[3]} "
-                    "pixels; choose a smaller --tile."
-                ) from error
-            raise
         return dict(zip(outputs, found, strict=True))
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.errors import EngineError, ModelFileError, ResourceError
+from hsi_runtime.backends.exhaustion import explained
+from hsi_runtime.errors import EngineError, ModelFileError
 from hsi_runtime.model_file import INPUT_NAME, PROBABILITIES, ModelFile
 
 DEVICE = "CPU"
@@ -46,15 +47,8 @@ class OpenvinoCpu:
     def predict(
         self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
     ) -> dict[str, NDArray[np.float32]]:
-        try:
+        with explained(cube):
             self._request.infer({INPUT_NAME: np.ascontiguousarray(cube)})
-        except Exception as error:
-            if "alloc" in str(error).lower():
-                raise ResourceError(
-                    f"Memory ran out on a window of {cube.shape[2]} x {cube.shape[3]} "
-                    "pixels; choose a smaller --tile."
-                ) from error
-            raise
         # The engine's own memory is overwritten by the next window.
         return {name: self._request.get_tensor(name).data.copy() for name in outputs}
 
