@@ -12,7 +12,12 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from hsi_runtime import class_map, fingerprint, legend, memory, stac, windows
-from hsi_runtime.backends import Backend, open_backend, predict_in_parts
+from hsi_runtime.backends import (
+    CPU_DEVICES,
+    Backend,
+    open_backend,
+    predict_in_parts,
+)
 from hsi_runtime.bands import BandMatch, match_bands
 from hsi_runtime.class_map import Canvas, Counts
 from hsi_runtime.errors import ModelFileError, VerificationError
@@ -217,6 +222,11 @@ def run(
         )
         prepared = prepare(scene, document, request)
         backend = start() if start else open_backend(model)
+        if document.precision == "fp16" and backend.device in CPU_DEVICES:
+            log.warning(
+                "The model is in half precision, which a CPU computes in float32; the "
+                "float32 file is as fast and more exact."
+            )
         before = fingerprint.of_scene(scene.info)
         grid = grid_of(scene.info, prepared.region)
         layers = class_map.layers(document, wanted)

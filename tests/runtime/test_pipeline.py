@@ -620,3 +620,21 @@ def test_a_pixel_that_does_not_fit_is_an_error() -> None:
     cube = np.zeros((1, 3, 9, 9), dtype=np.float32)
     with pytest.raises(ResourceError):
         predict_in_parts(Small(2, 24), cube, 2)
+
+
+def test_half_precision_on_a_cpu_is_advised_against(
+    document: ModelDocument,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    write_model: Write,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    for precision, advised in (("fp32", False), ("fp16", True)):
+        described = replace(document, precision=precision)
+        model = read_model(write_model(tmp_path / f"{precision}.onnx", described))
+        caplog.clear()
+        result = run(Request(scene, tmp_path / f"{precision}.tif"), model)
+        assert result["precision"] == precision
+        assert ("the float32 file is as fast" in caplog.text) == advised

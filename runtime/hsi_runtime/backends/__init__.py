@@ -12,6 +12,7 @@ from hsi_runtime.errors import EngineError, ResourceError
 from hsi_runtime.model_file import PROBABILITIES, ModelFile
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
+CPU_DEVICES = ("cpu", "openvino")
 PRESENT = ("auto", "cpu", "openvino")  # what this release has an engine for
 
 
