@@ -18,6 +18,7 @@ from hsi_runtime.model_file import (
     Values,
     read_model,
 )
+from hsi_runtime.threads import usable_cores
 from hsi_train import checkpoint, method
 from hsi_train.simulate import band_centres
 
@@ -87,7 +88,7 @@ def machine() -> dict[str, Any]:
         model = names[0] if names else model
     return {
         "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "python": platform.python_version(),
         "load": os.getloadavg()[0],

@@ -1,7 +1,6 @@
 """Reads GeoTIFF scenes through rasterio, with the GTiff driver and no other."""
 
 import math
-import os
 import struct
 import threading
 import warnings
@@ -25,6 +24,7 @@ from hsi_runtime.scene import (
     open_binary,
     representable,
 )
+from hsi_runtime.threads import usable_cores
 
 # A larger block cache costs memory and gains nothing for reads along blocks. Nothing
 # but the file itself may be opened: no directory listing, no remote file, no side-car.
@@ -34,7 +34,7 @@ GDAL_OPTIONS: dict[str, Any] = {
     "GDAL_PAM_ENABLED": "NO",
     "CPL_VSIL_CURL_ALLOWED_FILENAME": "/none",
     # Half of the cores decode blocks; the engine wants the others.
-    "GDAL_NUM_THREADS": max(1, min(4, len(os.sched_getaffinity(0)) // 2)),
+    "GDAL_NUM_THREADS": max(1, min(4, usable_cores() // 2)),
 }
 # Bytes of one value by the number of a tag's type.
 TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}

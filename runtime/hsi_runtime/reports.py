@@ -1,6 +1,5 @@
 """What hsi-run prints besides a map: the model, its self-test, the plan, a summary."""
 
-import os
 import statistics
 import time
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from hsi_runtime.backends import open_backend
 from hsi_runtime.model_file import ModelFile
 from hsi_runtime.pipeline import Request, prepare
 from hsi_runtime.scene import open_scene
+from hsi_runtime.threads import usable_cores
 from hsi_runtime.windows import DEFAULT_TILE, mirror
 
 MIN_ROUNDS = 3
@@ -90,7 +90,7 @@ def benchmark(
         "method": document.method,
         "bands": len(document.bands.used),
         "tile": side,
-        "threads": threads or len(os.sched_getaffinity(0)),
+        "threads": threads or usable_cores(),
         "rounds": len(rates),
         "pixels_per_second": statistics.median(rates),
         "slowest": min(rates),

@@ -4,6 +4,7 @@ Both sides are bounded, so memory does not grow with the scene, and an error of 
 side surfaces in the computing thread.
 """
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -14,6 +15,11 @@ T = TypeVar("T")
 
 PATIENCE_S = 1.0  # how long a thread may take to notice that it should stop
 POLL_S = 0.1
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 class _Done:

@@ -13,13 +13,13 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from hsi_runtime.errors import ModelFileError
 from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
 from hsi_train import method as methods
 from hsi_train.method import BaseMethod, Problem
+from hsi_train.tensor_file import read_tensors
 
 FILE_NAME = "checkpoint.safetensors"
 METADATA_KEY = "hsi_checkpoint"
@@ -80,12 +80,7 @@ def load(run: Path) -> Checkpoint:
         raise ModelFileError(
             f"There is no checkpoint {path}; give the folder hsi-train wrote."
         )
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path} is damaged: {error}.") from error
+    tensors, text = read_tensors(path, METADATA_KEY)
     if text is None or SAMPLE not in tensors:
         raise ModelFileError(f"{path} was not written by hsi-train.")
     try:

@@ -6,12 +6,12 @@ Safetensors holds tensors and text and cannot run code.
 from pathlib import Path
 
 import msgspec
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hsi_runtime.errors import ModelFileError
 from hsi_train.run_folder import ENCODER
+from hsi_train.tensor_file import read_tensors
 
 METADATA_KEY = "hsi_encoder"
 
@@ -47,12 +47,7 @@ def read_encoder(path: Path) -> tuple[dict[str, Tensor], Origin]:
             f"There is no encoder {path}; give the {ENCODER} of a run with "
             "--pretrain-scene."
         )
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(METADATA_KEY)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelFileError(f"{path} is damaged: {error}.") from error
+    tensors, text = read_tensors(path, METADATA_KEY)
     if text is None:
         raise ModelFileError(
             f"{path} is no encoder that hsi-train wrote; give the {ENCODER} of a run "

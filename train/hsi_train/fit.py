@@ -2,7 +2,6 @@
 
 import copy
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hsi_runtime.errors import OutputError, RecipeError
+from hsi_runtime.errors import RecipeError
 from hsi_train import metrics
 from hsi_train.labelled_scene import LabelledData
 from hsi_train.method import BaseMethod, Batch, Defaults
 from hsi_train.patches import Place, Statistics, Windows, augment, shuffled
 from hsi_train.predict import evaluate
 from hsi_train.recipe import Fit
+from hsi_train.resume_state import loaded_state, save_state
 from hsi_train.split import Role, Roles
 
 DENSE_OUTPUTS = 32  # classified square of a window where labels are dense
@@ -328,9 +328,7 @@ class Trainer:
             "best_epoch": progress.best_epoch,
             "best": progress.best,
         }
-        partial = path.with_name(path.name + ".part")
-        torch.save(state, partial)
-        os.replace(partial, path)
+        save_state(path, state)
 
     def load(self, path: Path) -> None:
         """Go on where `save` was called.
@@ -338,8 +336,7 @@ class Trainer:
         Raises:
             OutputError: The file is damaged or of another run.
         """
-        try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
+        with loaded_state(path) as state:
             self._method.load_state_dict(state["method"])
             self._optimizer.load_state_dict(state["optimizer"])
             self._schedule.load_state_dict(state["schedule"])
@@ -352,8 +349,3 @@ class Trainer:
                 state["best_epoch"],
                 state["best"],
             )
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise OutputError(
-                f"{path} cannot be resumed: it is damaged or of another run "
-                f"({type(error).__name__}); start again with --overwrite."
-            ) from error

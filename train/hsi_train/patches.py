@@ -43,11 +43,22 @@ def statistics(scenes: list[LabelledScene], splits: list[Roles]) -> Statistics:
 
     A band that never varies gets a standard deviation of one.
     """
-    spectra, _ = _training_spectra(scenes, splits)
+    return _describe(_training_spectra(scenes, splits)[0])
+
+
+def _describe(spectra: NDArray[np.float64]) -> Statistics:
+    """Measure spectra of shape ``(band, pixel)``."""
     mean, std = spectra.mean(axis=1), spectra.std(axis=1)
+    return Statistics(mean, usable_deviation(mean, std))
+
+
+def usable_deviation(
+    mean: NDArray[np.float64], std: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Replace the standard deviation of bands that never vary by one."""
     # Less than float32 resolves is rounding, not variation.
     varies = std > np.finfo(np.float32).eps * np.abs(mean)
-    return Statistics(mean, np.where(varies, std, 1.0))
+    return np.where(varies, std, 1.0)
 
 
 def problem(
@@ -55,7 +66,7 @@ def problem(
 ) -> Problem:
     """Tell a method what it must know of the training pixels, and of no others."""
     spectra, classes = _training_spectra(scenes, splits)
-    measured = statistics(scenes, splits)
+    measured = _describe(spectra)
     means = [spectra[:, classes == k].mean(axis=1) for k in range(class_count)]
     return Problem(
         band_mean=torch.from_numpy(measured.mean),

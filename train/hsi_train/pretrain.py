@@ -6,7 +6,6 @@ file of its own, from which other runs can start.
 
 import importlib.metadata
 import math
-import os
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,13 +17,15 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 
-from hsi_runtime.errors import OutputError, RecipeError, SceneError
+from hsi_runtime.errors import RecipeError, SceneError
 from hsi_runtime.scene import Cube, valid_pixels
 from hsi_train import labelled_scene
 from hsi_train.encoder_file import Origin, load_encoder, save_encoder
 from hsi_train.fit import MAX_GRADIENT_NORM
 from hsi_train.method import BaseMethod
+from hsi_train.patches import usable_deviation
 from hsi_train.recipe import Pretrain
+from hsi_train.resume_state import loaded_state, save_state
 from hsi_train.run_folder import ENCODER, PRETRAIN_STATE
 
 WARM_UP = 0.05  # share of the steps
@@ -118,8 +119,7 @@ def read_sources(
         # Band by band: a copy of all in double precision would be large.
         measured = [(b.mean(), b.std()) for b in (p[valid].astype(float) for p in cube)]
         mean, std = np.array(measured).T
-        varies = std > np.finfo(np.float32).eps * np.abs(mean)
-        std = np.where(varies, std, 1.0)
+        std = usable_deviation(mean, std)
         sources.append(Source(info.path.name, cube, corners, mean, std))
     if not sources:
         raise SceneError(
@@ -259,9 +259,7 @@ class Pretrainer:
             "done": self._done,
             "loss": self.loss,
         }
-        partial = path.with_name(path.name + ".part")
-        torch.save(state, partial)
-        os.replace(partial, path)
+        save_state(path, state)
 
     def load(self, path: Path) -> None:
         """Go on where `save` was called.
@@ -269,19 +267,13 @@ class Pretrainer:
         Raises:
             OutputError: The file is damaged or of another run.
         """
-        try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
+        with loaded_state(path) as state:
             self._method.load_state_dict(state["method"])
             self._optimizer.load_state_dict(state["optimizer"])
             self._schedule.load_state_dict(state["schedule"])
             self._rng.bit_generator.state = state["numpy"]
             torch.set_rng_state(state["torch"])
             self._done, self.loss = state["done"], state["loss"]
-        except Exception as error:  # torch raises many kinds for a damaged file
-            raise OutputError(
-                f"{path} cannot be resumed: it is damaged or of another run "
-                f"({type(error).__name__}); start again with --overwrite."
-            ) from error
 
 
 def decay_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -152,7 +152,8 @@ def train(
         _, origin = encoder_file.read_encoder(run / run_folder.ENCODER)
         result["pretraining"] = msgspec.to_builtins(origin)
     described = describe(resolved, data, counts, bands, values, result)
-    checkpoint.save(run, method, described, sample_window(data, splits, method.halo))
+    sample = sample_window(data, splits, method.halo, statistics.mean)
+    checkpoint.save(run, method, described, sample)
     run_folder.write_splits(run, data, splits)
     run_folder.write_confusion(run / "confusion.csv", matrix, data)
     if aimed is not None:
@@ -313,10 +314,13 @@ def checksums(sources: Sequence[str], data: LabelledData) -> dict[str, str]:
     return out
 
 
-def sample_window(data: LabelledData, splits: list[Roles], halo: int) -> NDArray[Any]:
+def sample_window(
+    data: LabelledData, splits: list[Roles], halo: int, fill: NDArray[np.float64]
+) -> NDArray[Any]:
     """Cut a real window round the first training pixels, as large as the scene gives.
 
-    Missing values are filled, so that the window needs no mask.
+    Missing values are filled, so that the window needs no mask; ``fill`` has the shape
+    ``(band,)``.
     """
     number = next(i for i, r in enumerate(splits) if (r == Role.TRAIN).any())
     scene, roles = data.scenes[number], splits[number]
@@ -327,7 +331,6 @@ def sample_window(data: LabelledData, splits: list[Roles], halo: int) -> NDArray
     height, width = (max(min(side, n), 2 * halo + 1) for n in (rows, cols))
     top = min(max(row - halo, 0), max(rows - height, 0))
     left = min(max(col - halo, 0), max(cols - width, 0))
-    fill = patches.statistics(data.scenes, splits).mean
     cube = patches.cut_cube(
         scene,
         scene.valid,

@@ -1,6 +1,5 @@
 """Inference engines behind one small interface, one file each."""
 
-import os
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -10,10 +9,11 @@ from numpy.typing import NDArray
 from hsi_runtime import graph
 from hsi_runtime.errors import EngineError, ResourceError
 from hsi_runtime.model_file import PROBABILITIES, ModelFile
+from hsi_runtime.threads import usable_cores
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
 CPU_DEVICES = ("cpu", "openvino")
-PRESENT = ("auto", "cpu", "openvino")  # what this release has an engine for
+PRESENT = CPU_DEVICES  # what this release has an engine for
 
 
 class Backend(Protocol):
@@ -54,12 +54,12 @@ def open_backend(
         raise EngineError(
             f"There is no device {device!r}; choose from {', '.join(DEVICES)}."
         )
-    if device not in PRESENT:
+    if device not in ("auto", *PRESENT):
         raise EngineError(
             f"--device {device}: this release has no engine for it; use --device cpu."
         )
     graph.check(model)
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or usable_cores()
     if device == "openvino":
         from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
 

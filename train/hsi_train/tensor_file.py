@@ -1,0 +1,23 @@
+"""Reads our safetensors files: tensors, and a text that says what they are."""
+
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from hsi_runtime.errors import ModelFileError
+
+
+def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], str | None]:
+    """Read all tensors, and the metadata of a key or None.
+
+    Raises:
+        ModelFileError: The file is damaged or no safetensors file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            text = (file.metadata() or {}).get(key)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path} is damaged: {error}.") from error
+    return tensors, text
