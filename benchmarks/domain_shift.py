@@ -7,7 +7,8 @@ Every variant is trained on the same source pixels with equal updates and select
 the source alone. Its test pixels are then classified as they are and under shifts of
 sensor and sky: five draws, the gain falling towards the infrared in one and rising in
 the next, each at three strengths. One JSON line is kept for each finished run, so that
-an interrupted measurement goes on where it stopped.
+an interrupted measurement goes on where it stopped; a change of the method's code
+starts it anew.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import accuracy
 import click
 import numpy as np
 import torch
@@ -34,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "s2amsnet": {},
     "plain": {"generators": False},
     "no max step": {"max_step": False},
+    "free change": {"smooth_change": False},
     "randomised": {"generators": False, "spectral_randomisation": True},
     "plain, layer norm": {"generators": False, "norm": "ln"},
 }
@@ -194,15 +197,17 @@ def main(
         for scene in scenes
         for variant in variants
     ]
+    code = accuracy.code_digest({"method": "s2amsnet"})
     for case in wanted:
-        key = case | shifts
+        key = case | shifts | {"code": code}
         if any(key.items() <= run.items() for run in runs):
             continue
         runs.append(key | measure(**case, shifts=shifts))
         with output.open("a") as file:
             file.write(json.dumps(runs[-1]) + "\n")
         print(json.dumps(runs[-1]["unshifted"] | key), flush=True)
-    asked = [r for r in runs if any((c | shifts).items() <= r.items() for c in wanted)]
+    of_now = shifts | {"code": code}
+    asked = [r for r in runs if any((c | of_now).items() <= r.items() for c in wanted)]
     print(
         "Overall accuracy, average accuracy, kappa in %:", *mean_lines(asked), sep="\n"
     )

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import accuracy
 import domain_shift
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def run(*arguments: str) -> str:
 
 
 def test_finished_runs_are_kept(
-    measured: list[tuple[str, int]], tmp_path: Path
+    measured: list[tuple[str, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = str(tmp_path / "r.jsonl")
     run("--variant", "plain", "--seeds", "0,1", "-o", path)
@@ -76,6 +77,10 @@ def test_finished_runs_are_kept(
     assert len(measured) == 8  # other epochs are other runs
     run(*variants, "--seeds", "0", "--first-draw", "100", "-o", path)
     assert len(measured) == 10
+    monkeypatch.setattr(accuracy, "code_digest", lambda _: "another")
+    table = run("--variant", "plain", "--seeds", "0", "-o", path)
+    assert len(measured) == 11  # runs of other code do not count
+    assert "salinas_a, plain (1, 60)" in table
 
 
 def test_table_averages_over_draws_and_seeds(

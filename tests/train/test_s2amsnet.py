@@ -373,12 +373,38 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
         build(**options)
 
 
-def test_generator_scale_is_the_size_of_the_first_change() -> None:
+def test_cosines_are_smooth_and_of_unit_power() -> None:
+    basis = s2amsnet.cosines(200, 8)
+    assert basis.shape == (200, 8)
+    assert float(basis.square().sum(dim=1).mean()) == pytest.approx(1)
+    sizes = basis.abs().amax(dim=0)
+    assert (sizes.diff() < 0).all()
+    crossings = (basis[1:].sign() != basis[:-1].sign()).sum(dim=0)
+    assert crossings.tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_change_is_a_sum_of_cosines_where_it_shall_be_smooth(smooth: bool) -> None:
+    bands = 30
+    torch.manual_seed(0)
+    generator = s2amsnet.Generator(bands, 0.5, smooth)
+    x = torch.rand(3, bands, 19, 19)
+    with torch.no_grad():
+        change = 2 * generator(x) - x  # equal shares at first
+    spectra = change.movedim(1, 0).flatten(1)  # (band, pixel)
+    basis = s2amsnet.cosines(bands, s2amsnet.SMOOTH)
+    left = spectra - basis @ torch.linalg.lstsq(basis, spectra).solution
+    share = float(left.square().mean() / spectra.square().mean())
+    assert share < 1e-9 if smooth else share > 0.3
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_generator_scale_is_the_size_of_the_first_change(smooth: bool) -> None:
     x = a_batch().cube / 1000
     changes = []
     for scale in (1e-6, 0.1, 0.4):
         torch.manual_seed(0)
-        generator = s2amsnet.Generator(BANDS, scale)
+        generator = s2amsnet.Generator(BANDS, scale, smooth)
         altered = 2 * generator(x)  # equal shares at first
         changes.append(float((altered - x).detach().square().mean().sqrt()))
     assert changes[0] < 1e-4

@@ -16,9 +16,10 @@ stride one, so that a window is classified densely; the mean over 2x2 phases res
 odd, symmetric receptive field. Involution has ceil(C / 3) groups and no rectifier on
 its kernels. The clean source is classified, too. The KL divergence is one of
 probabilities, the features of MI have unit length, gradients are zeroed for every step,
-the classifier takes one step in a round, and nothing of a target scene is used.
-Generators start with changes of 27 % of a spectrum's length on SalinasA, 6 % with
-``generator_scale = 0.1``, where the nearest classes lie 4 % apart.
+the classifier takes one step in a round, and nothing of a target scene is used. What a
+generator adds is smooth along the spectrum, a sum of `SMOOTH` cosines: so are
+illumination, haze and the gain of a sensor, by which scenes differ. Free changes of
+single bands teach a classifier to bear noise, and little of that.
 
 Axes: ``(batch, band or feature, row, col)``.
 """
@@ -40,6 +41,7 @@ from hsi_train.method import IGNORED, BaseMethod, Batch, Defaults, Problem
 FEATURES = 128
 PLANES = 3  # channels that share an involution kernel
 STYLED = 24  # features of a generator
+SMOOTH = 8  # cosines along the spectrum
 MIXING = 0.6  # both parameters of the Beta distribution of the mixing share
 TEMPERATURE = 0.07
 GENERATOR_RATE = 0.1  # of the classifier's
@@ -59,6 +61,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         ce_on_source: Classify the clean source, too, not its altered copies only.
         kl_weight: Of the consistency between copies.
         mi_weight: Of the mutual information between a copy and its source.
+        smooth_change: Let generators alter spectra smoothly, not each band by itself.
         generator_scale: Size of the change that untrained generators make.
         norm: Normalisation of the classifier: batch, or the channels of each pixel.
     """
@@ -69,6 +72,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ce_on_source: bool = True
     kl_weight: Weight = 0.1
     mi_weight: Weight = 1.0
+    smooth_change: bool = True
     generator_scale: Annotated[float, Meta(gt=0, le=100)] = 0.5
     norm: Literal["bn", "ln"] = "bn"
 
@@ -252,7 +256,9 @@ class Network(nn.Module):
 class Generator(nn.Module):
     """Alters spectra by features with a random style; training only."""
 
-    def __init__(self, bands: int, scale: float) -> None:
+    basis: Tensor
+
+    def __init__(self, bands: int, scale: float, smooth: bool) -> None:
         super().__init__()
         self.involutions = nn.ModuleList(
             nn.Sequential(
@@ -268,7 +274,9 @@ class Generator(nn.Module):
         self.style = nn.Linear(2, 2 * STYLED)
         self.normalise = nn.InstanceNorm2d(STYLED)
         self.batch_norm = _batch_norm(STYLED)
-        self.output = nn.Conv2d(STYLED, bands, 3)
+        basis = cosines(bands, SMOOTH) if smooth else torch.eye(bands)
+        self.register_buffer("basis", basis[..., None, None])
+        self.output = nn.Conv2d(STYLED, basis.shape[1], 3)
         nn.init.normal_(self.output.weight, std=scale / math.sqrt(9 * STYLED))
         assert self.output.bias is not None
         nn.init.zeros_(self.output.bias)
@@ -288,8 +296,20 @@ class Generator(nn.Module):
             z = F.leaky_relu(self.batch_norm(z), 0.01)
         shares = torch.softmax(self.pair, dim=0)
         change = self.output(F.pad(z, (1, 1, 1, 1), mode="reflect"))
+        change = F.conv2d(change, self.basis)
         altered: Tensor = shares[0] * x + shares[1] * change
         return altered
+
+
+def cosines(bands: int, count: int) -> Tensor:
+    """Return smooth spectra ``(band, cosine)``; the faster one turns, the smaller.
+
+    Independent weights of unit variance give sums of unit mean power.
+    """
+    turns = torch.arange(count)
+    places = (torch.arange(bands) + 0.5) / bands
+    waves = torch.cos(math.pi * turns * places[:, None]) / (1 + turns)
+    return waves / waves.square().sum(dim=1).mean().sqrt()
 
 
 class Residual(nn.Module):
@@ -380,8 +400,8 @@ class Method(BaseMethod):
         self.generators = nn.ModuleList()
         self.encoder: Encoder | None = None
         if options.generators:
-            scale = options.generator_scale
-            self.generators.extend(Generator(bands, scale) for _ in range(2))
+            scale, smooth = options.generator_scale, options.smooth_change
+            self.generators.extend(Generator(bands, scale, smooth) for _ in range(2))
             if options.max_step and options.mi_weight:
                 self.encoder = Encoder(bands)
 
