@@ -1,4 +1,5 @@
 import hashlib
+import importlib.util
 import logging
 import os
 import signal
@@ -430,3 +431,17 @@ def write_checkpoint(run: Path, scene: Path, truth: Path) -> None:
     )
     sample = np.rint(filled).astype(stored.dtype)
     checkpoint.save(run, method, description, sample)
+
+
+@pytest.fixture
+def fake_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Pretend that there are a GPU and TensorRT, with an empty cache of engines."""
+    place = Path(__file__).with_name("fake_gpu.py")
+    spec = importlib.util.spec_from_file_location("fake_gpu", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield from module.installed(monkeypatch)

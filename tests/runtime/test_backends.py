@@ -1,3 +1,4 @@
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,13 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from hsi_runtime.backends import DEVICES, open_backend
+from hsi_runtime.backends import (
+    DEVICES,
+    GPU_DEVICES,
+    onnxruntime_cuda,
+    open_backend,
+    tensorrt_gpu,
+)
 from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.errors import EngineError, ModelFileError, ResourceError
 from hsi_runtime.model_file import ModelFile, read_model
@@ -59,6 +66,61 @@ def test_device_asked_for_is_taken_or_an_error(model: ModelFile) -> None:
         except EngineError:
             continue  # this machine has no such engine
         assert backend.device == device
+
+
+def test_auto_takes_the_fastest_engine_that_works(
+    fake_gpu: Any,
+    model: ModelFile,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level(logging.INFO, "hsi_runtime")
+    pretend_cuda(monkeypatch)
+    assert open_backend(model).device == "tensorrt"
+    assert "Engine: tensorrt, the best that is present." in caplog.messages
+    for step in ("parse", "build"):
+        fake_gpu.trt.refuse = {step: "broken"}
+        fake_gpu.trt.__version__ += "1"  # a new engine is needed
+        assert open_backend(model).device == "cuda"
+        assert "The engine tensorrt is installed, but: " in caplog.text
+        assert "broken" in caplog.text
+        caplog.clear()
+    fake_gpu.cuda.devices = 0
+    assert open_backend(model).device == "cpu"
+    for name in ("tensorrt", "cuda"):
+        assert f"The engine {name} is installed, but: There is no usable GPU" in (
+            caplog.text
+        )
+    assert "Engine: cpu, the best that is present." in caplog.messages
+
+
+def test_auto_takes_the_processor_quietly_where_nothing_else_is_installed(
+    model: ModelFile,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level(logging.INFO, "hsi_runtime")
+    monkeypatch.setattr(tensorrt_gpu, "MODULE", "no_such_tensorrt")
+    monkeypatch.setattr(onnxruntime_cuda, "PROVIDER", "NoSuchProvider")
+    assert open_backend(model).device == "cpu"
+    assert caplog.messages == ["Engine: cpu, the best that is present."]
+
+
+def test_explicit_device_is_never_replaced(
+    fake_gpu: Any, model: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_cuda(monkeypatch)
+    fake_gpu.cuda.devices = 0
+    for device in GPU_DEVICES:
+        with pytest.raises(EngineError, match="no usable GPU"):
+            open_backend(model, device)
+
+
+def pretend_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let onnxruntime's CPU stand for its CUDA: the calls are the same."""
+    monkeypatch.setattr(onnxruntime_cuda, "PROVIDER", "CPUExecutionProvider")
+    monkeypatch.setattr(onnxruntime_cuda, "OPTIONS", {})
+    monkeypatch.setattr(onnxruntime_cuda, "MEMORY", "cpu")
 
 
 def test_missing_engine_says_what_to_install(

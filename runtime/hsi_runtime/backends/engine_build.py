@@ -68,8 +68,11 @@ def build(trt: Any, model: ModelFile, profile: Profile) -> bytes:
     parser = trt.OnnxParser(network, _listen(trt))
     # From the verified bytes: no file that the graph names can be opened.
     if not parser.parse(model.onnx):
-        errors = [parser.get_error(k).desc() for k in range(parser.num_errors)]
-        why = " ".join("; ".join(errors[:1]).split()) or "it gives no reason"
+        why = "it gives no reason"
+        if parser.num_errors:
+            first = parser.get_error(0)
+            said = " ".join(first.desc().split())
+            why = f"{first.node_operator()} {first.node_name()}: {said}"
         raise ModelFileError(f"{model.path} is refused by TensorRT: {why}.")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # float32 means float32, as in training

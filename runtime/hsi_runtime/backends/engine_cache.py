@@ -26,7 +26,7 @@ WORDS = {
     "tensorrt": "TensorRT",
     "gpu": "the GPU",
     "compute_capability": "its compute capability",
-    "profile": "the window shapes",
+    "profile": "the range of windows",
     "precision": "the precision",
     "recipe": "the way hsi-edge builds",
 }
