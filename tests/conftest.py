@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import from_origin
 
+from hsi_runtime.backends import cuda_memory, onnxruntime_cuda, tensorrt_gpu
+from hsi_runtime.errors import EngineError
 from hsi_runtime.model_file import (
     UNSIGNED,
     Array,
@@ -46,6 +48,32 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real scenes in {folder}; set HSI_DATA to them")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where the driver finds none."""
+    wanting = [item for item in items if item.get_closest_marker("gpu")]
+    if not wanting:
+        return
+    try:
+        cuda_memory.probe(cuda_memory.load())
+    except EngineError as error:
+        for item in wanting:
+            item.add_marker(pytest.mark.skip(reason=str(error)))
+
+
+@pytest.fixture(scope="session")
+def need_engine() -> Callable[[str], None]:
+    """Skip a test whose engine is not installed; one that is there must work."""
+
+    def need(device: str) -> None:
+        packages = {"openvino": "openvino", "tensorrt": tensorrt_gpu.MODULE}
+        if device in packages:
+            pytest.importorskip(packages[device])
+        if device == "cuda" and not onnxruntime_cuda.is_installed():
+            pytest.skip("this onnxruntime has no CUDA")
+
+    return need
 
 
 CLASSES = (("grass", "#00aa00"), ("wet soil", "#804000"), ("Öl", "#0000ff"))

@@ -59,7 +59,7 @@ class Cuda(types.ModuleType):
         self.free = 1 << 30
         self.name, self.major, self.minor = b"Fake GPU", 8, 7
         self.memory: dict[int, tuple[Any, str]] = {}
-        self.streams: dict[int, list[Callable[[], None]]] = {}
+        self.streams: dict[int, list[Callable[[], Any]]] = {}
         self.waits = 0
 
     def cudaGetDeviceCount(self) -> tuple[Error, int | None]:  # noqa: N802
@@ -272,8 +272,11 @@ class Builder:
             return None
         self.trt.builds += 1
         (profile,) = config.profiles
-        header = {"shapes": profile.shapes, "version": self.trt.__version__}
-        header["flaw"] = self.trt.flaw
+        header = {
+            "shapes": profile.shapes,
+            "version": self.trt.__version__,
+            "flaw": self.trt.flaw,
+        }
         return memoryview(json.dumps(header).encode() + b"\n" + network.model)
 
 

@@ -73,9 +73,7 @@ def export(
         backend = open_backend(model, "cpu")
         agreement = parity.check(trained.method, backend, trained.sample, limits)
         engines = _on_every_engine(model)
-        engine = _build_engine(model) if tensorrt else None
-        if engine is not None:
-            engines["tensorrt"] = engine["max_abs_difference"]
+        engine = _build_engine(model, trained, limits) if tensorrt else None
         described = package.stac_item(model.document, output, len(data), model.sha256)
         partial_item.write_text(
             json.dumps(described, indent=1) + "\n", encoding="utf-8"
@@ -127,20 +125,23 @@ def _on_every_engine(model: ModelFile) -> dict[str, float]:
     return found
 
 
-def _build_engine(model: ModelFile) -> dict[str, Any]:
-    """Build, or find, the engine of this machine's GPU, and run the stored sample.
+def _build_engine(
+    model: ModelFile, trained: Checkpoint, limits: Limits
+) -> dict[str, Any]:
+    """Build, or find, the engine of this machine's GPU, and compare it with torch.
 
     Raises:
-        HsiError: It cannot be built, or does not answer like training.
+        HsiError: It cannot be built, or does not answer like torch.
     """
     backend = tensorrt_gpu.TensorrtGpu(model, DEFAULT_TILE)
-    entry, tested = backend.engine, self_test(model, backend)
+    agreement = parity.check(trained.method, backend, trained.sample, limits)
+    entry = backend.engine
     return {
         "path": str(entry.path),
-        **asdict(entry.key),
         "built": entry.built,
         "seconds": entry.seconds,
-        "max_abs_difference": tested.max_abs_difference,
+        **asdict(entry.key),
+        "parity": asdict(agreement),
     }
 
 

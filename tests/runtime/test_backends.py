@@ -1,12 +1,14 @@
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import rasterio
 from numpy.typing import NDArray
 
 from hsi_runtime.backends import (
@@ -14,11 +16,13 @@ from hsi_runtime.backends import (
     GPU_DEVICES,
     onnxruntime_cuda,
     open_backend,
+    predict_in_parts,
     tensorrt_gpu,
 )
 from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.errors import EngineError, ModelFileError, ResourceError
 from hsi_runtime.model_file import ModelFile, read_model
+from hsi_runtime.pipeline import Request, run
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +32,10 @@ def model(
     return read_model(write_model(tmp_path_factory.mktemp("model") / "model.onnx"))
 
 
-@pytest.mark.parametrize("device", ["auto", "cpu", "openvino"])
+ON_GPU = [pytest.param(device, marks=pytest.mark.gpu) for device in GPU_DEVICES]
+
+
+@pytest.mark.parametrize("device", ["cpu", "openvino", *ON_GPU])
 @pytest.mark.parametrize("threads", [None, 1, 3])
 def test_engine_answers_like_numpy(
     device: str,
@@ -36,11 +43,11 @@ def test_engine_answers_like_numpy(
     model: ModelFile,
     cube: NDArray[Any],
     conv_oracle: Callable[..., NDArray[np.float32]],
+    need_engine: Callable[[str], None],
 ) -> None:
-    if device == "openvino":
-        pytest.importorskip("openvino")
+    need_engine(device)
     backend = open_backend(model, device, threads)
-    assert backend.device == ("cpu" if device == "auto" else device)
+    assert backend.device == device
     padded = np.pad(cube, ((0, 0), (2, 2), (2, 2)), mode="reflect").astype(np.float32)
     expected = conv_oracle(cube)
     for rows, cols in ((23, 31), (1, 31), (1, 1), (7, 5)):
@@ -66,6 +73,41 @@ def test_device_asked_for_is_taken_or_an_error(model: ModelFile) -> None:
         except EngineError:
             continue  # this machine has no such engine
         assert backend.device == device
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", GPU_DEVICES)
+def test_scene_is_mapped_on_the_gpu_as_on_the_processor(
+    device: str,
+    model: ModelFile,
+    cube: NDArray[Any],
+    write_scene_tiff: Callable[..., Path],
+    need_engine: Callable[[str], None],
+    tmp_path: Path,
+) -> None:
+    need_engine(device)
+    scene = write_scene_tiff(tmp_path / "s.tif", np.tile(cube, (1, 20, 20)))
+    maps = []
+    for chosen in ("cpu", device):
+        request = Request(scene, tmp_path / f"{chosen}.tif")
+        result = run(request, model, partial(open_backend, model, chosen))
+        assert result["device"] == chosen
+        with rasterio.open(request.output) as file:
+            maps.append(file.read(1))
+    assert (maps[0] == maps[1]).mean() > 0.9999
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", GPU_DEVICES)
+def test_window_too_large_for_the_gpu_is_halved(
+    device: str, model: ModelFile, need_engine: Callable[[str], None]
+) -> None:
+    need_engine(device)
+    random = np.random.default_rng(0)
+    window = random.integers(1, 9000, (1, 4, 400, 600)).astype(np.float32)
+    expected = open_backend(model, "cpu").predict(window)["probabilities"]
+    found = predict_in_parts(open_backend(model, device), window, 2)["probabilities"]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def test_auto_takes_the_fastest_engine_that_works(

@@ -245,7 +245,8 @@ def test_engine_that_tensorrt_no_longer_takes_is_built_again(
 ) -> None:
     caplog.set_level(logging.INFO, "hsi_runtime")
     TensorrtGpu(model, TILE)
-    real, refused = engine_build.deserialize, []
+    real = engine_build.deserialize
+    refused: list[bytes] = []
 
     def refuse_twice(trt: Any, engine: bytes) -> Any:
         if len(refused) < 2:  # before and after it waited for its turn
