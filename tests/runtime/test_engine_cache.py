@@ -1,7 +1,9 @@
 import errno
+import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -215,6 +217,26 @@ def test_processes_that_race_build_once(place: Path) -> None:
     assert sorted(said.splitlines()) == [f"built {n}" for n in range(8)]
 
 
+def test_waiting_is_told_and_ends(
+    cache: EngineCache, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "hsi_runtime")
+    entered = threading.Event()
+
+    def wait() -> None:
+        with cache.alone(KEY):
+            entered.set()
+
+    waiting = threading.Thread(target=wait)
+    with cache.alone(KEY):
+        assert caplog.text == ""
+        waiting.start()
+        assert not entered.wait(0.3)
+        assert "Another process builds this engine; waiting for it." in caplog.messages
+    waiting.join(10)
+    assert entered.is_set()
+
+
 def test_reader_sees_one_engine_or_the_other(place: Path) -> None:
     """Writers race without the lock, as on a disk that has none."""
     key = Key("ab" * 32, "tensorrt 11", "GPU 0", "8.7", "", "fp16", 1)
@@ -241,3 +263,6 @@ def test_place_follows_the_rules_of_xdg(monkeypatch: pytest.MonkeyPatch) -> None
     for unusable in ("", "relative/path"):
         monkeypatch.setenv("XDG_CACHE_HOME", unusable)
         assert folder() == Path("/home/someone/.cache/hsi-edge/engines")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # nobody's home
+    with pytest.raises(EngineError, match=r"no home folder .*XDG_CACHE_HOME"):
+        folder()

@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import secrets
 import stat
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from hsi_runtime.errors import DISK_FULL, EngineError, HsiError, ResourceError
+
+log = logging.getLogger(__name__)
 
 SUFFIX = ".engine"
 HEADER_BYTES = 65536
@@ -63,9 +66,18 @@ class Key:
 
 
 def folder() -> Path:
-    """Where engines are kept: in the user's cache, by the XDG rules."""
+    """Where engines are kept: in the user's cache, by the XDG rules.
+
+    Raises:
+        EngineError: The user has no home.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(base if os.path.isabs(base) else os.path.expanduser("~/.cache"))
+    if not root.is_absolute():
+        raise EngineError(
+            "There is no home folder to keep engines in; set XDG_CACHE_HOME to a "
+            "folder of your own."
+        )
     return root / "hsi-edge" / "engines"
 
 
@@ -151,7 +163,7 @@ class EngineCache:
             raise _unusable(self.path, error) from error
         try:
             with contextlib.suppress(OSError):  # disks without locks: both build
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                _wait_for(lock)
             yield
         finally:
             os.close(lock)  # a process that dies lets go, too
@@ -188,6 +200,14 @@ class EngineCache:
         if nearest is None:
             return "this model was not used on this machine before"
         return "; ".join(f"{word} was {old}, is {new}" for word, old, new in nearest)
+
+
+def _wait_for(lock: int) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.info("Another process builds this engine; waiting for it.")
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _header(file: IO[bytes]) -> dict[str, Any]:

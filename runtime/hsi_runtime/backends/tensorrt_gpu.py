@@ -159,8 +159,10 @@ class TensorrtGpu:
 
     def _take(self, serialized: bytes | None) -> bool:
         """Load an engine and make room for windows; tell whether that worked."""
-        engine = serialized and engine_build.deserialize(self._trt, serialized)
-        if not engine:
+        if serialized is None:
+            return False
+        engine = engine_build.deserialize(self._trt, serialized)
+        if engine is None:
             return False
         self._slots: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
         for _ in range(SLOTS):
