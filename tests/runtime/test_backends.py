@@ -21,16 +21,8 @@ from hsi_runtime.backends import (
 )
 from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.errors import EngineError, ModelFileError, ResourceError
-from hsi_runtime.model_file import ModelFile, read_model
+from hsi_runtime.model_file import ModelFile
 from hsi_runtime.pipeline import Request, run
-
-
-@pytest.fixture(scope="module")
-def model(
-    write_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> ModelFile:
-    return read_model(write_model(tmp_path_factory.mktemp("model") / "model.onnx"))
-
 
 ON_GPU = [pytest.param(device, marks=pytest.mark.gpu) for device in GPU_DEVICES]
 

@@ -6,7 +6,6 @@ TensorRT-RTX builds engines without a GPU, and has TensorRT's own interface.
 import logging
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import onnx
@@ -15,16 +14,9 @@ import pytest
 from hsi_runtime.backends import engine_build
 from hsi_runtime.backends.engine_build import Profile, build, profile_of
 from hsi_runtime.errors import EngineError, ModelFileError
-from hsi_runtime.model_file import ModelDocument, ModelFile, read_model
+from hsi_runtime.model_file import ModelDocument, ModelFile
 
 PROFILE = Profile((1, 4, 5, 5), (1, 4, 20, 20))
-
-
-@pytest.fixture(scope="module")
-def model(
-    write_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> ModelFile:
-    return read_model(write_model(tmp_path_factory.mktemp("model") / "model.onnx"))
 
 
 def test_profile_spans_a_pixel_and_the_largest_window(document: ModelDocument) -> None:

@@ -7,7 +7,6 @@ marker gpu.
 import importlib.metadata
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,22 +17,9 @@ from numpy.typing import NDArray
 from hsi_runtime.backends import onnxruntime_cuda, open_backend, predict_in_parts
 from hsi_runtime.backends.onnxruntime_cuda import OnnxruntimeCuda
 from hsi_runtime.errors import EngineError, ModelFileError, ResourceError
-from hsi_runtime.model_file import ModelFile, read_model
+from hsi_runtime.model_file import ModelFile
 
 Session = onnxruntime.InferenceSession
-
-
-@pytest.fixture(scope="module")
-def model(
-    write_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> ModelFile:
-    return read_model(write_model(tmp_path_factory.mktemp("model") / "model.onnx"))
-
-
-@pytest.fixture
-def padded(cube: NDArray[Any]) -> NDArray[np.float32]:
-    edge = ((0, 0), (2, 2), (2, 2))
-    return np.pad(cube, edge, mode="reflect").astype(np.float32)[None]
 
 
 @pytest.fixture
