@@ -28,6 +28,7 @@ import numpy as np
 from hsi_export.exporting import export
 from hsi_runtime.backends import (
     GPU_DEVICES,
+    WINDOWS_ON_GPU,
     Backend,
     cuda_memory,
     onnxruntime_cuda,
@@ -36,7 +37,6 @@ from hsi_runtime.backends import (
 )
 from hsi_runtime.errors import EngineError, HsiError
 from hsi_runtime.model_file import PROBABILITIES, ModelFile, read_model
-from hsi_runtime.pipeline import WINDOWS_ON_GPU
 from hsi_runtime.self_test import self_test
 from hsi_runtime.threads import map_ahead
 from hsi_train import recipe

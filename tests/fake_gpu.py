@@ -12,6 +12,7 @@ import enum
 import importlib.machinery
 import json
 import sys
+import time
 import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -142,13 +143,14 @@ class Tensorrt(types.ModuleType):
         refuse: What the next step complains of, by step: parse, build, deserialize,
             context, enqueue.
         flaw: Added to the scores of engines built from now on.
+        step_seconds: What each of the two steps of a build takes.
     """
 
     def __init__(self, cuda: Cuda, version: str) -> None:
         super().__init__(TENSORRT)
         self.__spec__ = importlib.machinery.ModuleSpec(TENSORRT, None)
         self.__version__ = version
-        self.cuda, self.builds, self.flaw = cuda, 0, 0.0
+        self.cuda, self.builds, self.flaw, self.step_seconds = cuda, 0, 0.0, 0.0
         self.refuse: dict[str, str] = {}
         self.listener: Any = None
         for kind in (
@@ -267,6 +269,7 @@ class Builder:
         for step in range(2):
             if not monitor.step_complete("Building", step):
                 return None
+            time.sleep(self.trt.step_seconds)
         monitor.phase_finish("Building")
         if self.trt.refuses("build"):
             return None

@@ -15,6 +15,7 @@ from hsi_runtime import class_map, fingerprint, legend, memory, stac, windows
 from hsi_runtime.backends import (
     CPU_DEVICES,
     GPU_DEVICES,
+    WINDOWS_ON_GPU,
     Backend,
     open_backend,
     predict_in_parts,
@@ -36,7 +37,6 @@ from hsi_runtime.windows import Plan, Window, tiles
 log = logging.getLogger(__name__)
 
 MAX_BROKEN_SHARE = 0.01  # of pixels whose scores are not finite
-WINDOWS_ON_GPU = 2  # at once
 T = TypeVar("T")
 
 

@@ -33,7 +33,8 @@ def test_progress_is_told_now_and_then(
     caplog.set_level(logging.INFO, "hsi_runtime")
     build(fake_gpu.trt, model, PROFILE)
     assert "Building, step" not in caplog.text  # it took no time
-    monkeypatch.setattr(engine_build, "SAY_EVERY_S", 0.0)
+    monkeypatch.setattr(engine_build, "SAY_EVERY_S", 0.05)
+    fake_gpu.trt.step_seconds = 0.3
     build(fake_gpu.trt, model, PROFILE)
     assert "Building, step 1 of 2" in caplog.text
     assert "Building, step 2 of 2" in caplog.text

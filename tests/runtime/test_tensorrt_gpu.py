@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hsi_runtime.backends import open_backend, predict_in_parts
-from hsi_runtime.backends.tensorrt_gpu import SLOTS, TensorrtGpu
+from hsi_runtime.backends import WINDOWS_ON_GPU, open_backend, predict_in_parts
+from hsi_runtime.backends.tensorrt_gpu import TensorrtGpu
 from hsi_runtime.errors import (
     EngineError,
     ModelFileError,
@@ -94,7 +94,7 @@ def test_two_threads_share_the_gpu_without_mixing_windows(
         assert len(answers) == 30
         for answer in answers:
             np.testing.assert_array_equal(answer, alone[k])
-    assert len(fake_gpu.cuda.streams) == SLOTS
+    assert len(fake_gpu.cuda.streams) == WINDOWS_ON_GPU
 
 
 def test_a_whole_scene_is_mapped_as_on_the_cpu(
@@ -185,7 +185,7 @@ def test_failures_of_a_window_are_sentences(
     fake_gpu.cuda.failing = fake_gpu.cuda.cudaError_t.cudaSuccess
     for stream in fake_gpu.cuda.streams.values():
         stream.clear()
-    for _ in range(SLOTS):
+    for _ in range(WINDOWS_ON_GPU):
         np.testing.assert_array_equal(
             backend.predict(window)["probabilities"], expected
         )

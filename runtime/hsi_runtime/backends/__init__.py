@@ -18,13 +18,14 @@ log = logging.getLogger(__name__)
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
 CPU_DEVICES = ("cpu", "openvino")
 GPU_DEVICES = ("tensorrt", "cuda")  # the faster one first
+WINDOWS_ON_GPU = 2  # at once
 
 
 class Backend(Protocol):
     """An engine that holds one model.
 
-    Those of `GPU_DEVICES` may be asked by two threads at once: one window is copied
-    while the other is computed.
+    Those of `GPU_DEVICES` may be asked by `WINDOWS_ON_GPU` threads at once: one window
+    is copied while the other is computed.
     """
 
     device: str

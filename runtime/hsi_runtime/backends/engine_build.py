@@ -8,7 +8,6 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from hsi_runtime.errors import EngineError, HsiError, ModelFileError, ResourceError
@@ -20,7 +19,7 @@ log = logging.getLogger(__name__)
 RECIPE = 1  # raise it with every change here that changes engines
 # Enough for windows of this size, and leaves a Jetson, whose GPU shares it, its memory.
 WORKSPACE_BYTES = 1024**3
-SAY_EVERY_S = 5.0
+SAY_EVERY_S = 10.0
 Shape = tuple[int, int, int, int]
 
 
@@ -81,14 +80,14 @@ def build(trt: Any, model: ModelFile, profile: Profile) -> bytes:
     shapes.set_shape(INPUT_NAME, profile.smallest, profile.largest, profile.largest)
     if config.add_optimization_profile(shapes) < 0:
         raise EngineError(f"TensorRT refuses the window shapes {profile}.")
-    cancelled = threading.Event()
-    monitor = _monitor(trt, cancelled)
-    config.progress_monitor = monitor
+    config.progress_monitor = monitor = _monitor(trt)
+    teller = threading.Thread(target=monitor.tell, daemon=True, name="teller")
+    teller.start()
     try:
         built = in_background(lambda: builder.build_serialized_network(network, config))
-    except BaseException:  # the user stops it
-        cancelled.set()
-        raise
+    finally:
+        monitor.ended.set()  # a build that the user stops ends at its next step
+        teller.join()
     if built is None:
         raise failure(trt, f"TensorRT built no engine for {model.path}")
     return bytes(built)
@@ -141,39 +140,30 @@ def _listen(trt: Any) -> Any:
     return Listener()
 
 
-def _monitor(trt: Any, cancelled: threading.Event) -> Any:
+def _monitor(trt: Any) -> Any:
     """Make what TensorRT tells its progress to, from threads of its own."""
-    started = time.monotonic()
-    say = _seldom(SAY_EVERY_S)
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
+            self.ended = threading.Event()
+            self.now = "starting"
             self.steps: dict[str, int] = {}
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
-            self.steps[phase] = steps
+            self.now, self.steps[phase] = phase, steps
 
         def step_complete(self, phase: str, step: int) -> bool:
-            seconds = time.monotonic() - started
-            of = self.steps.get(phase, step + 1)
-            say(f"TensorRT, {seconds:.0f} s: {phase}, step {step + 1} of {of}.")
-            return not cancelled.is_set()
+            self.now = f"{phase}, step {step + 1} of {self.steps.get(phase, '?')}"
+            return not self.ended.is_set()
 
         def phase_finish(self, phase: str) -> None:
             self.steps.pop(phase, None)
 
+        def tell(self) -> None:
+            """Say again and again how far it is, until it has ended."""
+            started = time.monotonic()
+            while not self.ended.wait(SAY_EVERY_S):
+                log.info(f"TensorRT, {time.monotonic() - started:.0f} s: {self.now}.")
+
     return Monitor()
-
-
-def _seldom(seconds: float) -> Callable[[str], None]:
-    """Return a function that says something, unless it just did."""
-    last = time.monotonic()
-
-    def say(sentence: str) -> None:
-        nonlocal last
-        if time.monotonic() - last >= seconds:
-            last = time.monotonic()
-            log.info(sentence)
-
-    return say

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.backends import cuda_memory, engine_build
+from hsi_runtime.backends import WINDOWS_ON_GPU, cuda_memory, engine_build
 from hsi_runtime.backends.cuda_memory import Buffer, Gpu, Stream
 from hsi_runtime.backends.engine_cache import EngineCache, Key, folder
 from hsi_runtime.errors import EngineError, ResourceError
@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 
 MODULE = "tensorrt"
 OLDEST = 10  # generation of TensorRT
-SLOTS = 2  # windows on the GPU at once: one is copied while the other is computed
 
 
 def is_installed() -> bool:
@@ -81,7 +80,7 @@ class EngineEntry:
 
 
 class TensorrtGpu:
-    """One engine and room for `SLOTS` windows; several threads may ask it at once.
+    """One engine and room for `WINDOWS_ON_GPU` windows; several threads may ask it at once.
 
     Args:
         model: A verified model file, whose graph was checked.
@@ -165,7 +164,7 @@ class TensorrtGpu:
         if engine is None:
             return False
         self._slots: queue.SimpleQueue[_Slot] = queue.SimpleQueue()
-        for _ in range(SLOTS):
+        for _ in range(WINDOWS_ON_GPU):
             self._slots.put(_Slot(self._trt, self._cuda, engine, self._sizes()))
         return True
 
