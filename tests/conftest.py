@@ -464,6 +464,7 @@ def write_checkpoint(run: Path, scene: Path, truth: Path) -> None:
 @pytest.fixture
 def fake_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Pretend that there are a GPU and TensorRT, with an empty cache of engines."""
+    pytest.importorskip("onnx")
     place = Path(__file__).with_name("fake_gpu.py")
     spec = importlib.util.spec_from_file_location("fake_gpu", place)
     assert spec is not None

@@ -80,7 +80,7 @@ class EngineEntry:
 
 
 class TensorrtGpu:
-    """One engine and room for `WINDOWS_ON_GPU` windows; several threads may ask it at once.
+    """One engine, and room for `WINDOWS_ON_GPU` threads to ask it at once.
 
     Args:
         model: A verified model file, whose graph was checked.
