@@ -54,13 +54,13 @@ MIN_WINDOWS = 4  # of a round
 
 def make_models(
     folder: Path, methods: tuple[str, ...], bands: int, epochs: int
-) -> dict[str, ModelFile]:
-    """Train and export: model files by method and precision."""
+) -> dict[str, ModelFile | HsiError]:
+    """Train and export: model files, or why there is none, by method and precision."""
     scene, labels = folder / "scene.tif", folder / "labels.tif"
     centres = band_centres(bands, 400, 2500)
     spec = SceneSpec(rows=SCENE_SIDE, cols=SCENE_SIDE, wavelengths_nm=centres, seed=3)
     write_scene(spec, scene, truth=labels)
-    models = {}
+    models: dict[str, ModelFile | HsiError] = {}
     for method in methods:
         content = {
             "method": method,
@@ -72,8 +72,11 @@ def make_models(
         for precision in ("fp32", "fp16"):
             name = f"{method} {precision}"
             path = folder / f"{method}.{precision}.onnx"
-            export(folder / method, path, fp16=precision == "fp16")
-            models[name] = read_model(path)
+            try:
+                export(folder / method, path, fp16=precision == "fp16")
+                models[name] = read_model(path)
+            except HsiError as error:
+                models[name] = error
             print(f"exported {name}", flush=True)
     return models
 
@@ -154,7 +157,7 @@ def devices() -> tuple[dict[str, bool], dict[str, str]]:
 @click.command()
 @click.option("--method", "methods", multiple=True, default=names())
 @click.option("--bands", default=204)
-@click.option("--epochs", default=2)
+@click.option("--epochs", default=5)
 def main(methods: tuple[str, ...], bands: int, epochs: int) -> None:
     try:
         gpu = cuda_memory.probe(cuda_memory.load())
@@ -176,6 +179,9 @@ def main(methods: tuple[str, ...], bands: int, epochs: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = folder  # a first start builds the engine
         for name, model in make_models(Path(folder), methods, bands, epochs).items():
+            if isinstance(model, HsiError):
+                figures[name], failed = {"error": str(model)}, True
+                continue
             figures[name] = {}
             for device in ("cpu", *(d for d in GPU_DEVICES if installed[d])):
                 try:
