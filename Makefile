@@ -6,7 +6,7 @@ BIN = .venv/bin
 PIP = $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
 DEMO = build/demo
 
-.PHONY: demo test lint soak bench accuracy clean
+.PHONY: demo test lint soak bench accuracy gpu clean
 
 # torch comes first and pinned: a range would take the newest build, which on Linux
 # brings several gigabytes of CUDA.
@@ -69,5 +69,23 @@ bench: .venv/dev
 accuracy: .venv/dev
 	$(BIN)/python benchmarks/accuracy.py
 
+# onnxruntime-gpu takes the place of onnxruntime, so it has an environment of its own.
+# TensorRT is left out where NVIDIA's package index cannot be reached; it is named then.
+.venv-gpu/all gpu: BIN = .venv-gpu/bin
+
+.venv-gpu/all: constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv-gpu
+	$(PIP) torch
+	$(PIP) -e '.[dev]'
+	$(BIN)/pip uninstall -q -y onnxruntime onnxruntime-gpu
+	$(PIP) -e '.[gpu]'
+	-$(PIP) -e '.[tensorrt]'
+	touch $@
+
+# Needs a GPU: the tests marked gpu, then every method timed on CUDA and TensorRT.
+gpu: .venv-gpu/all
+	$(BIN)/python -m pytest -q -m gpu
+	$(BIN)/python benchmarks/gpu.py
+
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-gpu build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

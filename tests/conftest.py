@@ -1,4 +1,5 @@
 import hashlib
+import importlib.util
 import logging
 import os
 import signal
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import from_origin
 
+from hsi_runtime.backends import cuda_memory, onnxruntime_cuda, tensorrt_gpu
+from hsi_runtime.errors import EngineError
 from hsi_runtime.model_file import (
     UNSIGNED,
     Array,
@@ -45,6 +48,32 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the real scenes in {folder}; set HSI_DATA to them")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where the driver finds none."""
+    wanting = [item for item in items if item.get_closest_marker("gpu")]
+    if not wanting:
+        return
+    try:
+        cuda_memory.probe(cuda_memory.load())
+    except EngineError as error:
+        for item in wanting:
+            item.add_marker(pytest.mark.skip(reason=str(error)))
+
+
+@pytest.fixture(scope="session")
+def need_engine() -> Callable[[str], None]:
+    """Skip a test whose engine is not installed; one that is there must work."""
+
+    def need(device: str) -> None:
+        packages = {"openvino": "openvino", "tensorrt": tensorrt_gpu.MODULE}
+        if device in packages:
+            pytest.importorskip(packages[device])
+        if device == "cuda" and not onnxruntime_cuda.is_installed():
+            pytest.skip("this onnxruntime has no CUDA")
+
+    return need
 
 
 CLASSES = (("grass", "#00aa00"), ("wet soil", "#804000"), ("Öl", "#0000ff"))
@@ -430,3 +459,18 @@ def write_checkpoint(run: Path, scene: Path, truth: Path) -> None:
     )
     sample = np.rint(filled).astype(stored.dtype)
     checkpoint.save(run, method, description, sample)
+
+
+@pytest.fixture
+def fake_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Pretend that there are a GPU and TensorRT, with an empty cache of engines."""
+    pytest.importorskip("onnx")
+    place = Path(__file__).with_name("fake_gpu.py")
+    spec = importlib.util.spec_from_file_location("fake_gpu", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield from module.installed(monkeypatch)

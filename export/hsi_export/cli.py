@@ -19,12 +19,18 @@ from hsi_runtime import command_line
     help="Model file.  [default: RUN/model.onnx, with --fp16 RUN/model.fp16.onnx]",
 )
 @click.option("--fp16", is_flag=True, help="In half precision, for GPUs.")
+@click.option(
+    "--tensorrt",
+    is_flag=True,
+    help="Also build the engine of this machine's GPU, into the engine cache.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
 @command_line.common_options
 def command(
     run: Path,
     output: Path | None,
     fp16: bool,
+    tensorrt: bool,
     overwrite: bool,
     quiet: bool,
     as_json: bool,
@@ -38,7 +44,7 @@ def command(
     from hsi_export.exporting import export
 
     default = run / ("model.fp16.onnx" if fp16 else "model.onnx")
-    result = export(run, output or default, overwrite, fp16)
+    result = export(run, output or default, overwrite, fp16, tensorrt)
     if as_json:
         command_line.print_json(result)
         return
@@ -55,6 +61,8 @@ def command(
         if fp16:
             kept = result["kept_fp32"]
             click.echo(f"Kept in fp32: {', '.join(kept) or 'nothing'}.", err=True)
+        if tensorrt:
+            click.echo(f"Engine: {result['engine']['path']}.", err=True)
         if result["dropped"]:
             click.echo(f"Left out: {', '.join(result['dropped'])}.", err=True)
     click.echo(result["output"])

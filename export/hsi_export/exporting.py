@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from hsi_export import cost, graph, package, parity
 from hsi_export.parity import Limits
-from hsi_runtime.backends import PRESENT, open_backend
+from hsi_runtime.backends import DEVICES, open_backend, tensorrt_gpu
 from hsi_runtime.class_map import check_outputs
 from hsi_runtime.errors import DISK_FULL, EngineError, OutputError, ResourceError
 from hsi_runtime.model_file import ModelFile, Precision, read_model
 from hsi_runtime.self_test import self_test
+from hsi_runtime.windows import DEFAULT_TILE
 from hsi_train import checkpoint
 from hsi_train.checkpoint import Checkpoint
 
@@ -24,7 +25,11 @@ FP16 = Limits(max_abs_difference=2e-2, equal_class_share=0.999)
 
 
 def export(
-    run: Path, output: Path, overwrite: bool = False, fp16: bool = False
+    run: Path,
+    output: Path,
+    overwrite: bool = False,
+    fp16: bool = False,
+    tensorrt: bool = False,
 ) -> dict[str, Any]:
     """Export a run to a model file, after proving that it answers like torch.
 
@@ -35,13 +40,17 @@ def export(
         output: The ``.onnx`` file; a STAC item is written beside it.
         overwrite: Replace what is there.
         fp16: In half precision, after an audit of its ranges.
+        tensorrt: Also build the engine of this machine's GPU, into the engine cache.
 
     Returns:
         What ``hsi-export --json`` prints.
 
     Raises:
-        HsiError: No checkpoint, output refused, or the check failed.
+        HsiError: No checkpoint, output refused, the check failed, or there is no GPU
+            for the engine.
     """
+    if tensorrt:
+        tensorrt_gpu.load()  # without a GPU this is told now, not after the work
     trained = checkpoint.load(run)
     if not output.name:
         raise OutputError(f"{output} is a folder; -o names a file.")
@@ -64,6 +73,7 @@ def export(
         backend = open_backend(model, "cpu")
         agreement = parity.check(trained.method, backend, trained.sample, limits)
         engines = _on_every_engine(model)
+        engine = _build_engine(model, trained, limits) if tensorrt else None
         described = package.stac_item(model.document, output, len(data), model.sha256)
         partial_item.write_text(
             json.dumps(described, indent=1) + "\n", encoding="utf-8"
@@ -85,6 +95,7 @@ def export(
         "parameters": contract.parameters,
         "parity": asdict(agreement),
         "engines": engines,
+        "engine": engine,
         "dropped": trained.method.training_only(),
         **({} if half is None else {"kept_fp32": half.kept}),
     }
@@ -93,6 +104,9 @@ def export(
 def _on_every_engine(model: ModelFile) -> dict[str, float]:
     """Run the stored sample on all engines of this machine.
 
+    TensorRT, whose engines take minutes to build, is tried where it is asked for; and
+    by hsi-run whenever it builds one.
+
     Returns:
         Largest difference in probability, by device.
 
@@ -100,13 +114,35 @@ def _on_every_engine(model: ModelFile) -> dict[str, float]:
         VerificationError: An engine does not answer like training.
     """
     found = {}
-    for device in PRESENT:
+    for device in DEVICES:
+        if device in ("auto", "tensorrt"):
+            continue
         try:
             backend = open_backend(model, device)
-        except EngineError:  # not installed here
+        except (EngineError, ResourceError):  # not installed, or a GPU that is full
             continue
         found[device] = self_test(model, backend).max_abs_difference
     return found
+
+
+def _build_engine(
+    model: ModelFile, trained: Checkpoint, limits: Limits
+) -> dict[str, Any]:
+    """Build, or find, the engine of this machine's GPU, and compare it with torch.
+
+    Raises:
+        HsiError: It cannot be built, or does not answer like torch.
+    """
+    backend = tensorrt_gpu.TensorrtGpu(model, DEFAULT_TILE)
+    agreement = parity.check(trained.method, backend, trained.sample, limits)
+    entry = backend.engine
+    return {
+        "path": str(entry.path),
+        "built": entry.built,
+        "seconds": entry.seconds,
+        **asdict(entry.key),
+        "parity": asdict(agreement),
+    }
 
 
 def _halve(proto: Any, trained: Checkpoint) -> "Half":

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     type=click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"]),
     default="auto",
     show_default=True,
-    help="The one asked for, or exit code 4. This release has cpu and openvino.",
+    help="The one asked for, or exit code 4; auto takes the best that is present.",
 )
 @click.option(
     "--window",
@@ -159,7 +159,7 @@ def command(
     if dry_run:
         plans = [reports.dry_run(request, loaded) for request in wanted]
         return _show({"scenes": plans} if many else plans[0], as_json)
-    start = partial(open_backend, loaded, device, threads)
+    start = partial(open_backend, loaded, device, threads, options["tile"])
     if not many and shard is None:
         return _run_one(wanted[0], loaded, start, quiet, as_json)
     parts = batch.shard(wanted, shard)

@@ -14,6 +14,8 @@ import numpy as np
 from hsi_runtime import class_map, fingerprint, legend, memory, stac, windows
 from hsi_runtime.backends import (
     CPU_DEVICES,
+    GPU_DEVICES,
+    WINDOWS_ON_GPU,
     Backend,
     open_backend,
     predict_in_parts,
@@ -28,7 +30,7 @@ from hsi_runtime.regions import Bounds, grid_of, region_of
 from hsi_runtime.scene import Scene, SceneInfo, open_scene, valid_pixels
 from hsi_runtime.scratch import Scratch, was_publishing
 from hsi_runtime.strips import Strip, cut, read_strips
-from hsi_runtime.threads import ReadAhead, WriteBehind, in_background
+from hsi_runtime.threads import ReadAhead, WriteBehind, in_background, map_ahead
 from hsi_runtime.units import Conversion, conversion
 from hsi_runtime.windows import Plan, Window, tiles
 
@@ -349,18 +351,29 @@ def squares(
     with watch.time("infer"):
         valid = valid_pixels(strip.cube, info.nodata[prepared.match.indices])
     size = info.rows, info.cols
-    for rows, cols in product(tiles(strip.rows, tile), tiles(strip.cols, tile)):
-        cube, known = cut(strip, valid, rows, cols, halo, size)
-        inner = known[halo : known.shape[0] - halo, halo : known.shape[1] - halo]
-        found = None
-        if inner.any():
-            with watch.time("infer"):
+
+    def windows_with_data() -> Iterator[tuple[int, int, Any, Any]]:
+        for rows, cols in product(tiles(strip.rows, tile), tiles(strip.cols, tile)):
+            cube, known = cut(strip, valid, rows, cols, halo, size)
+            inner = known[halo : known.shape[0] - halo, halo : known.shape[1] - halo]
+            values = None
+            if inner.any():
                 values = prepared.units.apply(cube)
                 if not known.all():
                     values = np.where(known, values, fill)
-                batch = predict_in_parts(backend, values[None], halo, outputs)
-                found = {name: values[0] for name, values in batch.items()}
-        yield rows[0] - strip.rows[0], cols[0] - strip.cols[0], found, inner
+            yield rows[0] - strip.rows[0], cols[0] - strip.cols[0], values, inner
+
+    def classify(window: tuple[int, int, Any, Any]) -> Any:
+        values = window[2]
+        if values is None:
+            return None
+        batch = predict_in_parts(backend, values[None], halo, outputs)
+        return {name: values[0] for name, values in batch.items()}
+
+    depth = WINDOWS_ON_GPU if backend.device in GPU_DEVICES else 1
+    answers = map_ahead(classify, windows_with_data(), depth)
+    for (row, col, _, inner), found in watch.each("infer", answers):
+        yield row, col, found, inner
 
 
 def _draw(

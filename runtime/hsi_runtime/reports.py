@@ -72,7 +72,7 @@ def benchmark(
     values.
     """
     document, side = model.document, tile or DEFAULT_TILE
-    backend = open_backend(model, device, threads)
+    backend = open_backend(model, device, threads, side)
     sample = document.self_test.cube.unpack().astype(np.float32)
     wanted = side + 2 * document.halo
     index = mirror(0, wanted, sample.shape[1])

@@ -7,11 +7,14 @@ side surfaces in the computing thread.
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 PATIENCE_S = 1.0  # how long a thread may take to notice that it should stop
 POLL_S = 0.1
@@ -142,6 +145,29 @@ def _patience(error: BaseException | None) -> float | None:
     A user who stops the process is not kept waiting.
     """
     return PATIENCE_S if error and not isinstance(error, Exception) else None
+
+
+def map_ahead(
+    function: Callable[[T], R], items: Iterable[T], depth: int
+) -> Iterator[tuple[T, R]]:
+    """Apply a function to items, ``depth`` of them at once; results keep their order.
+
+    Yields:
+        Each item and its result. With a depth of one all runs in the calling thread.
+    """
+    if depth == 1:
+        for item in items:
+            yield item, function(item)
+        return
+    at_work: deque[tuple[T, Future[R]]] = deque()
+    with ThreadPoolExecutor(depth, thread_name_prefix="ahead") as pool:
+        for item in items:
+            if len(at_work) == depth:
+                done, future = at_work.popleft()
+                yield done, future.result()
+            at_work.append((item, pool.submit(function, item)))
+        for done, future in at_work:
+            yield done, future.result()
 
 
 def in_background(job: Callable[[], T]) -> T:

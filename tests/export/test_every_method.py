@@ -1,5 +1,6 @@
 """What holds for the export of every method, in every precision, on every engine."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 
 from hsi_export import cost, graph, package, parity, precision
 from hsi_export.exporting import FP16, FP32
-from hsi_runtime.backends import open_backend
+from hsi_runtime.backends import GPU_DEVICES, engine_build, open_backend
 from hsi_runtime.model_file import PROBABILITIES, ModelFile, read_model
 from hsi_runtime.self_test import self_test
+from hsi_runtime.windows import DEFAULT_TILE
 from hsi_train import checkpoint
 from hsi_train import method as methods
 from hsi_train.checkpoint import Checkpoint
@@ -22,6 +24,8 @@ from hsi_train.methods import names
 
 BANDS, CLASSES = 200, 4
 MAX_MACS = 2e6  # a pixel: what an edge device can bear at 200 bands
+
+ON_GPU = [pytest.param(device, marks=pytest.mark.gpu) for device in GPU_DEVICES]
 
 every_method = pytest.mark.parametrize("name", names())
 
@@ -124,13 +128,16 @@ def describe(name: str) -> checkpoint.Description:
 
 
 @every_method
-@pytest.mark.parametrize("device", ["cpu", "openvino"])
+@pytest.mark.parametrize("device", ["cpu", "openvino", *ON_GPU])
 @pytest.mark.parametrize("kind", ["fp32", "fp16"])
 def test_every_engine_answers_like_torch(
-    name: str, device: str, kind: str, exported: Exported
+    name: str,
+    device: str,
+    kind: str,
+    exported: Exported,
+    need_engine: Callable[[str], None],
 ) -> None:
-    if device == "openvino":
-        pytest.importorskip("openvino")
+    need_engine(device)
     file = exported.files[kind]
     backend = open_backend(file, device, 1)
     limits = FP32 if kind == "fp32" else FP16
@@ -145,6 +152,20 @@ def test_every_engine_answers_like_torch(
     cube = parity.windows_of(exported.trained.sample, file.document.receptive_field)[-1]
     answer = backend.predict(cube)[PROBABILITIES]
     assert len(np.unique(answer.argmax(axis=1))) > 1, "it has learnt nothing"
+
+
+@every_method
+@pytest.mark.parametrize("kind", ["fp32", "fp16"])
+def test_tensorrt_builds_an_engine(name: str, kind: str, exported: Exported) -> None:
+    """The product's build, with TensorRT-RTX for TensorRT: it needs no GPU."""
+    tensorrt = pytest.importorskip("tensorrt_rtx")
+    file = exported.files[kind]
+    profile = engine_build.profile_of(file.document, DEFAULT_TILE)
+    engine = engine_build.build(tensorrt, file, profile)
+    weights = sum(
+        t.ByteSize() for t in onnx.load_from_string(file.onnx).graph.initializer
+    )
+    assert len(engine) > weights / 2
 
 
 @every_method

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from hsi_export import exporting, graph
 from hsi_export.cli import main
+from hsi_runtime.backends import open_backend
 from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.model_file import read_model
+from hsi_train import checkpoint
 
 
 @pytest.fixture
@@ -56,11 +58,59 @@ def test_json_has_the_keys_scripts_depend_on(run: Path, invoke: Any) -> None:
     )
     assert found["output"] == str(output)
     assert 0 <= found["engines"]["cpu"] < 1e-4
-    assert set(found["engines"]) <= {"cpu", "openvino"}
+    assert set(found["engines"]) <= {"cpu", "openvino", "cuda"}
+    assert found["engine"] is None
     assert found["bytes"] == output.stat().st_size
     assert found["sha256"] == read_model(output).sha256
     assert found["opset"] == 20
     assert found["parity"]["max_abs_difference"] < 1e-4
+
+
+def test_engine_is_built_into_the_cache_and_compared(
+    fake_gpu: Any, run: Path, invoke: Any, tmp_path: Path
+) -> None:
+    code, out, _ = invoke(main, run, "--tensorrt", "--json", "-q")
+    assert code == 0
+    found = json.loads(out)
+    engine, sha256 = found["engine"], read_model(run / "model.onnx").sha256
+    assert Path(engine["path"]).is_file()
+    assert Path(engine["path"]).is_relative_to(tmp_path / "cache")
+    assert (engine["built"], engine["model"]) == (True, sha256)
+    assert (engine["gpu"], engine["compute_capability"]) == ("Fake GPU", "8.7")
+    assert engine["parity"]["max_abs_difference"] < 1e-4
+    assert engine["parity"]["windows"] == found["parity"]["windows"]
+    # hsi-run finds it, and so does a second export of the same bytes.
+    open_backend(read_model(run / "model.onnx"), "tensorrt")
+    code, out, err = invoke(main, run, "--tensorrt", "--overwrite")
+    assert (code, fake_gpu.trt.builds) == (0, 1)
+    assert f"Engine: {engine['path']}." in err
+
+
+def test_without_a_gpu_no_work_begins(
+    fake_gpu: Any,
+    run: Path,
+    invoke: Any,
+    digests: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_gpu.cuda.devices = 0
+    before = digests(run.parent)
+    monkeypatch.setattr(checkpoint, "load", None)  # any work would fail
+    code, out, err = invoke(main, run, "--tensorrt")
+    assert (code, out) == (4, "")
+    assert "no usable GPU" in err
+    assert digests(run.parent) == before
+
+
+def test_engine_that_differs_leaves_nothing(
+    fake_gpu: Any, run: Path, invoke: Any, tmp_path: Path
+) -> None:
+    fake_gpu.trt.flaw = 0.01
+    code, out, err = invoke(main, run, "--tensorrt")
+    assert (code, out) == (7, "")
+    assert "Self-test failed on tensorrt" in err
+    assert [p.name for p in run.iterdir()] == ["checkpoint.safetensors"]
+    assert not list((tmp_path / "cache").rglob("*.engine"))
 
 
 def test_same_run_gives_the_same_bytes(trained: Any, tmp_path: Path) -> None:

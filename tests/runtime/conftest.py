@@ -9,13 +9,28 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 
 from hsi_runtime.class_map import Canvas, Counts, layers, paths_of
-from hsi_runtime.model_file import ModelDocument
+from hsi_runtime.model_file import ModelDocument, ModelFile, read_model
 from hsi_runtime.publish import convert, publish
 from hsi_runtime.scene import SceneInfo
 from hsi_runtime.scratch import Scratch
 
 NORTH_UP = Affine(2, 0, 4e5, 0, -2, 58e5)
 ALL = ("classes", "confidence", "probabilities")
+
+
+@pytest.fixture(scope="session")
+def model(
+    write_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> ModelFile:
+    """Return the model that `conv_oracle` evaluates."""
+    return read_model(write_model(tmp_path_factory.mktemp("model") / "model.onnx"))
+
+
+@pytest.fixture
+def padded(cube: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the window that gives all of `cube`: ``(1, band, row, col)``."""
+    edge = ((0, 0), (2, 2), (2, 2))
+    return np.pad(cube, edge, mode="reflect").astype(np.float32)[None]
 
 
 @pytest.fixture(scope="session")

@@ -1,27 +1,33 @@
+import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import rasterio
 from numpy.typing import NDArray
 
-from hsi_runtime.backends import DEVICES, open_backend
+from hsi_runtime.backends import (
+    DEVICES,
+    GPU_DEVICES,
+    onnxruntime_cuda,
+    open_backend,
+    predict_in_parts,
+    tensorrt_gpu,
+)
 from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.errors import EngineError, ModelFileError, ResourceError
-from hsi_runtime.model_file import ModelFile, read_model
+from hsi_runtime.model_file import ModelFile
+from hsi_runtime.pipeline import Request, run
+
+ON_GPU = [pytest.param(device, marks=pytest.mark.gpu) for device in GPU_DEVICES]
 
 
-@pytest.fixture(scope="module")
-def model(
-    write_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> ModelFile:
-    return read_model(write_model(tmp_path_factory.mktemp("model") / "model.onnx"))
-
-
-@pytest.mark.parametrize("device", ["auto", "cpu", "openvino"])
+@pytest.mark.parametrize("device", ["cpu", "openvino", *ON_GPU])
 @pytest.mark.parametrize("threads", [None, 1, 3])
 def test_engine_answers_like_numpy(
     device: str,
@@ -29,11 +35,11 @@ def test_engine_answers_like_numpy(
     model: ModelFile,
     cube: NDArray[Any],
     conv_oracle: Callable[..., NDArray[np.float32]],
+    need_engine: Callable[[str], None],
 ) -> None:
-    if device == "openvino":
-        pytest.importorskip("openvino")
+    need_engine(device)
     backend = open_backend(model, device, threads)
-    assert backend.device == ("cpu" if device == "auto" else device)
+    assert backend.device == device
     padded = np.pad(cube, ((0, 0), (2, 2), (2, 2)), mode="reflect").astype(np.float32)
     expected = conv_oracle(cube)
     for rows, cols in ((23, 31), (1, 31), (1, 1), (7, 5)):
@@ -59,6 +65,96 @@ def test_device_asked_for_is_taken_or_an_error(model: ModelFile) -> None:
         except EngineError:
             continue  # this machine has no such engine
         assert backend.device == device
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", GPU_DEVICES)
+def test_scene_is_mapped_on_the_gpu_as_on_the_processor(
+    device: str,
+    model: ModelFile,
+    cube: NDArray[Any],
+    write_scene_tiff: Callable[..., Path],
+    need_engine: Callable[[str], None],
+    tmp_path: Path,
+) -> None:
+    need_engine(device)
+    scene = write_scene_tiff(tmp_path / "s.tif", np.tile(cube, (1, 20, 20)))
+    maps = []
+    for chosen in ("cpu", device):
+        request = Request(scene, tmp_path / f"{chosen}.tif")
+        result = run(request, model, partial(open_backend, model, chosen))
+        assert result["device"] == chosen
+        with rasterio.open(request.output) as file:
+            maps.append(file.read(1))
+    assert (maps[0] == maps[1]).mean() > 0.9999
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", GPU_DEVICES)
+def test_window_too_large_for_the_gpu_is_halved(
+    device: str, model: ModelFile, need_engine: Callable[[str], None]
+) -> None:
+    need_engine(device)
+    random = np.random.default_rng(0)
+    window = random.integers(1, 9000, (1, 4, 400, 600)).astype(np.float32)
+    expected = open_backend(model, "cpu").predict(window)["probabilities"]
+    found = predict_in_parts(open_backend(model, device), window, 2)["probabilities"]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_auto_takes_the_fastest_engine_that_works(
+    fake_gpu: Any,
+    model: ModelFile,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level(logging.INFO, "hsi_runtime")
+    pretend_cuda(monkeypatch)
+    assert open_backend(model).device == "tensorrt"
+    assert "Engine: tensorrt, the best that is present." in caplog.messages
+    for step in ("parse", "build"):
+        fake_gpu.trt.refuse = {step: "broken"}
+        fake_gpu.trt.__version__ += "1"  # a new engine is needed
+        assert open_backend(model).device == "cuda"
+        assert "The engine tensorrt is installed, but: " in caplog.text
+        assert "broken" in caplog.text
+        caplog.clear()
+    fake_gpu.cuda.devices = 0
+    assert open_backend(model).device == "cpu"
+    for name in ("tensorrt", "cuda"):
+        assert f"The engine {name} is installed, but: There is no usable GPU" in (
+            caplog.text
+        )
+    assert "Engine: cpu, the best that is present." in caplog.messages
+
+
+def test_auto_takes_the_processor_quietly_where_nothing_else_is_installed(
+    model: ModelFile,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level(logging.INFO, "hsi_runtime")
+    monkeypatch.setattr(tensorrt_gpu, "MODULE", "no_such_tensorrt")
+    monkeypatch.setattr(onnxruntime_cuda, "PROVIDER", "NoSuchProvider")
+    assert open_backend(model).device == "cpu"
+    assert caplog.messages == ["Engine: cpu, the best that is present."]
+
+
+def test_explicit_device_is_never_replaced(
+    fake_gpu: Any, model: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_cuda(monkeypatch)
+    fake_gpu.cuda.devices = 0
+    for device in GPU_DEVICES:
+        with pytest.raises(EngineError, match="no usable GPU"):
+            open_backend(model, device)
+
+
+def pretend_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let onnxruntime's CPU stand for its CUDA: the calls are the same."""
+    monkeypatch.setattr(onnxruntime_cuda, "PROVIDER", "CPUExecutionProvider")
+    monkeypatch.setattr(onnxruntime_cuda, "OPTIONS", {})
+    monkeypatch.setattr(onnxruntime_cuda, "MEMORY", "cpu")
 
 
 def test_missing_engine_says_what_to_install(

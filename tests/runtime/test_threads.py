@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from hsi_runtime.threads import ReadAhead, WriteBehind, in_background
+from hsi_runtime.threads import ReadAhead, WriteBehind, in_background, map_ahead
 
 
 @pytest.fixture(autouse=True)
@@ -203,3 +203,42 @@ def test_background_passes_results_and_errors() -> None:
 
     with pytest.raises(KeyError, match="in the thread"):
         in_background(fail)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_map_ahead_keeps_the_order_and_its_depth(depth: int) -> None:
+    at_work, most, drawn = set[int](), [0], []
+    guard = threading.Lock()
+
+    def items() -> Iterator[int]:
+        for item in range(12):
+            drawn.append(item)
+            yield item
+
+    def slow(item: int) -> int:
+        with guard:
+            at_work.add(item)
+            most[0] = max(most[0], len(at_work))
+        time.sleep(0.02 if item % 2 else 0.001)
+        with guard:
+            at_work.remove(item)
+        return item * item
+
+    for number, (item, result) in enumerate(map_ahead(slow, items(), depth)):
+        assert (item, result) == (number, number * number)
+        assert len(drawn) <= number + depth + 1  # memory is bounded
+    assert number == 11
+    assert most[0] == depth
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_map_ahead_raises_in_the_calling_thread(depth: int) -> None:
+    def fail(item: int) -> int:
+        if item == 3:
+            raise ValueError("third")
+        return item
+
+    answers = map_ahead(fail, range(9), depth)
+    assert [next(answers) for _ in range(3)] == [(k, k) for k in range(3)]
+    with pytest.raises(ValueError, match="third"):
+        next(answers)

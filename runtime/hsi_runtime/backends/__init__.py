@@ -1,5 +1,6 @@
 """Inference engines behind one small interface, one file each."""
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -7,17 +8,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime import graph
-from hsi_runtime.errors import EngineError, ResourceError
+from hsi_runtime.errors import EngineError, HsiError, ResourceError
 from hsi_runtime.model_file import PROBABILITIES, ModelFile
 from hsi_runtime.threads import usable_cores
+from hsi_runtime.windows import DEFAULT_TILE
+
+log = logging.getLogger(__name__)
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
 CPU_DEVICES = ("cpu", "openvino")
-PRESENT = CPU_DEVICES  # what this release has an engine for
+GPU_DEVICES = ("tensorrt", "cuda")  # the faster one first
+WINDOWS_ON_GPU = 2  # at once
 
 
 class Backend(Protocol):
-    """An engine that holds one model."""
+    """An engine that holds one model.
+
+    Those of `GPU_DEVICES` may be asked by `WINDOWS_ON_GPU` threads at once: one window
+    is copied while the other is computed.
+    """
 
     device: str
 
@@ -37,29 +46,52 @@ class Backend(Protocol):
 
 
 def open_backend(
-    model: ModelFile, device: str = "auto", threads: int | None = None
+    model: ModelFile,
+    device: str = "auto",
+    threads: int | None = None,
+    tile: int | None = None,
 ) -> Backend:
     """Start the engine of a device.
 
     Args:
         model: A verified model file.
-        device: One of `DEVICES`; ``auto`` takes the best that is present.
-        threads: Threads of the engine; all usable cores where None.
+        device: One of `DEVICES`; ``auto`` takes the best that is present, and says so.
+        threads: Threads of an engine on the CPU; all usable cores where None.
+        tile: Side of the largest square that will be classified at once, px; None for
+            the default.
 
     Raises:
-        EngineError: The device is not known, or its engine is not installed.
+        EngineError: The device is not known, or its engine is not there.
         ModelFileError: The engine refuses the model.
+        ResourceError: Memory or disk ran out.
+        VerificationError: An engine built now does not answer like training.
     """
     if device not in DEVICES:
         raise EngineError(
             f"There is no device {device!r}; choose from {', '.join(DEVICES)}."
         )
-    if device not in ("auto", *PRESENT):
-        raise EngineError(
-            f"--device {device}: this release has no engine for it; use --device cpu."
-        )
     graph.check(model)
+    if device != "auto":
+        return _start(model, device, threads, tile)
+    backend = _start_on_gpu(model, tile) or _start(model, "cpu", threads, tile)
+    log.info(f"Engine: {backend.device}, the best that is present.")
+    return backend
+
+
+def _start(
+    model: ModelFile, device: str, threads: int | None, tile: int | None
+) -> Backend:
+    """Import and start one engine; the others stay on disk."""
     threads = threads or usable_cores()
+    if device == "tensorrt":
+        from hsi_runtime.backends.tensorrt_gpu import TensorrtGpu
+
+        # Smaller windows fit an engine for the default, too.
+        return TensorrtGpu(model, max(tile or 0, DEFAULT_TILE))
+    if device == "cuda":
+        from hsi_runtime.backends.onnxruntime_cuda import OnnxruntimeCuda
+
+        return OnnxruntimeCuda(model)
     if device == "openvino":
         from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
 
@@ -67,6 +99,24 @@ def open_backend(
     from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 
     return OnnxruntimeCpu(model, threads)
+
+
+def _start_on_gpu(model: ModelFile, tile: int | None) -> Backend | None:
+    """Start the fastest engine that is installed and works; say why one does not."""
+    from hsi_runtime.backends import onnxruntime_cuda, tensorrt_gpu
+
+    installed = {
+        "tensorrt": tensorrt_gpu.is_installed,
+        "cuda": onnxruntime_cuda.is_installed,
+    }
+    for device in GPU_DEVICES:
+        if not installed[device]():
+            continue
+        try:
+            return _start(model, device, None, tile)
+        except HsiError as error:
+            log.warning(f"The engine {device} is installed, but: {error}")
+    return None
 
 
 def predict_in_parts(
