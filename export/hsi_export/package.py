@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 import numpy as np
 import onnx
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from hsi_export.cost import Cost
 from hsi_export.parity import Limits, reference
@@ -48,8 +50,7 @@ def document(
         precision: Of the graph.
         price: What a pixel costs.
     """
-    side = trained.method.receptive_field - 1 + SELF_TEST_OUTPUTS
-    window = np.ascontiguousarray(trained.sample[:, :side, :side])
+    window = least_decided(trained)
     answer = reference(trained.method, window.astype(np.float32)[None])
     described, spectra = trained.description, trained.method.endmembers()
     return ModelDocument(
@@ -74,6 +75,27 @@ def document(
         ),
         checksum=UNSIGNED,
     )
+
+
+def least_decided(trained: Checkpoint) -> NDArray[Any]:
+    """Cut the part of the sample out in which an engine's errors show the most.
+
+    Where one class has all the probability, an engine may compute scores wrongly by
+    much and still give the same probabilities.
+
+    Returns:
+        Stored units, shape ``(band, row, col)``, for `SELF_TEST_OUTPUTS` squared
+        pixels.
+    """
+    answer = reference(trained.method, trained.sample.astype(np.float32)[None])
+    chance = answer[PROBABILITIES][0]  # (class, row, col)
+    spread = (chance * (1 - chance)).sum(axis=0)
+    shape = SELF_TEST_OUTPUTS, SELF_TEST_OUTPUTS
+    total = sliding_window_view(spread, shape).sum(axis=(2, 3))
+    row, col = np.unravel_index(total.argmax(), total.shape)
+    side = trained.method.receptive_field - 1 + SELF_TEST_OUTPUTS
+    part = trained.sample[:, row : row + side, col : col + side]
+    return np.ascontiguousarray(part)
 
 
 def assemble(proto: Any, contract: ModelDocument, resolution_m: float | None) -> bytes:

@@ -24,6 +24,7 @@ class Torch:
     """An engine that is torch itself, with its answer changed."""
 
     device = "torch"
+    precision = "fp32"
 
     def __init__(
         self, loaded: Checkpoint, change: Change = lambda found: found

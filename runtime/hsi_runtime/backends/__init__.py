@@ -17,9 +17,15 @@ PRESENT = CPU_DEVICES  # what this release has an engine for
 
 
 class Backend(Protocol):
-    """An engine that holds one model."""
+    """An engine that holds one model.
+
+    Attributes:
+        device: One of `DEVICES`.
+        precision: The model's, unless the engine computes in another.
+    """
 
     device: str
+    precision: str
 
     def predict(
         self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
@@ -61,9 +67,9 @@ def open_backend(
     graph.check(model)
     threads = threads or usable_cores()
     if device == "openvino":
-        from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
+        from hsi_runtime.backends import openvino_cpu
 
-        return OpenvinoCpu(model, threads)
+        return openvino_cpu.start(model, threads)
     from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 
     return OnnxruntimeCpu(model, threads)
