@@ -52,6 +52,13 @@ def command(
             f"{result['bytes'] / 1e6:.2f} MB.",
             err=True,
         )
+        for found in parity["classes"]:
+            if found["pixels"] and found["equal_class_share"] < 1:
+                click.echo(
+                    f"  {found['name']}: {found['equal_class_share']:.3%} of "
+                    f"{found['pixels']} pixels.",
+                    err=True,
+                )
         if fp16:
             kept = result["kept_fp32"]
             click.echo(f"Kept in fp32: {', '.join(kept) or 'nothing'}.", err=True)

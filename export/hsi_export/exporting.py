@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hsi_export import cost, graph, package, parity
 from hsi_export.parity import Limits
 from hsi_runtime.backends import PRESENT, open_backend
@@ -76,6 +78,9 @@ def export(
     finally:
         partial.unlink(missing_ok=True)
         partial_item.unlink(missing_ok=True)
+    compared = asdict(agreement)
+    for entry, found in zip(contract.classes, compared["classes"], strict=True):
+        found |= {"code": entry.code, "name": entry.name}
     return {
         "output": str(output),
         "precision": contract.precision,
@@ -83,7 +88,7 @@ def export(
         "bytes": len(data),
         "sha256": model.sha256,
         "parameters": contract.parameters,
-        "parity": asdict(agreement),
+        "parity": compared,
         "engines": engines,
         "dropped": trained.method.training_only(),
         **({} if half is None else {"kept_fp32": half.kept}),
@@ -116,5 +121,9 @@ def _halve(proto: Any, trained: Checkpoint) -> "Half":
     side = trained.method.receptive_field
     windows = parity.windows_of(trained.sample, side)
     half = precision.convert(proto, windows)
-    precision.check_in_half_arithmetic(half, windows[-1], side)
+    few = side - 1 + precision.CHECKED_OUTPUTS
+    cube = np.ascontiguousarray(windows[-1][..., :few, :few])
+    expected = list(parity.reference(trained.method, cube).values())
+    limit = FP16.max_abs_difference
+    precision.check_in_half_arithmetic(half, cube, expected, limit)
     return half

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from hsi_export import exporting, graph, parity, precision
 from hsi_export.cli import main
@@ -55,6 +56,12 @@ def windows(spread: float = 300.0) -> list[NDArray[np.float32]]:
     return [np.rint(values).astype(np.float32)]
 
 
+def check(half: precision.Half, cube: NDArray[np.float32], proto: Any) -> None:
+    """Compare with what the graph gives in float32."""
+    expected = ReferenceEvaluator(proto).run(None, {"cube": cube})
+    precision.check_in_half_arithmetic(half, cube, expected, 0.02)
+
+
 def kinds(proto: Any) -> dict[str, int]:
     """Element type of the first output of every named node."""
     inferred = onnx.shape_inference.infer_shapes(proto).graph
@@ -76,7 +83,7 @@ def test_ordinary_values_become_half_and_the_ends_stay() -> None:
     assert 1 < half.largest < 100
     for end in (*half.proto.graph.input, *half.proto.graph.output):
         assert end.type.tensor_type.elem_type == TensorProto.FLOAT
-    precision.check_in_half_arithmetic(half, windows()[0], FIELD)
+    check(half, windows()[0], proto)
 
 
 def test_layer_on_stored_values_stays_in_float32() -> None:
@@ -100,11 +107,12 @@ def test_node_near_the_limit_is_kept_in_float32() -> None:
     reached = precision.convert(network(), windows()).largest
     while not 33_000 < gain * reached < 65_000:
         gain *= 1.3
-    half = precision.convert(network(first=gain, second=1e-5), windows())
+    proto = network(first=gain, second=1e-5)
+    half = precision.convert(proto, windows())
     assert {"layer_one"} <= set(half.kept)
     assert kinds(half.proto)["layer_one"] == TensorProto.FLOAT
     assert kinds(half.proto)["layer_two"] == TensorProto.FLOAT16
-    precision.check_in_half_arithmetic(half, windows()[0], FIELD)
+    check(half, windows()[0], proto)
 
 
 @pytest.mark.parametrize(
@@ -117,10 +125,20 @@ def test_overflow_is_named(gains: tuple[float, float], node: str) -> None:
 
 def test_true_half_arithmetic_shows_what_the_engine_hides() -> None:
     quiet, loud = windows(1.0), windows(30_000.0)[0]
-    half = precision.convert(network(first=3000.0), quiet)
-    precision.check_in_half_arithmetic(half, quiet[0], FIELD)
+    proto = network(first=3000.0, second=1e-3)
+    half = precision.convert(proto, quiet)
+    check(half, quiet[0], proto)
     with pytest.raises(VerificationError, match="overflows in half arithmetic"):
-        precision.check_in_half_arithmetic(half, loud, FIELD)
+        check(half, loud, proto)
+
+
+def test_true_half_arithmetic_shows_what_is_rounded_away() -> None:
+    half = precision.convert(network(), windows())
+    other = network(second=1.5)
+    with pytest.raises(
+        VerificationError, match=r"differ by up to .* \(accepted 2e-02\)"
+    ):
+        check(half, windows()[0], other)
 
 
 def test_a_value_that_is_no_number_is_an_overflow() -> None:
