@@ -93,12 +93,7 @@ def measure(run: Path) -> dict[str, Any]:
     cube = scene.read((0, info.rows), (0, info.cols), np.arange(info.bands))
     scene.close()
     test, truth = test_pixels(run, content)
-    given: dict[str, Any] = {
-        "wavelengths_nm": info.wavelengths_nm,
-        "fwhm_nm": info.fwhm_nm,
-        "nodata": None if np.isnan(info.nodata).all() else info.nodata[0],
-        "scale": None if info.scale is None else info.scale[0],
-    }
+    given = described(info)
     seconds: dict[str, list[float]] = {label: [] for label in models}
     found = {}
     for _ in range(ROUNDS):  # in turns: the ratios hold on a busy machine
@@ -124,6 +119,7 @@ def measure(run: Path) -> dict[str, Any]:
         }
 
     return {
+        "trained": trained_with(content),
         "pixels": int(known.sum()),
         "test_pixels": int(test.sum()),
         "torch_overall_accuracy": right["torch"] / int(test.sum()),
@@ -137,6 +133,22 @@ def measure(run: Path) -> dict[str, Any]:
             if label.startswith("openvino")
         },
         "openvino_takes_the_fp16_file_in": used,
+    }
+
+
+def trained_with(content: recipe.Recipe) -> dict[str, Any]:
+    """Say what tells this run from others of its method."""
+    fit = content.fit
+    return {"seed": content.seed, "epochs": fit.epochs, "options": content.options}
+
+
+def described(info: SceneInfo) -> dict[str, Any]:
+    """Tell `Model.predict` of a scene what its file would."""
+    return {
+        "wavelengths_nm": info.wavelengths_nm,
+        "fwhm_nm": info.fwhm_nm,
+        "nodata": None if np.isnan(info.nodata).all() else info.nodata[0],
+        "scale": None if info.scale is None else info.scale[0],
     }
 
 

@@ -62,6 +62,8 @@ def command(
         if fp16:
             kept = result["kept_fp32"]
             click.echo(f"Kept in fp32: {', '.join(kept) or 'nothing'}.", err=True)
+            used = "bfloat16" if result["bfloat16"] else "float32"
+            click.echo(f"OpenVINO computes this file in {used} at best.", err=True)
         if result["dropped"]:
             click.echo(f"Left out: {', '.join(result['dropped'])}.", err=True)
     click.echo(result["output"])

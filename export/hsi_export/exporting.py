@@ -11,10 +11,18 @@ import numpy as np
 from hsi_export import cost, graph, package, parity
 from hsi_export.parity import Limits
 from hsi_runtime.backends import PRESENT, open_backend
+from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
 from hsi_runtime.class_map import check_outputs
-from hsi_runtime.errors import DISK_FULL, EngineError, OutputError, ResourceError
+from hsi_runtime.errors import (
+    DISK_FULL,
+    EngineError,
+    OutputError,
+    ResourceError,
+    VerificationError,
+)
 from hsi_runtime.model_file import ModelFile, Precision, read_model
 from hsi_runtime.self_test import self_test
+from hsi_runtime.threads import usable_cores
 from hsi_train import checkpoint
 from hsi_train.checkpoint import Checkpoint
 
@@ -65,6 +73,12 @@ def export(
         model = read_model(partial)
         backend = open_backend(model, "cpu")
         agreement = parity.check(trained.method, backend, trained.sample, limits)
+        if fp16 and _passes_in_bfloat16(model, trained):
+            data = package.assemble(
+                proto, contract, trained.description.resolution_m, bfloat16=True
+            )
+            partial.write_bytes(data)
+            model = read_model(partial)
         engines = _on_every_engine(model)
         described = package.stac_item(model.document, output, len(data), model.sha256)
         partial_item.write_text(
@@ -91,8 +105,25 @@ def export(
         "parity": compared,
         "engines": engines,
         "dropped": trained.method.training_only(),
-        **({} if half is None else {"kept_fp32": half.kept}),
+        **(
+            {}
+            if half is None
+            else {"kept_fp32": half.kept, "bfloat16": model.proved_in_bfloat16}
+        ),
     }
+
+
+def _passes_in_bfloat16(model: ModelFile, trained: Checkpoint) -> bool:
+    """Compare with torch in bfloat16, by the limits of half precision.
+
+    Where this machine has no engine for it, nothing is proved.
+    """
+    try:
+        engine = OpenvinoCpu(model, usable_cores(), bfloat16=True)
+        parity.check(trained.method, engine, trained.sample, FP16)
+    except (EngineError, VerificationError):
+        return False
+    return True
 
 
 def _on_every_engine(model: ModelFile) -> dict[str, float]:

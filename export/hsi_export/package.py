@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from hsi_export.cost import Cost
 from hsi_export.parity import Limits, reference
 from hsi_runtime.model_file import (
+    BFLOAT16_KEY,
     INPUT_NAME,
     METADATA_KEY,
+    PASSED,
     PROBABILITIES,
     UNSIGNED,
     Array,
@@ -98,13 +100,19 @@ def least_decided(trained: Checkpoint) -> NDArray[Any]:
     return np.ascontiguousarray(part)
 
 
-def assemble(proto: Any, contract: ModelDocument, resolution_m: float | None) -> bytes:
+def assemble(
+    proto: Any,
+    contract: ModelDocument,
+    resolution_m: float | None,
+    bfloat16: bool = False,
+) -> bytes:
     """Add all metadata to a graph and sign the file.
 
     Args:
         proto: A traced ``onnx.ModelProto``.
         contract: With a blank checksum.
         resolution_m: Of the training scene.
+        bfloat16: The comparison with torch passes in bfloat16, too.
 
     Returns:
         The bytes of the model file.
@@ -112,6 +120,7 @@ def assemble(proto: Any, contract: ModelDocument, resolution_m: float | None) ->
     entries = {
         METADATA_KEY: msgspec.json.encode(contract).decode(),
         **deepness(contract, resolution_m),
+        **({BFLOAT16_KEY: PASSED} if bfloat16 else {}),
     }
     onnx.helper.set_model_props(proto, entries)
     return sign(proto.SerializeToString(deterministic=True))

@@ -14,7 +14,8 @@ from hsi_export.cli import main
 from hsi_export.exporting import FP16
 from hsi_export.parity import Limits
 from hsi_runtime.backends import open_backend
-from hsi_runtime.errors import VerificationError
+from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
+from hsi_runtime.errors import EngineError, VerificationError
 from hsi_runtime.model_file import read_model
 from hsi_train import checkpoint
 
@@ -157,13 +158,15 @@ def run(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copied
 
 
+@pytest.mark.parametrize("proved", [False, True])
 def test_export_in_half_precision(
-    run: Path, trained: Any, invoke: Any, monkeypatch: pytest.MonkeyPatch
+    proved: bool, run: Path, trained: Any, invoke: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Random filters leave more pixels undecided than training does.
     limits = Limits(FP16.max_abs_difference, 0.99)
     monkeypatch.setattr(exporting, "FP16", limits)
-    code, out, err = invoke(main, run, "--fp16", "--json", "-q")
+    monkeypatch.setattr(exporting, "_passes_in_bfloat16", lambda *_: proved)
+    code, out, err = invoke(main, run, "--fp16", "--json", "-q", "--overwrite")
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert found["output"] == str(run / "model.fp16.onnx")
@@ -173,6 +176,7 @@ def test_export_in_half_precision(
     assert 0 < found["parity"]["max_abs_difference"] <= FP16.max_abs_difference
     model = read_model(run / "model.fp16.onnx")
     assert model.document.precision == "fp16"
+    assert model.proved_in_bfloat16 == found["bfloat16"] == proved
     whole = read_model(trained.model)
     assert len(model.onnx) < 0.8 * len(whole.onnx)
     loaded = checkpoint.load(run)
@@ -182,6 +186,21 @@ def test_export_in_half_precision(
     assert answer.dtype == np.float32
     same = answer.argmax(axis=1) == expected.argmax(axis=1)
     assert same.mean() >= limits.equal_class_share
+
+
+def test_bfloat16_passes_by_the_limits_of_half_precision(
+    trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    model, loaded = read_model(trained.model), checkpoint.load(trained.run)
+    try:
+        OpenvinoCpu(model, 1, bfloat16=True)
+    except EngineError:
+        assert not exporting._passes_in_bfloat16(model, loaded)
+        return
+    for limits, passes in ((Limits(0.5, 0.5), True), (Limits(1e-5, 0.5), False)):
+        monkeypatch.setattr(exporting, "FP16", limits)
+        assert exporting._passes_in_bfloat16(model, loaded) == passes
 
 
 def test_command_names_the_operator_that_overflows(

@@ -13,7 +13,7 @@ from hsi_runtime.backends import DEVICES, open_backend, openvino_cpu
 from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
 from hsi_runtime.errors import EngineError, ModelFileError, ResourceError
-from hsi_runtime.model_file import ModelDocument, ModelFile, read_model
+from hsi_runtime.model_file import ModelDocument, ModelFile, Precision, read_model
 
 
 @pytest.fixture(scope="module")
@@ -58,19 +58,22 @@ def has_bfloat16() -> bool:
 @pytest.fixture
 def half_model(
     write_model: Callable[..., Path], document: ModelDocument, tmp_path: Path
-) -> Callable[[float], ModelFile]:
+) -> Callable[..., ModelFile]:
     """Write a model that says it is in half precision, with a tolerance."""
 
-    def write(tolerance: float) -> ModelFile:
+    def write(
+        tolerance: float, proved: bool = True, precision: Precision = "fp16"
+    ) -> ModelFile:
         test = replace(document.self_test, tolerance=tolerance)
-        described = replace(document, precision="fp16", self_test=test)
-        return read_model(write_model(tmp_path / "half.onnx", described))
+        described = replace(document, precision=precision, self_test=test)
+        path = write_model(tmp_path / "half.onnx", described, bfloat16=proved)
+        return read_model(path)
 
     return write
 
 
 def test_bfloat16_where_the_model_allows_it(
-    half_model: Callable[[float], ModelFile],
+    half_model: Callable[..., ModelFile],
     cube: NDArray[Any],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -80,6 +83,9 @@ def test_bfloat16_where_the_model_allows_it(
     coarse = open_backend(half_model(0.5), "openvino", 1)
     assert coarse.precision == "bf16"
     assert "computes it in bfloat16" in caplog.text
+    assert open_backend(half_model(0.5, False), "openvino", 1).precision == "fp16"
+    whole = half_model(0.5, precision="fp32")
+    assert open_backend(whole, "openvino", 1).precision == "fp32"
     exact = open_backend(half_model(1e-5), "openvino", 1)
     assert exact.precision == "fp16"
     reference = open_backend(half_model(0.5), "cpu", 1).predict(window)["probabilities"]
@@ -90,7 +96,7 @@ def test_bfloat16_where_the_model_allows_it(
 
 
 def test_processor_without_bfloat16_computes_in_float32(
-    half_model: Callable[[float], ModelFile], monkeypatch: pytest.MonkeyPatch
+    half_model: Callable[..., ModelFile], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openvino")
     monkeypatch.setattr(openvino_cpu, "_has_bfloat16", lambda _: False)

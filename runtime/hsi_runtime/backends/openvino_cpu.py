@@ -1,10 +1,12 @@
 """OpenVINO on the CPU: the same file, often faster than onnxruntime.
 
 Processors that have bfloat16 compute faster in it, with 8 significant bits instead of
-24. It is used only for a model file that was exported in half precision, whose owner
-gave up digits knowingly, and only where the sample stored in the model comes out within
-the model's own tolerance; what runs is said, and written into the map. A float32 file
-is always computed in float32: nobody asked for another map.
+24. It is used where all of this holds: the model file was exported in half precision,
+so its owner gave up digits knowingly; the export's comparison with torch passed in
+bfloat16, too, by the limits of half precision, and the file says so; and the sample
+stored in the file comes out within its tolerance on this processor. What runs is said,
+and written into the map. Everything else is computed in float32, and a float32 file
+always: nobody asked for another map.
 """
 
 import logging
@@ -77,7 +79,9 @@ def start(model: ModelFile, threads: int) -> OpenvinoCpu:
         EngineError: OpenVINO is not installed.
         ModelFileError: It refuses the model.
     """
-    if model.document.precision == "fp16" and _has_bfloat16(_core()):
+    core = _core()
+    allowed = model.document.precision == "fp16" and model.proved_in_bfloat16
+    if allowed and _has_bfloat16(core):
         fast = OpenvinoCpu(model, threads, bfloat16=True)
         try:
             found = self_test(model, fast)
