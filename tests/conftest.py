@@ -224,6 +224,7 @@ def write_model(document: ModelDocument) -> Callable[..., Path]:
         document: ModelDocument = written,
         metadata: str | None = None,
         bias: float = 0.0,
+        bfloat16: bool = False,
     ) -> Path:
         bands, side = len(document.bands.used), document.receptive_field
         classes = len(document.classes)
@@ -261,7 +262,8 @@ def write_model(document: ModelDocument) -> Callable[..., Path]:
             sample = document.self_test.cube.unpack()
             answer = conv_softmax(sample, weights, offset)
             test = replace(document.self_test, probabilities=Array.pack(answer))
-            data = package.assemble(proto, replace(document, self_test=test), 1.0)
+            contract = replace(document, self_test=test)
+            data = package.assemble(proto, contract, 1.0, bfloat16)
         else:
             helper.set_model_props(proto, {"hsi": metadata})
             data = proto.SerializeToString(deterministic=True)

@@ -58,9 +58,18 @@ def command(
             f"{result['bytes'] / 1e6:.2f} MB.",
             err=True,
         )
+        for found in parity["classes"]:
+            if found["pixels"] and found["equal_class_share"] < 1:
+                click.echo(
+                    f"  {found['name']}: {found['equal_class_share']:.3%} of "
+                    f"{found['pixels']} pixels.",
+                    err=True,
+                )
         if fp16:
             kept = result["kept_fp32"]
             click.echo(f"Kept in fp32: {', '.join(kept) or 'nothing'}.", err=True)
+            used = "bfloat16" if result["bfloat16"] else "float32"
+            click.echo(f"OpenVINO computes this file in {used} at best.", err=True)
         if tensorrt:
             click.echo(f"Engine: {result['engine']['path']}.", err=True)
         if result["dropped"]:

@@ -6,13 +6,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hsi_export import cost, graph, package, parity
 from hsi_export.parity import Limits
 from hsi_runtime.backends import DEVICES, open_backend, tensorrt_gpu
+from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
 from hsi_runtime.class_map import check_outputs
-from hsi_runtime.errors import DISK_FULL, EngineError, OutputError, ResourceError
+from hsi_runtime.errors import (
+    DISK_FULL,
+    EngineError,
+    OutputError,
+    ResourceError,
+    VerificationError,
+)
 from hsi_runtime.model_file import ModelFile, Precision, read_model
 from hsi_runtime.self_test import self_test
+from hsi_runtime.threads import usable_cores
 from hsi_runtime.windows import DEFAULT_TILE
 from hsi_train import checkpoint
 from hsi_train.checkpoint import Checkpoint
@@ -72,6 +82,12 @@ def export(
         model = read_model(partial)
         backend = open_backend(model, "cpu")
         agreement = parity.check(trained.method, backend, trained.sample, limits)
+        if fp16 and _passes_in_bfloat16(model, trained):
+            data = package.assemble(
+                proto, contract, trained.description.resolution_m, bfloat16=True
+            )
+            partial.write_bytes(data)
+            model = read_model(partial)
         engines = _on_every_engine(model)
         engine = _build_engine(model, trained, limits) if tensorrt else None
         described = package.stac_item(model.document, output, len(data), model.sha256)
@@ -86,6 +102,9 @@ def export(
     finally:
         partial.unlink(missing_ok=True)
         partial_item.unlink(missing_ok=True)
+    compared = asdict(agreement)
+    for entry, found in zip(contract.classes, compared["classes"], strict=True):
+        found |= {"code": entry.code, "name": entry.name}
     return {
         "output": str(output),
         "precision": contract.precision,
@@ -93,12 +112,29 @@ def export(
         "bytes": len(data),
         "sha256": model.sha256,
         "parameters": contract.parameters,
-        "parity": asdict(agreement),
+        "parity": compared,
         "engines": engines,
         "engine": engine,
         "dropped": trained.method.training_only(),
-        **({} if half is None else {"kept_fp32": half.kept}),
+        **(
+            {}
+            if half is None
+            else {"kept_fp32": half.kept, "bfloat16": model.proved_in_bfloat16}
+        ),
     }
+
+
+def _passes_in_bfloat16(model: ModelFile, trained: Checkpoint) -> bool:
+    """Compare with torch in bfloat16, by the limits of half precision.
+
+    Where this machine has no engine for it, nothing is proved.
+    """
+    try:
+        engine = OpenvinoCpu(model, usable_cores(), bfloat16=True)
+        parity.check(trained.method, engine, trained.sample, FP16)
+    except (EngineError, VerificationError):
+        return False
+    return True
 
 
 def _on_every_engine(model: ModelFile) -> dict[str, float]:
@@ -152,5 +188,9 @@ def _halve(proto: Any, trained: Checkpoint) -> "Half":
     side = trained.method.receptive_field
     windows = parity.windows_of(trained.sample, side)
     half = precision.convert(proto, windows)
-    precision.check_in_half_arithmetic(half, windows[-1], side)
+    few = side - 1 + precision.CHECKED_OUTPUTS
+    cube = np.ascontiguousarray(windows[-1][..., :few, :few])
+    expected = list(parity.reference(trained.method, cube).values())
+    limit = FP16.max_abs_difference
+    precision.check_in_half_arithmetic(half, cube, expected, limit)
     return half

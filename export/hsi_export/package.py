@@ -7,12 +7,16 @@ from typing import Any
 import msgspec
 import numpy as np
 import onnx
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from hsi_export.cost import Cost
 from hsi_export.parity import Limits, reference
 from hsi_runtime.model_file import (
+    BFLOAT16_KEY,
     INPUT_NAME,
     METADATA_KEY,
+    PASSED,
     PROBABILITIES,
     UNSIGNED,
     Array,
@@ -48,8 +52,7 @@ def document(
         precision: Of the graph.
         price: What a pixel costs.
     """
-    side = trained.method.receptive_field - 1 + SELF_TEST_OUTPUTS
-    window = np.ascontiguousarray(trained.sample[:, :side, :side])
+    window = least_decided(trained)
     answer = reference(trained.method, window.astype(np.float32)[None])
     described, spectra = trained.description, trained.method.endmembers()
     return ModelDocument(
@@ -76,13 +79,40 @@ def document(
     )
 
 
-def assemble(proto: Any, contract: ModelDocument, resolution_m: float | None) -> bytes:
+def least_decided(trained: Checkpoint) -> NDArray[Any]:
+    """Cut the part of the sample out in which an engine's errors show the most.
+
+    Where one class has all the probability, an engine may compute scores wrongly by
+    much and still give the same probabilities.
+
+    Returns:
+        Stored units, shape ``(band, row, col)``, for `SELF_TEST_OUTPUTS` squared
+        pixels.
+    """
+    answer = reference(trained.method, trained.sample.astype(np.float32)[None])
+    chance = answer[PROBABILITIES][0]  # (class, row, col)
+    spread = (chance * (1 - chance)).sum(axis=0)
+    shape = SELF_TEST_OUTPUTS, SELF_TEST_OUTPUTS
+    total = sliding_window_view(spread, shape).sum(axis=(2, 3))
+    row, col = np.unravel_index(total.argmax(), total.shape)
+    side = trained.method.receptive_field - 1 + SELF_TEST_OUTPUTS
+    part = trained.sample[:, row : row + side, col : col + side]
+    return np.ascontiguousarray(part)
+
+
+def assemble(
+    proto: Any,
+    contract: ModelDocument,
+    resolution_m: float | None,
+    bfloat16: bool = False,
+) -> bytes:
     """Add all metadata to a graph and sign the file.
 
     Args:
         proto: A traced ``onnx.ModelProto``.
         contract: With a blank checksum.
         resolution_m: Of the training scene.
+        bfloat16: The comparison with torch passes in bfloat16, too.
 
     Returns:
         The bytes of the model file.
@@ -90,6 +120,7 @@ def assemble(proto: Any, contract: ModelDocument, resolution_m: float | None) ->
     entries = {
         METADATA_KEY: msgspec.json.encode(contract).decode(),
         **deepness(contract, resolution_m),
+        **({BFLOAT16_KEY: PASSED} if bfloat16 else {}),
     }
     onnx.helper.set_model_props(proto, entries)
     return sign(proto.SerializeToString(deterministic=True))

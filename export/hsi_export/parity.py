@@ -29,6 +29,21 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class ClassParity:
+    """How alike they answer for one class: a share of all pixels hides a rare one.
+
+    Attributes:
+        pixels: That are of this class to torch.
+        equal_class_share: Share of them that the file gives this class; None for none.
+        max_abs_difference: In this class's probability, in any pixel.
+    """
+
+    pixels: int
+    equal_class_share: float | None
+    max_abs_difference: float
+
+
+@dataclass(frozen=True)
 class Parity:
     """How alike torch and the exported file answer.
 
@@ -37,12 +52,14 @@ class Parity:
         equal_class_share: Share of pixels of the same class; ties within `TIE` count.
         windows: Compared.
         pixels: Classified in them.
+        classes: Class by class.
     """
 
     max_abs_difference: float
     equal_class_share: float
     windows: int
     pixels: int
+    classes: list[ClassParity]
 
 
 def windows_of(sample: NDArray[Any], receptive_field: int) -> list[NDArray[np.float32]]:
@@ -89,7 +106,8 @@ def check(
     Raises:
         VerificationError: They differ by more.
     """
-    worst, same, pixels = 0.0, 0, 0
+    worst = 0.0
+    off, wanted_classes, kept = [], [], []  # by window
     windows = windows_of(sample, method.receptive_field)
     for cube in windows:
         expected = reference(method, cube)
@@ -102,13 +120,20 @@ def check(
                 )
             # np.maximum keeps a NaN, max() may drop it.
             worst = float(np.maximum(worst, np.abs(found[name] - wanted).max()))
-        top = np.sort(expected[PROBABILITIES], axis=1)
+        chance, answered = expected[PROBABILITIES], found[PROBABILITIES]
+        top = np.sort(chance, axis=1)
         tied = top[:, -1] - top[:, -2] <= TIE
-        classes = (x[PROBABILITIES].argmax(axis=1) for x in (expected, found))
-        alike = np.equal(*classes)
-        same += int((alike | tied).sum())
-        pixels += alike.size
-    result = Parity(worst, same / pixels, len(windows), pixels)
+        classes = chance.argmax(axis=1)
+        kept.append(((answered.argmax(axis=1) == classes) | tied).ravel())
+        wanted_classes.append(classes.ravel())
+        off.append(np.abs(answered - chance).max(axis=(0, 2, 3)))  # (class,)
+    alike, of_class = np.concatenate(kept), np.concatenate(wanted_classes)
+    per_class = [
+        _of_class(alike[of_class == k], float(difference))
+        for k, difference in enumerate(np.maximum.reduce(off))
+    ]
+    pixels = alike.size
+    result = Parity(worst, float(alike.mean()), len(windows), pixels, per_class)
     if not (
         worst <= limits.max_abs_difference
         and result.equal_class_share >= limits.equal_class_share
@@ -120,3 +145,8 @@ def check(
             f"{limits.equal_class_share:.2%}). No file was written."
         )
     return result
+
+
+def _of_class(alike: NDArray[np.bool_], difference: float) -> ClassParity:
+    share = float(alike.mean()) if alike.size else None
+    return ClassParity(alike.size, share, difference)

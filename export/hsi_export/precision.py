@@ -37,7 +37,7 @@ PREPARATION = {
 }
 ARITHMETIC = {"Sub", "Mul", "Div"}
 CONTRACTIONS = {"Conv", "Gemm", "MatMul"}
-CHECKED_OUTPUTS = 2  # side of the square that is computed in true half arithmetic
+CHECKED_OUTPUTS = 8  # side of the square that is computed in true half arithmetic
 
 
 @dataclass(frozen=True)
@@ -95,23 +95,38 @@ def convert(proto: Any, windows: Sequence[NDArray[np.float32]]) -> Half:
 
 
 def check_in_half_arithmetic(
-    converted: Half, window: NDArray[np.float32], receptive_field: int
+    converted: Half,
+    cube: NDArray[np.float32],
+    expected: Sequence[NDArray[np.float32]],
+    tolerance: float,
 ) -> None:
     """Compute a few pixels in true half arithmetic: engines on a CPU do not.
 
-    They compute in float32 and hide what would overflow on a GPU.
+    They compute in float32 and hide what would overflow, or be rounded, on a GPU.
+
+    Args:
+        converted: Of the network.
+        cube: A small window ``(1, band, row, col)``, stored units.
+        expected: What the network gives in float32, in the order of its outputs.
+        tolerance: Largest accepted difference.
 
     Raises:
-        VerificationError: A result is not finite.
+        VerificationError: A result is not finite, or differs by more.
     """
-    side = receptive_field - 1 + CHECKED_OUTPUTS
-    cube = np.ascontiguousarray(window[..., :side, :side])
     with np.errstate(all="ignore"):  # an overflow is what is looked for
         found = ReferenceEvaluator(converted.proto).run(None, {INPUT_NAME: cube})
     if not all(np.isfinite(values).all() for values in found):
         raise VerificationError(
             "The network overflows in half arithmetic, though its values on the "
             "training scene do not; export it without --fp16."
+        )
+    worst = max(
+        float(np.abs(f - e).max()) for f, e in zip(found, expected, strict=True)
+    )
+    if not worst <= tolerance:
+        raise VerificationError(
+            f"In half arithmetic the network's outputs differ by up to {worst:.2e} "
+            f"(accepted {tolerance:.0e}); export it without --fp16."
         )
 
 

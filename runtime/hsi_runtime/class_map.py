@@ -244,19 +244,29 @@ def check_outputs(
 def provenance(
     model: ModelFile,
     info: SceneInfo,
-    device: str,
+    engine: tuple[str, str],
     bands: str,
     part: str,
     reject_below: float,
 ) -> dict[str, str]:
-    """Collect the tags that say where a map comes from; no clock, so bytes repeat."""
+    """Collect the tags that say where a map comes from; no clock, so bytes repeat.
+
+    Args:
+        model: That made the map.
+        info: Of the scene.
+        engine: Device and precision.
+        bands: How they were found.
+        part: Of the scene.
+        reject_below: Smallest accepted probability.
+    """
+    device, precision = engine
     version = importlib.metadata.version("hsi-edge")
     return {
         "TIFFTAG_SOFTWARE": f"hsi-edge {version}",
         "HSI_SCENE": info.path.name,
         "HSI_METHOD": model.document.method,
         "HSI_MODEL_SHA256": model.sha256,
-        "HSI_PRECISION": model.document.precision,
+        "HSI_PRECISION": precision,
         "HSI_DEVICE": device,
         "HSI_BANDS": bands,
         "HSI_PART": part,

@@ -23,6 +23,8 @@ from hsi_runtime.protobuf import fields, messages, text
 from hsi_runtime.scene import DTYPES
 
 METADATA_KEY = "hsi"
+# Beside the document: a proof that an export may or may not have been able to give.
+BFLOAT16_KEY, PASSED = "hsi_bfloat16", "passed"
 SCHEMA_VERSION = 1
 INPUT_NAME = "cube"
 PROBABILITIES = "probabilities"
@@ -235,6 +237,11 @@ class ModelFile:
     document: ModelDocument
     onnx: bytes
     sha256: str
+
+    @property
+    def proved_in_bfloat16(self) -> bool:
+        """Whether the export's comparison with torch passed in bfloat16, too."""
+        return metadata(self.onnx).get(BFLOAT16_KEY) == PASSED
 
 
 def read_model(path: Path) -> ModelFile:

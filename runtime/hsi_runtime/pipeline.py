@@ -224,7 +224,7 @@ def run(
         )
         prepared = prepare(scene, document, request)
         backend = start() if start else open_backend(model)
-        if document.precision == "fp16" and backend.device in CPU_DEVICES:
+        if backend.precision == "fp16" and backend.device in CPU_DEVICES:
             log.warning(
                 "The model is in half precision, which a CPU computes in float32; the "
                 "float32 file is as fast and more exact."
@@ -233,10 +233,16 @@ def run(
         grid = grid_of(scene.info, prepared.region)
         layers = class_map.layers(document, wanted)
         tags = class_map.provenance(
-            model, scene.info, backend.device, prepared.match.how, request.part, reject
+            model,
+            scene.info,
+            (backend.device, backend.precision),
+            prepared.match.how,
+            request.part,
+            reject,
         )
+        engine = f"{backend.device}, {backend.precision}"
         plan = fingerprint.plan(
-            model, before, prepared, backend.device, reject, [x.name for x in layers]
+            model, before, prepared, engine, reject, [x.name for x in layers]
         )
         with Scratch(request.output, grid, layers, plan, request.resume) as scratch:
             resumed = set(scratch.pieces)
@@ -274,7 +280,7 @@ def run(
         },
         "classes": _areas(document, counts, grid),
         "device": backend.device,
-        "precision": document.precision,
+        "precision": backend.precision,
         "windows": prepared.plan.windows(),
         "seconds": {"total": total, **watch.seconds},
         "pixels_per_second": grid.rows * grid.cols / total,

@@ -48,6 +48,24 @@ def text(content: list[tuple[int, memoryview | int]], number: int) -> str:
     return bytes(found[-1]).decode() if found else ""
 
 
+def repeated(content: list[tuple[int, memoryview | int]], number: int) -> list[int]:
+    """List the signed whole numbers of a repeated field, packed or not.
+
+    Raises:
+        ValueError: They end in the middle of a number.
+    """
+    found = []
+    for value in (v for n, v in content if n == number):
+        if isinstance(value, int):
+            found.append(value)
+            continue
+        at = 0
+        while at < len(value):
+            whole, at = _varint(value, at)
+            found.append(whole)
+    return [v - (1 << 64) if v >= 1 << 63 else v for v in found]
+
+
 def _varint(view: memoryview, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):

@@ -60,7 +60,12 @@ def self_test(model: ModelFile, device: str, threads: int | None) -> dict[str, A
         VerificationError: The engine does not answer like training.
     """
     backend = open_backend(model, device, threads)
-    return {"device": backend.device, **asdict(testing.self_test(model, backend))}
+    result = testing.self_test(model, backend)
+    return {
+        "device": backend.device,
+        "precision": backend.precision,
+        **asdict(result),
+    }
 
 
 def benchmark(
@@ -86,7 +91,7 @@ def benchmark(
         rates.append(side * side / (time.perf_counter() - before))
     return {
         "device": backend.device,
-        "precision": document.precision,
+        "precision": backend.precision,
         "method": document.method,
         "bands": len(document.bands.used),
         "tile": side,

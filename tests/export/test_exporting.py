@@ -56,6 +56,10 @@ def test_json_has_the_keys_scripts_depend_on(run: Path, invoke: Any) -> None:
     assert {"max_abs_difference", "equal_class_share", "windows"} <= set(
         found["parity"]
     )
+    classes = found["parity"]["classes"]
+    assert [c["code"] for c in classes] == [1, 2, 3, 5]
+    assert sum(c["pixels"] for c in classes) == found["parity"]["pixels"]
+    assert all(c["equal_class_share"] in (1, None) for c in classes)
     assert found["output"] == str(output)
     assert 0 <= found["engines"]["cpu"] < 1e-4
     assert set(found["engines"]) <= {"cpu", "openvino", "cuda"}

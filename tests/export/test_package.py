@@ -8,7 +8,7 @@ import onnx
 import pytest
 from msgspec.structs import replace
 
-from hsi_export import package
+from hsi_export import package, parity
 from hsi_runtime.model_file import ClassEntry, ModelDocument, metadata, read_model
 from hsi_train import checkpoint
 
@@ -49,11 +49,33 @@ def test_document_describes_the_checkpoint(trained: Any) -> None:
     assert document.parameters == sum(
         p.numel() for p in loaded.method.network.parameters()
     )
-    sample = document.self_test.cube.unpack()
-    np.testing.assert_array_equal(sample, loaded.sample[:, :15, :15])
     answer = document.self_test.probabilities.unpack()
     assert answer.shape == (4, 3, 3)
     np.testing.assert_allclose(answer.sum(axis=0), 1, atol=1e-5)
+
+
+def test_stored_sample_is_where_the_classes_are_least_decided(trained: Any) -> None:
+    loaded = checkpoint.load(trained.run)
+    document = read_model(trained.model).document
+    sample = document.self_test.cube.unpack()
+    assert sample.shape == (30, 15, 15)
+    whole = parity.reference(loaded.method, loaded.sample[None].astype(np.float32))
+    chance = whole["probabilities"][0].astype(np.float64)
+    unsure = (chance * (1 - chance)).sum(axis=0)
+    rows, cols = unsure.shape
+    sums = {
+        (row, col): unsure[row : row + 3, col : col + 3].sum()
+        for row in range(rows - 2)
+        for col in range(cols - 2)
+    }
+    row, col = max(sums, key=lambda place: sums[place])
+    expected = loaded.sample[:, row : row + 15, col : col + 15]
+    np.testing.assert_array_equal(sample, expected)
+    np.testing.assert_allclose(
+        document.self_test.probabilities.unpack(),
+        whole["probabilities"][0, :, row : row + 3, col : col + 3],
+        atol=1e-5,
+    )
 
 
 def test_signing_needs_a_blank_checksum(document: ModelDocument) -> None:

@@ -24,6 +24,7 @@ class Torch:
     """An engine that is torch itself, with its answer changed."""
 
     device = "torch"
+    precision = "fp32"
 
     def __init__(
         self, loaded: Checkpoint, change: Change = lambda found: found
@@ -48,6 +49,29 @@ def test_same_answers_pass(loaded: Checkpoint) -> None:
     assert result.equal_class_share == 1
     assert result.windows >= 4
     assert result.pixels > 1000
+
+
+def test_each_class_is_compared_by_itself(loaded: Checkpoint) -> None:
+    """One pixel goes to another class, whose probability rises."""
+    cube = parity.windows_of(loaded.sample, loaded.method.receptive_field)[-1]
+    chance = parity.reference(loaded.method, cube)[PROBABILITIES]
+    lost = int(chance[0, :, 0, 0].argmax())
+    won = (lost + 1) % chance.shape[1]
+
+    def swap(found: NDArray[np.float32]) -> NDArray[np.float32]:
+        if found.shape == chance.shape:
+            found[0, [lost, won], 0, 0] = found[0, [won, lost], 0, 0]
+        return found
+
+    engine = Torch(loaded, swap)
+    result = parity.check(loaded.method, engine, loaded.sample, Limits(1.0, 0.9))
+    assert sum(c.pixels for c in result.classes) == result.pixels
+    for k, found in enumerate(result.classes):
+        moved = k in (lost, won)
+        assert (found.max_abs_difference > 0.01) == moved
+        if found.pixels:
+            equal = (found.pixels - (k == lost)) / found.pixels
+            assert found.equal_class_share == pytest.approx(equal)
 
 
 def one_value(found: NDArray[np.float32]) -> NDArray[np.float32]:

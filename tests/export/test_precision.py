@@ -7,13 +7,15 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from hsi_export import exporting, graph, parity, precision
 from hsi_export.cli import main
 from hsi_export.exporting import FP16
 from hsi_export.parity import Limits
 from hsi_runtime.backends import open_backend
-from hsi_runtime.errors import VerificationError
+from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
+from hsi_runtime.errors import EngineError, VerificationError
 from hsi_runtime.model_file import read_model
 from hsi_train import checkpoint
 
@@ -55,6 +57,12 @@ def windows(spread: float = 300.0) -> list[NDArray[np.float32]]:
     return [np.rint(values).astype(np.float32)]
 
 
+def check(half: precision.Half, cube: NDArray[np.float32], proto: Any) -> None:
+    """Compare with what the graph gives in float32."""
+    expected = ReferenceEvaluator(proto).run(None, {"cube": cube})
+    precision.check_in_half_arithmetic(half, cube, expected, 0.02)
+
+
 def kinds(proto: Any) -> dict[str, int]:
     """Element type of the first output of every named node."""
     inferred = onnx.shape_inference.infer_shapes(proto).graph
@@ -76,7 +84,7 @@ def test_ordinary_values_become_half_and_the_ends_stay() -> None:
     assert 1 < half.largest < 100
     for end in (*half.proto.graph.input, *half.proto.graph.output):
         assert end.type.tensor_type.elem_type == TensorProto.FLOAT
-    precision.check_in_half_arithmetic(half, windows()[0], FIELD)
+    check(half, windows()[0], proto)
 
 
 def test_layer_on_stored_values_stays_in_float32() -> None:
@@ -100,11 +108,12 @@ def test_node_near_the_limit_is_kept_in_float32() -> None:
     reached = precision.convert(network(), windows()).largest
     while not 33_000 < gain * reached < 65_000:
         gain *= 1.3
-    half = precision.convert(network(first=gain, second=1e-5), windows())
+    proto = network(first=gain, second=1e-5)
+    half = precision.convert(proto, windows())
     assert {"layer_one"} <= set(half.kept)
     assert kinds(half.proto)["layer_one"] == TensorProto.FLOAT
     assert kinds(half.proto)["layer_two"] == TensorProto.FLOAT16
-    precision.check_in_half_arithmetic(half, windows()[0], FIELD)
+    check(half, windows()[0], proto)
 
 
 @pytest.mark.parametrize(
@@ -117,10 +126,20 @@ def test_overflow_is_named(gains: tuple[float, float], node: str) -> None:
 
 def test_true_half_arithmetic_shows_what_the_engine_hides() -> None:
     quiet, loud = windows(1.0), windows(30_000.0)[0]
-    half = precision.convert(network(first=3000.0), quiet)
-    precision.check_in_half_arithmetic(half, quiet[0], FIELD)
+    proto = network(first=3000.0, second=1e-3)
+    half = precision.convert(proto, quiet)
+    check(half, quiet[0], proto)
     with pytest.raises(VerificationError, match="overflows in half arithmetic"):
-        precision.check_in_half_arithmetic(half, loud, FIELD)
+        check(half, loud, proto)
+
+
+def test_true_half_arithmetic_shows_what_is_rounded_away() -> None:
+    half = precision.convert(network(), windows())
+    other = network(second=1.5)
+    with pytest.raises(
+        VerificationError, match=r"differ by up to .* \(accepted 2e-02\)"
+    ):
+        check(half, windows()[0], other)
 
 
 def test_a_value_that_is_no_number_is_an_overflow() -> None:
@@ -139,13 +158,15 @@ def run(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copied
 
 
+@pytest.mark.parametrize("proved", [False, True])
 def test_export_in_half_precision(
-    run: Path, trained: Any, invoke: Any, monkeypatch: pytest.MonkeyPatch
+    proved: bool, run: Path, trained: Any, invoke: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Random filters leave more pixels undecided than training does.
     limits = Limits(FP16.max_abs_difference, 0.99)
     monkeypatch.setattr(exporting, "FP16", limits)
-    code, out, err = invoke(main, run, "--fp16", "--json", "-q")
+    monkeypatch.setattr(exporting, "_passes_in_bfloat16", lambda *_: proved)
+    code, out, err = invoke(main, run, "--fp16", "--json", "-q", "--overwrite")
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert found["output"] == str(run / "model.fp16.onnx")
@@ -155,6 +176,7 @@ def test_export_in_half_precision(
     assert 0 < found["parity"]["max_abs_difference"] <= FP16.max_abs_difference
     model = read_model(run / "model.fp16.onnx")
     assert model.document.precision == "fp16"
+    assert model.proved_in_bfloat16 == found["bfloat16"] == proved
     whole = read_model(trained.model)
     assert len(model.onnx) < 0.8 * len(whole.onnx)
     loaded = checkpoint.load(run)
@@ -164,6 +186,21 @@ def test_export_in_half_precision(
     assert answer.dtype == np.float32
     same = answer.argmax(axis=1) == expected.argmax(axis=1)
     assert same.mean() >= limits.equal_class_share
+
+
+def test_bfloat16_passes_by_the_limits_of_half_precision(
+    trained: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    model, loaded = read_model(trained.model), checkpoint.load(trained.run)
+    try:
+        OpenvinoCpu(model, 1, bfloat16=True)
+    except EngineError:
+        assert not exporting._passes_in_bfloat16(model, loaded)
+        return
+    for limits, passes in ((Limits(0.5, 0.5), True), (Limits(1e-5, 0.5), False)):
+        monkeypatch.setattr(exporting, "FP16", limits)
+        assert exporting._passes_in_bfloat16(model, loaded) == passes
 
 
 def test_command_names_the_operator_that_overflows(

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import rasterio
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from hsi_runtime.backends import (
@@ -16,12 +17,14 @@ from hsi_runtime.backends import (
     GPU_DEVICES,
     onnxruntime_cuda,
     open_backend,
+    openvino_cpu,
     predict_in_parts,
     tensorrt_gpu,
 )
 from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
+from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
 from hsi_runtime.errors import EngineError, ModelFileError, ResourceError
-from hsi_runtime.model_file import ModelFile
+from hsi_runtime.model_file import ModelDocument, ModelFile, Precision, read_model
 from hsi_runtime.pipeline import Request, run
 
 ON_GPU = [pytest.param(device, marks=pytest.mark.gpu) for device in GPU_DEVICES]
@@ -40,6 +43,7 @@ def test_engine_answers_like_numpy(
     need_engine(device)
     backend = open_backend(model, device, threads)
     assert backend.device == device
+    assert backend.precision == "fp32"
     padded = np.pad(cube, ((0, 0), (2, 2), (2, 2)), mode="reflect").astype(np.float32)
     expected = conv_oracle(cube)
     for rows, cols in ((23, 31), (1, 31), (1, 1), (7, 5)):
@@ -51,6 +55,69 @@ def test_engine_answers_like_numpy(
     first = backend.predict(np.ascontiguousarray(batch))["probabilities"]
     backend.predict(np.ascontiguousarray(batch[::-1]))
     np.testing.assert_allclose(first[0], expected, atol=1e-5)
+
+
+def has_bfloat16() -> bool:
+    core = pytest.importorskip("openvino").Core()
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@pytest.fixture
+def half_model(
+    write_model: Callable[..., Path], document: ModelDocument, tmp_path: Path
+) -> Callable[..., ModelFile]:
+    """Write a model that says it is in half precision, with a tolerance."""
+
+    def write(
+        tolerance: float, proved: bool = True, precision: Precision = "fp16"
+    ) -> ModelFile:
+        test = replace(document.self_test, tolerance=tolerance)
+        described = replace(document, precision=precision, self_test=test)
+        path = write_model(tmp_path / "half.onnx", described, bfloat16=proved)
+        return read_model(path)
+
+    return write
+
+
+def test_bfloat16_where_the_model_allows_it(
+    half_model: Callable[..., ModelFile],
+    cube: NDArray[Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if not has_bfloat16():
+        pytest.skip("needs a processor with bfloat16")
+    window = cube[None].astype(np.float32)
+    coarse = open_backend(half_model(0.5), "openvino", 1)
+    assert coarse.precision == "bf16"
+    assert "computes it in bfloat16" in caplog.text
+    assert open_backend(half_model(0.5, False), "openvino", 1).precision == "fp16"
+    whole = half_model(0.5, precision="fp32")
+    assert open_backend(whole, "openvino", 1).precision == "fp32"
+    exact = open_backend(half_model(1e-5), "openvino", 1)
+    assert exact.precision == "fp16"
+    reference = open_backend(half_model(0.5), "cpu", 1).predict(window)["probabilities"]
+    found = exact.predict(window)["probabilities"]
+    np.testing.assert_allclose(found, reference, atol=1e-5)
+    rounded = coarse.predict(window)["probabilities"]
+    assert 1e-4 < np.abs(rounded - reference).max() < 0.5
+
+
+def test_processor_without_bfloat16_computes_in_float32(
+    half_model: Callable[..., ModelFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(openvino_cpu, "_has_bfloat16", lambda _: False)
+    assert open_backend(half_model(0.5), "openvino", 1).precision == "fp16"
+    with pytest.raises(EngineError, match="has no bfloat16"):
+        OpenvinoCpu(half_model(0.5), 1, bfloat16=True)
+
+
+def test_missing_openvino_says_what_to_install(
+    model: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(EngineError, match=r"pip install 'hsi-edge\[openvino\]'"):
+        open_backend(model, "openvino")
 
 
 def test_unknown_device_names_those_there_are(model: ModelFile) -> None:

@@ -205,8 +205,10 @@ def test_finished_is_a_map_of_this_model(
     cube: NDArray[Any],
 ) -> None:
     model = ModelFile(tmp_path / "m.onnx", document, b"", "ab" * 32)
-    tags = provenance(model, info_of(3, 4), "cpu", "matched", "whole", 0.5)
+    engine = "openvino", "bf16"
+    tags = provenance(model, info_of(3, 4), engine, "matched", "whole", 0.5)
     assert tags["HSI_BANDS"] == "matched"
+    assert (tags["HSI_DEVICE"], tags["HSI_PRECISION"]) == engine
     path = tmp_path / "o.tif"
     assert not is_finished(path, model, "whole", 0.5)
     assert not is_finished(tmp_path, model, "whole", 0.5)

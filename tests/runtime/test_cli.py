@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from hsi_runtime import reports
 from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
+from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
 from hsi_runtime.cli import main
-from hsi_runtime.model_file import ModelDocument
+from hsi_runtime.model_file import Array, ModelDocument
 
 Write = Callable[..., Path]
 WAVELENGTHS = (450.0, 550.0, 650.0, 850.0)
@@ -508,18 +509,49 @@ def test_describe_self_test_benchmark_and_dry_run_write_nothing(
     assert digests(place.folder) == before
 
 
+@pytest.mark.parametrize(
+    ("device", "engine"), [("cpu", OnnxruntimeCpu), ("openvino", OpenvinoCpu)]
+)
 def test_wrong_answer_of_the_engine_fails_the_self_test(
-    place: Place, invoke: Any, monkeypatch: pytest.MonkeyPatch
+    device: str,
+    engine: Any,
+    place: Place,
+    invoke: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    predict = OnnxruntimeCpu.predict
+    if device == "openvino":
+        pytest.importorskip("openvino")
+    given = ("--self-test", "--device", device)
+    code, out, _ = invoke(main, *given, "--json")
+    said = json.loads(out)
+    assert (code, said["device"], said["precision"]) == (0, device, "fp32")
+    predict = engine.predict
 
-    def turned(self: OnnxruntimeCpu, *given: Any) -> Any:
-        return {k: v[:, ::-1] for k, v in predict(self, *given).items()}
+    def off(self: Any, *given: Any) -> Any:
+        found = predict(self, *given)
+        return {k: v + np.float32(2e-4) for k, v in found.items()}
 
-    monkeypatch.setattr(OnnxruntimeCpu, "predict", turned)
-    code, out, err = invoke(main, "--self-test")
+    monkeypatch.setattr(engine, "predict", off)
+    code, out, err = invoke(main, *given)
     assert (code, out) == (7, "")
-    assert "Self-test failed on cpu" in err
+    assert f"Self-test failed on {device}: probabilities differ by up to 2.0" in err
+
+
+def test_self_test_fails_where_the_file_expects_another_answer(
+    place: Place, invoke: Any
+) -> None:
+    proto = onnx.load(place.model)
+    test = replace(
+        place.document.self_test,
+        probabilities=Array.pack(np.full((3, 3, 3), 1 / 3, dtype=np.float32)),
+    )
+    from hsi_export import package
+
+    data = package.assemble(proto, replace(place.document, self_test=test), None)
+    (place.folder / "x.onnx").write_bytes(data)
+    code, out, err = invoke(main, "-m", "x.onnx", "--self-test")
+    assert (code, out) == (7, "")
+    assert "Do not trust this engine with this model" in err
 
 
 def test_damaged_block_is_named(place: Place, invoke: Any) -> None:

@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from hsi_runtime import pipeline, windows
-from hsi_runtime.backends import onnxruntime_cpu, predict_in_parts
+from hsi_runtime.backends import onnxruntime_cpu, open_backend, predict_in_parts
 from hsi_runtime.bands import BandMatch
 from hsi_runtime.class_map import PROBABILITY_STEPS, Counts, layers
 from hsi_runtime.errors import (
@@ -73,6 +73,7 @@ class WindowSum:
     """An engine whose answer needs exactly the context it asks for."""
 
     device = "fake"
+    precision = "fp32"
 
     def __init__(self, halo: int) -> None:
         self.side = 2 * halo + 1
@@ -329,6 +330,7 @@ class Broken:
     """An engine that has no finite score for some pixels."""
 
     device = "broken"
+    precision = "fp32"
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -620,6 +622,26 @@ def test_a_pixel_that_does_not_fit_is_an_error() -> None:
     cube = np.zeros((1, 3, 9, 9), dtype=np.float32)
     with pytest.raises(ResourceError):
         predict_in_parts(Small(2, 24), cube, 2)
+
+
+def test_map_says_in_which_precision_it_was_computed(
+    document: ModelDocument,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    write_model: Write,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    described = replace(document, precision="fp16")
+    model = read_model(write_model(tmp_path / "m.onnx", described))
+    engine = open_backend(model, "cpu")
+    engine.precision = "bf16"
+    result = run(Request(scene, tmp_path / "o.tif"), model, lambda: engine)
+    assert result["precision"] == "bf16"
+    with rasterio.open(tmp_path / "o.tif") as file:
+        assert file.tags()["HSI_PRECISION"] == "bf16"
+    assert "the float32 file is as fast" not in caplog.text
 
 
 def test_half_precision_on_a_cpu_is_advised_against(

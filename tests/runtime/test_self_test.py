@@ -22,6 +22,7 @@ class Altered:
     """An engine that is off by a given amount in one pixel."""
 
     device = "altered"
+    precision = "fp32"
 
     def __init__(self, model: ModelFile, change: float) -> None:
         self.inner = open_backend(model, "cpu", 1)

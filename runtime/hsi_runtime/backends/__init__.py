@@ -26,9 +26,14 @@ class Backend(Protocol):
 
     Those of `GPU_DEVICES` may be asked by `WINDOWS_ON_GPU` threads at once: one window
     is copied while the other is computed.
+
+    Attributes:
+        device: One of `DEVICES`.
+        precision: The model's, unless the engine computes in another.
     """
 
     device: str
+    precision: str
 
     def predict(
         self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
@@ -93,9 +98,9 @@ def _start(
 
         return OnnxruntimeCuda(model)
     if device == "openvino":
-        from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
+        from hsi_runtime.backends import openvino_cpu
 
-        return OpenvinoCpu(model, threads)
+        return openvino_cpu.start(model, threads)
     from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 
     return OnnxruntimeCpu(model, threads)

@@ -18,6 +18,7 @@ class OnnxruntimeCpu:
     device = "cpu"
 
     def __init__(self, model: ModelFile, threads: int) -> None:
+        self.precision: str = model.document.precision
         try:
             import onnxruntime
 

@@ -52,6 +52,7 @@ class OnnxruntimeCuda:
     device = "cuda"
 
     def __init__(self, model: ModelFile) -> None:
+        self.precision: str = model.document.precision
         two = _two_wheels()
         if not is_installed():
             raise EngineError(

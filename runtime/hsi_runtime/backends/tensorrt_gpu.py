@@ -99,6 +99,7 @@ class TensorrtGpu:
         started = time.monotonic()
         self._trt, self._cuda, gpu = load()
         self._document = document = model.document
+        self.precision: str = document.precision
         self._profile = engine_build.profile_of(document, tile)
         key = Key(
             model=model.sha256,

@@ -1,0 +1,82 @@
+"""How many times faster than onnxruntime is OpenVINO, in float32 and in bfloat16?
+
+    python benchmarks/openvino_speed.py
+
+One window of the default tile, one process, the engines in turns, so that the ratios
+hold on a busy machine. bfloat16 is forced here; `hsi-run` uses it for half-precision
+files only (see ``backends/openvino_cpu.py``), and half_precision.py says what it costs
+on trained models.
+"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import common
+import numpy as np
+
+from hsi_runtime.backends import open_backend
+from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
+from hsi_runtime.errors import EngineError
+from hsi_runtime.model_file import ModelFile
+from hsi_train.methods import names
+
+OUTPUTS = 128  # the default tile
+
+
+@click.command()
+@click.option("--method", "methods", multiple=True, default=names())
+@click.option("--bands", default=204)
+@click.option("--classes", default=6)
+@click.option("--threads", default=1)
+@click.option("--rounds", default=7)
+def main(
+    methods: tuple[str, ...], bands: int, classes: int, threads: int, rounds: int
+) -> None:
+    figures: dict[str, Any] = {"bands": bands, "threads": threads, "outputs": OUTPUTS}
+    for name in methods:
+        with tempfile.TemporaryDirectory() as folder:
+            model = common.make_model(Path(folder), name, bands, classes, 400, 2500)
+        figures[name] = measure(model, bands, threads, rounds)
+        print(f"{name}: {figures[name]}", flush=True)
+    common.report("openvino_speed", figures)
+
+
+def measure(model: ModelFile, bands: int, threads: int, rounds: int) -> dict[str, Any]:
+    engines = {
+        "onnxruntime": open_backend(model, "cpu", threads),
+        "openvino_fp32": OpenvinoCpu(model, threads),
+    }
+    try:
+        engines["openvino_bf16"] = OpenvinoCpu(model, threads, bfloat16=True)
+    except EngineError as error:
+        print(error)
+    side = OUTPUTS + 2 * model.document.halo
+    cube = np.random.default_rng(0).random((1, bands, side, side), dtype=np.float32)
+    cube *= 4000
+    seconds: dict[str, list[float]] = {name: [] for name in engines}
+    for _ in range(rounds + 1):  # the first round warms up
+        for name, engine in engines.items():
+            started = time.perf_counter()
+            engine.predict(cube)
+            seconds[name].append(time.perf_counter() - started)
+    taken = {name: np.array(values[1:]) for name, values in seconds.items()}
+    found: dict[str, Any] = {
+        "onnxruntime_pixels_per_second": round(
+            OUTPUTS**2 / statistics.median(taken["onnxruntime"])
+        )
+    }
+    for name in engines:
+        if name == "onnxruntime":
+            continue
+        ratios = taken["onnxruntime"] / taken[name]  # each round by itself
+        found[f"{name}_over_onnxruntime"] = round(float(np.median(ratios)), 2)
+        found[f"{name}_range"] = [round(float(r), 2) for r in np.sort(ratios)[[0, -1]]]
+    return found
+
+
+if __name__ == "__main__":
+    main()
