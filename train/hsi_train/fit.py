@@ -19,7 +19,7 @@ from hsi_train import metrics
 from hsi_train.labelled_scene import LabelledData
 from hsi_train.method import BaseMethod, Batch, Defaults
 from hsi_train.patches import Place, Statistics, Windows, augment, shuffled
-from hsi_train.predict import evaluate
+from hsi_train.predict import score
 from hsi_train.recipe import Fit
 from hsi_train.resume_state import loaded_state, save_state
 from hsi_train.split import Role, Roles
@@ -297,12 +297,12 @@ class Trainer:
     def _validate(self) -> tuple[float | None, float | None]:
         if not self._validates:
             return None, None
-        matrix = self.confusion(Role.VALIDATION)
+        matrix = self.score(Role.VALIDATION).confusion()
         return metrics.kappa(matrix), metrics.overall_accuracy(matrix)
 
-    def confusion(self, role: Role) -> metrics.Confusion:
-        """Confusion matrix of the present weights over the pixels of a role."""
-        return evaluate(
+    def score(self, role: Role) -> metrics.Scored:
+        """Score the pixels of a role with the present weights."""
+        return score(
             self._method.network,
             self._data.scenes,
             self._splits,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hsi_runtime.errors import EngineError, RecipeError
 from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
 from hsi_train import (
+    calibration,
     checkpoint,
     encoder_file,
     labelled_scene,
@@ -80,11 +81,16 @@ def train(
         )
     data = read_data(wanted, kind.halo_of())
     splits = divide(wanted, data, kind.receptive_field)
-    for sentence in [*data.warnings, *split.warnings(data, splits, kind.halo_of())]:
+    counts = split.count(data, splits)
+    cautions = [
+        *data.warnings,
+        *split.warnings(data, splits, kind.halo_of()),
+        *calibration.warnings(int(counts[:, Role.VALIDATION].sum())),
+    ]
+    for sentence in cautions:
         log.warning(sentence)
     statistics = patches.statistics(data.scenes, splits)
     windows = patches.Windows(data.scenes, splits, kind.halo_of(), statistics.mean)
-    counts = split.count(data, splits)
     bands, values = bands_of(data), values_of(wanted, data, statistics)
     aimed = None
     if wanted.target is not None:
@@ -129,7 +135,11 @@ def train(
 
     trainer.run(epoch_done, after_step)
 
-    matrix = trainer.confusion(Role.TEST)
+    tested = trainer.score(Role.TEST)
+    calibrated = calibration.calibrate(
+        method.probabilities, trainer.score(Role.VALIDATION), tested
+    )
+    matrix = tested.confusion()
     result = {
         "method": wanted.method,
         "seed": wanted.seed,
@@ -146,7 +156,8 @@ def train(
         "receptive_field": method.receptive_field,
         "parameters": parameter_count(method.network),
         "best_epoch": trainer.progress.best_epoch,
-        "warnings": data.warnings + split.warnings(data, splits, method.halo),
+        "calibration": calibrated,
+        "warnings": cautions,
     }
     if wanted.pretrain is not None:
         _, origin = encoder_file.read_encoder(run / run_folder.ENCODER)
@@ -287,6 +298,7 @@ def describe(
         bands=bands,
         values=values,
         resolution_m=data.reference.resolution_m,
+        reject_below=(result["calibration"] or {}).get("reject"),
         provenance=Provenance(
             version=result["version"],
             seed=resolved.seed,
