@@ -152,13 +152,13 @@ def test_every_engine_answers_like_torch(
 @every_method
 def test_exported_probabilities_are_calibrated(name: str, exported: Exported) -> None:
     method = exported.trained.method
-    cube = parity.windows_of(exported.trained.sample, method.receptive_field)[0]
+    cube = parity.windows_of(exported.trained.sample, method.receptive_field)[-1]
     found = open_backend(exported.files["fp32"], "cpu", 1).predict(cube)[PROBABILITIES]
     with torch.inference_mode():
         scores = method.network(torch.from_numpy(cube))
     expected = torch.softmax(scores / TEMPERATURE, dim=1).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert np.abs(expected - torch.softmax(scores, dim=1).numpy()).max() > 0.01
+    assert np.abs(expected - torch.softmax(scores, dim=1).numpy()).max() > 1e-3
 
 
 @every_method
