@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     help="'disjoint' (default), or raster: 1 train, 2 validation, 3 test.",
 )
 @click.option(
+    "--probability-sample",
+    is_flag=True,
+    help="The split's test pixels were drawn at random from the scene: estimate areas.",
+)
+@click.option(
     "--samples-per-class", type=click.IntRange(min=1), help="Random training pixels."
 )
 @click.option(
@@ -135,6 +140,8 @@ def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
     split = _split(options)
     if split:
         content["split"] = split
+    if options["probability_sample"]:
+        recipe.override(content, "split.probability_sample=true")
     _pretraining(options, content)
     for section, key in ((content, "seed"), (content["fit"], "epochs")):
         if options[key] is not None:

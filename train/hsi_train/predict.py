@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hsi_runtime.windows import tiles
-from hsi_train.labelled_scene import LabelledScene
+from hsi_train.labelled_scene import LabelledData, LabelledScene
 from hsi_train.method import BaseMethod
 from hsi_train.metrics import Confusion, Scored
 from hsi_train.patches import cut_cube
@@ -43,6 +43,21 @@ def classify(
     for rows, cols, cube in _tiles(scene, wanted, fill, halo):
         out[rows, cols] = network(cube.to(device))[0].argmax(dim=0).cpu().numpy()
     return out
+
+
+def mapped_pixels(
+    network: nn.Module,
+    data: LabelledData,
+    fill: NDArray[np.float64],
+    halo: int,
+    device: torch.device,
+) -> NDArray[np.int64]:
+    """Map all valid pixels of the scenes; count those of each class, ``(class,)``."""
+    total = np.zeros(len(data.classes), dtype=np.int64)
+    for scene in data.scenes:
+        found = classify(network, scene, scene.valid, fill, halo, device)
+        total += np.bincount(found[scene.valid], minlength=len(total))
+    return total
 
 
 @torch.inference_mode()

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hsi_runtime.errors import EngineError, RecipeError
 from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
 from hsi_train import (
+    area_estimate,
     calibration,
     checkpoint,
     encoder_file,
@@ -24,6 +25,7 @@ from hsi_train import (
     matlab,
     metrics,
     patches,
+    predict,
     pretrain,
     recipe,
     run_folder,
@@ -87,16 +89,14 @@ def train(
         *split.warnings(data, splits, kind.halo_of()),
         *calibration.warnings(int(counts[:, Role.VALIDATION].sum())),
     ]
-    for sentence in cautions:
-        log.warning(sentence)
+    warned(cautions)
     statistics = patches.statistics(data.scenes, splits)
     windows = patches.Windows(data.scenes, splits, kind.halo_of(), statistics.mean)
     bands, values = bands_of(data), values_of(wanted, data, statistics)
     aimed = None
     if wanted.target is not None:
         aimed = target.check(wanted.target, wanted.data, bands, values, data.classes)
-        for sentence in aimed.warnings:
-            log.warning(sentence)
+        warned(aimed.warnings)
 
     torch.manual_seed(wanted.seed)
     problem = patches.problem(data.scenes, splits, len(data.classes))
@@ -140,6 +140,13 @@ def train(
         method.probabilities, trainer.score(Role.VALIDATION), tested
     )
     matrix = tested.confusion()
+    adjusted = None
+    if wanted.split.probability_sample:
+        mapped = predict.mapped_pixels(
+            method.network, data, statistics.mean, method.halo, where
+        )
+        adjusted, said = area_estimate.measure(matrix, mapped, data)
+        cautions += warned(said)
     result = {
         "method": wanted.method,
         "seed": wanted.seed,
@@ -157,6 +164,7 @@ def train(
         "parameters": parameter_count(method.network),
         "best_epoch": trainer.progress.best_epoch,
         "calibration": calibrated,
+        "area_adjusted": adjusted,
         "warnings": cautions,
     }
     if wanted.pretrain is not None:
@@ -182,6 +190,13 @@ def train(
     )  # fmt: skip
     (run / run_folder.STATE).unlink(missing_ok=True)
     return result
+
+
+def warned(sentences: list[str]) -> list[str]:
+    """Log the sentences, and hand them on."""
+    for sentence in sentences:
+        log.warning(sentence)
+    return sentences
 
 
 def open_pretraining(
@@ -213,6 +228,7 @@ def read_data(wanted: Recipe, halo: int) -> LabelledData:
         recipe.expanded(source.classes) if source.classes else None,
         source.exclude,
         [recipe.expanded(p) for p in test_labels],
+        whole=settings.probability_sample,
     )
 
 
