@@ -38,6 +38,7 @@ from hsi_train.labelled_scene import LabelledData
 from hsi_train.layers import parameter_count
 from hsi_train.patches import Statistics
 from hsi_train.recipe import Fit, Recipe
+from hsi_train.scalars import scalars
 from hsi_train.split import Role, Roles
 
 log = logging.getLogger(__name__)
@@ -128,12 +129,16 @@ def train(
         trainer.save(run / run_folder.STATE)
         (run / run_folder.PRETRAIN_STATE).unlink(missing_ok=True)
 
-    def epoch_done(epoch: Epoch) -> None:
-        trainer.save(run / run_folder.STATE)
-        run_folder.write_history(run / "history.csv", trainer.progress.history)
-        after_epoch(epoch)
+    finished = len(trainer.progress.history)
+    with scalars(run / run_folder.TENSORBOARD, finished) as write_scalars:
 
-    trainer.run(epoch_done, after_step)
+        def epoch_done(epoch: Epoch) -> None:
+            trainer.save(run / run_folder.STATE)
+            run_folder.write_history(run / "history.csv", trainer.progress.history)
+            write_scalars(epoch)
+            after_epoch(epoch)
+
+        trainer.run(epoch_done, after_step)
 
     tested = trainer.score(Role.TEST)
     calibrated = calibration.calibrate(
