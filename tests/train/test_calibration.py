@@ -51,15 +51,20 @@ def test_the_error_falls_on_other_pixels(temperature: float) -> None:
     assert error(tested, fitted) < 0.02
 
 
-def test_pixels_that_are_all_right_give_no_certainty() -> None:
-    confidence = []
-    for pixels in (50, 500, 5_000):
-        scored = always_right(pixels)
-        fitted = calibration.fit_temperature(scored)
-        best = softmax(scored.scores / fitted, axis=1).max()
-        assert best == pytest.approx((pixels + 1) / (pixels + CLASSES), abs=1e-3)
-        confidence.append(best)
-    assert confidence == sorted(confidence)
+@pytest.mark.parametrize("pixels", [50, 5_000])
+def test_pixels_that_are_all_right_sharpen_nothing(pixels: int) -> None:
+    found = calibration.fit_temperature(always_right(pixels))
+    assert found == pytest.approx(1, abs=0.02)
+
+
+def test_a_few_hopeless_pixels_do_not_decide() -> None:
+    """Their log likelihood, -3000 each, would flatten all others."""
+    good = honest(3_000, 2.0)
+    scores, labels = good.scores.copy(), good.classes.copy()
+    scores[:9] = 0
+    scores[:9, 1], labels[:9] = 3_000, 2
+    found = calibration.fit_temperature(Scored(scores, labels))
+    assert found == pytest.approx(calibration.fit_temperature(good), rel=0.05)
 
 
 def test_probabilities_are_shares_and_keep_the_order() -> None:

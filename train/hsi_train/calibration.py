@@ -2,7 +2,9 @@
 
 Guo, Pleiss, Sun, Weinberger, On Calibration of Modern Neural Networks, ICML 2017: one
 number divides all class scores. It is fitted on validation pixels when training is
-over, and never changes which class is best.
+over, and never changes which class is best. Differs from the paper: the fit minimises
+the Brier score, not the negative log likelihood, which a few pixels decide that are
+surely wrong, as mixed and mislabelled ones are.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,16 +14,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from hsi_train.metrics import Scored
 
 BINS = 15  # of equal width, as in the paper
 MIN_PIXELS = 50  # fewer validation pixels say nothing of confidence
-MIN_ERRORS = 10  # fewer wrong pixels tell no threshold
+MIN_ERRORS = 10  # fewer wrong pixels tell no threshold, and no sharper temperature
 MIN_COVERAGE = 0.5  # a map with more holes than classes is no map
 TEMPERATURES = (0.05, 20.0)  # beyond: a network that is always or never sure
+GRID = 61  # temperatures that are tried
 
 
 class Probabilities(nn.Module):
@@ -42,25 +45,28 @@ class Probabilities(nn.Module):
 
 
 def fit_temperature(validation: Scored) -> float:
-    """Find the temperature of the smallest negative log likelihood.
+    """Find the temperature of the smallest Brier score.
 
-    The targets are not one and zero but what as many pixels can tell: with n pixels
-    and K classes ``(n + 1) / (n + K)`` and ``1 / (n + K)``, Platt's correction (1999)
-    for K classes. Without it, pixels that are all right would ask for T = 0.
+    With fewer than `MIN_ERRORS` wrong pixels it is at least one: pixels that are all
+    right would ask for certainty, and neighbours are right together.
 
     Args:
         validation: Scores that trained nothing.
     """
     scores = validation.scores.astype(np.float64)
-    count, classes = scores.shape
-    target = np.full(scores.shape, 1 / (count + classes))
-    target[np.arange(count), validation.classes] = (count + 1) / (count + classes)
+    label = np.eye(scores.shape[1])[validation.classes]
+    wrong = (scores.argmax(axis=1) != validation.classes).sum()
 
-    def loss(log_temperature: float) -> float:
-        found = log_softmax(scores / np.exp(log_temperature), axis=1)
-        return float(-(target * found).sum())
+    def brier(log_temperature: float) -> float:
+        shares = softmax(scores / np.exp(log_temperature), axis=1)
+        return float(((shares - label) ** 2).sum())
 
-    best = minimize_scalar(loss, bounds=np.log(TEMPERATURES), method="bounded")
+    # The score may have several valleys: look everywhere, then closer at the lowest.
+    low, high = np.log(TEMPERATURES)
+    grid = np.linspace(low if wrong >= MIN_ERRORS else 0.0, high, GRID)
+    lowest = int(np.argmin([brier(t) for t in grid]))
+    bounds = grid[max(lowest - 1, 0)], grid[min(lowest + 1, GRID - 1)]
+    best = minimize_scalar(brier, bounds=bounds, method="bounded")
     return float(np.exp(best.x))
 
 
