@@ -78,7 +78,7 @@ def compare(
     matrix = np.zeros((len(every), len(every)), dtype=np.int64)
     for (label, code), n in pairs.items():
         matrix[every.index(label), every.index(code)] = n
-    result = {
+    result: dict[str, Any] = {
         "pixels": int(matrix.sum()),
         "overall_accuracy": metrics.overall_accuracy(matrix),
         "average_accuracy": metrics.average_accuracy(matrix),
