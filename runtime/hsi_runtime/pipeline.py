@@ -91,8 +91,8 @@ class Request:
             chosen = document.reject_below
         if chosen is None:
             raise ModelFileError(
-                "The model suggests no threshold: its validation pixels were too few "
-                "or too often right to find one. Give --reject P."
+                "The model suggests no threshold: its validation pixels led to none. "
+                "Give one, --reject P."
             )
         return chosen
 
