@@ -3,6 +3,7 @@
 hsi-train mf2cnet --scene scene.tif --labels labels.tif -o runs/pines
 """
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,13 +217,18 @@ def _train(
     quiet: bool,
 ) -> dict[str, Any]:
     from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
     from hsi_train.seeds import train_seeds
     from hsi_train.training import train
 
-    with tqdm(
-        disable=not command_line.show_progress(quiet), unit="step", leave=False
-    ) as bar:
+    messages = [logging.getLogger(name) for name in ("hsi_train", "hsi_runtime")]
+    with (
+        logging_redirect_tqdm(messages),  # above the bar, not into it
+        tqdm(
+            disable=not command_line.show_progress(quiet), unit="step", leave=False
+        ) as bar,
+    ):
 
         def after_step(done: int, steps: int, loss: float) -> None:
             if done < bar.n:  # another seed begins

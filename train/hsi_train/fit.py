@@ -143,11 +143,13 @@ class Trainer:
         self._steps = math.ceil(_length(windows, self._outputs) / self._batch)
         groups = method.parameter_groups(settings.learning_rate)
         self._optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        total = self._epochs * self._steps
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimizer,
             [group["lr"] for group in groups],
-            total_steps=self._epochs * self._steps,
-            pct_start=WARM_UP,
+            total_steps=total,
+            # torch divides by the steps of the warm-up less one.
+            pct_start=WARM_UP if total * WARM_UP != 1 else 2 * WARM_UP,
         )
         self._validates = any((r == Role.VALIDATION).any() for r in splits)
         # bf16 has the range of fp32: no loss scaling. Older GPUs stay in fp32.
