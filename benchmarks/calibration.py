@@ -2,10 +2,11 @@
 
     python benchmarks/calibration.py --data enmap_potsdam salinas_a --seeds 0 1 2
 
-Trains each method by its shipped recipe, on the recipe's split or on another (see
-`SPLITS`), and keeps what ``metrics.json`` says of the test pixels. A finished training
-is one line of ``results/calibration.jsonl``; repeating the command trains what is
-missing. Writes the table as ``results/calibration.md``.
+Trains each method by its shipped recipe, on the recipe's split or on another, or by its
+defaults on simulated scenes (see `content_of`), and keeps what ``metrics.json`` says of
+the test pixels. A finished training is one line of ``results/calibration.jsonl``;
+repeating the command trains what is missing. Writes the table as
+``results/calibration.md``.
 """
 
 import argparse
@@ -20,28 +21,41 @@ import rasterio
 
 from hsi_train import recipe, training
 from hsi_train.methods import names
+from hsi_train.simulate import SceneSpec, band_centres, write_scene
 
 RESULTS = Path(__file__).parent / "results"
 
-# Data set: recipe, and the [split] table that stands for the recipe's own.
-SPLITS: dict[str, tuple[str, dict[str, Any] | None]] = {
-    "enmap_potsdam": ("enmap_potsdam", None),
-    "enmap_potsdam_random": ("enmap_potsdam", {"mode": "file"}),
-    "salinas_a": ("salinas_a", None),
-    "salinas_a_disjoint": ("salinas_a", {"mode": "disjoint"}),
-}
+DATA = (
+    "enmap_potsdam",
+    "enmap_potsdam_random",
+    "salinas_a",
+    "salinas_a_disjoint",
+    "simulated",
+)
 
 
 def content_of(data: str, name: str, seed: int, folder: Path) -> dict[str, Any]:
-    stem, division = SPLITS[data]
+    """Return the shipped recipe of the scene, divided as the data set's name says."""
+    if data == "simulated":
+        return simulated(name, seed, folder)
+    stem = data.removesuffix("_random").removesuffix("_disjoint")
     content = recipe.load(f"{stem}-{name}") | {"seed": seed}
     if data.endswith("_random"):
         path = folder / "roles.tif"
         write_random_roles(path, content, seed)
         content["split"] = {"mode": "file", "files": [str(path)]}
-    elif division is not None:
-        content["split"] = division
+    elif data.endswith("_disjoint"):
+        content["split"] = {"mode": "disjoint"}
     return content
+
+
+def simulated(name: str, seed: int, folder: Path) -> dict[str, Any]:
+    """Make another scene for each seed, of many fields: the default way to divide."""
+    scene, truth = folder / "scene.tif", folder / "truth.tif"
+    spec = SceneSpec(rows=200, cols=200, wavelengths_nm=band_centres(30), seed=seed)
+    write_scene(spec, scene, truth=truth)
+    data = {"scenes": [str(scene)], "labels": [str(truth)]}
+    return {"method": name, "seed": seed, "data": data}
 
 
 def write_random_roles(path: Path, content: dict[str, Any], seed: int) -> None:
@@ -98,7 +112,7 @@ def table(cells: Iterable[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", nargs="+", choices=SPLITS, default=list(SPLITS))
+    parser.add_argument("--data", nargs="+", choices=DATA, default=DATA)
     parser.add_argument("--methods", nargs="+", choices=names(), default=names())
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--output", type=Path, default=RESULTS)
