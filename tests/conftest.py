@@ -174,7 +174,7 @@ def document() -> ModelDocument:
             offset=[0.0] * 4,
             fill=[1000.0, 2000.0, 3000.0, 4000.0],
         ),
-        reject_below=0.0,
+        reject_below=None,
         outputs=["probabilities"],
         endmembers=None,
         precision="fp32",

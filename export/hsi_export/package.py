@@ -62,7 +62,7 @@ def document(
         classes=described.classes,
         bands=described.bands,
         values=described.values,
-        reject_below=0.0,
+        reject_below=described.reject_below,
         outputs=list(trained.method.outputs),
         endmembers=None if spectra is None else Array.pack(spectra.float().numpy()),
         precision=precision,

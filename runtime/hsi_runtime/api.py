@@ -94,7 +94,7 @@ class Model:
         nodata: float | None = None,
         scale: float | None = None,
         offset: float = 0.0,
-        reject_below: float | None = None,
+        reject_below: float | None = 0.0,
         tile: int | None = None,
     ) -> Prediction:
         """Classify a cube; bands, units and missing values as hsi-run treats them.
@@ -107,12 +107,14 @@ class Model:
             nodata: Fill value.
             scale: Quantity = stored value * scale + offset, where declared.
             offset: See ``scale``.
-            reject_below: Smallest probability of a class, or None for the model's own.
+            reject_below: Smallest probability of a class; None for the one that the
+                model suggests.
             tile: Side of the squares that are classified at once.
 
         Raises:
             SceneError: The cube has another shape or type.
             BandMismatchError: It lacks what the model needs.
+            ModelFileError: The model shall choose ``reject_below``, and suggests none.
         """
         document = self.file.document
         scene = ArrayScene(

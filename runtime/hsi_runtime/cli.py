@@ -67,9 +67,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--reject",
-    type=click.FloatRange(0, 1),
-    metavar="P",
-    help="Leave pixels with a best probability below P unclassified.",
+    metavar="P|auto",
+    callback=values.reject,
+    help="Leave pixels with a best probability below P unclassified; auto: below what "
+    "the model suggests (--describe).  [default: 0]",
 )
 @click.option("--confidence", is_flag=True, help="Also write *_confidence.tif.")
 @click.option("--probabilities", is_flag=True, help="Also write *_probabilities.tif.")
@@ -172,16 +173,13 @@ def _template(options: dict[str, Any]) -> "Request":
 
     if options["window"] and options["bbox"]:
         raise click.UsageError("--window and --bbox exclude each other.")
-    reject = options.pop("reject")
-    if reject is not None and not 0 <= reject <= 1:  # not a number
-        raise click.BadParameter(f"{reject} is not in 0..1.", param_hint="'--reject'")
     return Request(
         scene=Path(),
         output=Path(),
         window=options.pop("window"),
         bounds=options.pop("bbox"),
         max_memory_bytes=options.pop("max_memory"),
-        reject_below=reject,
+        reject_below=options.pop("reject"),
         resume=not options.pop("no_resume"),
         min_area_m2=options.pop("min_area"),
         **options,

@@ -157,6 +157,10 @@ class SelfTest(_Part, frozen=True):
 class ModelDocument(_Part, frozen=True):
     """All that a runtime must know of a model; see the field types.
 
+    ``reject_below`` is the confidence below which a pixel is better left unclassified,
+    as validation pixels suggest, or null where they cannot tell; it is applied only
+    when the user asks.
+
     For each pixel of a window, ``macs_per_pixel`` counts the multiplications of its
     layers and ``working_bytes`` what the graph holds in memory at once. ``endmembers``,
     shape ``(class, band)``, each with a largest value of one, are the spectra that
@@ -169,7 +173,7 @@ class ModelDocument(_Part, frozen=True):
     classes: list[ClassEntry]
     bands: Bands
     values: Values
-    reject_below: Annotated[float, Meta(ge=0, le=1)]
+    reject_below: Annotated[float, Meta(ge=0, le=1)] | None
     outputs: list[str]
     endmembers: Array | None
     precision: Precision

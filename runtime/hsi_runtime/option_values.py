@@ -57,6 +57,25 @@ def memory_bytes(
     return int(float(found[1]) * UNITS[found[2]])
 
 
+def reject(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> float | None:
+    """Parse a probability; ``auto`` is None, and nothing given 0."""
+    if value is None:
+        return 0.0
+    if value == "auto":
+        return None
+    try:
+        share = float(value)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"{value!r} is neither a probability nor auto."
+        ) from error
+    if not 0 <= share <= 1:  # nor not-a-number
+        raise click.BadParameter(f"{value!r} is not in 0..1.")
+    return share
+
+
 def shard(
     context: click.Context, option: click.Parameter, value: str | None
 ) -> tuple[int, int] | None:

@@ -51,7 +51,7 @@ class Request:
         bounds: Part to classify: west, south, east, north in the scene's CRS.
         tile: Side of the squares that are classified at once; None for the default.
         max_memory_bytes: Budget of the whole process, or None.
-        reject_below: Smallest probability of a class, or None for the model's own.
+        reject_below: Smallest probability of a class; None for the model's suggestion.
         confidence: Also write the best probability.
         probabilities: Also write all probabilities.
         abundances: Also write the abundances of a model that unmixes.
@@ -70,7 +70,7 @@ class Request:
     bounds: Bounds | None = None
     tile: int | None = None
     max_memory_bytes: int | None = None
-    reject_below: float | None = None
+    reject_below: float | None = 0.0
     confidence: bool = False
     probabilities: bool = False
     abundances: bool = False
@@ -83,9 +83,20 @@ class Request:
     resume: bool = True
 
     def threshold(self, document: ModelDocument) -> float:
-        """Return the smallest accepted probability: the user's, else the model's."""
-        asked = self.reject_below
-        return document.reject_below if asked is None else asked
+        """Return the smallest accepted probability.
+
+        Raises:
+            ModelFileError: The model shall choose, and suggests none.
+        """
+        chosen = self.reject_below
+        if chosen is None:
+            chosen = document.reject_below
+        if chosen is None:
+            raise ModelFileError(
+                "The model suggests no threshold: its validation pixels led to none. "
+                "Give one, --reject P."
+            )
+        return chosen
 
     @property
     def part(self) -> str:

@@ -23,6 +23,7 @@ from hsi_train.method import Batch, Problem
 from hsi_train.methods import names
 
 BANDS, CLASSES = 200, 4
+TEMPERATURE = 1.5  # as if it had been calibrated
 MAX_MACS = 2e6  # a pixel: what an edge device can bear at 200 bands
 
 ON_GPU = [pytest.param(device, marks=pytest.mark.gpu) for device in GPU_DEVICES]
@@ -86,6 +87,7 @@ def export(name: str, folder: Path) -> Exported:
             optimizer.step()
     fields = np.kron(random.integers(0, CLASSES, (5, 5)), np.ones((8, 8), np.int64))
     sample = spectra(known, fields[None].astype(np.int64), 99)[0].numpy()
+    method.probabilities.temperature.fill_(TEMPERATURE)
     described = describe(name)
     checkpoint.save(folder, method.eval(), described, np.rint(sample).astype(np.int16))
     trained = checkpoint.load(folder)
@@ -166,6 +168,18 @@ def test_tensorrt_builds_an_engine(name: str, kind: str, exported: Exported) -> 
         t.ByteSize() for t in onnx.load_from_string(file.onnx).graph.initializer
     )
     assert len(engine) > weights / 2
+
+
+@every_method
+def test_exported_probabilities_are_calibrated(name: str, exported: Exported) -> None:
+    method = exported.trained.method
+    cube = parity.windows_of(exported.trained.sample, method.receptive_field)[-1]
+    found = open_backend(exported.files["fp32"], "cpu", 1).predict(cube)[PROBABILITIES]
+    with torch.inference_mode():
+        scores = method.network(torch.from_numpy(cube))
+    expected = torch.softmax(scores / TEMPERATURE, dim=1).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert np.abs(expected - torch.softmax(scores, dim=1).numpy()).max() > 1e-3
 
 
 @every_method

@@ -316,6 +316,11 @@ BAD: dict[str, tuple[Make, int, str]] = {
     "unknown device": (arguments("scene.tif", "--device", "tpu"), 2, "'tpu' is not"),
     "tile 0": (arguments("scene.tif", "--tile", "0"), 2, "'--tile'"),
     "threads 0": (arguments("scene.tif", "--threads", "0"), 2, "'--threads'"),
+    "reject auto": (
+        arguments("scene.tif", "--reject", "auto"),
+        4,
+        "suggests no threshold",
+    ),
     "reject 2": (arguments("scene.tif", "--reject", "2"), 2, "'--reject'"),
     "reject nan": (arguments("scene.tif", "--reject", "nan"), 2, "'--reject'"),
     "unknown option": (arguments("scene.tif", "--turbo"), 2, "No such option"),

@@ -73,7 +73,7 @@ def patch_by_patch(trained: Any, model: ModelFile, scene: Path) -> NDArray[np.fl
     """Classify each pixel by a 13 x 13 patch of its own: ``(class, row, col)``."""
     values, valid = stored_values(scene)
     document = model.document
-    network = checkpoint.load(trained.run).method.network
+    method = checkpoint.load(trained.run).method
     fill = np.array(document.values.fill)[:, None, None]
     filled = np.where(valid, values, fill).astype(np.float32)
     halo, side = document.halo, document.receptive_field
@@ -83,9 +83,9 @@ def patch_by_patch(trained: Any, model: ModelFile, scene: Path) -> NDArray[np.fl
     with torch.inference_mode():
         for row in range(rows):
             patches = [padded[:, row : row + side, c : c + side] for c in range(cols)]
-            scores = network(torch.from_numpy(np.stack(patches)))
+            scores = method.network(torch.from_numpy(np.stack(patches)))
             assert scores.shape[2:] == (1, 1)
-            out[:, row] = torch.softmax(scores, dim=1)[:, :, 0, 0].T.numpy()
+            out[:, row] = method.probabilities(scores)[:, :, 0, 0].T.numpy()
     return out
 
 

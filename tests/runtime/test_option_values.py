@@ -28,11 +28,15 @@ def test_option_that_is_not_given_is_none(name: str) -> None:
         ("memory_bytes", "1.5g", 3 * 512 * 1024**2),
         ("memory_bytes", " 2GiB ", 2 * 1024**3),
         ("memory_bytes", "10kB", 10 * 1024),
+        ("reject", None, 0.0),
+        ("reject", "auto", None),
+        ("reject", "0.6", 0.6),
+        ("reject", "1", 1.0),
         ("shard", "0/1", (0, 1)),
         ("shard", "2/3", (2, 3)),
     ],
 )
-def test_good_values(name: str, value: str, expected: Any) -> None:
+def test_good_values(name: str, value: str | None, expected: Any) -> None:
     assert parsed(getattr(option_values, name), value) == expected
 
 
@@ -55,6 +59,11 @@ def test_good_values(name: str, value: str, expected: Any) -> None:
         ("memory_bytes", "-2G", "is not a size"),
         ("memory_bytes", "2X", "is not a size"),
         ("memory_bytes", "inf", "is not a size"),
+        ("reject", "", "neither a probability nor auto"),
+        ("reject", "most", "neither a probability nor auto"),
+        ("reject", "1.01", "not in 0..1"),
+        ("reject", "-0.1", "not in 0..1"),
+        ("reject", "nan", "not in 0..1"),
         ("shard", "1", "I from 0 to N-1"),
         ("shard", "3/3", "I from 0 to N-1"),
         ("shard", "0/0", "I from 0 to N-1"),

@@ -21,6 +21,7 @@ from hsi_runtime.class_map import PROBABILITY_STEPS, Counts, layers
 from hsi_runtime.errors import (
     BandMismatchError,
     HsiError,
+    ModelFileError,
     OutputError,
     ResourceError,
     SceneError,
@@ -424,17 +425,30 @@ def test_rejection_leaves_pixels_unclassified(
     found = class_map(tmp_path / "o.tif")
     np.testing.assert_array_equal((found == 0)[sure], (best < limit)[sure])
     assert result["pixels"]["unclassified"] == (found == 0).sum()
-    # Without the option the model's own threshold holds.
+    # What the model suggests holds when it is asked, and only then.
     cautious = ModelFile(
         model.path,
         replace(model.document, reject_below=limit),
         model.onnx,
         model.sha256,
     )
-    run(Request(scene, tmp_path / "own.tif"), cautious)
+    run(Request(scene, tmp_path / "own.tif", reject_below=None), cautious)
     np.testing.assert_array_equal(class_map(tmp_path / "own.tif"), found)
-    run(Request(scene, tmp_path / "all.tif", reject_below=0.0), cautious)
+    run(Request(scene, tmp_path / "all.tif"), cautious)
     assert (class_map(tmp_path / "all.tif") != 0).all()
+
+
+def test_a_model_without_a_suggestion_cannot_choose(
+    model: ModelFile, tmp_path: Path, cube: NDArray[Any], write_scene_tiff: Write
+) -> None:
+    silent = dataclasses.replace(
+        model, document=replace(model.document, reject_below=None)
+    )
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    with pytest.raises(ModelFileError, match="suggests no threshold"):
+        run(Request(scene, tmp_path / "o.tif", reject_below=None), silent)
+    assert not (tmp_path / "o.tif").exists()
+    run(Request(scene, tmp_path / "o.tif"), silent)
 
 
 def test_units_are_converted_before_the_network(

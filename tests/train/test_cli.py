@@ -52,7 +52,15 @@ def test_help_and_version(cli: Cli) -> None:
     for option in (
         *("--scene", "--labels", "--label-field", "--classes", "--split", "--json"),
         *("--samples-per-class", "--train-fraction", "--output", "--set", "--seed"),
-        *("--epochs", "--device", "--resume", "--overwrite", "--list", "--quiet"),
+        *(
+            "--probability-sample",
+            "--epochs",
+            "--device",
+            "--resume",
+            "--overwrite",
+            "--list",
+            "--quiet",
+        ),
     ):
         assert option in done.out
     version = cli("--version")
@@ -338,6 +346,8 @@ BAD_INPUT: dict[str, Case] = {
     "split raster with other values": (
         3, "a split has 0 unused", lambda g: {
             "samples": (), "split": g.raster("s.tif", lambda c: c + 4)}),
+    "areas of a split that is no sample": (
+        4, "no random sample", lambda g: {"samples": (), "probability-sample": None}),
     "split raster without test pixels": (
         3, "no labelled pixel is test", lambda g: {
             "samples": (), "split": g.raster("s.tif", lambda c: c // c)}),

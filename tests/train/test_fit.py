@@ -120,6 +120,14 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert [p.name for p in tmp_path.iterdir()] == ["resume.pt"]
 
 
+@pytest.mark.parametrize("total", [1, 2, 9, 10, 11, 20])
+def test_any_number_of_steps_can_be_trained(problem: Any, total: int) -> None:
+    trainer = trainer_of(problem, Fit(epochs=total, batch=18))  # all pixels: one step
+    steps: list[int] = []
+    trainer.run(after_step=lambda done, *_: steps.append(done))
+    assert steps == list(range(1, total + 1))
+
+
 @pytest.mark.parametrize("damage", ["empty", "text", "truncated", "other", "pickle"])
 def test_damaged_state_cannot_be_resumed(
     problem: Any, tmp_path: Path, damage: str

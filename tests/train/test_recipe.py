@@ -123,11 +123,26 @@ def test_minimal_recipe_has_the_defaults() -> None:
             {"mode": "fraction", "train_fraction": 0.5, "files": ["a"]},
             "setting of mode 'file' or 'test-labels' is given",
         ),
+        ("split", {"probability_sample": True}, "no random sample of the scene"),
+        (
+            "split",
+            {"mode": "fraction", "train_fraction": 0.5, "probability_sample": True},
+            "no random sample of the scene",
+        ),
     ],
 )
 def test_mistakes_are_named(section: str, values: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         recipe.parse(changed(section, **values))
+
+
+def test_a_random_sample_keeps_all_classes() -> None:
+    drawn = {"mode": "file", "files": ["s.tif"], "probability_sample": True}
+    content = changed("split", **drawn)
+    assert recipe.parse(content).split.probability_sample
+    content["data"] = content["data"] | {"exclude": ["water"]}
+    with pytest.raises(RecipeError, match="takes pixels out of the random sample"):
+        recipe.parse(content)
 
 
 def test_missing_parts_are_named() -> None:

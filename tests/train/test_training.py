@@ -327,3 +327,72 @@ def test_scene_smaller_than_the_receptive_field(
     wanted = asked(example, data=data, fit={"epochs": 1, "batch": 5})
     train(wanted, tmp_path / "run", "cpu")
     assert checkpoint.load(tmp_path / "run").sample.shape == (4, 13, 13)
+
+
+def striped(tmp_path: Path, write_tif: WriteTif, first: int, second: int) -> str:
+    """Rows up to ``first`` train, up to ``second`` validate, the rest is test."""
+    roles = np.full((40, 40), 3, dtype=np.uint8)
+    roles[:first], roles[first:second] = 1, 2
+    path = tmp_path / "striped.tif"
+    return str(write_tif(path, roles, origin=(400_000.0, 5_800_000.0), step=8.0))
+
+
+def test_probabilities_are_calibrated_on_validation_pixels(
+    example: Any, tmp_path: Path, write_tif: WriteTif
+) -> None:
+    files = {"mode": "file", "files": [striped(tmp_path, write_tif, 10, 24)]}
+    wanted = asked(example, split=files, fit={"epochs": 2, "outputs": 16})
+    result = train(wanted, tmp_path / "run", "cpu")
+    found = result["calibration"]
+    assert found["pixels"] == result["counts"]["validation"] == 14 * 40
+    assert sum(b["count"] for b in found["bins"]) == result["counts"]["test"]
+    trained = checkpoint.load(tmp_path / "run")
+    assert float(trained.method.probabilities.temperature) == pytest.approx(
+        found["temperature"]
+    )
+    assert trained.description.reject_below == found["reject"]
+    assert found["temperature"] != 1
+    assert not any("calibrate" in w for w in result["warnings"])
+
+
+def test_no_calibration_without_validation_pixels(finished: tuple[Path, Any]) -> None:
+    run, result = finished
+    assert result["calibration"] is None
+    assert any("too few to calibrate" in w for w in result["warnings"])
+    trained = checkpoint.load(run)
+    assert float(trained.method.probabilities.temperature) == 1
+    assert trained.description.reject_below is None
+
+
+def test_areas_of_a_random_sample(
+    example: Any, tmp_path: Path, write_tif: WriteTif
+) -> None:
+    """The test labels end ten rows above the scene's edge; the map does not."""
+    with rasterio.open(example.labels) as file:
+        labels = file.read(1)
+    labels[30:] = 0
+    origin = {"origin": (400_000.0, 5_800_000.0), "step": 8.0}
+    some = str(write_tif(tmp_path / "some.tif", labels, **origin))
+    data = {"scenes": [str(example.scene)], "labels": [some]}
+    drawn = {
+        "mode": "file",
+        "files": [striped(tmp_path, write_tif, 10, 15)],
+        "probability_sample": True,
+    }
+    fit = {"epochs": 10, "outputs": 4, "batch": 12}
+    wanted = asked(example, data=data, split=drawn, fit=fit)
+    result = train(wanted, tmp_path / "run", "cpu")
+    assert result["counts"]["test"] == 15 * 40
+    found = result["area_adjusted"]
+    shares = [c["area_share"][0] for c in found["classes"]]
+    assert sum(shares) == pytest.approx(1)
+    areas = [c["area_m2"][0] for c in found["classes"]]
+    assert sum(areas) == pytest.approx(40 * 40 * 8.0**2)  # the whole scene
+    low, high = found["overall_accuracy"][1:]
+    assert 0 <= low <= found["overall_accuracy"][0] <= high <= 1
+    # The strata weigh by the map, not by the sample.
+    assert found["overall_accuracy"][0] != pytest.approx(result["overall_accuracy"])
+
+
+def test_areas_are_never_estimated_unasked(finished: tuple[Path, Any]) -> None:
+    assert finished[1]["area_adjusted"] is None

@@ -14,7 +14,9 @@ from rasterio.windows import Window
 
 from hsi_runtime import command_line
 from hsi_runtime.errors import SceneError
-from hsi_train import metrics
+from hsi_runtime.geotiff import resolution_m
+from hsi_train import area_estimate, metrics
+from hsi_train.classes import ClassInfo
 
 ROWS = 512  # read at once
 
@@ -24,6 +26,7 @@ def compare(
     truth: Path,
     abundances: Path | None = None,
     min_abundance: float = 0.0,
+    probability_sample: bool = False,
 ) -> dict[str, Any]:
     """Measure accuracy where the truth has a label and the map has data.
 
@@ -32,12 +35,16 @@ def compare(
         truth: Codes on the same grid, 0 = unlabelled.
         abundances: Fractions of the materials, one band for each; optional.
         min_abundance: Only pixels whose largest fraction reaches it count.
+        probability_sample: The truth was drawn at random, from the whole map or within
+            each of its classes: estimate areas, too.
 
     Returns:
-        Pixels compared, overall accuracy, average accuracy and kappa.
+        Pixels compared, overall accuracy, average accuracy and kappa; with a sample
+        also ``area_adjusted``, see `area_estimate.report`.
 
     Raises:
-        SceneError: The rasters do not lie on one grid, or share no labelled pixel.
+        SceneError: The rasters do not lie on one grid, share no labelled pixel, or the
+            sample is too small.
     """
     with rasterio.Env(GDAL_CACHEMAX=64):
         found, true = _open(class_map), _open(truth)
@@ -49,10 +56,15 @@ def compare(
                     f"{found.shape}; both must lie on one grid."
                 )
         pairs: dict[tuple[int, int], int] = {}
+        mapped: dict[int, int] = {}  # pixels of each code of the map
         for top in range(0, found.height, ROWS):
             window = Window(0, top, found.width, min(ROWS, found.height - top))
             codes, labels = found.read(1, window=window), true.read(1, window=window)
-            use = (labels != 0) & (codes != found.nodata)
+            known = codes != found.nodata
+            present, numbers = np.unique(codes[known], return_counts=True)
+            for code, n in zip(present, numbers, strict=True):
+                mapped[int(code)] = mapped.get(int(code), 0) + int(n)
+            use = (labels != 0) & known
             if pure is not None:
                 use &= pure.read(window=window).max(axis=0) >= min_abundance
             both = np.stack([labels[use], codes[use]]).astype(np.int64)
@@ -62,16 +74,50 @@ def compare(
                 pairs[key] = pairs.get(key, 0) + int(n)
     if not pairs:
         raise SceneError(f"{class_map} and {truth} share no labelled pixel.")
-    every = sorted({code for pair in pairs for code in pair})
+    every = sorted({code for pair in pairs for code in pair} | mapped.keys())
     matrix = np.zeros((len(every), len(every)), dtype=np.int64)
     for (label, code), n in pairs.items():
         matrix[every.index(label), every.index(code)] = n
-    return {
+    result: dict[str, Any] = {
         "pixels": int(matrix.sum()),
         "overall_accuracy": metrics.overall_accuracy(matrix),
         "average_accuracy": metrics.average_accuracy(matrix),
         "kappa": metrics.kappa(matrix),
     }
+    if probability_sample:
+        counts = np.array([mapped.get(code, 0) for code in every])
+        if lacking := area_estimate.unsampled(matrix, counts):
+            raise SceneError(
+                f"{truth}: fewer than {area_estimate.MIN_SAMPLES} pixels of the sample "
+                f"are mapped as {', '.join(str(every[k]) for k in lacking)}, so areas "
+                "cannot be estimated; label more random pixels there."
+            )
+        side = resolution_m(found.crs, found.transform.to_gdal())
+        result["area_adjusted"] = area_estimate.report(
+            matrix,
+            counts,
+            [ClassInfo(code, str(code), "") for code in every],
+            None if side is None else side**2,
+        )
+    return result
+
+
+def area_table(adjusted: dict[str, Any]) -> str:
+    """Show the estimates with their 95 % intervals as text, a line for each class."""
+
+    def percent(interval: list[float] | None) -> str:
+        if interval is None:
+            return f"{'-':>21}"
+        value, low, high = (100 * v for v in interval)
+        return f"{value:6.1f} ({low:5.1f}..{high:5.1f})"
+
+    lines = ["class     area share, %          user's, %              producer's, %"]
+    for entry in adjusted["classes"]:
+        keys = ("area_share", "users_accuracy", "producers_accuracy")
+        figures = "  ".join(percent(entry[key]) for key in keys)
+        lines.append(f"{entry['code']:5}  {figures}".rstrip())
+    overall = percent(adjusted["overall_accuracy"]).strip()
+    return "\n".join([*lines, f"overall accuracy, of the area: {overall} %"])
 
 
 def _open(path: Path) -> Any:
@@ -86,15 +132,31 @@ def _open(path: Path) -> Any:
 @click.argument("truth", type=click.Path(path_type=Path))
 @click.option("--abundances", type=click.Path(path_type=Path))
 @click.option("--min-abundance", type=click.FloatRange(0, 1), default=0.0)
+@click.option(
+    "--probability-sample",
+    is_flag=True,
+    help="TRUTH was drawn at random, from the map or within its classes: estimate "
+    "areas with 95 % intervals.",
+)
 def command(
-    class_map: Path, truth: Path, abundances: Path | None, min_abundance: float
+    class_map: Path,
+    truth: Path,
+    abundances: Path | None,
+    min_abundance: float,
+    probability_sample: bool,
 ) -> None:
     """Print the accuracy of CLASS_MAP against TRUTH."""
-    found = compare(class_map, truth, abundances, min_abundance)
+    if probability_sample and abundances is not None:
+        raise click.UsageError(
+            "--abundances picks pixels, so they are no --probability-sample."
+        )
+    found = compare(class_map, truth, abundances, min_abundance, probability_sample)
     click.echo(
         "{pixels:,} pixels: overall accuracy {overall_accuracy:.2%}, average accuracy "
         "{average_accuracy:.2%}, kappa {kappa:.3f}".format(**found)
     )
+    if probability_sample:
+        click.echo(area_table(found["area_adjusted"]))
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     values: Values
     resolution_m: float | None
     provenance: Provenance
+    reject_below: float | None = None
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 hsi-train mf2cnet --scene scene.tif --labels labels.tif -o runs/pines
 """
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
     help="'disjoint' (default), or raster: 1 train, 2 validation, 3 test.",
 )
 @click.option(
+    "--probability-sample",
+    is_flag=True,
+    help="The split's test pixels were drawn at random from the scene: estimate areas.",
+)
+@click.option(
     "--samples-per-class", type=click.IntRange(min=1), help="Random training pixels."
 )
 @click.option(
@@ -46,6 +52,12 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Run folder.")
 @click.option("--set", "settings", multiple=True, metavar="SECTION.KEY=VALUE")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="[default: 0]")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=2),
+    metavar="N",
+    help="Train with N seeds, from --seed upwards; mean and spread in seeds.json.",
+)
 @click.option("--epochs", type=click.IntRange(min=1), help="[default: from the data]")
 @click.option(
     "--device",
@@ -60,6 +72,7 @@ if TYPE_CHECKING:
 def command(
     what: str | None,
     output: Path | None,
+    seeds: int | None,
     device: str,
     resume: bool,
     overwrite: bool,
@@ -88,11 +101,16 @@ def command(
     run = output or Path("runs") / Path(what).stem
     if output is None and not quiet:
         click.echo(f"Run folder: {run}", err=True)
-    result = _train(wanted, run, device, resume, overwrite, quiet)
+    result = _train(wanted, run, seeds, device, resume, overwrite, quiet)
     if as_json:
         command_line.print_json(result)
         return
-    if not quiet:
+    if seeds is not None:
+        from hsi_train.seeds import table
+
+        if not quiet:
+            click.echo(table(result), err=True)
+    elif not quiet:
         shares = (result["overall_accuracy"], result["average_accuracy"])
         click.echo(
             "Test pixels: overall accuracy {:.2%}, average accuracy {:.2%}, ".format(
@@ -135,6 +153,8 @@ def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
     split = _split(options)
     if split:
         content["split"] = split
+    if options["probability_sample"]:
+        recipe.override(content, "split.probability_sample=true")
     _pretraining(options, content)
     for section, key in ((content, "seed"), (content["fit"], "epochs")):
         if options[key] is not None:
@@ -188,26 +208,48 @@ def _split(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(
-    wanted: Any, run: Path, device: str, resume: bool, overwrite: bool, quiet: bool
+    wanted: Any,
+    run: Path,
+    seeds: int | None,
+    device: str,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
 ) -> dict[str, Any]:
     from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
+    from hsi_train.seeds import train_seeds
     from hsi_train.training import train
 
-    with tqdm(
-        disable=not command_line.show_progress(quiet), unit="step", leave=False
-    ) as bar:
+    messages = [logging.getLogger(name) for name in ("hsi_train", "hsi_runtime")]
+    with (
+        logging_redirect_tqdm(messages),  # above the bar, not into it
+        tqdm(
+            disable=not command_line.show_progress(quiet), unit="step", leave=False
+        ) as bar,
+    ):
 
         def after_step(done: int, steps: int, loss: float) -> None:
+            if done < bar.n:  # another seed begins
+                bar.reset(steps)
             bar.total = steps
             bar.update(done - bar.n)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
         def after_epoch(epoch: "Epoch") -> None:
-            if epoch.validation_kappa is not None:
-                bar.set_description(f"validation kappa {epoch.validation_kappa:.3f}")
+            said = f"epoch {epoch.epoch}"
+            if epoch.validation_accuracy is not None:
+                said += f", validation accuracy {epoch.validation_accuracy:.1%}"
+            bar.set_description(said)
 
-        return train(wanted, run, device, resume, overwrite, after_step, after_epoch)
+        if seeds is None:
+            return train(
+                wanted, run, device, resume, overwrite, after_step, after_epoch
+            )
+        return train_seeds(
+            wanted, run, seeds, device, resume, overwrite, after_step, after_epoch
+        )
 
 
 def _list(as_json: bool) -> None:

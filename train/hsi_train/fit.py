@@ -19,7 +19,7 @@ from hsi_train import metrics
 from hsi_train.labelled_scene import LabelledData
 from hsi_train.method import BaseMethod, Batch, Defaults
 from hsi_train.patches import Place, Statistics, Windows, augment, shuffled
-from hsi_train.predict import evaluate
+from hsi_train.predict import score
 from hsi_train.recipe import Fit
 from hsi_train.resume_state import loaded_state, save_state
 from hsi_train.split import Role, Roles
@@ -143,11 +143,13 @@ class Trainer:
         self._steps = math.ceil(_length(windows, self._outputs) / self._batch)
         groups = method.parameter_groups(settings.learning_rate)
         self._optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        total = self._epochs * self._steps
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimizer,
             [group["lr"] for group in groups],
-            total_steps=self._epochs * self._steps,
-            pct_start=WARM_UP,
+            total_steps=total,
+            # torch divides by the steps of the warm-up less one.
+            pct_start=WARM_UP if total * WARM_UP != 1 else 2 * WARM_UP,
         )
         self._validates = any((r == Role.VALIDATION).any() for r in splits)
         # bf16 has the range of fp32: no loss scaling. Older GPUs stay in fp32.
@@ -297,12 +299,12 @@ class Trainer:
     def _validate(self) -> tuple[float | None, float | None]:
         if not self._validates:
             return None, None
-        matrix = self.confusion(Role.VALIDATION)
+        matrix = self.score(Role.VALIDATION).confusion()
         return metrics.kappa(matrix), metrics.overall_accuracy(matrix)
 
-    def confusion(self, role: Role) -> metrics.Confusion:
-        """Confusion matrix of the present weights over the pixels of a role."""
-        return evaluate(
+    def score(self, role: Role) -> metrics.Scored:
+        """Score the pixels of a role with the present weights."""
+        return score(
             self._method.network,
             self._data.scenes,
             self._splits,

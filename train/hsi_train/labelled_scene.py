@@ -122,6 +122,7 @@ def load(
     class_file: str | None = None,
     exclude: Sequence[str | int] = (),
     test_label_paths: Sequence[str] = (),
+    whole: bool = False,
 ) -> LabelledData:
     """Read the labelled part of every scene.
 
@@ -134,6 +135,7 @@ def load(
         exclude: Names or codes of classes to treat as unlabelled.
         test_label_paths: Label rasters of the pixels that ``label_paths`` leaves to
             testing, one for each scene.
+        whole: Keep all of each scene that has a label, not only the labelled part.
 
     Raises:
         SceneError: Scenes or labels cannot be used together.
@@ -163,6 +165,8 @@ def load(
                 first, bands = info, _good_bands(info)
             same = _matching_bands(first, info, bands, warnings)
             row, col, rows, cols = labelled_part(codes, halo)
+            if whole:
+                row, col, rows, cols = 0, 0, info.rows, info.cols
             cube = scene.read((row, row + rows), (col, col + cols), same)
             codes = codes[row : row + rows, col : col + cols]
             parts.append(_Part(info, cube, codes, row, col, info.nodata[same]))

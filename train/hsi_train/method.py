@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from hsi_runtime.errors import RecipeError
 from hsi_runtime.model_file import PROBABILITIES
 from hsi_train import methods
+from hsi_train.calibration import Probabilities
 
 if TYPE_CHECKING:
     from hsi_train.patches import Windows
@@ -91,7 +92,8 @@ class Defaults:
 class BaseMethod(nn.Module):
     """A trainable classifier; `network` alone is what is exported and run.
 
-    Parameters outside `network` exist for training only.
+    Parameters outside `network` exist for training only. `probabilities` turns scores
+    into what the exported graph says; training sees the scores as they are.
     """
 
     receptive_field: ClassVar[int]
@@ -112,6 +114,7 @@ class BaseMethod(nn.Module):
         """
         super().__init__()
         self.problem = problem
+        self.probabilities = Probabilities()
         counts = problem.class_counts.double()
         weights = counts**-class_weighting
         # A mean of one over the training pixels keeps the loss's scale.
@@ -177,7 +180,7 @@ class BaseMethod(nn.Module):
 
     def inference_graph(self) -> nn.Module:
         """Return what is exported: a cube in stored units to a tuple of `outputs`."""
-        return InferenceGraph(self.network)
+        return InferenceGraph(self.network, self.probabilities)
 
     def endmembers(self) -> Tensor | None:
         """Return the spectra abundances refer to, ``(class, band)``, largest value 1.
@@ -192,18 +195,19 @@ class BaseMethod(nn.Module):
 
 
 class InferenceGraph(nn.Module):
-    """The exported function of most methods: a cube to class probabilities."""
+    """The exported function of most methods: a cube to calibrated probabilities."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, probabilities: Probabilities) -> None:
         super().__init__()
         self.network = network
+        self.probabilities = probabilities
 
     def forward(self, cube: Tensor) -> tuple[Tensor, ...]:
         """Map ``(batch, band, height, width)`` to ``(batch, class, ...)``.
 
         Height and width shrink by twice the halo.
         """
-        return (torch.softmax(self.network(cube), dim=1),)
+        return (self.probabilities(self.network(cube)),)
 
 
 def method_class(name: str) -> type[BaseMethod]:

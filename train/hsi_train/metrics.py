@@ -1,7 +1,7 @@
 """Accuracy from one confusion matrix; all shares lie in [0, 1]."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,6 +9,23 @@ from numpy.typing import NDArray
 from hsi_train.classes import ClassInfo
 
 Confusion = NDArray[np.int64]  # (true class, predicted class)
+
+
+class Scored(NamedTuple):
+    """Pixels with a label, and what a network says of them.
+
+    Attributes:
+        scores: Of each class, before any softmax, shape ``(pixel, class)``.
+        classes: Class index of the label, shape ``(pixel,)``.
+    """
+
+    scores: NDArray[np.float32]
+    classes: NDArray[np.int16]
+
+    def confusion(self) -> Confusion:
+        """Count the pixels by label and best class."""
+        best = self.scores.argmax(axis=1)
+        return confusion(self.classes, best, self.scores.shape[1])
 
 
 def confusion(

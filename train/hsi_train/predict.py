@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hsi_runtime.windows import tiles
-from hsi_train.labelled_scene import LabelledScene
+from hsi_train.labelled_scene import LabelledData, LabelledScene
 from hsi_train.method import BaseMethod
-from hsi_train.metrics import Confusion, confusion
+from hsi_train.metrics import Confusion, Scored
 from hsi_train.patches import cut_cube
 from hsi_train.split import Role, Roles
 
@@ -43,6 +43,21 @@ def classify(
     for rows, cols, cube in _tiles(scene, wanted, fill, halo):
         out[rows, cols] = network(cube.to(device))[0].argmax(dim=0).cpu().numpy()
     return out
+
+
+def mapped_pixels(
+    network: nn.Module,
+    data: LabelledData,
+    fill: NDArray[np.float64],
+    halo: int,
+    device: torch.device,
+) -> NDArray[np.int64]:
+    """Map all valid pixels of the scenes; count those of each class, ``(class,)``."""
+    total = np.zeros(len(data.classes), dtype=np.int64)
+    for scene in data.scenes:
+        found = classify(network, scene, scene.valid, fill, halo, device)
+        total += np.bincount(found[scene.valid], minlength=len(total))
+    return total
 
 
 @torch.inference_mode()
@@ -98,6 +113,33 @@ def _tiles(
             yield slice(top, bottom), slice(left, right), torch.from_numpy(cube)[None]
 
 
+@torch.inference_mode()
+def score(
+    network: nn.Module,
+    scenes: list[LabelledScene],
+    splits: list[Roles],
+    role: Role,
+    fill: NDArray[np.float64],
+    halo: int,
+    classes: int,
+    device: torch.device,
+) -> Scored:
+    """Score the pixels of one role, scene by scene; the network's mode is restored."""
+    was_training = network.training
+    network.eval()
+    scores = [np.empty((0, classes), dtype=np.float32)]
+    labels = [np.empty(0, dtype=np.int16)]
+    for scene, roles in zip(scenes, splits, strict=True):
+        wanted = roles == role
+        for rows, cols, cube in _tiles(scene, wanted, fill, halo):
+            inside = wanted[rows, cols]
+            found = network(cube.to(device))[0].float().cpu().numpy()
+            scores.append(found[:, inside].T)  # (pixel, class)
+            labels.append(scene.classes[rows, cols][inside])
+    network.train(was_training)
+    return Scored(np.concatenate(scores), np.concatenate(labels))
+
+
 def evaluate(
     network: nn.Module,
     scenes: list[LabelledScene],
@@ -109,13 +151,5 @@ def evaluate(
     device: torch.device,
 ) -> Confusion:
     """Confusion matrix over the pixels of one role."""
-    total = np.zeros((classes, classes), dtype=np.int64)
-    was_training = network.training
-    network.eval()
-    for scene, roles in zip(scenes, splits, strict=True):
-        wanted = roles == role
-        if wanted.any():
-            found = classify(network, scene, wanted, fill, halo, device)
-            total += confusion(scene.classes[wanted], found[wanted], classes)
-    network.train(was_training)
-    return total
+    found = score(network, scenes, splits, role, fill, halo, classes, device)
+    return found.confusion()

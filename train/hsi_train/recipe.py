@@ -76,6 +76,9 @@ class Split(_Table, frozen=True):
             ``[data]`` are then those of the training pixels.
         samples_per_class: For mode ``per-class``.
         train_fraction: For mode ``fraction``.
+        probability_sample: Only where it is true: the test pixels were drawn at random
+            from the whole scenes, so that areas can be estimated from them. For the
+            modes whose test pixels are the user's: ``file`` and ``test-labels``.
     """
 
     mode: Literal["disjoint", "file", "test-labels", "per-class", "fraction"] = (
@@ -84,9 +87,15 @@ class Split(_Table, frozen=True):
     files: tuple[str, ...] = ()
     samples_per_class: Count | None = None
     train_fraction: Share | None = None
+    probability_sample: bool = False
 
     def __post_init__(self) -> None:
         """Refuse settings that belong to another mode."""
+        if self.probability_sample and self.mode not in ("file", "test-labels"):
+            raise ValueError(
+                f"mode is {self.mode!r}, whose test pixels are no random sample of the "
+                "scene; probability_sample needs mode 'file' or 'test-labels'"
+            )
         needs = {
             ("file", "test-labels"): bool(self.files),
             ("per-class",): self.samples_per_class is not None,
@@ -174,6 +183,14 @@ class Recipe(_Table, frozen=True):
     pretrain: Pretrain | None = None
     options: dict[str, Any] = {}
     target: Target | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a sample of the scene without some of its classes."""
+        if self.split.probability_sample and self.data.exclude:
+            raise ValueError(
+                "data.exclude takes pixels out of the random sample of "
+                "split.probability_sample; use one of the two"
+            )
 
 
 def load(source: str) -> dict[str, Any]:

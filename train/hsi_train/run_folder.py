@@ -16,12 +16,13 @@ from hsi_train.recipe import Recipe
 from hsi_train.split import Roles
 
 RECIPE, STATE, METRICS = "recipe.toml", "resume.pt", "metrics.json"
+TENSORBOARD = "tensorboard"
 ENCODER, PRETRAIN_STATE = "encoder.safetensors", "pretrain.pt"
 # What a run folder may hold, exported models included.
 OWN_FILES = (
     *(RECIPE, STATE, f"{STATE}.part", METRICS, checkpoint.FILE_NAME, "report.html"),
     *("history.csv", "confusion.csv", "split.tif", "split_*.tif", "model.*"),
-    *(ENCODER, PRETRAIN_STATE, f"{PRETRAIN_STATE}.part"),
+    *(TENSORBOARD, ENCODER, PRETRAIN_STATE, f"{PRETRAIN_STATE}.part"),
 )
 
 
@@ -34,12 +35,12 @@ def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
     if run.exists() and not run.is_dir():
         raise OutputError(f"{run} is a file; -o names the folder of the run.")
     if resume:
-        if not (_interrupted(run) and (run / RECIPE).is_file()):
+        if not (interrupted(run) and (run / RECIPE).is_file()):
             raise OutputError(f"{run} holds no interrupted run to resume.")
         return
     occupied = run.is_dir() and any(run.iterdir())
     if occupied and not overwrite:
-        hint = "--resume goes on with it; " if _interrupted(run) else ""
+        hint = "--resume goes on with it; " if interrupted(run) else ""
         raise OutputError(f"{run} is not empty; {hint}--overwrite replaces the run.")
     if occupied and not (run / RECIPE).is_file():
         raise OutputError(
@@ -58,7 +59,8 @@ def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
-def _interrupted(run: Path) -> bool:
+def interrupted(run: Path) -> bool:
+    """Tell whether a folder holds a training that can go on."""
     return any((run / name).is_file() for name in (STATE, PRETRAIN_STATE))
 
 

@@ -30,6 +30,7 @@ Roles = NDArray[np.uint8]
 
 GOOD_SPLIT = 1.1  # score at which smaller blocks are not tried; see `_score`
 MIN_SIDE = 8  # of a block, px, however small the receptive field
+FEW_TRAIN, FEW_TEST = 5, 10  # pixels of a class below which little is learnt or told
 VALIDATION_SHARE, TEST_SHARE = 0.15, 0.25  # of the labelled pixels, spatial split
 
 
@@ -316,11 +317,27 @@ def warnings(data: LabelledData, splits: Sequence[Roles], halo: int) -> list[str
             "windows of training pixels: the accuracy is flattered. --split disjoint "
             "avoids it."
         )
-    untested = count(data, splits)[:, Role.TEST] == 0
-    if untested.any():
-        pairs = zip(data.classes, untested, strict=True)
-        names = ", ".join(c.name for c, lacks in pairs if lacks)
+    counts = count(data, splits)
+    trained, tested = counts[:, Role.TRAIN], counts[:, Role.TEST]
+
+    def listed(few: NDArray[np.bool_], number: NDArray[np.int64]) -> str:
+        return ", ".join(
+            f"{data.classes[k].name} ({number[k]})" for k in np.flatnonzero(few)
+        )
+
+    if (untested := tested == 0).any():
+        names = ", ".join(data.classes[k].name for k in np.flatnonzero(untested))
         said.append(f"No test pixel of {names}: it is not in the averages.")
+    if (few := trained < FEW_TRAIN).any():
+        said.append(
+            f"Fewer than {FEW_TRAIN} training pixels: {listed(few, trained)}. Such a "
+            "class is hardly learnt; label more of it, or merge it with another."
+        )
+    if (few := (tested > 0) & (tested < FEW_TEST)).any():
+        said.append(
+            f"Fewer than {FEW_TEST} test pixels: {listed(few, tested)}. Their accuracy "
+            "is uncertain, and with it the average accuracy."
+        )
     return said
 
 

@@ -17,12 +17,15 @@ from numpy.typing import NDArray
 from hsi_runtime.errors import EngineError, RecipeError
 from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
 from hsi_train import (
+    area_estimate,
+    calibration,
     checkpoint,
     encoder_file,
     labelled_scene,
     matlab,
     metrics,
     patches,
+    predict,
     pretrain,
     recipe,
     run_folder,
@@ -35,6 +38,7 @@ from hsi_train.labelled_scene import LabelledData
 from hsi_train.layers import parameter_count
 from hsi_train.patches import Statistics
 from hsi_train.recipe import Fit, Recipe
+from hsi_train.scalars import scalars
 from hsi_train.split import Role, Roles
 
 log = logging.getLogger(__name__)
@@ -80,17 +84,20 @@ def train(
         )
     data = read_data(wanted, kind.halo_of())
     splits = divide(wanted, data, kind.receptive_field)
-    for sentence in [*data.warnings, *split.warnings(data, splits, kind.halo_of())]:
-        log.warning(sentence)
+    counts = split.count(data, splits)
+    cautions = [
+        *data.warnings,
+        *split.warnings(data, splits, kind.halo_of()),
+        *calibration.warnings(int(counts[:, Role.VALIDATION].sum())),
+    ]
+    warned(cautions)
     statistics = patches.statistics(data.scenes, splits)
     windows = patches.Windows(data.scenes, splits, kind.halo_of(), statistics.mean)
-    counts = split.count(data, splits)
     bands, values = bands_of(data), values_of(wanted, data, statistics)
     aimed = None
     if wanted.target is not None:
         aimed = target.check(wanted.target, wanted.data, bands, values, data.classes)
-        for sentence in aimed.warnings:
-            log.warning(sentence)
+        warned(aimed.warnings)
 
     torch.manual_seed(wanted.seed)
     problem = patches.problem(data.scenes, splits, len(data.classes))
@@ -122,14 +129,29 @@ def train(
         trainer.save(run / run_folder.STATE)
         (run / run_folder.PRETRAIN_STATE).unlink(missing_ok=True)
 
-    def epoch_done(epoch: Epoch) -> None:
-        trainer.save(run / run_folder.STATE)
-        run_folder.write_history(run / "history.csv", trainer.progress.history)
-        after_epoch(epoch)
+    finished = len(trainer.progress.history)
+    with scalars(run / run_folder.TENSORBOARD, finished) as write_scalars:
 
-    trainer.run(epoch_done, after_step)
+        def epoch_done(epoch: Epoch) -> None:
+            trainer.save(run / run_folder.STATE)
+            run_folder.write_history(run / "history.csv", trainer.progress.history)
+            write_scalars(epoch)
+            after_epoch(epoch)
 
-    matrix = trainer.confusion(Role.TEST)
+        trainer.run(epoch_done, after_step)
+
+    tested = trainer.score(Role.TEST)
+    calibrated = calibration.calibrate(
+        method.probabilities, trainer.score(Role.VALIDATION), tested
+    )
+    matrix = tested.confusion()
+    adjusted = None
+    if wanted.split.probability_sample:
+        mapped = predict.mapped_pixels(
+            method.network, data, statistics.mean, method.halo, where
+        )
+        adjusted, said = area_estimate.measure(matrix, mapped, data)
+        cautions += warned(said)
     result = {
         "method": wanted.method,
         "seed": wanted.seed,
@@ -146,7 +168,9 @@ def train(
         "receptive_field": method.receptive_field,
         "parameters": parameter_count(method.network),
         "best_epoch": trainer.progress.best_epoch,
-        "warnings": data.warnings + split.warnings(data, splits, method.halo),
+        "calibration": calibrated,
+        "area_adjusted": adjusted,
+        "warnings": cautions,
     }
     if wanted.pretrain is not None:
         _, origin = encoder_file.read_encoder(run / run_folder.ENCODER)
@@ -171,6 +195,13 @@ def train(
     )  # fmt: skip
     (run / run_folder.STATE).unlink(missing_ok=True)
     return result
+
+
+def warned(sentences: list[str]) -> list[str]:
+    """Log the sentences, and hand them on."""
+    for sentence in sentences:
+        log.warning(sentence)
+    return sentences
 
 
 def open_pretraining(
@@ -202,6 +233,7 @@ def read_data(wanted: Recipe, halo: int) -> LabelledData:
         recipe.expanded(source.classes) if source.classes else None,
         source.exclude,
         [recipe.expanded(p) for p in test_labels],
+        whole=settings.probability_sample,
     )
 
 
@@ -287,6 +319,7 @@ def describe(
         bands=bands,
         values=values,
         resolution_m=data.reference.resolution_m,
+        reject_below=(result["calibration"] or {}).get("reject"),
         provenance=Provenance(
             version=result["version"],
             seed=resolved.seed,

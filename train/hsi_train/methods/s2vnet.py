@@ -37,6 +37,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hsi_runtime.model_file import ABUNDANCES, PROBABILITIES
+from hsi_train.calibration import Probabilities
 from hsi_train.layers import Standardise, crop_to
 from hsi_train.method import IGNORED, BaseMethod, Batch, Defaults, Problem
 
@@ -314,9 +315,10 @@ class Network(nn.Module):
 class InferenceGraph(nn.Module):
     """The exported function: a cube to class probabilities and abundances."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, probabilities: Probabilities) -> None:
         super().__init__()
         self.network = network
+        self.probabilities = probabilities
 
     def forward(self, cube: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(batch, band, height, width)`` to two ``(batch, class, ...)``.
@@ -325,7 +327,8 @@ class InferenceGraph(nn.Module):
         """
         abundances = self.network.abundances(cube)
         scores = self.network.scores(cube, abundances)
-        return torch.softmax(scores, dim=1), crop_to(abundances, *scores.shape[-2:])
+        own = crop_to(abundances, *scores.shape[-2:])
+        return self.probabilities(scores), own
 
 
 class Variation(NamedTuple):
@@ -482,7 +485,7 @@ class Method(BaseMethod):
         return Unmixing(loss, abundances, endmembers)
 
     def inference_graph(self) -> nn.Module:
-        return InferenceGraph(self.network)
+        return InferenceGraph(self.network, self.probabilities)
 
 
 def initial_theta(class_means: Tensor) -> Tensor:

@@ -1,0 +1,54 @@
+"""A training that is killed goes on where its last finished epoch ended."""
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EPOCHS = 12
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    path = run / "history.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        # The last line may be half written.
+        return [r for r in csv.DictReader(file) if r["seconds"]]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+def test_a_killed_training_loses_at_most_one_epoch(
+    cli: Callable[..., Any], example: Any, tmp_path: Path
+) -> None:
+    run, whole = tmp_path / "killed", tmp_path / "whole"
+    arguments = (
+        *("mf2cnet", "--scene", example.scene, "--labels", example.labels),
+        *("--samples-per-class", "40", "--epochs", EPOCHS, "--device", "cpu", "-q"),
+        *("--set", "options.features=4", "--set", "options.hidden=4"),
+    )
+    code = "import torch; torch.set_num_threads(1); from hsi_train.cli import main; "
+    code += "main()"
+    command = [sys.executable, "-c", code, *map(str, arguments), "-o", str(run)]
+    with subprocess.Popen(command) as process:
+        while len(history(run)) < 3 and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL, "it was done before it was killed"
+    before = history(run)
+    assert 3 <= len(before) < EPOCHS
+    done = cli(*arguments, "-o", run, "--resume")
+    assert done.code == 0, done.err
+    after = history(run)
+    assert len(after) == EPOCHS
+    # Their times are those of the killed process: these epochs were not repeated.
+    assert after[: len(before)] == before
+    assert cli(*arguments, "-o", whole).code == 0
+    name = "checkpoint.safetensors"
+    assert (run / name).read_bytes() == (whole / name).read_bytes()

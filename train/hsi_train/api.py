@@ -1,0 +1,62 @@
+"""Training from Python: a recipe in, a run folder and its figures out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from hsi_train import recipe, training
+from hsi_train.recipe import Recipe
+
+AnyPath = str | PathLike[str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        folder: With checkpoint, metrics and report; ``hsi-export`` takes it.
+        metrics: Content of ``metrics.json``: accuracy of the test pixels, and more.
+    """
+
+    folder: Path
+    metrics: dict[str, Any]
+
+
+def train(
+    recipe_or_path: AnyPath | Mapping[str, Any] | Recipe,
+    output: AnyPath | None = None,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Callable[[int, int, float], None] = lambda *_: None,
+) -> Run:
+    """Train one method, as ``hsi-train`` does.
+
+    Args:
+        recipe_or_path: A recipe file, the name of one that ships, or what such a file
+            holds: a mapping of its keys, or a `Recipe`.
+        output: Run folder; by default ``runs/`` and the name of the recipe, or of the
+            method.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        resume: Go on with an interrupted run.
+        overwrite: Replace a run that is there.
+        progress: Called with finished steps, all steps and the loss.
+
+    Raises:
+        HsiError: Any of its kinds; an unusable input leaves no folder behind.
+    """
+    if isinstance(recipe_or_path, Recipe):
+        wanted, name = recipe_or_path, recipe_or_path.method
+    elif isinstance(recipe_or_path, Mapping):
+        wanted = recipe.parse(dict(recipe_or_path))
+        name = wanted.method
+    else:
+        path = Path(recipe_or_path)
+        wanted, name = recipe.parse(recipe.load(str(path))), path.stem
+    folder = Path("runs") / name if output is None else Path(output)
+    found = training.train(wanted, folder, device, resume, overwrite, progress)
+    return Run(folder, found)
