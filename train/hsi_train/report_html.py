@@ -158,7 +158,10 @@ def svg(drawn: Figure) -> str:
     buffer = io.BytesIO()
     silent = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     drawn.savefig(buffer, format="svg", metadata=silent)
-    return _data("image/svg+xml", buffer.getvalue())
+    content = buffer.getvalue()
+    content = content[content.index(b"<svg") :]  # without the address of a DTD
+    # A hundredth of a point is enough for any paper.
+    return _data("image/svg+xml", re.sub(rb"(\d\.\d\d)\d+", rb"\1", content))
 
 
 def _data(kind: str, content: bytes) -> str:

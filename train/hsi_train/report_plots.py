@@ -17,7 +17,8 @@ from hsi_train.fit import Epoch, Progress
 from hsi_train.report_html import printable
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#8c959f"
-STYLE = {
+STYLE: Any = {
+    "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9.0,
     "axes.labelsize": 9.0,
     "xtick.labelsize": 8.0,
@@ -42,7 +43,7 @@ STYLE = {
 }
 MANY_EPOCHS = 40  # above, they are not marked one by one
 NAME_LENGTH = 26  # of a class on an axis
-LARGE_CELL, SMALL_CELL = 0.42, 0.15  # inches
+LARGE_CELL, SMALL_CELL = 0.42, 0.14  # inches
 SMALLEST_FONT = 4.5  # points; smaller counts are left out
 
 
@@ -103,9 +104,14 @@ def shortened(name: str) -> str:
 
 
 def _inches(labels: Sequence[str], font: float) -> float:
-    """Estimate the room for labels: a wide script takes an em for each character."""
-    ems = (sum(1.0 if east_asian_width(c) in "WF" else 0.63 for c in n) for n in labels)
-    return max(ems) * font / 72
+    """Estimate the room for labels, whatever font the reader has for their script."""
+    return max(sum(map(_ems, label)) for label in labels) * font / 72
+
+
+def _ems(character: str) -> float:
+    if east_asian_width(character) in "WF":
+        return 1.0
+    return 0.85 if character.isupper() or character in "mw" else 0.63
 
 
 def draw_loss(progress: Progress) -> Figure:

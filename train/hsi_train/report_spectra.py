@@ -17,6 +17,7 @@ from hsi_train.report_html import (
     joined,
     named,
     paragraph,
+    printable,
     svg,
     text,
 )
@@ -27,6 +28,7 @@ FEW_BANDS = 40  # up to here each band is marked
 SPIKE = 5  # bands; what its running median removes does not stretch an axis
 ROWS_AT_ONCE = 64  # of a scene, while spectra are summed up
 INK = "#1f2328"
+PANEL = (0.175, 0.205, 0.805, 0.755)  # left, bottom, width and height of a plot
 
 
 @dataclass(frozen=True)
@@ -64,12 +66,12 @@ class Spectra(NamedTuple):
     Attributes:
         mean: Shape ``(class, band)``, NaN for a class without pixels.
         std: Shape ``(class, band)``.
-        count: Pixels, shape ``(class,)``.
+        pixels: How many, shape ``(class,)``.
     """
 
     mean: NDArray[np.float64]
     std: NDArray[np.float64]
-    count: NDArray[np.int64]
+    pixels: NDArray[np.int64]
 
 
 def spectral_axis(data: LabelledData) -> SpectralAxis:
@@ -113,9 +115,9 @@ def class_spectra(
             count += members.sum(axis=1).astype(np.int64)
             total += members @ spectra
             squares += members @ spectra**2
-    pixels = np.where(count, count, np.nan)[:, None]
-    mean = total / pixels
-    std = np.sqrt(np.maximum(squares / pixels - mean**2, 0))
+    divisor = np.where(count, count, np.nan)[:, None]
+    mean = total / divisor
+    std = np.sqrt(np.maximum(squares / divisor - mean**2, 0))
     return Spectra(mean + centre, std, count)
 
 
@@ -138,7 +140,7 @@ def spectra_section(
     train = class_spectra(data, splits, Role.TRAIN, centre)
     test = class_spectra(data, splits, Role.TEST, centre)
     axis = spectral_axis(data)
-    unit = "value" if quantity == "unknown" else quantity
+    unit = "value" if quantity == "unknown" else printable(quantity)
     drawn_values = [train.mean - train.std, train.mean + train.std, test.mean]
     limits, cut = value_limits(np.concatenate(drawn_values)[:, axis.order])
     panels = []
@@ -147,11 +149,11 @@ def spectra_section(
             axis, train.mean[k], train.std[k], test.mean[k], info.color, limits,
             f"{unit}, as stored",
         )  # fmt: skip
-        pixels = f": {train.count[k]:,} training, {test.count[k]:,} test pixels"
+        said = f": {train.pixels[k]:,} training, {test.pixels[k]:,} test pixels"
         panels.append(
             figure(
                 svg(drawn), f"Mean spectrum of class {info.name}",
-                Safe(named(info) + text(pixels)),
+                Safe(named(info) + text(said)),
             )
         )  # fmt: skip
     said = (
@@ -210,8 +212,9 @@ def draw_spectrum(
 
 def spectral_plot(axis: SpectralAxis, unit: str) -> tuple[Figure, Axes]:
     """Open a small plot over the spectral axis."""
-    drawn = Figure(figsize=(3.4, 2.2), layout="constrained")
-    plot = drawn.subplots()
+    drawn = Figure(figsize=(3.4, 2.2))
+    plot = drawn.add_axes(PANEL)
+    plot.ticklabel_format(axis="y", scilimits=(-2, 5))
     plot.set_xlabel(axis.label)
     plot.set_ylabel(unit)
     low, high = np.nanmin(axis.places), np.nanmax(axis.places)

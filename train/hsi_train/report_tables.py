@@ -138,7 +138,7 @@ def calibration_table(calibration: dict[str, Any]) -> Safe:
     ]  # fmt: skip
     if calibration["reject"] is not None:
         rows += [
-            ["Suggested --reject", f"{calibration['reject']:.2f}"],
+            ["Suggested --reject", f"{calibration['reject']:.3f}"],
             ["Accuracy of what it keeps", percent(calibration["reject_accuracy"])],
             ["Share of pixels that it keeps", percent(calibration["reject_coverage"])],
         ]

@@ -20,7 +20,8 @@ from hsi_train.report_html import (
     svg,
     text,
 )
-from hsi_train.report_maps import layout, painted_shares, share_scale
+from hsi_train.report_maps import layout, share_scale
+from hsi_train.report_pictures import painted_shares
 from hsi_train.report_spectra import INK, SpectralAxis, spectral_axis, spectral_plot
 
 MAX_SCENES = 2  # whose abundances are drawn
