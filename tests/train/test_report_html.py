@@ -79,7 +79,7 @@ def test_shares_are_written_in_per_cent(read_page: ReadPage) -> None:
 
 def test_columns_of_a_grid(read_page: ReadPage) -> None:
     page = read_page(report_html.grid([report_html.figure("data:,", "a")], 2, 3, "map"))
-    assert page.all("div") == [{"class": "grid map", "style": "--few:2;--many:3"}]
+    assert page.all("div") == [{"class": "grid map", "style": "--few:2;--many:3;"}]
     assert len(page.all("figure")) == 1
 
 

@@ -131,6 +131,22 @@ def test_large_maps_are_thinned_out() -> None:
     assert (drawn[:, 334:] == 255).all()
 
 
+def test_rare_labels_survive_thinning_out() -> None:
+    indices = np.full((400, 900), UNLABELLED)
+    valid = np.ones(indices.shape, dtype=bool)
+    indices[:, 450:] = 0
+    at = [(10, 20), (11, 500), (211, 333), (399, 899)]
+    for place in at:
+        indices[place] = 1
+    uri = report_pictures.painted(
+        indices, ["#000000", "#ff0000"], valid, 40_000, rare=True
+    )
+    drawn = pixels_of(uri)
+    assert drawn.shape == (134, 300, 3)
+    red = np.argwhere((drawn == (255, 0, 0)).all(axis=2))
+    assert red.tolist() == [[r // 3, c // 3] for r, c in at]
+
+
 def test_shares_run_through_the_scale() -> None:
     shares = np.array([[0.0, 0.5, 1.0, np.nan]], dtype=np.float32)
     valid = np.ones(shares.shape, dtype=bool)

@@ -91,12 +91,14 @@ def figure(uri: str, alt: str, caption: str = "", css: str = "") -> Safe:
     return Safe(f'<figure{kind}><img src="{uri}" alt="{text(alt)}">{below}</figure>')
 
 
-def grid(figures: Iterable[str], few: int, many: int, css: str = "") -> Safe:
+def grid(
+    figures: Iterable[str], few: int, many: int, css: str = "", style: str = ""
+) -> Safe:
     """Lay figures side by side: ``few`` columns on a phone, ``many`` elsewhere."""
     inside = "\n".join(figures)
     kind = f"grid {css}".strip()
-    style = f"--few:{few};--many:{many}"
-    return Safe(f'<div class="{kind}" style="{style}">\n{inside}</div>')
+    columns = f"--few:{few};--many:{many};{style}"
+    return Safe(f'<div class="{kind}" style="{columns}">\n{inside}</div>')
 
 
 def swatch(color: str, label: str) -> Safe:

@@ -102,12 +102,12 @@ def layout(panels: list[Safe], shape: tuple[int, ...], scenes: int) -> Safe:
     """Lay the pictures of a scene side by side, as its shape suggests."""
     aspect = shape[1] / shape[0]
     if aspect >= 4:
-        return grid(panels, 1, 1, "map strip")
+        return grid(panels, 1, 1, "map strip", f"--aspect:{aspect:.2f}")
     if aspect >= 1.8:
         return grid(panels, 1, 2, "map")
-    if aspect <= 0.4 or scenes > 2:
-        return grid(panels, 3, 6, "map")
-    return grid(panels, 2, 3, "map")
+    if aspect <= 0.4:
+        return grid(panels, 3, 6, "map tall")
+    return grid(panels, 3, 6, "map") if scenes > 2 else grid(panels, 2, 3, "map")
 
 
 def _panels(
@@ -138,17 +138,21 @@ def _panels(
         for role, color in ROLE_COLORS.items()
         if counts[role]
     ]
-    parts = np.where(roles == Role.NONE, UNLABELLED, roles.astype(np.int16) - 1)
-    role_colors = [ROLE_COLORS[role] for role in Role if role != Role.NONE]
+    # The highest index wins where a picture is thinned out: training pixels are rare.
+    order = [Role.BUFFER, Role.TEST, Role.VALIDATION, Role.TRAIN]
+    parts = np.full(roles.shape, UNLABELLED)
+    for index, role in enumerate(order):
+        parts[roles == role] = index
+    role_colors = [ROLE_COLORS[role] for role in order]
     valid = scene.valid
     return [
         *panels,
         _panel(
-            painted(scene.classes, colors, valid, limit),
+            painted(scene.classes, colors, valid, limit, rare=True),
             "Labels", name, text(f"{labelled:,} pixels"),
         ),
         _panel(
-            painted(parts, role_colors, valid, limit),
+            painted(parts, role_colors, valid, limit, rare=True),
             "Split", name, Safe(f'<span class="keys">{" ".join(keys)}</span>'),
         ),
         _panel(

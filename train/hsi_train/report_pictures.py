@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 from PIL import Image, ImageColor
+from scipy import ndimage
 
 from hsi_train.labelled_scene import UNLABELLED, LabelledData, LabelledScene
 from hsi_train.report_html import jpeg, png
@@ -94,6 +95,7 @@ def painted(
     colors: list[str],
     valid: NDArray[np.bool_],
     limit: int,
+    rare: bool = False,
 ) -> str:
     """Paint a map of indices of colours, `UNLABELLED` where there is none.
 
@@ -102,11 +104,16 @@ def painted(
         colors: ``#rrggbb`` of each index.
         valid: False where the scene has no data.
         limit: Pixels of the picture.
+        rare: Where a large map is thinned out, show the highest index of the pixels
+            that fall together, so that no label is lost.
     """
+    step = _step(indices.shape, limit)
+    if rare and step > 1:
+        # Over the pixels that the thinned one stands for: itself and those after it.
+        indices = ndimage.maximum_filter(indices, step, origin=-(step // 2))
     places = np.where(valid, indices, len(colors) + 1)
     places[valid & (indices == UNLABELLED)] = len(colors)
     table = [ImageColor.getrgb(c) for c in (*colors, NOTHING, NODATA)]
-    step = _step(places.shape, limit)
     picture = np.array(table, dtype=np.uint8)[places[::step, ::step]]
     return png(_enlarged(Image.fromarray(picture)))
 
