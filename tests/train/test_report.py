@@ -213,6 +213,7 @@ def test_sections_that_need_more(
     assert ["Share of the largest class", "", "37.50 %"] in page.rows
     assert [NAMES[1], "25.0 % [20.0, 30.0]", "90.0 % [85.0, 95.0]",
             "70.0 % [60.0, 80.0]"] in page.rows  # fmt: skip
+    assert "Overall accuracy:\n80.0 % [75.0, 85.0]" in page.text
     assert "Target: <odd>" in page.text
     assert "There are no validation pixels" not in page.text
     without = dict.fromkeys(("calibration", "area_adjusted"))

@@ -21,6 +21,7 @@ CALIBRATION: dict[str, Any] = {
         {"confidence": 0.95, "accuracy": 0.97, "count": 30},
     ],
     "uncalibrated_bins": [{"confidence": 0.99, "accuracy": 0.9, "count": 40}],
+    "reject": None,
 }
 
 
@@ -131,6 +132,12 @@ def test_reliability_before_and_after() -> None:
     assert list(after.get_xdata()) == [0.55, 0.95]
     assert list(after.get_ydata()) == [0.5, 0.97]
     assert list(lower.lines[1].get_ydata()) == [0.25, 0.75]
+
+
+def test_a_suggested_threshold_is_marked() -> None:
+    drawn = report_plots.draw_reliability(CALIBRATION | {"reject": 0.625})
+    assert "suggested --reject 0.625" in words(drawn)
+    assert list(drawn.axes[0].lines[-1].get_xdata()) == [0.625, 0.625]
 
 
 def test_control_characters_do_not_break_a_plot() -> None:

@@ -41,6 +41,7 @@ from hsi_train.report_tables import (
     cards,
     class_table,
     confusion_table,
+    interval,
     provenance_table,
 )
 from hsi_train.report_unmixing import unmixing
@@ -158,6 +159,7 @@ def _area_adjusted(result: dict[str, Any], data: LabelledData) -> Safe:
             "Accuracy and area of the whole map, estimated from the test pixels as a "
             "probability sample (Olofsson et al. 2014); in brackets 95 % intervals."
         ),
+        paragraph(joined("Overall accuracy:", interval(adjusted["overall_accuracy"]))),
         area_table(adjusted, data.classes),
     )
 

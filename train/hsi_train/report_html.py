@@ -103,7 +103,8 @@ def grid(
 
 def swatch(color: str, label: str) -> Safe:
     """Show a colour and what it stands for."""
-    return Safe(f'<span class="swatch" style="--c:{color}"></span>{text(label)}')
+    box = f'<span class="swatch" style="--c:{color}"></span>'
+    return Safe(f'<span class="key">{box}{text(label)}</span>')
 
 
 def named(info: Named) -> Safe:

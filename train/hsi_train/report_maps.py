@@ -66,7 +66,7 @@ def maps(
     pairs = list(zip(data.scenes, splits, strict=True))
     drawn = pairs[:MAX_MAPS]
     bands, sentence = composites(data)
-    parts = [paragraph(sentence)]
+    parts = [paragraph(sentence)] if sentence else []
     for scene, roles in drawn:
         wanted = scene.valid
         large = wanted.size > MAX_MAP_PIXELS
@@ -134,7 +134,7 @@ def _panels(
     labelled = int((scene.classes != UNLABELLED).sum())
     counts = np.bincount(roles.ravel(), minlength=len(Role))
     keys = [
-        f"<span>{swatch(color, f'{role.name.lower()} {counts[role]:,}')}</span>"
+        swatch(color, f"{role.name.lower()} {counts[role]:,}")
         for role, color in ROLE_COLORS.items()
         if counts[role]
     ]

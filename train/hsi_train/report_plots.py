@@ -190,6 +190,9 @@ def draw_reliability(calibration: dict[str, Any]) -> Figure:
             confidence, counts / counts.sum(), style, color=color, lw=1, ms=4,
             markerfacecolor=fill,
         )  # fmt: skip
+    if calibration["reject"] is not None:
+        label = f"suggested --reject {calibration['reject']:.3f}"
+        upper.axvline(calibration["reject"], color=GREY, lw=1, ls="-.", label=label)
     upper.set(xlim=(0, 1.02), ylim=(0, 1.02), ylabel="share that is right")
     upper.legend(loc="upper left")
     lower.set(xlabel="confidence", ylabel="share of pixels")

@@ -102,19 +102,20 @@ def area_table(adjusted: dict[str, Any], classes: Sequence[ClassInfo]) -> Safe:
     largest = max((a[0] for a in areas), default=0.0)
     _, size, unit = next(u for u in UNITS_M2 if largest >= u[0])
     head = ["class", "share of the map area", "user's accuracy", "producer's accuracy"]
-    rows = [["all", Safe(), _interval(adjusted["overall_accuracy"]), Safe()]]
+    rows = []
     for c in adjusted["classes"]:
         shares = ("area_share", "users_accuracy", "producers_accuracy")
-        rows.append([named(by_code[c["code"]]), *(_interval(c[key]) for key in shares)])
+        rows.append([named(by_code[c["code"]]), *(interval(c[key]) for key in shares)])
     if areas:
         head.insert(2, f"area [{unit}]")
         cells = [c["area_m2"] for c in adjusted["classes"]]
-        for row, cell in zip(rows, [None, *cells], strict=True):
+        for row, cell in zip(rows, cells, strict=True):
             row.insert(2, _area(cell, size))
     return table(head, rows)
 
 
-def _interval(triple: Sequence[float]) -> Safe:
+def interval(triple: Sequence[float]) -> Safe:
+    """Write a share in [0, 1] with the ends of its interval."""
     share, low, high = (100 * v for v in triple)
     return Safe(f"{share:.1f} % <small>[{low:.1f}, {high:.1f}]</small>")
 
