@@ -35,7 +35,7 @@ def made_report(
     names: list[str] = NAMES,
     validation: bool = False,
     method_name: str = "mf2cnet",
-    **more: Any,
+    more: dict[str, Any] | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Write the report of an untrained network; return page and result."""
     rng = np.random.default_rng(0)
@@ -66,7 +66,7 @@ def made_report(
         "seed": 7,
         "seconds": 1.5,
         "warnings": ["3 < 4 & a warning", "another warning"],
-        **more,
+        **(more or {}),
     }
     kappa = 0.5 if validation else None
     progress = Progress(
@@ -169,7 +169,7 @@ def test_sections_that_need_more(
         key: result[key]
         for key in ("overall_accuracy", "average_accuracy", "kappa", "per_class")
     }
-    more = {
+    more: dict[str, Any] = {
         "target": target | {
             "counts": {"compared": 4711},
             "largest_class_share": 0.375,
@@ -201,7 +201,7 @@ def test_sections_that_need_more(
         },
     }  # fmt: skip
     text, _ = made_report(
-        make_data, tmp_path, validation=True, method_name="s2vnet", **more
+        make_data, tmp_path, validation=True, method_name="s2vnet", more=more
     )
     assert headings(text) == [
         "Maps", "Accuracy of each class", "Confusion matrix", "Area-adjusted accuracy",
@@ -216,8 +216,8 @@ def test_sections_that_need_more(
     assert "Overall accuracy:\n80.0 % [75.0, 85.0]" in page.text
     assert "Target: <odd>" in page.text
     assert "There are no validation pixels" not in page.text
-    without = dict.fromkeys(("calibration", "area_adjusted"))
-    text, _ = made_report(make_data, tmp_path, **without)
+    nothing = dict.fromkeys(("calibration", "area_adjusted"))
+    text, _ = made_report(make_data, tmp_path, more=nothing)
     assert headings(text) == ALWAYS
 
 
@@ -242,6 +242,7 @@ def test_many_classes(make_data: MakeData, read_page: ReadPage, tmp_path: Path) 
     assert len(spectra) == 64
     (matrix,) = [a for a in page.all("figure") if "class" in a]
     assert matrix["class"] == "scroll"
+    assert 800 < float(matrix["style"].strip("-w:px")) < 1152  # the page has 72 rem
     assert len(text) < 5e6
 
 

@@ -110,7 +110,7 @@ def test_a_large_scene_is_classified_where_it_has_labels(
 def test_the_layout_follows_the_shape(
     read_page: ReadPage, shape: tuple[int, int], scenes: int, columns: tuple[int, int]
 ) -> None:
-    page = read_page(report_maps.layout([], shape, scenes))
+    page = read_page(report_maps.layout([Safe("x")] * 6, shape, scenes))
     (grid,) = page.all("div")
     assert grid["style"].startswith("--few:{};--many:{};".format(*columns))
     assert ("strip" in grid["class"]) == (shape == (500, 10_000))

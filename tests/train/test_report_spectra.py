@@ -146,7 +146,7 @@ def test_a_panel_shows_mean_spread_and_test(make_data: MakeData) -> None:
     drawn = report_spectra.draw_spectrum(
         axis, mean, std, test, "#cc3311", (0, 20), "reflectance"
     )
-    (plot,) = drawn.axes
+    plot: Any = drawn.axes[0]
     assert plot.get_ylim() == (0, 20)
     assert (plot.get_xlabel(), plot.get_ylabel()) == ("wavelength [nm]", "reflectance")
     for line, values in zip(plot.lines, (mean, test), strict=True):

@@ -63,10 +63,10 @@ def test_an_endmember_is_compared_with_its_class(make_data: MakeData) -> None:
     spectrum = np.linspace(0.3, 1, BANDS, dtype=np.float32)
     mean = np.linspace(100.0, 400.0, BANDS)
     drawn = report_unmixing.draw_endmember(axis, spectrum, mean, "#cc3311")
-    (plot,) = drawn.axes
+    plot: Any = drawn.axes[0]
     endmember, scaled = plot.lines
     np.testing.assert_array_equal(endmember.get_ydata(), axis.values(spectrum))
-    np.testing.assert_allclose(list(scaled.get_ydata()), mean / 400)
+    np.testing.assert_allclose(scaled.get_ydata(), mean / 400)
     (shade,) = plot.collections
     assert shade.get_facecolor()[0].tolist() == pytest.approx(to_rgba("#cc3311", 0.55))
     assert plot.get_ylim() == (0, 1.05)

@@ -48,7 +48,7 @@ from hsi_train.report_unmixing import unmixing
 from hsi_train.split import Roles
 from hsi_train.target import comparison
 
-FITTING_CLASSES = 16  # whose confusion matrix a phone still shows whole
+FITTING_CLASSES = 12  # whose confusion matrix leaves room beside it
 
 
 @plot_style()
@@ -137,7 +137,7 @@ def _confusion(result: dict[str, Any], data: LabelledData) -> Safe:
         "numbers",
         "Test pixels. Colour: share of the true class, on a square-root scale; a grey "
         "row has no test pixel.",
-        "fit" if len(data.classes) <= FITTING_CLASSES else "scroll",
+        width_px=96 * drawn.get_size_inches()[0],
     )
     worst = confusion_table(result, data.classes)
     listed = (

@@ -84,10 +84,17 @@ def table(
     )
 
 
-def figure(uri: str, alt: str, caption: str = "", css: str = "") -> Safe:
-    """Place a picture, described for those who cannot see it."""
+def figure(uri: str, alt: str, caption: str = "", width_px: float = 0) -> Safe:
+    """Place a picture, described for those who cannot see it.
+
+    Args:
+        uri: Its data.
+        alt: What it shows.
+        caption: To stand below it.
+        width_px: Its own width, where it must not shrink much but be scrolled.
+    """
     below = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
-    kind = f' class="{css}"' if css else ""
+    kind = f' class="scroll" style="--w:{width_px:.0f}px"' if width_px else ""
     return Safe(f'<figure{kind}><img src="{uri}" alt="{text(alt)}">{below}</figure>')
 
 

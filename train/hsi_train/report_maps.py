@@ -105,9 +105,10 @@ def layout(panels: list[Safe], shape: tuple[int, ...], scenes: int) -> Safe:
         return grid(panels, 1, 1, "map strip", f"--aspect:{aspect:.2f}")
     if aspect >= 1.8:
         return grid(panels, 1, 2, "map")
+    many = min(len(panels), 6)
     if aspect <= 0.4:
-        return grid(panels, 3, 6, "map tall")
-    return grid(panels, 3, 6, "map") if scenes > 2 else grid(panels, 2, 3, "map")
+        return grid(panels, 3, many, "map tall")
+    return grid(panels, 3, many, "map") if scenes > 2 else grid(panels, 2, 3, "map")
 
 
 def _panels(

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from hsi_train.fit import Epoch, Progress
 from hsi_train.report_html import printable
@@ -121,7 +121,11 @@ def draw_loss(progress: Progress) -> Figure:
     _curve(axis, progress.history, values, BLUE, "-", "training loss")
     if min(values) > 0 and max(values) > 20 * min(values):
         axis.set_yscale("log")
-    axis.legend(loc="upper right")
+        # The usual labels are formulas, which are switched off here.
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.legend(loc="best")
     return drawn
 
 
@@ -135,7 +139,7 @@ def draw_validation(progress: Progress) -> Figure | None:
     kappas = [e.validation_kappa or 0.0 for e in history]
     _curve(axis, history, accuracies, BLUE, "-", "overall accuracy")
     _curve(axis, history, kappas, ORANGE, "--", "kappa")
-    axis.legend(loc="lower right")
+    axis.legend(loc="best")
     return drawn
 
 

@@ -57,7 +57,8 @@ def unmixing(
     parts = [
         paragraph(
             "Line: endmember, its largest value set to 1; dashed: mean of the training "
-            "pixels, scaled alike. An endmember far from its class is no material."
+            "pixels, scaled alike. Where they differ much, the endmember is not the "
+            "spectrum of the class."
         ),
         grid(panels, 1, 3),
     ]
