@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hsi_train import report_spectra, split
 from hsi_train.labelled_scene import LabelledData
+from hsi_train.report_plots import plot_style
 from hsi_train.report_spectra import SpectralAxis
 from hsi_train.split import Role
 
@@ -159,6 +160,23 @@ def test_a_panel_shows_mean_spread_and_test(make_data: MakeData) -> None:
     heights: NDArray[Any] = np.concatenate([p.vertices for p in paths])[:, 1]
     assert heights.max() == pytest.approx((mean + std).max())
     assert heights.min() == pytest.approx((mean - std).min())
+
+
+@pytest.mark.parametrize("end", [2500.0, 204.0, 1e6])
+@pytest.mark.parametrize("limits", [(0.0, 1.1), (-300.0, 65_000.0), (0.0, 3e7)])
+def test_numbers_lie_within_a_panel(end: float, limits: tuple[float, float]) -> None:
+    axis = axis_at(*np.linspace(0, end, 50))
+    flat = np.full(50, limits[1] / 2)
+    with plot_style():
+        drawn = report_spectra.draw_spectrum(
+            axis, flat, flat, flat, "#000000", limits, "unit"
+        )
+        drawn.draw_without_rendering()
+        drawn.patch.set_visible(False)
+        inked = drawn.get_tightbbox()  # inches
+    width, height = drawn.get_size_inches()
+    assert 0 <= inked.x0 < inked.x1 <= width
+    assert 0 <= inked.y0 < inked.y1 <= height
 
 
 def test_the_section_counts_pixels_and_names_units(

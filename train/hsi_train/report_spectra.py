@@ -28,7 +28,7 @@ FEW_BANDS = 40  # up to here each band is marked
 SPIKE = 5  # bands; what its running median removes does not stretch an axis
 ROWS_AT_ONCE = 64  # of a scene, while spectra are summed up
 INK = "#1f2328"
-PANEL = (0.175, 0.205, 0.805, 0.755)  # left, bottom, width and height of a plot
+PANEL = (0.19, 0.205, 0.76, 0.71)  # left, bottom, width and height of a plot
 
 
 @dataclass(frozen=True)
