@@ -21,6 +21,7 @@ TITLES = ("Three bands", "Labels", "Split", "Class map", "Confidence")
 def drawn(data: LabelledData) -> Safe:
     splits = split.per_class(data, 3, 0)
     problem = patches.problem(data.scenes, splits, len(data.classes))
+    torch.manual_seed(0)
     method = methods.build("mf2cnet", problem, {"features": 4, "hidden": 4}).eval()
     statistics = patches.statistics(data.scenes, splits)
     return report_maps.maps(method, data, splits, statistics, CPU)
