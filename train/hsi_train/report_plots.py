@@ -43,7 +43,7 @@ STYLE: Any = {
 }
 MANY_EPOCHS = 40  # above, they are not marked one by one
 NAME_LENGTH = 26  # of a class on an axis
-LARGE_CELL, SMALL_CELL = 0.42, 0.14  # inches
+LARGE_CELL, SMALL_CELL = 0.5, 0.14  # inches
 SMALLEST_FONT = 4.5  # points; smaller counts are left out
 
 
