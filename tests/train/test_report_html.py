@@ -102,15 +102,24 @@ def plot_of(label: str) -> str:
 
 
 def test_a_plot_keeps_its_text_and_names_nobody() -> None:
-    root = ElementTree.fromstring(content_of(plot_of("a < $b$ & 水"), "image/svg+xml"))
+    root = ElementTree.fromstring(
+        content_of(plot_of("a < $b$ & 水 0.12345"), "image/svg+xml")
+    )
     words = [e.text for e in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert "a < $b$ & 水" in words
+    assert "a < $b$ & 水 0.12345" in words
     addresses = re.findall(
         rb"https?://[^\s\"<]+", content_of(plot_of("x"), "image/svg+xml")
     )
     # Names of vocabularies, which nothing fetches.
     assert {a.split(b"/")[2] for a in addresses} <= {b"www.w3.org"}
     assert not [a for a in addresses if a.endswith(b".dtd")]
+
+
+def test_coordinates_are_short() -> None:
+    root = ElementTree.fromstring(content_of(plot_of("x"), "image/svg+xml"))
+    paths = " ".join(e.get("d", "") for e in root.iter())
+    assert re.search(r"\d\.\d", paths)
+    assert not re.search(r"\d\.\d{3}", paths)
 
 
 def test_the_same_plot_has_the_same_bytes() -> None:

@@ -183,7 +183,7 @@ def _calibration(result: dict[str, Any]) -> Safe:
         "Reliability diagram: accuracy of the test pixels over their confidence, and "
         "how many pixels have which confidence, before and after calibration",
         "Test pixels. On the dotted line confidence is what it says; below it the "
-        "network is too sure of itself.",
+        "network is too sure of itself, above it not sure enough.",
     )
     return Safe(f'<div class="pair">{picture}{calibration_table(calibration)}</div>')
 

@@ -170,8 +170,13 @@ def svg(drawn: Figure) -> str:
     drawn.savefig(buffer, format="svg", metadata=silent)
     content = buffer.getvalue()
     content = content[content.index(b"<svg") :]  # without the address of a DTD
-    # A hundredth of a point is enough for any paper.
-    return _data("image/svg+xml", re.sub(rb"(\d\.\d\d)\d+", rb"\1", content))
+    content = re.sub(rb"<[^>]*>", _shortened, content)  # in tags, not in text
+    return _data("image/svg+xml", content)
+
+
+def _shortened(tag: re.Match[bytes]) -> bytes:
+    """Cut the numbers of a tag to hundredths of a point, enough for any paper."""
+    return re.sub(rb"(\d\.\d\d)\d+", rb"\1", tag[0])
 
 
 def _data(kind: str, content: bytes) -> str:
