@@ -130,6 +130,13 @@ def test_areas_without_a_ground_unit(read_page: ReadPage) -> None:
     assert {len(row) for row in page.rows} == {4}
 
 
+def test_a_class_that_the_map_or_the_sample_lacks(read_page: ReadPage) -> None:
+    table = adjusted(None)
+    table["classes"][1] |= {"users_accuracy": None, "producers_accuracy": None}
+    page = read_page(report_tables.area_table(table, CLASSES))
+    assert page.rows[2] == ["水", "25.0 % [20.0, 30.0]", "-", "-"]
+
+
 def test_calibration(read_page: ReadPage) -> None:
     page = read_page(report_tables.calibration_table(CALIBRATION))
     assert dict(page.rows) == {

@@ -114,8 +114,10 @@ def area_table(adjusted: dict[str, Any], classes: Sequence[ClassInfo]) -> Safe:
     return table(head, rows)
 
 
-def interval(triple: Sequence[float]) -> Safe:
-    """Write a share in [0, 1] with the ends of its interval."""
+def interval(triple: Sequence[float] | None) -> Safe:
+    """Write a share in [0, 1] with the ends of its interval; a dash stands for none."""
+    if triple is None:
+        return Safe("-")
     share, low, high = (100 * v for v in triple)
     return Safe(f"{share:.1f} % <small>[{low:.1f}, {high:.1f}]</small>")
 
