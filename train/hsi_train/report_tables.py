@@ -12,7 +12,8 @@ from hsi_train.report_html import Safe, bar, named, percent, table, text
 from hsi_train.split import Role
 
 MAX_CONFUSIONS = 10
-UNITS_M2 = ((1e7, 1e6, "km²"), (1e4, 1e4, "ha"), (0.0, 1.0, "m²"))  # from, unit
+# An area from so many m² on, the unit of all areas in m², decimals, name.
+UNITS = ((1e8, 1e6, 1, "km²"), (1e6, 1e4, 1, "ha"), (0.0, 1.0, 0, "m²"))
 
 
 def cards(result: dict[str, Any]) -> Safe:
@@ -100,7 +101,7 @@ def area_table(adjusted: dict[str, Any], classes: Sequence[ClassInfo]) -> Safe:
     by_code = {c.code: c for c in classes}
     areas = [c["area_m2"] for c in adjusted["classes"] if c["area_m2"]]
     largest = max((a[0] for a in areas), default=0.0)
-    _, size, unit = next(u for u in UNITS_M2 if largest >= u[0])
+    _, size, decimals, unit = next(u for u in UNITS if largest >= u[0])
     head = ["class", "share of the map area", "user's accuracy", "producer's accuracy"]
     rows = []
     for c in adjusted["classes"]:
@@ -110,7 +111,7 @@ def area_table(adjusted: dict[str, Any], classes: Sequence[ClassInfo]) -> Safe:
         head.insert(2, f"area [{unit}]")
         cells = [c["area_m2"] for c in adjusted["classes"]]
         for row, cell in zip(rows, cells, strict=True):
-            row.insert(2, _area(cell, size))
+            row.insert(2, _area(cell, size, decimals))
     return table(head, rows)
 
 
@@ -122,11 +123,11 @@ def interval(triple: Sequence[float] | None) -> Safe:
     return Safe(f"{share:.1f} % <small>[{low:.1f}, {high:.1f}]</small>")
 
 
-def _area(triple: Sequence[float] | None, size: float) -> Safe:
+def _area(triple: Sequence[float] | None, size: float, decimals: int) -> Safe:
     if triple is None:
-        return Safe()
-    area, low, high = (v / size for v in triple)
-    return Safe(f"{area:,.1f} <small>[{low:,.1f}, {high:,.1f}]</small>")
+        return Safe("-")
+    area, low, high = (f"{v / size:,.{decimals}f}" for v in triple)
+    return Safe(f"{area} <small>[{low}, {high}]</small>")
 
 
 def calibration_table(calibration: dict[str, Any]) -> Safe:
