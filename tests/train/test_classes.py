@@ -2,7 +2,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
 from hsi_train.classes import PALETTE, ClassInfo, ClassTable
@@ -92,4 +95,46 @@ def test_raster_names_by_position_and_colours_by_value() -> None:
 def test_many_classes_all_get_a_colour() -> None:
     classes, _ = ClassTable().describe(list(range(1, 100)))
     assert all(len(c.color) == 7 for c in classes)
-    assert len({c.color for c in classes[: len(PALETTE)]}) == len(PALETTE)
+    assert len({c.color for c in classes[: len(PALETTE)]}) == len(PALETTE) >= 64
+
+
+# Machado et al. 2009, severity 1: linear RGB as seen without green or red cones.
+VISION = {
+    "normal": np.eye(3),
+    "deutan": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+         [-0.011820, 0.042940, 0.968881]]
+    ),
+    "protan": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+         [-0.003882, -0.048116, 1.051998]]
+    ),
+}  # fmt: skip
+TO_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
+     [0.0193339, 0.1191920, 0.9503041]]
+)  # fmt: skip
+
+
+def cielab(colors: tuple[str, ...], vision: str) -> NDArray[np.float64]:
+    """Convert ``#rrggbb`` to CIELAB, shape ``(color, 3)``."""
+    rgb = np.array([to_rgb(c) for c in colors])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ VISION[vision].T, 0, 1)
+    xyz = seen @ TO_XYZ.T / (0.95047, 1, 1.08883)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.stack(
+        [116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])],
+        axis=1,
+    )
+
+
+@pytest.mark.parametrize("vision", VISION)
+@pytest.mark.parametrize(("count", "distance"), [(8, 15), (28, 10), (64, 7)])
+def test_default_colours_are_told_apart(
+    vision: str, count: int, distance: float
+) -> None:
+    seen = cielab(PALETTE[:count], vision)
+    assert len(seen) == count
+    apart = np.linalg.norm(seen[:, None] - seen[None], axis=2)
+    assert apart[~np.eye(count, dtype=bool)].min() > distance

@@ -120,3 +120,25 @@ def test_output_maps_leave_out_tiles_without_a_wanted_pixel(
     )
     assert np.isnan(found[:, :, :64]).all()
     assert np.isfinite(found[:, :, 64:]).all()
+
+
+def test_class_and_confidence_are_those_of_the_exported_graph(
+    make_data: MakeData,
+) -> None:
+    data = data_of(make_data, 20, 100)
+    splits = split.per_class(data, 4, 0)
+    problem = patches.problem(data.scenes, splits, len(data.classes))
+    method = methods.build("s2vnet", problem, {}).eval()
+    scene, fill = data.scenes[0], np.zeros(5)
+    shares = predict.output_maps(method, "probabilities", scene, scene.valid, fill, CPU)
+    classes, confidence = predict.class_and_confidence(
+        method, scene, scene.valid, fill, CPU
+    )
+    np.testing.assert_array_equal(classes, shares.argmax(axis=0))
+    np.testing.assert_array_equal(confidence, shares.max(axis=0))
+    wanted = np.zeros((20, 100), dtype=bool)
+    wanted[3, 80] = True
+    part, sure = predict.class_and_confidence(method, scene, wanted, fill, CPU)
+    np.testing.assert_array_equal(part[:, 64:], classes[:, 64:])
+    assert (part[:, :64] == -1).all()
+    assert np.isnan(sure[:, :64]).all()

@@ -8,12 +8,21 @@ from typing import Any, NamedTuple
 
 from hsi_runtime.errors import SceneError
 
-# Distinct on screen and in print for the first classes, then varied in lightness.
+# The first seven are Okabe and Ito's (Color Universal Design, 2008) without black. Each
+# further colour is the one farthest in CIELAB from all before it, white and light grey,
+# as seen with normal vision, without green cones or without red cones (Machado et al.,
+# IEEE TVCG 15, 2009); distances in the latter two count one and a half times.
 PALETTE = (
-    "#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#e6ab02", "#a6761d",
-    "#1f78b4", "#b2df8a", "#fb9a99", "#cab2d6", "#ffff99", "#33a02c", "#e31a1c",
-    "#ff7f00", "#6a3d9a", "#b15928", "#a6cee3", "#8dd3c7", "#bebada", "#fb8072",
-    "#80b1d3", "#fdb462", "#b3de69", "#fccde5", "#bc80bd", "#ccebc5", "#ffed6f",
+    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442",
+    "#4b5af0", "#782d1e", "#00f087", "#0f5a5a", "#0f3c96", "#7896ff", "#b4a54b",
+    "#96d2a5", "#96693c", "#4bd2e1", "#96f069", "#b40f00", "#4b4b78", "#ff5a78",
+    "#87003c", "#872dc3", "#d22dc3", "#d296a5", "#5a961e", "#b40087", "#ffc3ff",
+    "#2d785a", "#a587c3", "#4bd2c3", "#a54b78", "#1e78f0", "#a5d23c", "#5a96e1",
+    "#a5b469", "#a52d3c", "#5a965a", "#5a5a0f", "#78f0a5", "#ff693c", "#ff005a",
+    "#c34b96", "#5ae169", "#4b78d2", "#2dc387", "#69f0c3", "#005aa5", "#ff96ff",
+    "#69b4c3", "#c32d2d", "#960f5a", "#2d7896", "#3c5ad2", "#78d287", "#a5c34b",
+    "#3c2da5", "#ffa5e1", "#00f0d2", "#f04b4b", "#f069ff", "#f03c78", "#870069",
+    "#c3005a",
 )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hsi_runtime.model_file import PROBABILITIES
 from hsi_runtime.windows import tiles
 from hsi_train.labelled_scene import LabelledData, LabelledScene
 from hsi_train.method import BaseMethod
@@ -58,6 +59,37 @@ def mapped_pixels(
         found = classify(network, scene, scene.valid, fill, halo, device)
         total += np.bincount(found[scene.valid], minlength=len(total))
     return total
+
+
+@torch.inference_mode()
+def class_and_confidence(
+    method: BaseMethod,
+    scene: LabelledScene,
+    wanted: NDArray[np.bool_],
+    fill: NDArray[np.float64],
+    device: torch.device,
+) -> tuple[NDArray[np.int16], NDArray[np.float32]]:
+    """Classify the wanted pixels of a scene as the exported model will.
+
+    Args:
+        method: In evaluation mode.
+        scene: The scene.
+        wanted: Pixels of interest, shape ``(row, col)``.
+        fill: What stands for a missing value, shape ``(band,)``.
+        device: Where the method lives.
+
+    Returns:
+        Class index and its probability, shape ``(row, col)``; -1 and NaN in tiles
+        without a wanted pixel.
+    """
+    graph, index = method.inference_graph().eval(), method.outputs.index(PROBABILITIES)
+    classes = np.full(wanted.shape, -1, dtype=np.int16)
+    confidence = np.full(wanted.shape, np.nan, dtype=np.float32)
+    for rows, cols, cube in _tiles(scene, wanted, fill, method.halo):
+        highest, found = graph(cube.to(device))[index][0].max(dim=0)
+        classes[rows, cols] = found.cpu().numpy()
+        confidence[rows, cols] = highest.cpu().numpy()
+    return classes, confidence
 
 
 @torch.inference_mode()

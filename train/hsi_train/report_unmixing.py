@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -11,82 +10,101 @@ from hsi_train.labelled_scene import LabelledData, LabelledScene
 from hsi_train.method import BaseMethod
 from hsi_train.patches import Statistics
 from hsi_train.predict import output_maps
+from hsi_train.report_html import (
+    Safe,
+    figure,
+    grid,
+    joined,
+    named,
+    paragraph,
+    svg,
+    text,
+)
+from hsi_train.report_maps import layout, share_scale
+from hsi_train.report_pictures import painted_shares
+from hsi_train.report_spectra import INK, SpectralAxis, spectral_axis, spectral_plot
 
 MAX_SCENES = 2  # whose abundances are drawn
 MAX_PIXELS = 500_000  # of a scene that is drawn
-COLUMNS = 6  # maps side by side
-GAP = 3.0  # a line is broken where bands are so many usual steps apart
+MAP_PIXELS = 1_500_000  # of all abundance maps together
 
 
-def figures(
+def unmixing(
     method: BaseMethod, data: LabelledData, statistics: Statistics, device: torch.device
-) -> list[Figure]:
-    """Draw the endmembers and the abundances of the first scenes.
+) -> Safe:
+    """Draw endmembers and abundances; empty for a method that does not unmix.
 
     Args:
-        method: One with abundances, in evaluation mode.
+        method: In evaluation mode.
         data: Scenes and classes.
         statistics: Of the training pixels.
         device: Where the method lives.
     """
-    spectra = method.endmembers()
-    assert spectra is not None
-    drawn = [draw_endmembers(spectra.cpu().numpy(), data)]
-    small = [s for s in data.scenes if s.valid.size <= MAX_PIXELS]
-    for scene in small[:MAX_SCENES]:
+    found = method.endmembers()
+    if found is None:
+        return Safe()
+    spectra = found.cpu().numpy()
+    means = method.problem.class_means.cpu().numpy()
+    axis = spectral_axis(data)
+    panels = [
+        figure(
+            svg(draw_endmember(axis, spectrum, mean, info.color)),
+            f"Endmember of class {info.name}",
+            named(info),
+        )
+        for info, spectrum, mean in zip(data.classes, spectra, means, strict=True)
+    ]
+    parts = [
+        paragraph(
+            "Line: endmember, its largest value set to 1; dashed: mean of the training "
+            "pixels, scaled alike. Where they differ much, the endmember is not the "
+            "spectrum of the class."
+        ),
+        grid(panels, 1, 3),
+    ]
+    small = [s for s in data.scenes if s.valid.size <= MAX_PIXELS][:MAX_SCENES]
+    for scene in small:
         maps = output_maps(
             method, ABUNDANCES, scene, scene.valid, statistics.mean, device
         )
-        drawn.append(draw_abundances(maps, scene, data))
+        limit = MAP_PIXELS // (len(small) * len(maps))
+        parts += [
+            Safe(f"<h3>Abundances in {text(scene.info.path.name)}</h3>"),
+            paragraph(joined("Share of each class in a pixel:", share_scale())),
+            abundance_maps(maps, scene, data, limit),
+        ]
+    return joined(*parts)
+
+
+def draw_endmember(
+    axis: SpectralAxis,
+    spectrum: NDArray[np.float32],
+    mean: NDArray[np.float64],
+    color: str,
+) -> Figure:
+    """Plot an endmember over the mean of its class, both of shape ``(band,)``."""
+    drawn, plot = spectral_plot(axis, "largest value = 1")
+    line = axis.values(spectrum)
+    plot.fill_between(axis.places, 0, line, color=color, alpha=0.55, lw=0)
+    plot.plot(
+        axis.places, line, color=INK, lw=1.2, marker=".", ms=3, markevery=axis.marks()
+    )
+    dashes = (0, (4, 2))
+    plot.plot(axis.places, axis.values(mean / mean.max()), color=INK, lw=0.9, ls=dashes)
+    plot.set_ylim(0, 1.05)
     return drawn
 
 
-def draw_endmembers(spectra: NDArray[np.float32], data: LabelledData) -> Figure:
-    """Plot spectra ``(endmember, band)`` over wavelength, or over the band number."""
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    axis = figure.subplots()
-    centres = data.reference.wavelengths_nm
-    if centres is None:
-        places = data.bands.astype(float) + 1
-        axis.set_xlabel("band of the scene")
-    else:
-        places = centres[data.bands]
-        axis.set_xlabel("wavelength [nm]")
-    order = np.argsort(places, kind="stable")  # spectrometers may overlap
-    places, spectra = places[order], spectra[:, order]
-    steps = np.diff(places)
-    usual = np.median(steps) if len(steps) else 0.0
-    broken = np.flatnonzero(steps > GAP * usual) + 1
-    places = np.insert(places, broken, np.nan)
-    for info, spectrum in zip(data.classes, spectra, strict=True):
-        line = np.insert(spectrum, broken, np.nan)
-        axis.plot(places, line, ".-", color=info.color, lw=1.6, ms=3, label=info.name)
-    axis.set_ylabel("endmember, peak = 1")
-    axis.set_ylim(0, 1.05)
-    axis.grid(color="#dddddd", lw=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=6, fontsize=8, frameon=False)
-    return figure
-
-
-def draw_abundances(
-    maps: NDArray[np.float32], scene: LabelledScene, data: LabelledData
-) -> Figure:
-    """Draw ``(endmember, row, col)`` as a map for each class, white to its colour."""
-    count, rows, cols = maps.shape
-    columns = min(count, COLUMNS)
-    lines = -(-count // columns)
-    width = 12 / columns
-    height = width * max(0.4, min(rows / cols, 2)) + 0.3
-    figure = Figure(figsize=(12, lines * height + 0.4), layout="constrained")
-    title = f"{scene.info.path.name}: abundances, from 0 (grey) to 1 (full colour)"
-    figure.suptitle(title, fontsize=10)
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, info, shares in zip(axes[:count], data.classes, maps, strict=True):
-        colors = LinearSegmentedColormap.from_list("share", ["#f4f4f4", info.color])
-        shown = np.where(scene.valid, shares, np.nan)
-        axis.imshow(shown, colors, vmin=0, vmax=1, interpolation="nearest")
-        axis.set_title(info.name, fontsize=9)
-    return figure
+def abundance_maps(
+    maps: NDArray[np.float32], scene: LabelledScene, data: LabelledData, limit: int
+) -> Safe:
+    """Paint ``(class, row, col)`` as a map for each class, of at most some pixels."""
+    panels = [
+        figure(
+            painted_shares(shares, scene.valid, limit),
+            f"Abundance of {info.name} in {scene.info.path.name}",
+            named(info),
+        )
+        for info, shares in zip(data.classes, maps, strict=True)
+    ]
+    return layout(panels, scene.valid.shape, 1)

@@ -1,0 +1,185 @@
+"""Pictures of the scenes: composites, labels, split, class map and confidence."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hsi_train.labelled_scene import UNLABELLED, LabelledData, LabelledScene
+from hsi_train.method import BaseMethod
+from hsi_train.patches import Statistics
+from hsi_train.predict import class_and_confidence
+from hsi_train.report_html import (
+    Safe,
+    figure,
+    grid,
+    joined,
+    legend,
+    named,
+    paragraph,
+    scale,
+    swatch,
+    text,
+)
+from hsi_train.report_pictures import (
+    NODATA,
+    NOTHING,
+    SHARE_COLORS,
+    SHARE_STEPS,
+    composite,
+    composites,
+    painted,
+    painted_shares,
+    photograph,
+)
+from hsi_train.split import Role, Roles
+
+MAX_MAPS = 6  # scenes that are drawn
+MAX_MAP_PIXELS = 500_000  # a larger scene is classified only where it has labels
+PICTURE_PIXELS = 1_000_000  # of one kind of picture, in all scenes together
+CHANNELS = ("red", "green", "blue")
+
+# Told apart with any colour vision, and in grey.
+ROLE_COLORS = {
+    Role.TRAIN: "#004488",
+    Role.VALIDATION: "#ddaa33",
+    Role.TEST: "#bb5566",
+    Role.BUFFER: "#b0b0b0",
+}
+
+
+def maps(
+    method: BaseMethod,
+    data: LabelledData,
+    splits: list[Roles],
+    statistics: Statistics,
+    device: torch.device,
+) -> Safe:
+    """Draw the first scenes, each with its split and what the method makes of it.
+
+    Args:
+        method: In evaluation mode.
+        data: Scenes and classes.
+        splits: Role of every pixel, one array for each scene.
+        statistics: Of the training pixels.
+        device: Where the method lives.
+    """
+    pairs = list(zip(data.scenes, splits, strict=True))
+    drawn = pairs[:MAX_MAPS]
+    bands, sentence = composites(data)
+    parts = [paragraph(sentence)] if sentence else []
+    for scene, roles in drawn:
+        wanted = scene.valid
+        large = wanted.size > MAX_MAP_PIXELS
+        if large:
+            wanted = scene.classes != UNLABELLED
+        found = class_and_confidence(method, scene, wanted, statistics.mean, device)
+        panels = _panels(
+            scene, roles, bands, data, *found, PICTURE_PIXELS // len(drawn)
+        )
+        parts += [_heading(scene), layout(panels, scene.valid.shape, len(drawn))]
+        if large:
+            parts.append(
+                paragraph(
+                    "This scene is large: only the tiles that hold labels are "
+                    "classified here, the rest is grey. hsi-run maps all of it."
+                )
+            )
+    present = [named(c) for c in data.classes]
+    parts.append(
+        legend([*present, swatch(NOTHING, "no label"), swatch(NODATA, "nodata")])
+    )
+    if len(pairs) > len(drawn):
+        parts.append(paragraph(f"{len(pairs) - len(drawn)} more scenes are not drawn."))
+    return joined(*parts)
+
+
+def share_scale() -> Safe:
+    """Explain the colours of `painted_shares`."""
+    return scale(SHARE_COLORS[:: SHARE_STEPS // 10], "0", "1")
+
+
+def layout(panels: list[Safe], shape: tuple[int, ...], scenes: int) -> Safe:
+    """Lay the pictures of a scene side by side, as its shape suggests."""
+    aspect = shape[1] / shape[0]
+    if aspect >= 4:
+        return grid(panels, 1, 1, "map strip", f"--aspect:{aspect:.2f}")
+    if aspect >= 1.8:
+        return grid(panels, 1, 2, "map")
+    many = min(len(panels), 6)
+    if aspect <= 0.4:
+        return grid(panels, 3, many, "map tall")
+    return grid(panels, 3, many, "map") if scenes > 2 else grid(panels, 2, 3, "map")
+
+
+def _panels(
+    scene: LabelledScene,
+    roles: Roles,
+    bands: dict[str, list[int]],
+    data: LabelledData,
+    found: NDArray[np.int16],
+    confidence: NDArray[np.float32],
+    limit: int,
+) -> list[Safe]:
+    name = scene.info.path.name
+    centres = data.reference.wavelengths_nm
+    panels = []
+    for title, chosen in bands.items():
+        said = [f"band {data.bands[b] + 1}" for b in chosen]
+        if centres is not None:
+            nm = centres[data.bands[chosen]]
+            said = [f"{n:.0f} nm ({s})" for n, s in zip(nm, said, strict=True)]
+        caption = ", ".join(f"{c} {s}" for c, s in zip(CHANNELS, said, strict=True))
+        uri = photograph(composite(scene, chosen), limit)
+        panels.append(_panel(uri, title, name, text(caption)))
+    colors = [c.color for c in data.classes]
+    labelled = int((scene.classes != UNLABELLED).sum())
+    counts = np.bincount(roles.ravel(), minlength=len(Role))
+    keys = [
+        swatch(color, f"{role.name.lower()} {counts[role]:,}")
+        for role, color in ROLE_COLORS.items()
+        if counts[role]
+    ]
+    # The highest index wins where a picture is thinned out: training pixels are rare.
+    order = [Role.BUFFER, Role.TEST, Role.VALIDATION, Role.TRAIN]
+    parts = np.full(roles.shape, UNLABELLED)
+    for index, role in enumerate(order):
+        parts[roles == role] = index
+    role_colors = [ROLE_COLORS[role] for role in order]
+    valid = scene.valid
+    return [
+        *panels,
+        _panel(
+            painted(scene.classes, colors, valid, limit, rare=True),
+            "Labels", name, text(f"{labelled:,} pixels"),
+        ),
+        _panel(
+            painted(parts, role_colors, valid, limit, rare=True),
+            "Split", name, Safe(f'<span class="keys">{" ".join(keys)}</span>'),
+        ),
+        _panel(
+            painted(found, colors, valid, limit),
+            "Class map", name, text("by the trained network"),
+        ),
+        _panel(
+            painted_shares(confidence, valid, limit),
+            "Confidence", name, joined("probability of the class shown", share_scale()),
+        ),
+    ]  # fmt: skip
+
+
+def _panel(uri: str, title: str, scene: str, caption: Safe) -> Safe:
+    below = Safe(f"<b>{text(title)}</b><br>{caption}")
+    return figure(uri, f"{title} of {scene}", below)
+
+
+def _heading(scene: LabelledScene) -> Safe:
+    info, (rows, cols) = scene.info, scene.valid.shape
+    said = f"{rows:,} rows x {cols:,} columns"
+    if info.resolution_m is not None:
+        said += f" of {info.resolution_m:g} m pixels"
+    if (rows, cols) != (info.rows, info.cols):
+        said += (
+            f": the labelled part, from row {scene.row + 1:,} and column "
+            f"{scene.col + 1:,}, of {info.rows:,} x {info.cols:,}"
+        )
+    return joined(Safe(f"<h3>{text(info.path.name)}</h3>"), paragraph(said, "soft"))
