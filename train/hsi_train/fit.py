@@ -47,6 +47,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     patience: int
 
 
+def warm_up_share(share: float, steps: int) -> float:
+    """Return the share of a schedule that warms up.
+
+    torch divides by zero where that is exactly one step: two, then.
+    """
+    return 2 / steps if share * steps == 1 else share
+
+
 @dataclass(frozen=True)
 class Epoch:
     """One line of ``history.csv``; validation is None without validation pixels."""
@@ -143,11 +151,12 @@ class Trainer:
         self._steps = math.ceil(_length(windows, self._outputs) / self._batch)
         groups = method.parameter_groups(settings.learning_rate)
         self._optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        total = self._epochs * self._steps
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimizer,
             [group["lr"] for group in groups],
-            total_steps=self._epochs * self._steps,
-            pct_start=WARM_UP,
+            total_steps=total,
+            pct_start=warm_up_share(WARM_UP, total),
         )
         self._validates = any((r == Role.VALIDATION).any() for r in splits)
         # bf16 has the range of fp32: no loss scaling. Older GPUs stay in fp32.
