@@ -51,6 +51,7 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
 
 # Pages to read in a browser, without a network: build/docs/index.html.
 docs: .venv/dev

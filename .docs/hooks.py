@@ -32,6 +32,12 @@ def methods() -> str:
     return "\n\n".join(sections)
 
 
+def quoted(path: str, language: str) -> str:
+    """Show a file of the repository."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return f'```{language} title="{path}"\n{text}```'
+
+
 DIRECTIVES: dict[str, Callable[..., str]] = {
     "about": source.about,
     "benchmark": results.benchmark,
@@ -43,6 +49,7 @@ DIRECTIVES: dict[str, Callable[..., str]] = {
     "included": results.included,
     "methods": methods,
     "other_benchmarks": results.other_benchmarks,
+    "quoted": quoted,
 }
 
 
