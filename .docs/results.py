@@ -37,7 +37,7 @@ def decision() -> str:
     names = [p.stem for p in sorted(METHODS.glob("[!_]*.py"))]
     rows = []
     for row in [*accuracy, *(n for n in names if not any(map(_is_of(n), accuracy)))]:
-        method = next((n for n in names if _is_of(n)(row)), None)
+        method = max((n for n in names if _is_of(n)(row)), key=len, default=None)
         measured = accuracy.get(row, {})
         rows.append(
             [

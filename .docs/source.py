@@ -114,7 +114,9 @@ def _arguments(found: ast.arguments) -> list[str]:
     without = len(every) - len(found.defaults)
     defaults = [None] * without + list(found.defaults)
     out = [_argument(a, d) for a, d in zip(every, defaults, strict=True)]
-    if found.kwonlyargs:
+    if found.vararg is not None:
+        out.append(f"*{ast.unparse(found.vararg)}")
+    elif found.kwonlyargs:
         out.append("*")
     pairs = zip(found.kwonlyargs, found.kw_defaults, strict=True)
     out += [_argument(a, d) for a, d in pairs]
