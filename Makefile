@@ -57,6 +57,7 @@ lint: .venv/dev
 docs: .venv/dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict \
 	    -f .docs/mkdocs.yml -d $(abspath $(SITE))
+	@echo "Pages: $(SITE)/index.html"
 
 # Long runs: five-seed accuracy on real data (HSI_DATA), a bare environment, memory.
 soak: .venv/dev

@@ -169,7 +169,7 @@ def _figures(contents: list[Result], name: str) -> str:
             rows |= {key: dict(_leaves(part)) for key, part in parts.items()}
             said |= dict(_leaves({k: v for k, v in told.items() if k not in parts}))
         else:
-            case = str(content["benchmark"]).removeprefix(name).strip("_")
+            case = str(content.get("benchmark", name)).removeprefix(name).strip("_")
             rows[case or name] = dict(_leaves(told))
     lists = []
     if len(rows) > 1 and len({tuple(row) for row in rows.values()}) == 1:

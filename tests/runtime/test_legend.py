@@ -73,6 +73,7 @@ def test_style_lies_beside_the_map_under_its_name(
 ) -> None:
     scene = write_scene_tiff(tmp_path / "s.tif", cube)
     model = read_model(write_model(tmp_path / "m.onnx"))
-    run(Request(scene, tmp_path / name), model)
+    result = run(Request(scene, tmp_path / name), model)
     style = (tmp_path / name).with_suffix(".qml")
+    assert result["outputs"]["qml"] == str(style)
     assert ElementTree.parse(style).getroot().tag == "qgis"
