@@ -325,6 +325,36 @@ def cube() -> NDArray[np.uint16]:
 
 
 @pytest.fixture(scope="session")
+def write_crowns() -> Callable[[Path], None]:
+    """Outline two classes of a folder's ``labels.tif`` as polygons with a genus."""
+    pyogrio = pytest.importorskip("pyogrio")
+    shapely = pytest.importorskip("shapely")
+
+    def write(folder: Path) -> None:
+        with rasterio.open(folder / "labels.tif") as raster:
+            labels, transform, crs = raster.read(1), raster.transform, raster.crs
+        values, counts = np.unique(labels[labels > 0], return_counts=True)
+        common = values[counts.argsort()[-2:]].tolist()
+        genera = dict(zip(common, ("Acer", "Pinus"), strict=True))
+        found = [
+            (shapely.geometry.shape(shape), genera[int(code)])
+            for shape, code in rasterio.features.shapes(labels, transform=transform)
+            if int(code) in genera
+        ]
+        pyogrio.raw.write(
+            folder / "crowns.gpkg",
+            shapely.to_wkb([polygon for polygon, _ in found]),
+            [np.array([genus for _, genus in found], dtype=object)],
+            ["genus"],
+            geometry_type="Polygon",
+            crs=crs.to_wkt(),
+            driver="GPKG",
+        )
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Fit MF2CNet's last layer to a simulated scene, and export it.
 
@@ -431,33 +461,3 @@ def write_checkpoint(run: Path, scene: Path, truth: Path) -> None:
     )
     sample = np.rint(filled).astype(stored.dtype)
     checkpoint.save(run, method, description, sample)
-
-
-@pytest.fixture(scope="session")
-def write_crowns() -> Callable[[Path], None]:
-    """Outline two classes of a folder's ``labels.tif`` as polygons with a genus."""
-    pyogrio = pytest.importorskip("pyogrio")
-    shapely = pytest.importorskip("shapely")
-
-    def write(folder: Path) -> None:
-        with rasterio.open(folder / "labels.tif") as raster:
-            labels, transform, crs = raster.read(1), raster.transform, raster.crs
-        values, counts = np.unique(labels[labels > 0], return_counts=True)
-        common = values[counts.argsort()[-2:]].tolist()
-        genera = dict(zip(common, ("Acer", "Pinus"), strict=True))
-        found = [
-            (shapely.geometry.shape(shape), genera[int(code)])
-            for shape, code in rasterio.features.shapes(labels, transform=transform)
-            if int(code) in genera
-        ]
-        pyogrio.raw.write(
-            folder / "crowns.gpkg",
-            shapely.to_wkb([polygon for polygon, _ in found]),
-            [np.array([genus for _, genus in found], dtype=object)],
-            ["genus"],
-            geometry_type="Polygon",
-            crs=crs.to_wkt(),
-            driver="GPKG",
-        )
-
-    return write

@@ -84,17 +84,8 @@ def _open(path: Path) -> Any:
 @click.command(name="hsi_train.accuracy")
 @click.argument("class_map", type=click.Path(path_type=Path))
 @click.argument("truth", type=click.Path(path_type=Path))
-@click.option(
-    "--abundances",
-    type=click.Path(path_type=Path),
-    help="Raster of the true share of each class.",
-)
-@click.option(
-    "--min-abundance",
-    type=click.FloatRange(0, 1),
-    default=0.0,
-    help="Leave out pixels whose largest share is smaller.",
-)
+@click.option("--abundances", type=click.Path(path_type=Path))
+@click.option("--min-abundance", type=click.FloatRange(0, 1), default=0.0)
 def command(
     class_map: Path, truth: Path, abundances: Path | None, min_abundance: float
 ) -> None:
