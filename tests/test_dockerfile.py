@@ -190,8 +190,7 @@ def test_watching_service_maps_what_appears(
     for folder in (data / "in", data / "maps", scratch):
         folder.mkdir(parents=True)
     shutil.copy(trained.model, data / "model.onnx")
-    script = script.replace("$$", "$").replace("/tmp", str(scratch))
-    script = script.replace("/data", str(data))
+    script = script.replace("$$", "$").replace("/data", str(data))
     path = f"{image}{os.pathsep}{os.environ['PATH']}"
     settings = {
         k: v.replace("/data", f"{data}") for k, v in service["environment"].items()
@@ -199,6 +198,7 @@ def test_watching_service_maps_what_appears(
     settings |= {"PATH": path, "PERIOD_S": "0.2"}
     watching = subprocess.Popen(
         [*service["entrypoint"], script],
+        cwd=scratch,
         env={**os.environ, **settings},
         start_new_session=True,
         stderr=subprocess.DEVNULL,
