@@ -5,8 +5,9 @@ PYTHON ?= python3
 BIN = .venv/bin
 PIP = $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
 DEMO = build/demo
+SITE = build/docs
 
-.PHONY: demo test lint soak bench accuracy gpu clean
+.PHONY: demo docs test lint soak bench accuracy gpu clean
 
 # torch comes first and pinned: a range would take the newest build, which on Linux
 # brings several gigabytes of CUDA.
@@ -50,6 +51,13 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/hadolint Dockerfile
+
+# Pages to read in a browser, without a network: build/docs/index.html.
+docs: .venv/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict \
+	    -f .docs/mkdocs.yml -d $(abspath $(SITE))
+	@echo "Pages: $(SITE)/index.html"
 
 # Long runs: five-seed accuracy on real data (HSI_DATA), a bare environment, memory.
 soak: .venv/dev

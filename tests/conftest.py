@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import rasterio
+import rasterio.features
 from hypothesis import settings
 from msgspec.structs import replace
 from numpy.lib.stride_tricks import sliding_window_view
@@ -352,6 +353,36 @@ def cube() -> NDArray[np.uint16]:
     patches = np.kron(random.integers(500, 9000, (4, 6, 8)), np.ones((1, 4, 4)))
     rough = patches[:, :23, :31] + random.normal(0, 300, (4, 23, 31))
     return rough.clip(1, 9999).astype(np.uint16)
+
+
+@pytest.fixture(scope="session")
+def write_crowns() -> Callable[[Path], None]:
+    """Outline two classes of a folder's ``labels.tif`` as polygons with a genus."""
+    pyogrio = pytest.importorskip("pyogrio")
+    shapely = pytest.importorskip("shapely")
+
+    def write(folder: Path) -> None:
+        with rasterio.open(folder / "labels.tif") as raster:
+            labels, transform, crs = raster.read(1), raster.transform, raster.crs
+        values, counts = np.unique(labels[labels > 0], return_counts=True)
+        common = values[counts.argsort()[-2:]].tolist()
+        genera = dict(zip(common, ("Acer", "Pinus"), strict=True))
+        found = [
+            (shapely.geometry.shape(shape), genera[int(code)])
+            for shape, code in rasterio.features.shapes(labels, transform=transform)
+            if int(code) in genera
+        ]
+        pyogrio.raw.write(
+            folder / "crowns.gpkg",
+            shapely.to_wkb([polygon for polygon, _ in found]),
+            [np.array([genus for _, genus in found], dtype=object)],
+            ["genus"],
+            geometry_type="Polygon",
+            crs=crs.to_wkt(),
+            driver="GPKG",
+        )
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pyogrio
 import pytest
 import rasterio
-import rasterio.features
-import shapely
 
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
@@ -38,30 +36,9 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def write_crowns(folder: Path) -> None:
-    """Outline two classes of the labels as polygons with a genus."""
-    with rasterio.open(folder / "labels.tif") as raster:
-        labels, transform, crs = raster.read(1), raster.transform, raster.crs
-    values, counts = np.unique(labels[labels > 0], return_counts=True)
-    common = values[counts.argsort()[-2:]].tolist()
-    genera = dict(zip(common, ("Acer", "Pinus"), strict=True))
-    found = [
-        (shapely.geometry.shape(shape), genera[int(code)])
-        for shape, code in rasterio.features.shapes(labels, transform=transform)
-        if int(code) in genera
-    ]
-    pyogrio.raw.write(
-        folder / "crowns.gpkg",
-        shapely.to_wkb([polygon for polygon, _ in found]),
-        [np.array([genus for _, genus in found], dtype=object)],
-        ["genus"],
-        geometry_type="Polygon",
-        crs=crs.to_wkt(),
-        driver="GPKG",
-    )
-
-
-def test_commands_of_the_own_scene_run(tmp_path: Path) -> None:
+def test_commands_of_the_own_scene_run(
+    tmp_path: Path, write_crowns: Callable[[Path], None]
+) -> None:
     own = [c for c in commands() if not c.startswith("make")]
     assert len(own) >= 8
     for command in own:

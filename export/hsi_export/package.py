@@ -1,6 +1,7 @@
 """Puts the contract into an ONNX graph and signs the file; describes it as STAC MLM."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,9 @@ def deepness(contract: ModelDocument, resolution_m: float | None) -> dict[str, s
     """Write the keys that QGIS-Deepness and GeoDeep read; values are JSON.
 
     They divide stored values by 255 before they standardise. Mean 0 and deviation
-    1/255 undo that, because normalisation is inside our graph.
+    1/255 undo that, because normalisation is inside our graph. The side of a tile has
+    two names: that of Deepness' documentation, and that of its code. Overlap is a whole
+    percentage, of which each of two neighbours gives up half.
     """
     bands = len(contract.bands.used)
     keys: dict[str, Any] = {
@@ -138,7 +141,8 @@ def deepness(contract: ModelDocument, resolution_m: float | None) -> dict[str, s
         "class_names": {str(i): c.name for i, c in enumerate(contract.classes)},
         "resolution": 100 * resolution_m if resolution_m else 100,
         "tiles_size": DEEPNESS_TILE,
-        "tiles_overlap": round(100 * contract.halo / DEEPNESS_TILE, 1),
+        "tile_size": DEEPNESS_TILE,
+        "tiles_overlap": math.ceil(100 * 2 * contract.halo / DEEPNESS_TILE),
         "standardization_mean": [0.0] * bands,
         "standardization_std": [1 / 255] * bands,
     }

@@ -42,7 +42,13 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class ClassEntry(_Part, frozen=True):
-    """One class: its code in labels and class maps, its name, its ``#rrggbb``."""
+    """One class.
+
+    Attributes:
+        code: Its value in labels and class maps.
+        name: What it is called.
+        color: ``#rrggbb``.
+    """
 
     code: Annotated[int, Meta(ge=1, le=65534)]
     name: str
@@ -108,7 +114,13 @@ class Provenance(_Part, frozen=True):
 
 
 class Array(_Part, frozen=True):
-    """A small array: little-endian bytes, deflated, base64."""
+    """A small array.
+
+    Attributes:
+        dtype: Of its values, little-endian, in numpy's notation.
+        shape: Length of each axis; the last one changes fastest.
+        data: The bytes, deflated (zlib), as base64.
+    """
 
     dtype: Literal["<f4", "<i2", "<u2", "<i4", "<u4", "|u1", "|i1", "<f8"]
     shape: list[Positive]
@@ -155,16 +167,28 @@ class SelfTest(_Part, frozen=True):
 
 
 class ModelDocument(_Part, frozen=True):
-    """All that a runtime must know of a model; see the field types.
+    """All that a runtime must know of a model.
 
-    ``reject_below`` is the confidence below which a pixel is better left unclassified,
-    as validation pixels suggest, or null where they cannot tell; it is applied only
-    when the user asks.
-
-    For each pixel of a window, ``macs_per_pixel`` counts the multiplications of its
-    layers and ``working_bytes`` what the graph holds in memory at once. ``endmembers``,
-    shape ``(class, band)``, each with a largest value of one, are the spectra that
-    abundances refer to, or null.
+    Attributes:
+        schema_version: Of this document.
+        method: Name of the method that was trained.
+        receptive_field: Side of the square that decides about its centre, px; odd.
+        classes: In the order of the graph's class axis.
+        bands: Which bands the network wants.
+        values: What the numbers of a cube mean.
+        reject_below: Confidence below which a pixel is better left unclassified, as
+            validation pixels suggest; null where they cannot tell. Applied only when
+            the user asks.
+        outputs: Names of the graph's outputs.
+        endmembers: Spectra that abundances refer to, shape ``(class, band)``, each with
+            a largest value of one; null where the model does not unmix.
+        precision: Of the weights in the graph.
+        parameters: Number of weights.
+        macs_per_pixel: Multiplications of the layers for each pixel of a window.
+        working_bytes: Memory that the graph holds at once for each pixel of a window.
+        provenance: Where the weights come from.
+        self_test: A sample with its answer, to try an engine on.
+        checksum: SHA-256 of the whole file with this field zeroed.
     """
 
     schema_version: Literal[1]

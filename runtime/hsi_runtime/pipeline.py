@@ -280,7 +280,7 @@ def run(
         "scene": str(request.scene),
         "model": str(model.path),
         "output": str(request.output),
-        "outputs": {w: str(paths[w]) for w in wanted},
+        "outputs": {w: str(paths[w]) for w in (*wanted, "qml")},
         "method": document.method,
         "rows": grid.rows,
         "cols": grid.cols,

@@ -1,7 +1,8 @@
 """Turns a finished class map into polygons, one layer of a GeoPackage.
 
 Needs the extra ``vector``. Polygons follow the pixels' edges; neighbouring pixels of a
-class, sharing an edge, make one polygon.
+class, sharing an edge, make one polygon. A second table, ``layer_styles``, is where
+QGIS keeps the styles of a GeoPackage: names and colours appear by themselves.
 """
 
 import warnings
@@ -16,8 +17,10 @@ import shapely
 from hsi_runtime.class_map import UNCLASSIFIED
 from hsi_runtime.errors import OutputError
 from hsi_runtime.geotiff import open_tiff, resolution_m
+from hsi_runtime.legend import polygon_style
 from hsi_runtime.model_file import ModelDocument
 
+LAYER = "classes"
 MAX_PIXELS = 200_000_000  # the whole map is in memory here
 
 
@@ -68,7 +71,38 @@ def write_polygons(
                 geometry_type="Polygon",
                 crs=crs,
                 driver="GPKG",
-                layer="classes",
+                layer=LAYER,
             )
+            _add_style(output, polygon_style(document))
     except (pyogrio.errors.DataSourceError, OSError) as error:
         raise OutputError(f"{output} cannot be written: {error}") from error
+
+
+def _add_style(output: Path, style: str) -> None:
+    """Add a style for the polygons; QGIS asks for all of these columns."""
+    row = {
+        "f_table_catalog": "",
+        "f_table_schema": "",
+        "f_table_name": LAYER,
+        "f_geometry_column": "geom",
+        "styleName": LAYER,
+        "styleQML": style,
+        "styleSLD": "",
+        "useAsDefault": True,
+        "description": "",
+        "owner": "",
+        "update_time": "",
+    }
+    columns = [
+        np.array([value], dtype=bool if isinstance(value, bool) else object)
+        for value in row.values()
+    ]
+    pyogrio.raw.write(
+        output,
+        None,
+        columns,
+        list(row),
+        geometry_type=None,
+        driver="GPKG",
+        layer="layer_styles",
+    )

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from msgspec.structs import replace
 
@@ -14,16 +15,23 @@ from hsi_train import checkpoint
 
 
 def test_deepness_and_geodeep_find_their_keys(trained: Any) -> None:
-    entries = metadata(trained.model.read_bytes())
+    # As they read them: by onnxruntime, each value as JSON.
+    session = onnxruntime.InferenceSession(trained.model)
+    entries = session.get_modelmeta().custom_metadata_map
+    assert entries == metadata(trained.model.read_bytes())
     found = {key: json.loads(entries[key]) for key in entries if key != "hsi"}
     document = read_model(trained.model).document
     assert found["model_type"] == "Segmentor"
     assert list(found["class_names"].values()) == [c.name for c in document.classes]
     assert list(found["class_names"]) == ["0", "1", "2", "3"]
     assert found["resolution"] == 100  # cm, of a scene of 1 m
-    assert found["tiles_size"] > document.receptive_field
+    assert found["tiles_size"] == found["tile_size"] > document.receptive_field
+    assert isinstance(found["tile_size"], int)
+    assert isinstance(found["tiles_overlap"], int)  # they cut decimals off
     overlap = found["tiles_overlap"] / 100 * found["tiles_size"]
-    assert overlap == pytest.approx(document.halo, abs=0.1)
+    assert 2 * document.halo <= overlap < 2 * document.halo + 1.28
+    assert len(session.get_inputs()) == 1
+    assert session.get_inputs()[0].shape[-3] == len(found["standardization_mean"])
     # They compute (value / 255 - mean) / std: stored values must come out again.
     stored = np.array([0.0, 1.0, 9999.0, 65535.0])[:, None]
     mean, std = found["standardization_mean"], found["standardization_std"]

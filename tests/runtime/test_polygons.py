@@ -45,7 +45,7 @@ def mapped(
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    meta, _, geometries, fields = pyogrio.raw.read(path)
+    meta, _, geometries, fields = pyogrio.raw.read(path, layer="classes")
     names = [str(name) for name in meta["fields"]]
     rows = [
         {"geometry": shapely.from_wkb(g), **dict(zip(names, values, strict=True))}

@@ -11,8 +11,15 @@ from torch import Tensor
 
 from hsi_runtime.errors import OutputError, RecipeError
 from hsi_train import method as methods
-from hsi_train import patches, split
-from hsi_train.fit import DENSE_OUTPUTS, Epoch, Trainer, choose_settings
+from hsi_train import patches, pretrain, split
+from hsi_train.fit import (
+    DENSE_OUTPUTS,
+    WARM_UP,
+    Epoch,
+    Trainer,
+    choose_settings,
+    warm_up_share,
+)
 from hsi_train.labelled_scene import LabelledData
 from hsi_train.method import Defaults
 from hsi_train.patches import Windows
@@ -335,3 +342,20 @@ def test_method_knows_how_far_the_training_is(
     second.load(tmp_path / "state")
     second.run()
     assert seen == [0.0, 0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("share", [WARM_UP, pretrain.WARM_UP])
+@pytest.mark.parametrize("steps", [2, 9, 10, 11, 20, 21, 1000])
+def test_schedule_takes_any_number_of_steps(share: float, steps: int) -> None:
+    """A warm-up of exactly one step divides by zero in torch."""
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.0, total_steps=steps, pct_start=warm_up_share(share, steps)
+    )
+    rates = []
+    for _ in range(steps):
+        optimizer.step()
+        rates.append(schedule.get_last_lr()[0])
+        if len(rates) < steps:
+            schedule.step()
+    assert max(rates) > 0.03

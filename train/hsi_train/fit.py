@@ -47,6 +47,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     patience: int
 
 
+def warm_up_share(share: float, steps: int) -> float:
+    """Return the share of a schedule that warms up.
+
+    torch divides by zero where that is exactly one step: two, then.
+    """
+    return 2 / steps if share * steps == 1 else share
+
+
 @dataclass(frozen=True)
 class Epoch:
     """One line of ``history.csv``; validation is None without validation pixels."""
@@ -148,8 +156,7 @@ class Trainer:
             self._optimizer,
             [group["lr"] for group in groups],
             total_steps=total,
-            # torch divides by the steps of the warm-up less one.
-            pct_start=WARM_UP if total * WARM_UP != 1 else 2 * WARM_UP,
+            pct_start=warm_up_share(WARM_UP, total),
         )
         self._validates = any((r == Role.VALIDATION).any() for r in splits)
         # bf16 has the range of fp32: no loss scaling. Older GPUs stay in fp32.

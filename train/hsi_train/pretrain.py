@@ -21,7 +21,7 @@ from hsi_runtime.errors import RecipeError, SceneError
 from hsi_runtime.scene import Cube, valid_pixels
 from hsi_train import labelled_scene
 from hsi_train.encoder_file import Origin, load_encoder, save_encoder
-from hsi_train.fit import MAX_GRADIENT_NORM
+from hsi_train.fit import MAX_GRADIENT_NORM, warm_up_share
 from hsi_train.method import BaseMethod
 from hsi_train.patches import usable_deviation
 from hsi_train.recipe import Pretrain
@@ -169,7 +169,7 @@ class Pretrainer:
             self._optimizer,
             settings.learning_rate,
             total_steps=settings.steps,
-            pct_start=WARM_UP,
+            pct_start=warm_up_share(WARM_UP, settings.steps),
             cycle_momentum=False,
         )
         self._amp = device.type == "cuda" and torch.cuda.is_bf16_supported()

@@ -1,0 +1,157 @@
+"""Every message on the page of errors is the real one: each is provoked here."""
+
+import re
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import rasterio
+import scipy.io
+
+from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
+from hsi_runtime.cli import main as hsi_run
+from hsi_train.cli import main as hsi_train
+from hsi_train.simulate import SceneSpec, band_centres, write_scene
+
+PAGE = Path(__file__).parents[2] / ".docs" / "pages" / "errors.md"
+MODEL = "-m runs/fields/model.onnx"
+TRAIN = "mf2cnet --scene scene.tif --labels"
+Patch = Callable[[pytest.MonkeyPatch], None]
+
+
+class Entry(NamedTuple):
+    """A message of the page, under its heading."""
+
+    heading: str
+    kind: str
+    message: str
+
+
+def entries() -> list[Entry]:
+    found = re.findall(
+        r'^### (.+?)$\n+^```text title="(exit \d|warning)"\n(.*?)\n^```$',
+        PAGE.read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+    return [Entry(*parts) for parts in found]
+
+
+def no_torch(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(sys.modules, "torch", None)
+    patch.delitem(sys.modules, "hsi_train.training", raising=False)
+
+
+def another_engine(patch: pytest.MonkeyPatch) -> None:
+    right = OnnxruntimeCpu.predict
+
+    def wrong(*arguments: Any) -> dict[str, Any]:
+        return {k: np.roll(v, 1, axis=1) for k, v in right(*arguments).items()}
+
+    patch.setattr(OnnxruntimeCpu, "predict", wrong)
+
+
+PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
+    "No model file": (hsi_run, "scene.tif"),
+    "A package is missing": (hsi_train, f"{TRAIN} labels.tif -o r", no_torch),
+    "The output exists": (hsi_run, f"scene.tif {MODEL}"),
+    "The run folder is not empty": (hsi_train, f"{TRAIN} labels.tif -o runs/fields"),
+    "Unknown key": (hsi_train, f"{TRAIN} labels.tif --set fit.epoch=3 -o r"),
+    "Not a scene that hsi-run reads": (hsi_run, f"cube.mat {MODEL}"),
+    "The scene cannot be read": (hsi_run, f"cut.tif {MODEL}"),
+    "Labels on another grid": (hsi_train, f"{TRAIN} small.tif -o r"),
+    "Which field names the class": (
+        hsi_train,
+        f"{TRAIN} crowns.gpkg --label-field taxon -o r",
+    ),
+    "Too few labels for a split": (hsi_train, f"{TRAIN} few.tif -o r"),
+    "The scene does not cover the model": (hsi_run, f"vnir.tif {MODEL}"),
+    "No wavelengths, other band count": (hsi_run, f"rgb.tif {MODEL}"),
+    "Matched by position": (hsi_run, f"plain.tif {MODEL}"),
+    "Another sensor": (hsi_run, f"other.tif {MODEL}"),
+    "Too little memory": (hsi_run, f"scene.tif {MODEL} -o n.tif --max-memory 20M"),
+    "Window outside": (hsi_run, f"scene.tif {MODEL} -o n.tif --window 40,40,50,50"),
+    "No abundances": (hsi_run, f"scene.tif {MODEL} -o n.tif --abundances"),
+    "An interrupted run is in the way": (
+        hsi_run,
+        f"scene.tif {MODEL} -o half.tif --reject 0.5",
+    ),
+    "The model file is damaged": (hsi_run, "scene.tif -m damaged.onnx -o n.tif"),
+    "The self-test fails": (hsi_run, f"--self-test {MODEL}", another_engine),
+}
+
+
+@pytest.fixture
+def folder(
+    trained: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write_crowns: Callable[[Path], None],
+    invoke: Callable[..., Any],
+) -> Path:
+    """A reader's folder, with all that goes wrong on the page."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(trained.run, "runs/fields")
+    shutil.copy(trained.model, "runs/fields")
+    shutil.copy(trained.scene, "scene.tif")
+    shutil.copy(trained.truth, "labels.tif")
+    Path("scene_classes.tif").touch()
+    write_crowns(tmp_path)
+    scipy.io.savemat("cube.mat", {"cube": np.zeros((3, 4, 5))})
+    data = bytearray(trained.model.read_bytes())
+    data[len(data) // 2] ^= 1
+    Path("damaged.onnx").write_bytes(data)
+    whole = trained.scene.read_bytes()
+    Path("cut.tif").write_bytes(whole[: len(whole) // 2])
+    for name, bands, last in (("vnir.tif", 20, 1000.0), ("other.tif", 90, 2500.0)):
+        centres = band_centres(bands, 400.0, last)
+        spec = SceneSpec(rows=20, cols=20, wavelengths_nm=centres, seed=3)
+        write_scene(spec, Path(name), truth=Path(f"of_{name}"))
+    Path("of_vnir.tif").rename("small.tif")
+    with rasterio.open(trained.scene) as scene, rasterio.open(trained.truth) as truth:
+        cube, codes, profile = scene.read(), truth.read(1), scene.profile
+    for name, kept in (("plain.tif", cube), ("rgb.tif", cube[:3])):
+        with rasterio.open(name, "w", **profile | {"count": len(kept)}) as file:
+            file.write(kept)
+    few = np.where(codes == 1, codes, 0)
+    few[tuple(np.argwhere(codes == 2)[0])] = 2
+    with rasterio.open("few.tif", "w", **profile | {"count": 1, "dtype": "uint8"}) as f:
+        f.write(few.astype(np.uint8), 1)
+
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hsi_runtime.pipeline.publish", stopped)
+        found = invoke(hsi_run, *f"scene.tif {MODEL} -o half.tif".split())
+        assert found.code == 130
+    return tmp_path
+
+
+def masked(text: str) -> str:
+    return re.sub(r"\d[\d.]*(e[-+]?\d+)?", "#", text)
+
+
+def test_every_message_has_a_way_to_provoke_it() -> None:
+    assert {entry.heading for entry in entries()} == set(PROVOKED)
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.heading)
+def test_message_is_what_the_command_says(
+    entry: Entry,
+    folder: Path,
+    invoke: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    main, arguments, *patches = PROVOKED[entry.heading]
+    for patch in patches:
+        patch(monkeypatch)
+    found = invoke(main, *arguments.split())
+    if entry.kind == "warning":
+        assert found.code == 0
+    else:
+        assert entry.kind == f"exit {found.code}"
+    assert masked(entry.message) in masked(found.err)

@@ -1,0 +1,127 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import results
+import source
+
+MACHINE = {
+    "cpu": "Z80",
+    "cores": 1,
+    "memory_bytes": 65536000000,
+    "python": "3.11",
+    "load": 0.5,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty repository; return the folder of its results."""
+    found = tmp_path / "benchmarks" / "results"
+    (found / "accuracy").mkdir(parents=True)
+    methods = tmp_path / "methods"
+    methods.mkdir()
+    for name in ("one", "two", "two_plus"):
+        (methods / f"{name}.py").touch()
+    for module in (results, source):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "FOLDER", found)
+    monkeypatch.setattr(results, "METHODS", methods)
+    monkeypatch.setattr(results, "PAGES", tmp_path)
+    return found
+
+
+def script(folder: Path, name: str) -> None:
+    text = f'"""Is {name} fast?\n\n    python benchmarks/{name}.py\n"""\n'
+    (folder.parent / f"{name}.py").write_text(text)
+
+
+def write(folder: Path, name: str, **figures: Any) -> None:
+    content = {"benchmark": name, "machine": MACHINE, **figures}
+    (folder / f"{name}.json").write_text(json.dumps(content))
+
+
+def test_decision_sets_accuracy_beside_speed(folder: Path) -> None:
+    cells = [
+        {"data": "salinas_a", "row": "svm", "overall_accuracy": 0.9},
+        {"data": "salinas_a", "row": "one_bare", "overall_accuracy": 0.8},
+        {"data": "salinas_a", "row": "one_bare", "overall_accuracy": 0.9},
+        {"data": "salinas_a", "row": "one_bare", "error": "it failed"},
+    ]
+    lines = "\n".join(map(json.dumps, cells))
+    (folder / "accuracy" / "cells.jsonl").write_text(lines)
+    write(
+        folder,
+        "dense_speed_one",
+        dense_pixels_per_second=12345,
+        ratio_median=40.5,
+        macs_per_pixel=250_000,
+    )
+    rows = [line.split(" | ") for line in results.decision().splitlines()[2:]]
+    assert [row[0] for row in rows] == [
+        "| svm",
+        "| `one`, bare",
+        "| `two`",
+        "| `two_plus`",
+    ]
+    assert rows[0][1:3] == ["90.0 ± 0.0 (1)", "not run"]
+    assert rows[1][1] == "85.0 ± 5.0 (2)"
+    assert rows[1][5:] == ["12,345", "0.25", "40.5 |"]
+    assert rows[2][1] == "not run"
+
+
+def test_cases_of_a_benchmark_are_rows(folder: Path) -> None:
+    script(folder, "speed")
+    for case, rate in (("a", 1000), ("b", 2000.5)):
+        write(folder, f"speed_{case}", bands=7, rate={"mean": rate})
+    found = results.benchmark("speed")
+    assert found.startswith("## Is speed fast?\n\npython benchmarks/speed.py")
+    assert "| a | 1,000 |" in found
+    assert "| b | 2,000 |" in found
+    assert "bands: 7." in found  # the same in every row
+    assert "Machine: Z80, 1 cores, 66 GB, Python 3.11; load 0.5 at the end." in found
+
+
+def test_parts_that_are_alike_are_rows(folder: Path) -> None:
+    script(folder, "reading")
+    write(folder, "reading", rows=5, bsq={"range": [1, 2]}, bip={"range": [3, 4]})
+    found = results.benchmark("reading")
+    assert "| bsq | 1 to 2 |" in found
+    assert "rows: 5." in found
+
+
+def test_a_table_of_the_benchmark_itself_comes_first(folder: Path) -> None:
+    script(folder, "reading")
+    write(folder, "reading", rows=5)
+    (folder / "reading.md").write_text("# Mine\n\n| a |\n")
+    found = results.benchmark("reading")
+    assert "## Mine" in found
+    assert "rows" not in found
+
+
+def test_lines_are_averaged_by_what_they_name(folder: Path) -> None:
+    script(folder, "shift")
+    lines = [
+        {"scene": "x", "seed": s, "shifted": [{"overall_accuracy": a} for a in each]}
+        for s, each in ((0, (0.5, 0.7)), (1, (0.8, 0.8)))
+    ]
+    (folder / "shift.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert "| x | 70.0 ± 10.0 (2) |" in results.benchmark("shift")
+
+
+def test_results_without_a_page_are_shown_all_the_same(folder: Path) -> None:
+    for name in ("named", "new", "new_one", "silent"):
+        script(folder, name)
+    write(folder, "named", a=1)
+    write(folder, "new_one", a=1)
+    (folder.parents[1] / "speed.md").write_text("{{ benchmark named }}\n")
+    found = results.other_benchmarks()
+    assert "Is new_one fast?" in found
+    assert not any(f"Is {name} fast?" in found for name in ("named", "new", "silent"))
+
+
+def test_benchmark_without_results_stops_the_build(folder: Path) -> None:
+    script(folder, "speed")
+    with pytest.raises(LookupError, match="no results"):
+        results.benchmark("speed")
