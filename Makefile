@@ -71,6 +71,8 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/half_precision.py
+	$(BIN)/python benchmarks/openvino_speed.py
+	$(BIN)/python benchmarks/int8.py
 
 # Every method and baseline on the real scenes in HSI_DATA: hours, and goes on where it
 # was stopped.

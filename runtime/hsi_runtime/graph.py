@@ -76,9 +76,9 @@ def _check_graph(graph: memoryview, depth: int) -> None:
         if operator in RANDOM or operator.startswith("Random"):
             raise ValueError(f"{operator} would give another map each time")
         if operator == "Constant":
-            values = [fields(attribute) for attribute in messages(parts, 5)]
-            tensors = [t for v in values for t in messages(v, 5)]
-            sizes |= {text(parts, 2): _product(tensor) for tensor in tensors}
+            for attribute in messages(parts, 5):
+                for tensor in messages(fields(attribute), 5):
+                    sizes[text(parts, 2)] = _product(tensor)
         if operator in SIZED_BY:
             _check_size(operator, messages(parts, 1), sizes)
         for attribute in messages(parts, 5):

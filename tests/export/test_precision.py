@@ -59,7 +59,7 @@ def windows(spread: float = 300.0) -> list[NDArray[np.float32]]:
 
 def check(half: precision.Half, cube: NDArray[np.float32], proto: Any) -> None:
     """Compare with what the graph gives in float32."""
-    expected = ReferenceEvaluator(proto).run(None, {"cube": cube})
+    expected: Any = ReferenceEvaluator(proto).run(None, {"cube": cube})
     precision.check_in_half_arithmetic(half, cube, expected, 0.02)
 
 
