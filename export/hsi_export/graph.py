@@ -25,7 +25,7 @@ def trace(method: BaseMethod, bands: int) -> Any:
     Returns:
         A checked ``onnx.ModelProto`` without paths of this machine.
     """
-    graph = method.inference_graph().eval()
+    graph = method.folded_graph().eval()
     side = method.receptive_field
     # Unequal, odd sizes: nothing of the example may end up in the graph.
     example = torch.zeros(2, bands, side + 4, side + 10)

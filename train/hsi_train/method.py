@@ -176,8 +176,16 @@ class BaseMethod(nn.Module):
         """Look at the training windows once, before the first step of a new run."""
 
     def inference_graph(self) -> nn.Module:
-        """Return what is exported: a cube in stored units to a tuple of `outputs`."""
+        """Return the function that is exported: a cube in stored units to `outputs`."""
         return InferenceGraph(self.network)
+
+    def folded_graph(self) -> nn.Module:
+        """Return `inference_graph` in the form that runs fastest, which is exported.
+
+        The same function of the same weights up to rounding; the exporter compares
+        the two.
+        """
+        return self.inference_graph()
 
     def endmembers(self) -> Tensor | None:
         """Return the spectra abundances refer to, ``(class, band)``, largest value 1.
@@ -203,7 +211,15 @@ class InferenceGraph(nn.Module):
 
         Height and width shrink by twice the halo.
         """
-        return (torch.softmax(self.network(cube), dim=1),)
+        return (class_softmax(self.network(cube)),)
+
+
+def class_softmax(scores: Tensor) -> Tensor:
+    """Turn scores ``(batch, class, row, col)`` into probabilities.
+
+    Engines are many times faster at a softmax over the last axis than over another.
+    """
+    return torch.softmax(scores.movedim(1, -1), dim=-1).movedim(-1, 1)
 
 
 def method_class(name: str) -> type[BaseMethod]:
