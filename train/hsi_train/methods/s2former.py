@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from hsi_runtime.errors import RecipeError
 from hsi_train import probe
+from hsi_train.layers import class_softmax
 from hsi_train.method import IGNORED, Batch, Defaults, Problem
 from hsi_train.pretrain import Pretrainable
 
@@ -534,7 +535,7 @@ class FoldedGraph(nn.Module):
             a, e = block(a, e, neighbour_index(a.shape[1], a.shape[2]).to(a.device))
         scores = self.norm_a(a) @ self.from_a
         scores = scores + self.norm_e(e).flatten(-2) @ self.from_e
-        return (torch.softmax(scores, dim=-1).permute(0, 3, 1, 2),)
+        return (class_softmax(scores.permute(0, 3, 1, 2)),)
 
 
 class Pretraining(nn.Module):
