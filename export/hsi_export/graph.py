@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
@@ -25,8 +26,27 @@ def trace(method: BaseMethod, bands: int) -> Any:
     Returns:
         A checked ``onnx.ModelProto`` without paths of this machine.
     """
-    graph = method.folded_graph().eval()
-    side = method.receptive_field
+    model = to_onnx(
+        method.folded_graph().eval(), method.outputs, method.receptive_field, bands
+    )
+    merge_slices(model.graph)
+    proto = onnx_ir.to_proto(model)
+    del proto.metadata_props[:]
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def to_onnx(
+    graph: torch.nn.Module, outputs: Sequence[str], side: int, bands: int
+) -> onnx_ir.Model:
+    """Export a module with free batch, height and width, as torch writes it.
+
+    Args:
+        graph: Maps a cube to a tuple of outputs.
+        outputs: Their names.
+        side: Of the smallest window.
+        bands: Of the input.
+    """
     # Unequal, odd sizes: nothing of the example may end up in the graph.
     example = torch.zeros(2, bands, side + 4, side + 10)
     # torch warns of its own internals, and that torchvision is not there.
@@ -39,7 +59,7 @@ def trace(method: BaseMethod, bands: int) -> Any:
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT_NAME],
-            output_names=list(method.outputs),
+            output_names=list(outputs),
             dynamic_shapes={"cube": {0: "batch", 2: "height", 3: "width"}},
             external_data=False,
             verbose=False,
@@ -48,11 +68,7 @@ def trace(method: BaseMethod, bands: int) -> Any:
     model = program.model
     # Nodes carry stack traces with absolute paths.
     ClearMetadataAndDocStringPass()(model)
-    merge_slices(model.graph)
-    proto = onnx_ir.to_proto(model)
-    del proto.metadata_props[:]
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
+    return model
 
 
 def merge_slices(graph: onnx_ir.Graph) -> None:

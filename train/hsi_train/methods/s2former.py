@@ -452,8 +452,9 @@ class FoldedBlock(nn.Module):
         """Attend to the neighbours."""
         query = (crop(a) @ self.query).unflatten(-1, (HEADS, SPECTRAL))
         keys, values = (
-            torch.index_select((a @ matrix).flatten(1, 2), 1, around)
-            .view(*query.shape[:3], SIDE * SIDE, SPECTRAL)
+            torch.index_select((a @ matrix).flatten(1, 2), 1, around).view(
+                *query.shape[:3], SIDE * SIDE, SPECTRAL
+            )
             for matrix in (self.key, self.value)
         )
         logits = query @ keys.transpose(-1, -2) + self.position
