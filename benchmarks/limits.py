@@ -31,10 +31,11 @@ SIDE = 1024  # of the matrices
 COPIED = 256 * 1024**2  # bytes, beyond any cache
 
 
-def session(model: bytes) -> Any:
-    """Start onnxruntime as hsi-run does, with one thread."""
+def session(model: bytes, threads: int = 1) -> Any:
+    """Start onnxruntime as hsi-run does."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.enable_mem_pattern = False
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(
