@@ -19,7 +19,7 @@ BYTES = 4  # of a float32
 
 
 class Cost(NamedTuple):
-    """For each pixel of a window of `SIDE` x `SIDE`.
+    """For each pixel of a window.
 
     Attributes:
         working_bytes: Largest sum of live tensors, for each pixel that is read. A
@@ -33,20 +33,21 @@ class Cost(NamedTuple):
     macs: float
 
 
-def measure(proto: Any, receptive_field: int) -> Cost:
+def measure(proto: Any, receptive_field: int, side: int = SIDE) -> Cost:
     """Measure a graph.
 
     Args:
         proto: In float32.
         receptive_field: Of the network, px.
+        side: Of the window, context included, px.
     """
     graph = proto.graph
     bands = graph.input[0].type.tensor_type.shape.dim[1].dim_value
     look = open_probe(proto)
     sides = [receptive_field - 1 + outputs for outputs in SMALL]
     small, large = (look(_cube(bands, side)) for side in sides)
-    sizes = {name: _extrapolate(small, large, name, sides) for name in small}
-    sizes[INPUT_NAME] = bands * SIDE**2
+    sizes = {n: _extrapolate(small, large, n, sides, side) for n in small}
+    sizes[INPUT_NAME] = bands * side**2
 
     last_use = {n: i for i, node in enumerate(graph.node) for n in node.input}
     live, peak = {INPUT_NAME}, 0.0
@@ -60,15 +61,17 @@ def measure(proto: Any, receptive_field: int) -> Cost:
             macs += sizes[node.output[0]] * math.prod(constants[node.input[1]][1:])
         elif node.op_type in ("MatMul", "Gemm"):
             macs += sizes[node.output[0]] * small[node.input[0]].shape[-1]
-    outputs = SIDE - receptive_field + 1
-    return Cost(BYTES * peak / SIDE**2, macs / outputs**2)
+    outputs = side - receptive_field + 1
+    return Cost(BYTES * peak / side**2, macs / outputs**2)
 
 
 def _cube(bands: int, side: int) -> Any:
     return np.ones((1, bands, side, side), dtype=np.float32)
 
 
-def _extrapolate(small: Inside, large: Inside, name: str, sides: list[int]) -> float:
+def _extrapolate(
+    small: Inside, large: Inside, name: str, sides: list[int], side: int
+) -> float:
     first, second = (math.sqrt(found[name].size) for found in (small, large))
     slope = (second - first) / (sides[1] - sides[0])
-    return (second + slope * (SIDE - sides[1])) ** 2
+    return (second + slope * (side - sides[1])) ** 2

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
@@ -25,8 +26,27 @@ def trace(method: BaseMethod, bands: int) -> Any:
     Returns:
         A checked ``onnx.ModelProto`` without paths of this machine.
     """
-    graph = method.inference_graph().eval()
-    side = method.receptive_field
+    model = to_onnx(
+        method.folded_graph().eval(), method.outputs, method.receptive_field, bands
+    )
+    merge_slices(model.graph)
+    proto = onnx_ir.to_proto(model)
+    del proto.metadata_props[:]
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def to_onnx(
+    graph: torch.nn.Module, outputs: Sequence[str], side: int, bands: int
+) -> onnx_ir.Model:
+    """Export a module with free batch, height and width, as torch writes it.
+
+    Args:
+        graph: Maps a cube to a tuple of outputs.
+        outputs: Their names.
+        side: Of the smallest window.
+        bands: Of the input.
+    """
     # Unequal, odd sizes: nothing of the example may end up in the graph.
     example = torch.zeros(2, bands, side + 4, side + 10)
     # torch warns of its own internals, and that torchvision is not there.
@@ -39,7 +59,7 @@ def trace(method: BaseMethod, bands: int) -> Any:
             dynamo=True,
             opset_version=OPSET,
             input_names=[INPUT_NAME],
-            output_names=list(method.outputs),
+            output_names=list(outputs),
             dynamic_shapes={"cube": {0: "batch", 2: "height", 3: "width"}},
             external_data=False,
             verbose=False,
@@ -48,7 +68,38 @@ def trace(method: BaseMethod, bands: int) -> Any:
     model = program.model
     # Nodes carry stack traces with absolute paths.
     ClearMetadataAndDocStringPass()(model)
-    proto = onnx_ir.to_proto(model)
-    del proto.metadata_props[:]
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
+    return model
+
+
+def merge_slices(graph: onnx_ir.Graph) -> None:
+    """Cut rows and columns at once where one slice feeds another only.
+
+    torch exports a slice for every axis, and an engine copies the tensor for each.
+    """
+    for node in list(graph):
+        if node.op_type != "Slice":
+            continue
+        first = node.inputs[0].producer() if node.inputs[0] else None
+        if first is None or first.op_type != "Slice" or len(first.inputs) != 5:
+            continue
+        cut = first.outputs[0]
+        if len(node.inputs) != 5 or len(cut.uses()) != 1 or cut.is_graph_output():
+            continue
+        axes = [_constant(n.inputs[3]) for n in (first, node)]
+        if None in axes or set(axes[0] or ()) & set(axes[1] or ()):
+            continue
+        joined = []
+        for number in range(1, 5):
+            both = [n.inputs[number] for n in (first, node)]
+            concat = onnx_ir.node("Concat", both, {"axis": 0})
+            graph.insert_before(node, concat)
+            joined.append(concat.outputs[0])
+        node.replace_input_with(0, first.inputs[0])
+        for number, value in enumerate(joined, start=1):
+            node.replace_input_with(number, value)
+        graph.remove(first, safe=True)
+
+
+def _constant(value: onnx_ir.Value | None) -> tuple[int, ...] | None:
+    tensor = None if value is None else onnx_ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tuple(tensor.numpy().flatten().tolist())

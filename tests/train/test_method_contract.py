@@ -119,6 +119,24 @@ def test_output_is_smaller_by_twice_the_halo(
 
 
 @every_method
+def test_folded_graph_is_the_same_function(name: str, trained: BaseMethod) -> None:
+    r = trained.receptive_field
+    cube = cubes(trained, 2, BANDS, r + 6, r + 17)
+    with torch.inference_mode():
+        plain = trained.inference_graph().eval()(cube)
+        before = {k: v.clone() for k, v in trained.state_dict().items()}
+        folded = trained.folded_graph().eval()(cube)
+        again = trained.inference_graph().eval()(cube)
+    assert len(folded) == len(plain)
+    for found, expected, unmoved in zip(folded, plain, again, strict=True):
+        assert expected.std() > 1e-3
+        assert (found - expected).abs().max() < 1e-5
+        assert torch.equal(expected, unmoved), "folding changed the method"
+    after = trained.state_dict()
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+
+
+@every_method
 def test_it_has_parameters(name: str, trained: BaseMethod) -> None:
     assert 0 < parameter_count(trained.network) <= parameter_count(trained)
     assert all(p.requires_grad for p in trained.parameters())

@@ -17,6 +17,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 from torch import Tensor, nn
 
+from hsi_train.layers import class_softmax
 from hsi_train.metrics import Scored
 
 BINS = 15  # of equal width, as in the paper
@@ -41,7 +42,7 @@ class Probabilities(nn.Module):
 
     def forward(self, scores: Tensor) -> Tensor:
         """Map scores ``(batch, class, row, col)`` to shares of one."""
-        return torch.softmax(scores / self.temperature, dim=1)
+        return class_softmax(scores / self.temperature)
 
 
 def fit_temperature(validation: Scored) -> float:

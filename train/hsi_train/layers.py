@@ -1,5 +1,6 @@
 """Layers that more than one method uses."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -28,6 +29,18 @@ class Standardise(nn.Module):
         return (cube - self.mean) * self.inverse_std
 
 
+@torch.no_grad()
+def fold_standardise(layer: nn.Conv2d, standardise: Standardise) -> None:
+    """Change a convolution so that it reads the cube before it is standardised.
+
+    Exact for a layer without padding: its zeros would stand for other values.
+    """
+    assert layer.bias is not None
+    weight = layer.weight.double() * standardise.inverse_std.double()
+    layer.bias.sub_((weight * standardise.mean.double()).sum(dim=(1, 2, 3)))
+    layer.weight.copy_(weight)
+
+
 def crop_to(features: Tensor, rows: int, cols: int) -> Tensor:
     """Cut the last two axes to their centre ``rows`` x ``cols``."""
     top = (features.shape[-2] - rows) // 2
@@ -38,3 +51,13 @@ def crop_to(features: Tensor, rows: int, cols: int) -> Tensor:
 def parameter_count(module: nn.Module) -> int:
     """Count the trainable numbers of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def class_softmax(scores: Tensor) -> Tensor:
+    """Turn scores ``(batch, class, row, col)`` into probabilities.
+
+    In single steps: engines transpose everything, twice, for a softmax over an axis
+    that is not the last.
+    """
+    powers = torch.exp(scores - scores.amax(dim=1, keepdim=True))
+    return powers / powers.sum(dim=1, keepdim=True)

@@ -15,6 +15,7 @@ standardised first.
 Axes: ``(batch, feature, depth, row, col)``; depth is the band axis after the stem.
 """
 
+import copy
 from typing import Annotated
 
 import msgspec
@@ -23,6 +24,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hsi_train.calibration import Probabilities
 from hsi_train.layers import Standardise, crop_to
 from hsi_train.method import BaseMethod, Problem
 
@@ -104,7 +106,12 @@ class GranularBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, feature, depth, row, col)`` to rows and columns less six."""
-        first, *rest = self.mix(x).chunk(GROUPS, dim=1)
+        mixed = self.mix(x)
+        width = mixed.shape[1] // GROUPS
+        # Slices, not chunks: an engine copies only what is left after the crop.
+        first, *rest = (
+            mixed[:, group * width : (group + 1) * width] for group in range(GROUPS)
+        )
         outputs = [first]
         previous: Tensor | None = None
         for group, layer in zip(rest, self.filters, strict=True):
@@ -124,7 +131,7 @@ class Network(nn.Module):
         super().__init__()
         bands, classes = len(problem.band_mean), len(problem.class_counts)
         features = options.features
-        depth = (bands - 1) // options.spectral_stride + 1
+        self.depth = depth = (bands - 1) // options.spectral_stride + 1
         self.standardise = Standardise(problem.band_mean, problem.band_std)
         self.stem = nn.Sequential(
             nn.Conv3d(
@@ -155,6 +162,58 @@ class Network(nn.Module):
         return scores
 
 
+class FoldedDepthwise(nn.Module):
+    """A depthwise 3-D filter with its norm and rectifier, for inference.
+
+    Every channel of every depth is a plane of its own: three 2-D filters of shifted
+    planes take half the time of the 3-D one, which engines unfold in memory.
+    """
+
+    def __init__(self, filtered: nn.Sequential, depth: int) -> None:
+        super().__init__()
+        layer, norm = filtered[0], filtered[1]
+        gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        kernels = (layer.weight * gain[:, None, None, None, None]).unbind(dim=2)
+        planes = [k.repeat_interleave(depth, dim=0).detach() for k in kernels]
+        for name, kernel in zip(("before", "own", "after"), planes, strict=True):
+            self.register_buffer(name, kernel)  # (channel * depth, 1, row, col)
+        bias = norm.bias - norm.running_mean * gain
+        self.register_buffer("bias", bias.repeat_interleave(depth).detach())
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map ``(batch, channel, depth, row, col)`` to rows and columns less two."""
+        batch, channels, depth, rows, cols = features.shape
+        padded = F.pad(features, (0, 0, 0, 0, 1, 1))
+        shifted = padded[:, :, :depth], features, padded[:, :, 2:]
+        kernels = self.before, self.own, self.after
+        biases = None, self.bias, None
+        before, own, after = (
+            F.conv2d(planes.flatten(1, 2), kernel, bias, groups=channels * depth)
+            for planes, kernel, bias in zip(shifted, kernels, biases, strict=True)
+        )
+        out = F.relu(before + own + after)
+        return out.view(batch, channels, depth, rows - 2, cols - 2)
+
+
+class FoldedGraph(nn.Module):
+    """The exported function: `Network` and probabilities, depthwise filters in 2-D."""
+
+    def __init__(self, network: Network, probabilities: Probabilities) -> None:
+        super().__init__()
+        self.probabilities = probabilities
+        self.network = copy.deepcopy(network)
+        for block in self.network.blocks:
+            assert isinstance(block, GranularBlock)
+            block.filters = nn.ModuleList(
+                FoldedDepthwise(layer, network.depth)  # type: ignore[arg-type]
+                for layer in block.filters
+            )
+
+    def forward(self, cube: Tensor) -> tuple[Tensor, ...]:
+        """Map ``(batch, band, row, col)`` in stored units to probabilities."""
+        return (self.probabilities(self.network(cube)),)
+
+
 class Method(BaseMethod):
     """MF2CNet with a plain cross-entropy; nothing of it exists for training only."""
 
@@ -162,4 +221,7 @@ class Method(BaseMethod):
 
     def __init__(self, problem: Problem, options: Options) -> None:
         super().__init__(problem, options.class_weighting)
-        self.network = Network(problem, options)
+        self.network: Network = Network(problem, options)
+
+    def folded_graph(self) -> nn.Module:
+        return FoldedGraph(self.network, self.probabilities)

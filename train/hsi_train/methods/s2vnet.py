@@ -25,6 +25,7 @@ Symbols: B bands, K classes, A abundances, E endmembers ``(band, endmember)``. A
 abundance is a share under the convention that every endmember peaks at one.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from functools import reduce
@@ -38,7 +39,7 @@ from torch.nn import functional as F
 
 from hsi_runtime.model_file import ABUNDANCES, PROBABILITIES
 from hsi_train.calibration import Probabilities
-from hsi_train.layers import Standardise, crop_to
+from hsi_train.layers import Standardise, class_softmax, crop_to, fold_standardise
 from hsi_train.method import IGNORED, BaseMethod, Batch, Defaults, Problem
 
 CHANNELS, HEADS = 32, 4
@@ -95,7 +96,6 @@ class Retention(nn.Module):
     """
 
     similarity: Tensor
-    spread: Tensor
     decay: Tensor
 
     def __init__(self) -> None:
@@ -109,7 +109,6 @@ class Retention(nn.Module):
         rates = torch.log(1 - 2.0 ** (-2 - torch.arange(HEADS)))
         constants = {
             "similarity": heads[..., None, None] / math.sqrt(width),
-            "spread": heads.T[..., None, None].contiguous(),
             "decay": offsets[:, None] * rates,  # (offset, head)
         }
         for name, value in constants.items():
@@ -134,12 +133,14 @@ class Retention(nn.Module):
         ]  # (batch, head, row, col) for each offset
         top = reduce(torch.maximum, scores)
         weights = [torch.exp(score - top) for score in scores]
+        inverse = 1 / reduce(torch.add, weights)
+        by_head = torch.unflatten(v, 1, (HEADS, -1))  # (batch, head, feature, ...)
+        # A head's share counts for all its features: no copy of it for each.
         parts = [
-            F.conv2d(weight, self.spread) * v.narrow(dim, shift, size)
+            (weight * inverse)[:, :, None] * by_head.narrow(dim, shift, size)
             for shift, weight in enumerate(weights)
         ]
-        total: Tensor = sum(parts[1:], parts[0])
-        return total / F.conv2d(sum(weights[1:], weights[0]), self.spread)
+        return reduce(torch.add, parts).flatten(1, 2)
 
 
 class NormedScores(nn.Module):
@@ -288,7 +289,7 @@ class Network(nn.Module):
 
     def abundances(self, cube: Tensor) -> Tensor:
         """Unmix every pixel: ``(batch, band, ...)`` to ``(batch, endmember, ...)``."""
-        return torch.softmax(self.encoder(cube / self.scale), dim=1)
+        return class_softmax(self.encoder(cube / self.scale))
 
     def scores(
         self, cube: Tensor, abundances: Tensor, constants: Constants | None = None
@@ -329,6 +330,20 @@ class InferenceGraph(nn.Module):
         scores = self.network.scores(cube, abundances)
         own = crop_to(abundances, *scores.shape[-2:])
         return self.probabilities(scores), own
+
+
+def folded(network: Network) -> Network:
+    """Copy a network, with what it does to the cube folded into its first layers.
+
+    Both branches then read the cube itself.
+    """
+    twin = copy.deepcopy(network)
+    fold_standardise(twin.spatial.stem[0], twin.standardise)
+    twin.standardise = nn.Identity()
+    with torch.no_grad():
+        twin.encoder[0].weight.div_(twin.scale)
+    twin.scale.fill_(1)
+    return twin
 
 
 class Variation(NamedTuple):
@@ -486,6 +501,9 @@ class Method(BaseMethod):
 
     def inference_graph(self) -> nn.Module:
         return InferenceGraph(self.network, self.probabilities)
+
+    def folded_graph(self) -> nn.Module:
+        return InferenceGraph(folded(self.network), self.probabilities)
 
 
 def initial_theta(class_means: Tensor) -> Tensor:

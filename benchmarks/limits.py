@@ -1,0 +1,213 @@
+"""How near are the exported networks to what the machine can do, and to first tries?
+
+    python benchmarks/limits.py
+
+For every method, in one process and in turns: the exported graph, the same weights in
+the form first written (`first_try`), a matrix product and a copy. Engines have one
+thread and the clock counts the time of the process on a core, not that of others: so
+the ratios hold on a busy machine. The fastest of the rounds counts.
+"""
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import common
+import first_try
+import numpy as np
+import onnxruntime
+import torch
+from onnx import helper, numpy_helper
+
+from hsi_export import cost, graph
+from hsi_train import method as methods
+from hsi_train.methods import names
+
+SIDE = 1024  # of the matrices
+COPIED = 256 * 1024**2  # bytes, beyond any cache
+
+
+def session(model: bytes, threads: int = 1) -> Any:
+    """Start onnxruntime as hsi-run does."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        model, options, providers=["CPUExecutionProvider"]
+    )
+
+
+def matrix_product() -> tuple[Any, dict[str, Any]]:
+    values = np.random.default_rng(0).random((SIDE, SIDE), dtype=np.float32)
+    shape = [SIDE, SIDE]
+    proto = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["c"])],
+        "product",
+        [helper.make_tensor_value_info("a", 1, shape)],
+        [helper.make_tensor_value_info("c", 1, shape)],
+        [numpy_helper.from_array(values, "b")],
+    )
+    opset = [helper.make_opsetid("", 20)]
+    model = helper.make_model(proto, opset_imports=opset, ir_version=10)
+    return session(model.SerializeToString()), {"a": values}
+
+
+def fastest(
+    calls: dict[str, Callable[[], Any]], rounds: int
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Call all in turns; return the least seconds on a core of each, and all."""
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):  # the first round warms up
+        for name, call in calls.items():
+            started = time.process_time()
+            call()
+            seconds[name].append(time.process_time() - started)
+    kept = {name: values[1:] for name, values in seconds.items()}
+    return {name: min(values) for name, values in kept.items()}, kept
+
+
+def measure(
+    name: str, bands: int, classes: int, sides: tuple[int, ...], rounds: int
+) -> dict[str, Any]:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    problem = methods.Problem(
+        band_mean=torch.full((bands,), 2000.0),
+        band_std=torch.full((bands,), 1000.0),
+        class_counts=torch.full((classes,), 100),
+        class_means=torch.rand(classes, bands) * 2000 + 1000,
+        top=torch.tensor(4000.0),
+    )
+    method = methods.build(name, problem, {}).eval()
+    protos = {
+        "now": graph.trace(method, bands),
+        "first": first_try.trace(method, bands),
+    }
+    context = method.receptive_field - 1
+    sessions = {k: session(p.SerializeToString()) for k, p in protos.items()}
+    random = np.random.default_rng(0)
+
+    def cube(side: int) -> dict[str, Any]:
+        shape = (1, bands, side + context, side + context)
+        return {"cube": 4000 * random.random(shape, dtype=np.float32)}
+
+    small = cube(24)
+    found = [s.run(None, small) for s in sessions.values()]
+    difference = max(float(np.abs(a - b).max()) for a, b in zip(*found, strict=True))
+    product, factors = matrix_product()
+    source = np.zeros(COPIED // 4, dtype=np.float32)
+    target = np.ones_like(source)
+    calls: dict[str, Callable[[], Any]] = {
+        "product": lambda: product.run(None, factors),
+        "copy": lambda: np.copyto(target, source),
+    }
+    for side in sides:
+        window = cube(side)
+        for key, engine in sessions.items():
+            calls[f"{key} {side}"] = lambda e=engine, w=window: e.run(None, w)
+    best, every = fastest(calls, rounds)
+    rate = SIDE**3 / best["product"]
+    bandwidth = 2 * COPIED / best["copy"]
+    by_tile = {}
+    for side in sides:
+        pixels = {k: side**2 / best[f"{k} {side}"] for k in sessions}
+        macs = {
+            k: cost.measure(p, context + 1, side + context).macs
+            for k, p in protos.items()
+        }
+        reads_writes = 4 * (bands * ((side + context) / side) ** 2)
+        reads_writes += 4 * classes * len(method.outputs)
+        ratios = np.divide(every[f"first {side}"], every[f"now {side}"])
+        by_tile[side] = {
+            "macs_per_pixel": round(macs["now"]),
+            "first_macs_per_pixel": round(macs["first"]),
+            "pixels_per_second": round(pixels["now"]),
+            "first_pixels_per_second": round(pixels["first"]),
+            "over_first": round(pixels["now"] / pixels["first"], 2),
+            "over_first_range": [round(float(f(ratios)), 2) for f in (min, max)],
+            "share_of_product": round(pixels["now"] * macs["now"] / rate, 3),
+            "share_of_product_first": round(pixels["first"] * macs["first"] / rate, 3),
+            "share_of_copy": round(pixels["now"] * reads_writes / bandwidth, 4),
+            "share_of_copy_at_full_product_rate": round(
+                rate / macs["now"] * reads_writes / bandwidth,
+                4,
+            ),
+        }
+    tiles = {k: max(sides, key=lambda s: s**2 / best[f"{k} {s}"]) for k in sessions}
+    return {
+        "nodes": {k: len(p.graph.node) for k, p in protos.items()},
+        "max_probability_difference": difference,
+        "product_gmacs_per_second": round(rate / 1e9, 1),
+        "copy_gb_per_second": round(bandwidth / 1e9, 1),
+        "by_tile": by_tile,
+        "best_tile": tiles,
+        "over_first_each_at_its_best_tile": round(
+            by_tile[tiles["now"]]["pixels_per_second"]
+            / by_tile[tiles["first"]]["first_pixels_per_second"],
+            2,
+        ),
+    }
+
+
+def _measure(queue: Any, arguments: tuple[Any, ...]) -> None:
+    queue.put(measure(*arguments))
+
+
+def apart(*arguments: Any) -> dict[str, Any]:
+    """Measure in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=_measure, args=(queue, arguments))
+    process.start()
+    found: dict[str, Any] = queue.get(timeout=1800)
+    process.join()
+    return found
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Lay out the figures as Markdown, a row for a method and tile."""
+    lines = [
+        "| method | tile | px/s first | px/s now | ratio (range) | "
+        "share of matrix rate, first -> now | share of copy rate |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, found in figures.items():
+        for side, row in found["by_tile"].items():
+            low, high = row["over_first_range"]
+            lines.append(
+                f"| {name} | {side} | {row['first_pixels_per_second']:,} "
+                f"| {row['pixels_per_second']:,} "
+                f"| {row['over_first']} ({low}-{high}) "
+                f"| {row['share_of_product_first']:.0%} -> "
+                f"{row['share_of_product']:.0%} | {row['share_of_copy']:.1%} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+@click.command()
+@click.option("--method", "chosen", multiple=True, default=names())
+@click.option("--bands", default=200)
+@click.option("--classes", default=16)
+@click.option("--tiles", default="64,128,256")
+@click.option("--rounds", default=7)
+def main(
+    chosen: tuple[str, ...], bands: int, classes: int, tiles: str, rounds: int
+) -> None:
+    sides = tuple(int(side) for side in tiles.split(","))
+    figures = {n: apart(n, bands, classes, sides, rounds) for n in chosen}
+    text = table(figures)
+    print(text)
+    print(json.dumps({n: f["best_tile"] for n, f in figures.items()}))
+    content = {"bands": bands, "classes": classes, "threads": 1, **figures}
+    common.report("limits", content)
+    (Path(__file__).parent / "results" / "limits.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
