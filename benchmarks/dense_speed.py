@@ -14,6 +14,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,12 +106,12 @@ def measure(
 
     calls: dict[str, Callable[[], Any]] = {"dense": lambda: backend.predict(window)}
     for batch in BATCHES:
-        calls[f"{batch}"] = lambda n=batch: by_patches(backend.predict, patches, n)
+        calls[f"{batch}"] = partial(by_patches, backend.predict, patches, batch)
         if published:
             inner = (side - PUBLISHED_SIDE) // 2
             small = patches[..., inner:-inner, inner:-inner]
-            calls[f"published {batch}"] = lambda n=batch, stack=small: by_patches(
-                lambda part: published.run(None, {"cube": part}), stack, n
+            calls[f"published {batch}"] = partial(
+                by_patches, lambda p: published.run(None, {"cube": p}), small, batch
             )
     clock = time.process_time if threads == 1 else time.perf_counter
     seconds: dict[str, list[float]] = {key: [] for key in calls}

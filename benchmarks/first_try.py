@@ -22,6 +22,8 @@ from hsi_train.methods.s2vnet import HEADS, REACH, Retention
 class FirstRetention(Retention):
     """Weights are copied to every feature of a head before they are used."""
 
+    spread: Tensor
+
     def __init__(self, later: Retention) -> None:
         super().__init__()
         self.load_state_dict(later.state_dict())

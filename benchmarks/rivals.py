@@ -13,6 +13,7 @@ repeated.
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +121,10 @@ def by_patches(path: Path, cube: NDArray[np.float32]) -> Callable[[], Classes]:
 def dense(path: Path, cube: NDArray[np.float32]) -> Callable[[], Classes]:
     """Return what classifies all pixels as hsi-run does, tile by tile."""
     model = hsi_runtime.Model(path, "cpu", threads=1)
-    described = read_model(path).document
-    codes = np.array([c.code for c in described.classes])
-    wavelengths = np.asarray(described.bands.wavelengths_nm)
+    codes = np.array([c.code for c in read_model(path).document.classes])
 
     def classify() -> Classes:
-        found = model.predict(cube, wavelengths_nm=wavelengths).classes
+        found = model.predict(cube).classes
         return np.searchsorted(codes, found.ravel())
 
     return classify
@@ -147,9 +146,10 @@ def main(runs: Path, methods: tuple[str, ...]) -> None:
 
     rivals: dict[str, Callable[[], Classes]] = {}
     for label, name in (("SVM, RBF", "svm"), ("random forest", "forest")):
-        model = baselines.BASELINES[name](spectra[train], truth[train], content.seed)
+        known = truth[train].astype(np.int16)
+        model = baselines.BASELINES[name](spectra[train], known, content.seed)
         model.fit(spectra[train], truth[train])
-        rivals[label] = lambda m=model: m.predict(spectra)
+        rivals[label] = partial(model.predict, spectra)
     mean, std = (f(spectra[train], axis=0) for f in (np.mean, np.std))
     standard = ((spectra - mean) / std).T.reshape(cube.shape).astype(np.float32)
     rivals["3-D CNN by patches"] = plain_3d(standard, train, truth[train])

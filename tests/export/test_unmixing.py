@@ -71,10 +71,11 @@ def test_only_inference_is_left(method: BaseMethod, proto: Any) -> None:
     assert stored < exported + 500
 
 
-def test_tensors_have_four_axes_at_most(proto: Any) -> None:
+def test_tensors_have_five_axes_at_most(proto: Any) -> None:
+    """The fifth is a head's features; engines of edge devices know no patches."""
     ranks = [
         len(value.type.tensor_type.shape.dim)
         for value in (*proto.graph.value_info, *proto.graph.output)
     ]
     assert len(ranks) > 100
-    assert max(ranks) == 4
+    assert max(ranks) <= 5

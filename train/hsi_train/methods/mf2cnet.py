@@ -169,9 +169,19 @@ class FoldedDepthwise(nn.Module):
     planes take half the time of the 3-D one, which engines unfold in memory.
     """
 
-    def __init__(self, filtered: nn.Sequential, depth: int) -> None:
+    before: Tensor
+    own: Tensor
+    after: Tensor
+    bias: Tensor
+
+    def __init__(self, filtered: nn.Module, depth: int) -> None:
         super().__init__()
+        assert isinstance(filtered, nn.Sequential)
         layer, norm = filtered[0], filtered[1]
+        assert isinstance(layer, DepthwiseConv3d)
+        assert isinstance(norm, nn.BatchNorm3d)
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
         gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
         kernels = (layer.weight * gain[:, None, None, None, None]).unbind(dim=2)
         planes = [k.repeat_interleave(depth, dim=0).detach() for k in kernels]
@@ -205,8 +215,7 @@ class FoldedGraph(nn.Module):
         for block in self.network.blocks:
             assert isinstance(block, GranularBlock)
             block.filters = nn.ModuleList(
-                FoldedDepthwise(layer, network.depth)  # type: ignore[arg-type]
-                for layer in block.filters
+                FoldedDepthwise(layer, network.depth) for layer in block.filters
             )
 
     def forward(self, cube: Tensor) -> tuple[Tensor, ...]:

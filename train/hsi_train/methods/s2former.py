@@ -342,6 +342,8 @@ class Folded(nn.Module):
     applies weights and constants at once. Nothing is left to add to each pixel.
     """
 
+    ones: Tensor
+
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
         self.gain, self.offset = norm.weight.double(), norm.bias.double()
@@ -361,18 +363,19 @@ class Folded(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Normalise ``(..., feature)`` and shift by one."""
-        return F.layer_norm(tokens, self.ones.shape, bias=self.ones)
+        return F.layer_norm(tokens, [len(self.ones)], bias=self.ones)
 
 
-def matrix_of(norm: Folded, linear: nn.Linear) -> Tensor:
+def matrix_of(norm: Folded, linear: nn.Module) -> Tensor:
     """Fold a norm and the linear layer after it, shape ``(output, feature)``."""
+    assert isinstance(linear, nn.Linear)
     bias = 0.0 if linear.bias is None else linear.bias.double()
     return norm.matrix(linear.weight, bias)
 
 
 def by_head(matrix: Tensor) -> Tensor:
     """View rows ``(head * feature, ...)`` as ``(head, feature, ...)``."""
-    return matrix.unflatten(0, (HEADS, SPECTRAL))
+    return torch.unflatten(matrix, 0, (HEADS, SPECTRAL))
 
 
 class FoldedBlock(nn.Module):
@@ -385,8 +388,25 @@ class FoldedBlock(nn.Module):
     - Neighbours are gathered by index, which copies less than shifted slices.
     """
 
-    def __init__(self, block: Block) -> None:
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    keys_e: Tensor
+    key_a_for_e: Tensor
+    values_e: Tensor
+    value_a_for_e: Tensor
+    query_a_for_e: Tensor
+    query_a: Tensor
+    key_a: Tensor
+    value_a: Tensor
+    from_e: Tensor
+    from_a: Tensor
+    forward_a: Tensor
+    forward_e: Tensor
+
+    def __init__(self, block: nn.Module) -> None:
         super().__init__()
+        assert isinstance(block, Block)
         look, exchange = block.look, block.exchange
         scale = 1 / math.sqrt(SPECTRAL)
         self.look_norm = norm = Folded(block.look_norm)
@@ -405,7 +425,7 @@ class FoldedBlock(nn.Module):
         ones = norm_e.ones.double(), norm_a.ones.double()
         bias_e = [exchange.out_e.bias.double()[:, None] / len(one) for one in ones]
         to_a = exchange.out_a.weight.double()
-        to_a_by_head = to_a.unflatten(1, (HEADS, SPECTRAL))
+        to_a_by_head = torch.unflatten(to_a, 1, (HEADS, SPECTRAL))
         matrices = {
             "query": matrix_of(norm, look.query) * scale,
             "key": matrix_of(norm, look.key),
@@ -450,7 +470,7 @@ class FoldedBlock(nn.Module):
 
     def look(self, a: Tensor, around: Tensor) -> Tensor:
         """Attend to the neighbours."""
-        query = (crop(a) @ self.query).unflatten(-1, (HEADS, SPECTRAL))
+        query = torch.unflatten(crop(a) @ self.query, -1, (HEADS, SPECTRAL))
         keys, values = (
             torch.index_select((a @ matrix).flatten(1, 2), 1, around).view(
                 *query.shape[:3], SIDE * SIDE, SPECTRAL
@@ -470,8 +490,9 @@ class FoldedBlock(nn.Module):
         )
         to_e = torch.softmax(e @ keys.transpose(-1, -2), dim=-1) @ values
 
-        to_spectral = (a @ self.query_a_for_e).unflatten(-1, (HEADS, SPECTRAL))
-        to_spatial = (a @ self.query_a).unflatten(-1, (HEADS, SPECTRAL))
+        heads = (HEADS, SPECTRAL)
+        to_spectral = torch.unflatten(a @ self.query_a_for_e, -1, heads)
+        to_spatial = torch.unflatten(a @ self.query_a, -1, heads)
         own = (to_spatial * (a @ self.key_a)[..., None, :]).sum(-1, keepdim=True)
         logits = torch.cat([to_spectral @ e.transpose(-1, -2), own], dim=-1)
         shares = torch.softmax(logits, dim=-1)  # (batch, row, col, head, 17)
@@ -501,6 +522,9 @@ def neighbour_index(rows: int, cols: int) -> Tensor:
 class FoldedGraph(nn.Module):
     """The exported function: `Network` and probabilities, constants folded."""
 
+    from_a: Tensor
+    from_e: Tensor
+
     def __init__(self, network: Network, probabilities: Probabilities) -> None:
         super().__init__()
         self.probabilities = probabilities
@@ -509,15 +533,12 @@ class FoldedGraph(nn.Module):
         self.embed_a = encoder.embed_a
         self.embed_e = encoder.embed_e.weight
         self.start_e = nn.Parameter(encoder.embed_e.bias + encoder.group)
-        self.blocks = nn.ModuleList(
-            FoldedBlock(block)
-            for block in encoder.blocks  # type: ignore[arg-type]
-        )
+        self.blocks = nn.ModuleList(FoldedBlock(block) for block in encoder.blocks)
         self.norm_a = norm_a = Folded(encoder.norm_a)
         self.norm_e = norm_e = Folded(encoder.norm_e)
         weight = head.linear.weight.double() * head.gain
         bias = head.linear.bias.double() - weight @ head.mean.double()
-        spatial, spectral = weight.split([SPATIAL, GROUPS * SPECTRAL], dim=1)
+        spatial, spectral = weight[:, :SPATIAL], weight[:, SPATIAL:]
         from_e = norm_e.matrix(spectral.reshape(-1, SPECTRAL)).view(spectral.shape)
         for name, matrix in (
             ("from_a", norm_a.matrix(spatial, bias)),

@@ -262,7 +262,7 @@ class Network(nn.Module):
         # Values without a positive one have no brightness to scale by.
         top = problem.top if problem.top > 0 else torch.ones(())
         self.register_buffer("scale", top.float())
-        self.standardise = Standardise(problem.band_mean, problem.band_std)
+        self.standardise: nn.Module = Standardise(problem.band_mean, problem.band_std)
         self.encoder = nn.Sequential(
             nn.Conv2d(bands, first, 1),
             nn.BatchNorm2d(first),
@@ -338,10 +338,14 @@ def folded(network: Network) -> Network:
     Both branches then read the cube itself.
     """
     twin = copy.deepcopy(network)
-    fold_standardise(twin.spatial.stem[0], twin.standardise)
+    stem, encoder = twin.spatial.stem[0], twin.encoder[0]
+    assert isinstance(stem, nn.Conv2d)
+    assert isinstance(encoder, nn.Conv2d)
+    assert isinstance(twin.standardise, Standardise)
+    fold_standardise(stem, twin.standardise)
     twin.standardise = nn.Identity()
     with torch.no_grad():
-        twin.encoder[0].weight.div_(twin.scale)
+        encoder.weight.div_(twin.scale)
     twin.scale.fill_(1)
     return twin
 
