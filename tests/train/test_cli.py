@@ -13,6 +13,7 @@ from rasterio.transform import Affine
 from scipy.io import savemat
 
 from hsi_train import methods, recipe
+from hsi_train.cli import _summary
 
 Cli = Callable[..., Any]
 Fingerprint = Callable[[Path], dict[str, str]]
@@ -92,6 +93,27 @@ def test_without_json_stdout_is_the_run_folder(
     assert (tmp_path / "runs/mf2cnet/checkpoint.safetensors").is_file()
     quiet = cli(*arguments, "-q", "-o", "other")
     assert (quiet.code, quiet.out, quiet.err) == (0, "other\n", "")
+
+
+def test_summary_tells_what_was_measured() -> None:
+    figures = {"overall_accuracy": 0.9, "average_accuracy": 0.8, "kappa": 0.7}
+    errors = {
+        "expected_calibration_error": 0.04,
+        "expected_calibration_error_uncalibrated": 0.1234,
+    }
+    least = figures | {"seconds": 3.2, "calibration": None, "area_adjusted": None}
+    first = "Test pixels: overall accuracy 90.00%, average accuracy 80.00%, kappa 0.700"
+    assert _summary(least) == f"{first}; 3 s"
+    more = least | {
+        "calibration": errors,
+        "area_adjusted": {"overall_accuracy": [0.85, 0.8, 0.9]},
+        "target": figures | {"kappa": 0.2},
+    }
+    assert _summary(more).splitlines()[1:] == [
+        "Confidence: expected calibration error 4.0%, 12.3% before calibration",
+        "Whole map: overall accuracy 85.00%, 80.00% to 90.00% (95 % interval)",
+        "Target: overall accuracy 90.00%, average accuracy 80.00%, kappa 0.200",
+    ]
 
 
 def test_recipe_file_and_options_over_it(

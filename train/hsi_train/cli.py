@@ -105,27 +105,36 @@ def command(
     if as_json:
         command_line.print_json(result)
         return
-    if seeds is not None:
+    if not quiet:
         from hsi_train.seeds import table
 
-        if not quiet:
-            click.echo(table(result), err=True)
-    elif not quiet:
-        shares = (result["overall_accuracy"], result["average_accuracy"])
-        click.echo(
-            "Test pixels: overall accuracy {:.2%}, average accuracy {:.2%}, ".format(
-                *shares
-            )
-            + f"kappa {result['kappa']:.3f}; {result['seconds']:.0f} s",
-            err=True,
-        )
-        if "target" in result:
-            click.echo(
-                "Target: overall accuracy {overall_accuracy:.2%}, average accuracy "
-                "{average_accuracy:.2%}, kappa {kappa:.3f}".format(**result["target"]),
-                err=True,
-            )
+        click.echo(_summary(result) if seeds is None else table(result), err=True)
     click.echo(run)
+
+
+def _summary(result: dict[str, Any]) -> str:
+    """Sum up ``metrics.json`` in a few lines."""
+    figures = (
+        "overall accuracy {overall_accuracy:.2%}, average accuracy "
+        "{average_accuracy:.2%}, kappa {kappa:.3f}"
+    )
+    lines = [f"Test pixels: {figures}; {{seconds:.0f}} s".format(**result)]
+    if result["calibration"] is not None:
+        lines.append(
+            "Confidence: expected calibration error {expected_calibration_error:.1%}, "
+            "{expected_calibration_error_uncalibrated:.1%} before calibration".format(
+                **result["calibration"]
+            )
+        )
+    if result["area_adjusted"] is not None:
+        value, low, high = result["area_adjusted"]["overall_accuracy"]
+        lines.append(
+            f"Whole map: overall accuracy {value:.2%}, {low:.2%} to {high:.2%} "
+            "(95 % interval)"
+        )
+    if "target" in result:
+        lines.append(f"Target: {figures}".format(**result["target"]))
+    return "\n".join(lines)
 
 
 def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
