@@ -67,7 +67,8 @@ def export(
     item = output.with_suffix(".stac.json")
     source = run / checkpoint.FILE_NAME if run.is_dir() else run
     check_outputs([output, item], [source], overwrite)
-    proto = graph.trace(trained.method, len(trained.description.bands.used))
+    bands = len(trained.description.bands.used)
+    proto = graph.trace(trained.method, bands, folded=not fp16)
     price = cost.measure(proto, trained.method.receptive_field)
     limits, half = FP32, None
     if fp16:

@@ -16,19 +16,20 @@ from hsi_train.method import BaseMethod
 OPSET = 20  # newer ones fuse attention in a way that TensorRT-RTX refuses
 
 
-def trace(method: BaseMethod, bands: int) -> Any:
+def trace(method: BaseMethod, bands: int, folded: bool = True) -> Any:
     """Export the network, and only it, with free batch, height and width.
 
     Args:
         method: In evaluation mode, on the CPU.
         bands: Bands of the input.
+        folded: In the form that runs fastest in float32. Not for half precision: a
+            layer that reads stored values, as a folded one does, has to stay float32.
 
     Returns:
         A checked ``onnx.ModelProto`` without paths of this machine.
     """
-    model = to_onnx(
-        method.folded_graph().eval(), method.outputs, method.receptive_field, bands
-    )
+    network = method.folded_graph() if folded else method.inference_graph()
+    model = to_onnx(network.eval(), method.outputs, method.receptive_field, bands)
     merge_slices(model.graph)
     proto = onnx_ir.to_proto(model)
     del proto.metadata_props[:]
