@@ -32,14 +32,14 @@ def test_depth_after_the_stem(bands: int, stride: int) -> None:
     method = build(bands, spectral_stride=stride, features=4, hidden=2)
     depth = (bands - 1) // stride + 1
     with torch.inference_mode():
-        out = method.network.stem(torch.zeros(1, 1, bands, 2, 3))  # type: ignore[operator]
+        out = method.network.stem(torch.zeros(1, 1, bands, 2, 3))
     assert out.shape == (1, 4, depth, 2, 3)
-    assert method.network.head[0].in_channels == 4 * depth  # type: ignore[index, union-attr]
+    assert method.network.head[0].in_channels == 4 * depth
 
 
 def test_depth_of_known_sensors() -> None:
     for bands, depth in {102: 26, 103: 26, 144: 36, 200: 50, 204: 51, 218: 55}.items():
-        out = build(bands).network.stem(torch.zeros(1, 1, bands, 1, 1))  # type: ignore[operator]
+        out = build(bands).network.stem(torch.zeros(1, 1, bands, 1, 1))
         assert out.shape[2] == depth
 
 

@@ -92,7 +92,7 @@ class Retention(nn.Module):
 
     Every pixel looks `REACH` real pixels to each side. Head i adds
     ``|offset| log(1 - 2^(-2 - i))`` to its similarities. Shifted slices instead of
-    gathered patches keep all tensors 4-D.
+    gathered patches: no neighbour is copied.
     """
 
     similarity: Tensor
