@@ -180,7 +180,7 @@ def table(figures: dict[str, Any]) -> str:
     ]
     for key, row in figures.items():
         for label, found in row.items():
-            if not isinstance(found, dict) or "would_ship" not in found:
+            if not isinstance(found, dict) or not found.get("int8_layers"):
                 continue
             cells = [
                 key,
