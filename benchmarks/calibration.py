@@ -87,7 +87,7 @@ def table(cells: Iterable[dict[str, Any]]) -> str:
     """One row for each training, in the order of data, method and seed."""
     head = [
         "| data | method | seed | accuracy | validation px | T | error before | after |"
-        " reject | kept | accuracy of kept |",
+        " reject | kept of validation | accuracy of kept |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     rows = []

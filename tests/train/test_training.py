@@ -1,5 +1,6 @@
 import csv
 import hashlib
+import importlib.util
 import json
 import shutil
 import tomllib
@@ -30,6 +31,8 @@ FILES = {
     "history.csv",
     "report.html",
 }
+if importlib.util.find_spec("tensorboard"):
+    FILES.add("tensorboard")
 KEYS = {
     *("method", "seed", "classes", "overall_accuracy", "average_accuracy", "kappa"),
     *("per_class", "confusion", "counts", "receptive_field", "parameters", "seconds"),
