@@ -39,7 +39,6 @@ SCENE = "salinas_a"
 PATCH = 5  # of the 3-D CNN
 TOOLBOX_BATCH, RUNTIME_BATCH = 100, 256
 STEPS = 300
-ROUNDS = 3
 
 Classes = NDArray[np.int64]  # (pixel,)
 
@@ -118,7 +117,7 @@ def by_patches(path: Path, cube: NDArray[np.float32]) -> Callable[[], Classes]:
     return classify
 
 
-def dense(path: Path, cube: NDArray[np.float32]) -> Callable[[], Classes]:
+def dense(path: Path, cube: NDArray[Any]) -> Callable[[], Classes]:
     """Return what classifies all pixels as hsi-run does, tile by tile."""
     model = hsi_runtime.Model(path, "cpu", threads=1)
     codes = np.array([c.code for c in read_model(path).document.classes])
@@ -133,7 +132,8 @@ def dense(path: Path, cube: NDArray[np.float32]) -> Callable[[], Classes]:
 @click.command()
 @click.option("--runs", type=click.Path(path_type=Path), default="build/rivals")
 @click.option("--method", "methods", multiple=True, default=names())
-def main(runs: Path, methods: tuple[str, ...]) -> None:
+@click.option("--rounds", default=3)
+def main(runs: Path, methods: tuple[str, ...], rounds: int) -> None:
     torch.set_num_threads(1)
     content = recipe.parse(recipe.load(f"{SCENE}-{methods[0]}"))
     data = read_data(content, 0)
@@ -158,11 +158,11 @@ def main(runs: Path, methods: tuple[str, ...]) -> None:
         trained(name, SCENE, run)
         export(run, run / "fp32.onnx", overwrite=True)
         rivals[f"{name} by patches"] = by_patches(run / "fp32.onnx", cube)
-        rivals[name] = dense(run / "fp32.onnx", cube)
+        rivals[name] = dense(run / "fp32.onnx", scene.cube)
 
     seconds: dict[str, list[float]] = {label: [] for label in rivals}
     right = {}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for label, classify in rivals.items():
             started = time.process_time()
             found = classify()
@@ -177,7 +177,8 @@ def main(runs: Path, methods: tuple[str, ...]) -> None:
         for label in rivals
     }
     counts = {"pixels": truth.size, "train": len(train), "test": len(test)}
-    common.report("rivals", {"scene": SCENE, **counts, "rivals": figures})
+    given = {"scene": SCENE, **counts, "rounds": rounds}
+    common.report("rivals", {**given, "rivals": figures})
     lines = ["| | px/s on one core | overall accuracy |", "|---|---|---|"]
     for label, row in sorted(figures.items(), key=lambda f: -f[1]["pixels_per_second"]):
         rate, accuracy = row["pixels_per_second"], row["overall_accuracy"]
