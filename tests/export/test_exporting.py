@@ -24,7 +24,7 @@ def run(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     copied = tmp_path / "run"
     shutil.copytree(trained.run, copied)
 
-    def traced(*_: object) -> Any:
+    def traced(*_: object, **__: object) -> Any:
         proto = onnx.load(trained.model)
         del proto.metadata_props[:]
         return proto
@@ -243,7 +243,7 @@ def test_file_that_answers_otherwise_is_not_published(
 def test_graph_with_other_weights_is_not_published(
     run: Path, trained: Any, invoke: Any, digests: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def tampered(*_: object) -> Any:
+    def tampered(*_: object, **__: object) -> Any:
         proto = onnx.load(trained.model)
         del proto.metadata_props[:]
         largest = max(proto.graph.initializer, key=lambda t: len(t.raw_data))

@@ -208,8 +208,8 @@ def test_command_names_the_operator_that_overflows(
 ) -> None:
     trace = graph.trace
 
-    def loud(*given: Any) -> Any:
-        proto = trace(*given)
+    def loud(*given: Any, **named: Any) -> Any:
+        proto = trace(*given, **named)
         for tensor in proto.graph.initializer:
             if len(tensor.dims) == 4:  # the head's layers
                 raised = numpy_helper.to_array(tensor) * np.float32(1e7)
