@@ -10,7 +10,8 @@ chooses no start: the repeated runs begin at the largest simplex, which the loss
 material makes smaller (the autoencoder's loss would not do, it hardly tells). Only the
 mean over the starts that lost nothing asks the reference which they are.
 
-The rates and the number of steps were set by looking at the reference for two starts.
+Rates, steps and the weight of the nonlinear term were set by looking at the reference
+for two starts.
 """
 
 import itertools
@@ -34,10 +35,7 @@ from hsi_train.methods.s2vnet import Method
 
 Floats = NDArray[np.float64]
 
-CROPS, SIDE = (
-    64,
-    4,
-)  # small crops from everywhere: every step sees the whole scene's mix
+CROPS, SIDE = 64, 4  # from everywhere: every step sees the whole scene's mix
 RATE, ENDMEMBER_RATE, DECAY = 1e-2, 1e-3, 1e-4
 WARM_UP, MAX_GRADIENT_NORM = 0.1, 1.0
 LOST_RAD = 0.2  # a mean angle beyond this means a material without an endmember
@@ -191,7 +189,7 @@ def summary(figures: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 @click.command()
 @click.option("--starts", default=10)
 @click.option("--seeds", default=5)
-@click.option("--steps", default=600)
+@click.option("--steps", default=4000)
 def main(starts: int, seeds: int, steps: int) -> None:
     root = Path(__file__).parents[2]
     data = Path(os.environ.get("HSI_DATA", root / "shared" / "data"))

@@ -18,6 +18,7 @@ from hsi_train.methods.s2vnet import (
     divergence,
     fold,
     initial_theta,
+    relative_size,
     roughness,
     spectral_angle,
 )
@@ -368,6 +369,9 @@ def test_regularisation_against_its_formulas() -> None:
     nothing = torch.full_like(classes, IGNORED)
     assert float(anchor(shares, nothing)) == 0
 
+    mixture = torch.tensor([[3.0, 0.0], [4.0, 2.0]])[None, ..., None]
+    assert float(relative_size(mixture / 5, mixture)) == pytest.approx(0.2, rel=1e-4)
+
     method = varied()
     assert method.variability is not None
     variation = method.variability(F.softplus(method.theta), sample=False)
@@ -408,11 +412,15 @@ def test_anchor_holds_the_own_pixel_of_an_output() -> None:
     assert values[1] - values[0] == pytest.approx(float(expected.detach()), abs=1e-5)
 
 
-@pytest.mark.parametrize("weight", ["anchor_weight", "kl_weight", "tv_weight"])
+@pytest.mark.parametrize(
+    "weight", ["anchor_weight", "kl_weight", "nonlinear_weight", "tv_weight"]
+)
 def test_weights_scale_their_terms(weight: str) -> None:
     values = []
     for number in (0.0, 1.0, 3.0):
         method = build({weight: number}).train()
+        with torch.no_grad():
+            method.get_parameter("nonlinear.layers.2.bias").fill_(1)  # zero at first
         torch.manual_seed(0)
         (loss,) = method.losses(batch_of(method))
         values.append(float(loss.detach()))

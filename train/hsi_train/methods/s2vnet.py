@@ -17,6 +17,9 @@ Differs from the paper:
   takes the mean of the variational network: nothing random, nothing replaced;
 - an anchor ties the abundance of a labelled pixel's class to its label; without it
   abundances carry no meaning as classes;
+- the nonlinear term pays for its size, so that it completes the mixture and leaves
+  the explaining to the endmembers (a sparse residual term, as in Fevotte, Dobigeon,
+  IEEE TIP 24, 2015); free, it drew them away from the materials;
 - the cosine is a true one, of the linear mixture ``E A``. The mean of ``E A`` is ``E``
   times the mean of ``A``, so the exported graph needs only K x K constants;
 - no gate: the published one makes a pixel's class depend on the rest of the batch.
@@ -58,6 +61,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cosine: Compare the local mean spectrum with the endmembers.
         nonlinear_decoder: Complete the reconstruction by a nonlinear term; training
             only.
+        nonlinear_weight: Of the size of that term, relative to the linear mixture; it
+            can lessen the angle by its size at most, so from 1 on it would not pay.
         variability: Vary the endmembers during training.
         anchor_weight: Of the term that makes abundances agree with labels; 0.1 left
             them erratic (SalinasA).
@@ -68,6 +73,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     cosine: bool = True
     nonlinear_decoder: bool = True
+    nonlinear_weight: Weight = 0.1
     variability: bool = True
     anchor_weight: Weight = 0.3
     kl_weight: Weight = 0.01
@@ -491,11 +497,14 @@ class Method(BaseMethod):
         """
         endmembers, variation = self._vary(sample=True)
         abundances = self.network.abundances(cube)
-        mixture = F.conv2d(abundances, endmembers[..., None, None])
+        linear = F.conv2d(abundances, endmembers[..., None, None])
+        loss = self.options.tv_weight * roughness(abundances)
+        mixture = linear
         if self.nonlinear is not None:
-            mixture = mixture + self.nonlinear(mixture)
-        loss = spectral_angle(cube / self.network.scale, mixture)
-        loss = loss + self.options.tv_weight * roughness(abundances)
+            term = self.nonlinear(linear)
+            loss = loss + self.options.nonlinear_weight * relative_size(term, linear)
+            mixture = linear + term
+        loss = loss + spectral_angle(cube / self.network.scale, mixture)
         if variation is not None:
             loss = loss + self.options.kl_weight * divergence(variation)
             # Bands that follow each other here may have dropped ones between them.
@@ -533,6 +542,16 @@ def spectral_angle(spectra: Tensor, reconstruction: Tensor) -> Tensor:
     norms = spectra.norm(dim=1) * reconstruction.norm(dim=1)
     cosine = product / (norms + 1e-5)
     return torch.arccos(cosine.clamp(-1 + 1e-6, 1 - 1e-6)).mean()
+
+
+def relative_size(term: Tensor, mixture: Tensor) -> Tensor:
+    """Average the length of a term over that of its mixture; axis 1 is the band axis.
+
+    Its gradient is finite for a term of zeros.
+    """
+    lengths = (term.square().sum(dim=1) + 1e-12).sqrt()
+    ratio: Tensor = (lengths / (mixture.norm(dim=1) + 1e-5)).mean()
+    return ratio
 
 
 def roughness(abundances: Tensor) -> Tensor:
