@@ -1,4 +1,5 @@
 import logging
+import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -58,8 +59,8 @@ def test_engine_answers_like_numpy(
 
 
 def has_bfloat16() -> bool:
-    core = pytest.importorskip("openvino").Core()
-    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    pytest.importorskip("openvino")
+    return openvino_cpu._has_bfloat16(openvino_cpu._core())
 
 
 @pytest.fixture
@@ -110,6 +111,27 @@ def test_processor_without_bfloat16_computes_in_float32(
     assert open_backend(half_model(0.5), "openvino", 1).precision == "fp16"
     with pytest.raises(EngineError, match="has no bfloat16"):
         OpenvinoCpu(half_model(0.5), 1, bfloat16=True)
+
+
+STOPPED_LATER = """
+import os, signal, sys
+from pathlib import Path
+from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
+from hsi_runtime.model_file import read_model
+
+model = read_model(Path(sys.argv[1]))
+first, second = OpenvinoCpu(model, 1), OpenvinoCpu(model, 1)
+del first, second
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_signal_is_heard_after_models_have_gone(model: ModelFile) -> None:
+    pytest.importorskip("openvino")
+    command = [sys.executable, "-c", STOPPED_LATER, str(model.path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
 
 
 def test_missing_openvino_says_what_to_install(

@@ -9,8 +9,9 @@ and written into the map. Everything else is computed in float32, and a float32 
 always: nobody asked for another map.
 """
 
+import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,17 @@ def _core() -> Any:
             "openvino is missing; pip install 'hsi-edge[openvino]', or use "
             "--device cpu."
         ) from error
-    return openvino.Core()
+    return _one_core(openvino.Core)
+
+
+@functools.cache
+def _one_core(make: Callable[[], Any]) -> Any:
+    """Make the core of the whole process.
+
+    A core gives signal handlers a stack and frees it when it goes. If another core goes
+    later, it puts the freed one back, and the next Ctrl-C is a segmentation fault.
+    """
+    return make()
 
 
 def _has_bfloat16(core: Any) -> bool:
