@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -394,10 +395,13 @@ def test_failing_window_fails_the_run_and_publishes_nothing(
         ) -> dict[str, NDArray[np.float32]]:
             self.share += 1
             if self.share == 20:  # in the third strip
+                while not journal.stat().st_size:  # the writer may be behind
+                    time.sleep(0.01)
                 raise VerificationError("a late window")
             return super().predict(cube, outputs)
 
     scene = write_scene_tiff(tmp_path / "s.tif", cube, blockysize=4)
+    journal = tmp_path / "o.tif.hsi-part" / "journal.jsonl"
     monkeypatch.setattr(pipeline, "open_backend", lambda *_: Failing(0))
     request = Request(scene, tmp_path / "o.tif", tile=4)
     with pytest.raises(HsiError):
