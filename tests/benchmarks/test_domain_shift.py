@@ -92,9 +92,23 @@ def test_table_averages_over_draws_and_seeds(
     # Draws 0..4 lose 0.02 on average.
     assert cells[1:] == [
         "80.0 40.0 20.0", "68.0 34.0 17.0", "58.0 29.0 14.5", "48.0 24.0 12.0",
-        "58.0 29.0 14.5",
+        "58.0 29.0 14.5", "",
     ]  # fmt: skip
     assert "| salinas_a, largest class everywhere | 30.0 |" in table
+
+
+def test_table_compares_variants_with_the_method_seed_by_seed() -> None:
+    def case(variant: str, seed: int, accuracy: float) -> dict[str, Any]:
+        shares = dict.fromkeys((*domain_shift.SHARES, "largest_class_share"), accuracy)
+        row = {"scene": "salinas_a", "variant": variant, "seed": seed, "updates": 9}
+        return row | {"unshifted": shares, "shifted": [shares | {"strength": 1}] * 2}
+
+    runs = [case("s2amsnet", 0, 0.8), case("s2amsnet", 1, 0.7), case("plain", 1, 0.4)]
+    assert not any("±" in line for line in domain_shift.mean_lines(runs))
+    runs.append(case("plain", 0, 0.6))  # gaps of 20 and of 30
+    (line,) = [x for x in domain_shift.mean_lines(runs) if "±" in x]
+    assert line.startswith("| salinas_a, plain (2, 9) ")
+    assert line.endswith("| 25.0 ± 5.0 |")
 
 
 def test_quick_is_one_seed(measured: list[tuple[str, int]], tmp_path: Path) -> None:
