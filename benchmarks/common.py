@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from hsi_runtime.model_file import (
 from hsi_runtime.threads import usable_cores
 from hsi_train import checkpoint, method
 from hsi_train.simulate import band_centres
+
+RESULTS = Path(__file__).parent / "results"
 
 
 def make_model(
@@ -95,11 +98,25 @@ def machine() -> dict[str, Any]:
     }
 
 
+def machine_text() -> str:
+    """Describe the machine in a sentence, for a table of a benchmark's own."""
+    found = machine()
+    return (
+        f"Machine: {found['cpu']}, {found['cores']} cores, "
+        f"{found['memory_bytes'] / 1e9:.0f} GB, Python {found['python']}; "
+        f"load {found['load']:.1f} at the end."
+    )
+
+
+def table_head(titles: Sequence[str]) -> list[str]:
+    """Begin a Markdown table."""
+    return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+
+
 def report(name: str, figures: dict[str, Any]) -> None:
     """Print the figures and keep them as JSON in ``benchmarks/results``."""
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
+    RESULTS.mkdir(exist_ok=True)
     content = {"benchmark": name, "machine": machine(), **figures}
-    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     for key, value in figures.items():
         print(f"{key}: {value}")
