@@ -72,6 +72,11 @@ def test_a_whole_run_imports_nothing_of_training(
     assert not found & TRAINING
 
 
+def test_a_run_without_a_preview_imports_no_imaging() -> None:
+    found = modules_after("import hsi_runtime.batch, hsi_runtime.reports")
+    assert not found & {"PIL", "onnxruntime"}
+
+
 @pytest.mark.parametrize("package", BANNED)
 def test_no_file_imports_what_its_package_must_not(package: str) -> None:
     files = sorted((ROOT / package).rglob("*.py"))
