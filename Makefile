@@ -70,6 +70,7 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/end_to_end.py
+	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/half_precision.py
 	$(BIN)/python benchmarks/openvino_speed.py

@@ -26,10 +26,8 @@ from hsi_train.simulate import band_centres
 RESULTS = Path(__file__).parent / "results"
 
 
-def make_model(
-    folder: Path, name: str, bands: int, classes: int, first_nm: float, last_nm: float
-) -> ModelFile:
-    """Export a method with seeded random weights: speed does not depend on them."""
+def make_method(name: str, bands: int, classes: int) -> method.BaseMethod:
+    """Build a method with seeded random weights: speed does not depend on them."""
     torch.manual_seed(0)
     problem = method.Problem(
         band_mean=torch.full((bands,), 2000.0),
@@ -38,7 +36,14 @@ def make_model(
         class_means=torch.rand(classes, bands) * 2000 + 1000,
         top=torch.tensor(4000.0),
     )
-    built = method.build(name, problem, {}).eval()
+    return method.build(name, problem, {}).eval()
+
+
+def make_model(
+    folder: Path, name: str, bands: int, classes: int, first_nm: float, last_nm: float
+) -> ModelFile:
+    """Export a method with random weights."""
+    built = make_method(name, bands, classes)
     wavelengths = list(band_centres(bands, first_nm, last_nm))
     rng = np.random.default_rng(0)
     side = built.receptive_field + 40
