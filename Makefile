@@ -75,6 +75,7 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/half_precision.py
 	$(BIN)/python benchmarks/openvino_speed.py
 	$(BIN)/python benchmarks/int8.py
+	$(BIN)/python benchmarks/accuracy_by_cost.py
 
 # Every method and baseline on the real scenes in HSI_DATA: hours, and goes on where it
 # was stopped.
