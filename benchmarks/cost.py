@@ -18,7 +18,7 @@ import json
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -117,7 +117,10 @@ def call_of(case: Case, engine: Any) -> tuple[Callable[[], Any], int]:
 
 
 def measure(cases: Sequence[Case], rounds: int) -> dict[str, Result]:
-    """Run all cases in turns; return rates and, round by round, seconds a pixel."""
+    """Run all cases in turns; return rates and, round by round, seconds a pixel.
+
+    The clock of a case on one thread is the time on a core, else that on the wall.
+    """
     engines = {(c.model, c.threads): session(c.model, c.threads) for c in cases}
     calls = {c.name: call_of(c, engines[c.model, c.threads]) for c in cases}
     seconds: dict[str, list[float]] = {c.name: [] for c in cases}
@@ -134,16 +137,10 @@ def measure(cases: Sequence[Case], rounds: int) -> dict[str, Result]:
         each = (cores if one else seconds)[case.name][1:]
         out[case.name] = {
             "pixels_per_second": round(1 / min(each)),
-            "clock": "core" if one else "wall",
-            "core_microseconds_per_pixel": round(1e6 * min(cores[case.name][1:]), 3),
             "wall_pixels_per_second": round(1 / min(seconds[case.name][1:])),
             "seconds_per_pixel": each,
         }
     return out
-
-
-def _measure(queue: Any, cases: Sequence[Case], rounds: int) -> None:
-    queue.put(measure(cases, rounds))
 
 
 def part(cases: Sequence[Case], rounds: int, place: Path) -> dict[str, Result]:
@@ -156,12 +153,8 @@ def part(cases: Sequence[Case], rounds: int, place: Path) -> dict[str, Result]:
     if before.get("key") == key:
         kept: dict[str, Result] = before["found"]
         return kept
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_measure, args=(queue, cases, rounds))
-    process.start()
-    found: dict[str, Result] = queue.get(timeout=3600)
-    process.join()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        found = pool.submit(measure, cases, rounds).result()
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps({"key": key, "found": found}))
     return found

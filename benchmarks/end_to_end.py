@@ -124,12 +124,11 @@ def measure(
 
 
 def prepare(scene: Path, size: float) -> None:
-    """Simulate a scene where it is not there yet, and read it once."""
-    if scene.is_file():
-        return
-    side = math.isqrt(round(size * 1e9 / BANDS))
-    spec = SceneSpec(rows=side, cols=side, wavelengths_nm=band_centres(BANDS))
-    write_scene(spec, scene)
+    """Simulate a scene where it is not there yet, and bring it into the file cache."""
+    if not scene.is_file():
+        side = math.isqrt(round(size * 1e9 / BANDS))
+        spec = SceneSpec(rows=side, cols=side, wavelengths_nm=band_centres(BANDS))
+        write_scene(spec, scene)
     with scene.open("rb") as file:
         while file.read(2**23):
             pass
