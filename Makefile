@@ -69,10 +69,13 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/memory_by_size.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/overlap.py
+	$(BIN)/python benchmarks/end_to_end.py
+	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/half_precision.py
 	$(BIN)/python benchmarks/openvino_speed.py
 	$(BIN)/python benchmarks/int8.py
+	$(BIN)/python benchmarks/accuracy_by_cost.py
 
 # Every method and baseline on the real scenes in HSI_DATA: hours, and goes on where it
 # was stopped.

@@ -64,7 +64,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the picture of the README, which lies elsewhere."""
-    picture = ROOT / ".github" / "demo.png"
-    files.append(File.generated(config, "demo.png", abs_src_path=str(picture)))
+    """Add the pictures that lie elsewhere: of the README and of the benchmarks."""
+    for picture in (ROOT / ".github" / "demo.png", *results.pictures()):
+        files.append(File.generated(config, picture.name, abs_src_path=str(picture)))
     return files

@@ -81,7 +81,8 @@ def included(path: str) -> str:
 def benchmark(name: str) -> str:
     """Write what a benchmark measures, its command, and all its figures.
 
-    ``NAME.md`` in the results, where a benchmark wrote one, stands for our table.
+    ``NAME.md`` in the results, where a benchmark wrote one, stands for our table;
+    ``NAME.svg`` is shown above it.
 
     Raises:
         LookupError: It has no results.
@@ -92,6 +93,8 @@ def benchmark(name: str) -> str:
     if not paths:
         raise LookupError(f"{script} has no results in {FOLDER.name}")
     sections = [f"## {question}", text]
+    if (FOLDER / f"{name}.svg").is_file():
+        sections.append(f"![{question}]({name}.svg)")
     own = [included(f"{p.relative_to(ROOT)}") for p in paths if p.suffix == ".md"]
     if own:
         return "\n\n".join(sections + own)
@@ -112,6 +115,11 @@ def files_of(name: str) -> list[Path]:
     kinds = (".json", ".jsonl", ".md")
     paths = sorted(p for p in FOLDER.iterdir() if p.suffix in kinds)
     return [p for p in paths if owner(p) == name]
+
+
+def pictures() -> list[Path]:
+    """Find what the benchmarks drew."""
+    return sorted(FOLDER.glob("*.svg"))
 
 
 def other_benchmarks() -> str:

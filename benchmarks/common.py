@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ from hsi_runtime.threads import usable_cores
 from hsi_train import checkpoint, method
 from hsi_train.simulate import band_centres
 
+RESULTS = Path(__file__).parent / "results"
 
-def make_model(
-    folder: Path, name: str, bands: int, classes: int, first_nm: float, last_nm: float
-) -> ModelFile:
-    """Export a method with seeded random weights: speed does not depend on them."""
+
+def make_method(name: str, bands: int, classes: int) -> method.BaseMethod:
+    """Build a method with seeded random weights: speed does not depend on them."""
     torch.manual_seed(0)
     problem = method.Problem(
         band_mean=torch.full((bands,), 2000.0),
@@ -35,7 +36,14 @@ def make_model(
         class_means=torch.rand(classes, bands) * 2000 + 1000,
         top=torch.tensor(4000.0),
     )
-    built = method.build(name, problem, {}).eval()
+    return method.build(name, problem, {}).eval()
+
+
+def make_model(
+    folder: Path, name: str, bands: int, classes: int, first_nm: float, last_nm: float
+) -> ModelFile:
+    """Export a method with random weights."""
+    built = make_method(name, bands, classes)
     wavelengths = list(band_centres(bands, first_nm, last_nm))
     rng = np.random.default_rng(0)
     side = built.receptive_field + 40
@@ -95,11 +103,25 @@ def machine() -> dict[str, Any]:
     }
 
 
+def machine_text() -> str:
+    """Describe the machine in a sentence, for a table of a benchmark's own."""
+    found = machine()
+    return (
+        f"Machine: {found['cpu']}, {found['cores']} cores, "
+        f"{found['memory_bytes'] / 1e9:.0f} GB, Python {found['python']}; "
+        f"load {found['load']:.1f} at the end."
+    )
+
+
+def table_head(titles: Sequence[str]) -> list[str]:
+    """Begin a Markdown table."""
+    return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
+
+
 def report(name: str, figures: dict[str, Any]) -> None:
     """Print the figures and keep them as JSON in ``benchmarks/results``."""
-    folder = Path(__file__).parent / "results"
-    folder.mkdir(exist_ok=True)
+    RESULTS.mkdir(exist_ok=True)
     content = {"benchmark": name, "machine": machine(), **figures}
-    (folder / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     for key, value in figures.items():
         print(f"{key}: {value}")

@@ -25,7 +25,6 @@ import torch
 from onnx import helper, numpy_helper
 
 from hsi_export import cost, graph
-from hsi_train import method as methods
 from hsi_train.methods import names
 
 RESULTS = Path(__file__).parent / "results"
@@ -77,16 +76,8 @@ def fastest(
 def measure(
     name: str, bands: int, classes: int, sides: tuple[int, ...], rounds: int
 ) -> dict[str, Any]:
-    torch.manual_seed(0)
     torch.set_num_threads(1)
-    problem = methods.Problem(
-        band_mean=torch.full((bands,), 2000.0),
-        band_std=torch.full((bands,), 1000.0),
-        class_counts=torch.full((classes,), 100),
-        class_means=torch.rand(classes, bands) * 2000 + 1000,
-        top=torch.tensor(4000.0),
-    )
-    method = methods.build(name, problem, {}).eval()
+    method = common.make_method(name, bands, classes)
     protos = {
         "now": graph.trace(method, bands),
         "first": first_try.trace(method, bands),

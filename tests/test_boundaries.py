@@ -72,6 +72,16 @@ def test_a_whole_run_imports_nothing_of_training(
     assert not found & TRAINING
 
 
+def test_a_plain_run_starts_without_what_options_need() -> None:
+    found = modules_after(
+        "import hsi_runtime.batch, hsi_runtime.reports\n"
+        "from hsi_runtime.command_line import pixel_bar\n"
+        "with pixel_bar(quiet=True):\n"
+        "    pass"
+    )
+    assert not found & {"PIL", "onnxruntime", "pyogrio", "tqdm"}
+
+
 @pytest.mark.parametrize("package", BANNED)
 def test_no_file_imports_what_its_package_must_not(package: str) -> None:
     files = sorted((ROOT / package).rglob("*.py"))

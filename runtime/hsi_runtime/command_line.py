@@ -72,11 +72,12 @@ def start_messages(quiet: bool) -> None:
 @contextlib.contextmanager
 def pixel_bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar of pixels, with rate and time left, on a terminal."""
+    if not show_progress(quiet):
+        yield lambda *_: None
+        return
     from tqdm import tqdm
 
-    with tqdm(
-        disable=not show_progress(quiet), unit="px", unit_scale=True, leave=False
-    ) as bar:
+    with tqdm(unit="px", unit_scale=True, leave=False) as bar:
 
         def progress(done: int, total: int) -> None:
             if done < bar.n:  # another scene begins

@@ -24,7 +24,6 @@ from hsi_runtime.bands import BandMatch, match_bands
 from hsi_runtime.class_map import Canvas, Counts
 from hsi_runtime.errors import ModelFileError, VerificationError
 from hsi_runtime.model_file import ModelDocument, ModelFile
-from hsi_runtime.preview import write_preview
 from hsi_runtime.publish import convert, publish
 from hsi_runtime.regions import Bounds, grid_of, region_of
 from hsi_runtime.scene import Scene, SceneInfo, open_scene, valid_pixels
@@ -404,6 +403,8 @@ def _draw(
     drawn = {"qml": made.with_suffix(".qml")}
     legend.write_qml(drawn["qml"], document)
     if request.preview:
+        from hsi_runtime.preview import write_preview
+
         drawn["preview"] = made.with_suffix(".png")
         write_preview(made, drawn["preview"], document, counts)
     if request.vector is not None:

@@ -109,13 +109,17 @@ def cut(
     Returns:
         Cube ``(band, row + 2 halo, col + 2 halo)`` and the same part of ``valid``.
     """
-    row_index = _index(rows, halo, size[0], strip.row)
-    col_index = _index(cols, halo, size[1], strip.col)
-    return strip.cube[:, row_index][:, :, col_index], valid[row_index][:, col_index]
-
-
-def _index(outputs: tuple[int, int], halo: int, size: int, first: int) -> Any:
-    start, stop = outputs[0] - halo, outputs[1] + halo
-    if start >= 0 and stop <= size:
-        return slice(start - first, stop - first)  # a view: nothing is copied yet
-    return mirror(start, stop, size) - first
+    (top, bottom), (left, right) = ((a - halo, b + halo) for a, b in (rows, cols))
+    place: Any  # rows, columns
+    if min(top, left) >= 0 and bottom <= size[0] and right <= size[1]:
+        place = (  # a view: nothing is copied yet
+            slice(top - strip.row, bottom - strip.row),
+            slice(left - strip.col, right - strip.col),
+        )
+    else:
+        # Both axes in one gather: one after the other takes up to nine times longer.
+        place = np.ix_(
+            mirror(top, bottom, size[0]) - strip.row,
+            mirror(left, right, size[1]) - strip.col,
+        )
+    return strip.cube[:, *place], valid[place]

@@ -100,6 +100,15 @@ def test_a_table_of_the_benchmark_itself_comes_first(folder: Path) -> None:
     assert "rows" not in found
 
 
+def test_a_picture_is_shown(folder: Path) -> None:
+    script(folder, "speed")
+    write(folder, "speed", a=1)
+    assert "![" not in results.benchmark("speed")
+    (folder / "speed.svg").write_text("<svg/>")
+    assert "![Is speed fast?](speed.svg)" in results.benchmark("speed")
+    assert [p.name for p in results.pictures()] == ["speed.svg"]
+
+
 def test_lines_are_averaged_by_what_they_name(folder: Path) -> None:
     script(folder, "shift")
     lines = [

@@ -132,6 +132,18 @@ def test_success_and_options(invoke: Any) -> None:
 
 def test_no_progress_bar_without_a_terminal() -> None:
     assert not command_line.show_progress(quiet=False)
+    with command_line.pixel_bar(quiet=False) as progress:
+        progress(1, 2)
+
+
+def test_progress_bar_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with command_line.pixel_bar(quiet=False) as progress:
+        for done, total in ((0, 50), (50, 50), (0, 70), (70, 70)):  # two scenes
+            progress(done, total)
+    assert "0.00/70.0" in capfd.readouterr().err
 
 
 def test_json_is_strict() -> None:

@@ -1,0 +1,134 @@
+"""Turns the rates that `cost` measures into answers, tables and a plot."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import common
+import plots
+
+from hsi_runtime.windows import DEFAULT_TILE
+
+THREADS = (1, 2)
+NEAR = 0.05  # a tile this much slower than the fastest is good enough
+
+Result = dict[str, Any]
+
+
+def best_tile(found: dict[str, Result], threads: int) -> Result:
+    """Compare the plan's tile with the fastest one."""
+    ending = f" tile {threads} threads"
+    rows = {
+        int(name.removesuffix(ending)): row
+        for name, row in found.items()
+        if name.endswith(ending)
+    }
+    rates = {tile: row["pixels_per_second"] for tile, row in rows.items()}
+    best = max(rates, key=rates.__getitem__)
+    plan, fastest = (rows[tile]["seconds_per_pixel"] for tile in (DEFAULT_TILE, best))
+    losses = [p / f - 1 for p, f in zip(plan, fastest, strict=True)]
+    loss = rates[best] / rates[DEFAULT_TILE] - 1
+    return {
+        "pixels_per_second": rates,
+        "fastest_tile": best,
+        "plan_tile": DEFAULT_TILE,
+        "plan_slower_by": round(loss, 3),
+        "plan_slower_by_rounds": [round(min(losses), 3), round(max(losses), 3)],
+        "plan_good_enough": loss <= NEAR,
+    }
+
+
+def summary(found: dict[str, dict[str, Result]]) -> Result:
+    """Answer the questions about one method.
+
+    Args:
+        found: By question, then by case, what `cost.measure` returns.
+    """
+    tile = found["tile"]
+    one, threads, windows = (
+        tile[f"{DEFAULT_TILE} tile {cores}"]["wall_pixels_per_second"]
+        for cores in ("1 threads", "2 threads", "2 windows")
+    )
+    rates = {
+        question: {
+            int(name.split()[0]): row["pixels_per_second"]
+            for name, row in found[question].items()
+        }
+        for question in ("bands", "classes")
+    }
+    return {
+        "tile": {n: best_tile(tile, n) for n in THREADS},
+        **rates,
+        "two_threads_over_one": round(threads / one, 2),
+        "two_windows_over_one": round(windows / one, 2),
+    }
+
+
+def markdown(methods: dict[str, Result], base: dict[str, int]) -> str:
+    """Write a table for each question."""
+    first = next(iter(methods.values()))
+    tiles = first["tile"][1]["pixels_per_second"]
+    rows = [
+        [
+            method,
+            threads,
+            *(f"{rate:,}" for rate in row["pixels_per_second"].values()),
+            row["fastest_tile"],
+            f"{row['plan_slower_by']:.1%} "
+            f"({' to '.join(f'{v:.1%}' for v in row['plan_slower_by_rounds'])})",
+            "yes" if row["plan_good_enough"] else "no",
+        ]
+        for method, found in methods.items()
+        for threads, row in found["tile"].items()
+    ]
+    slower = f"{DEFAULT_TILE} is slower by (rounds)"
+    head = ["", "threads", *tiles, "fastest", slower, f"within {NEAR:.0%}"]
+    title = f"Pixels/s by side of the tile; the plan of hsi-run takes {DEFAULT_TILE}:"
+    lines = _table(title, head, rows)
+    for question in ("bands", "classes"):
+        rows = [
+            [method, *(f"{rate:,}" for rate in found[question].values())]
+            for method, found in methods.items()
+        ]
+        title = f"Pixels/s on one core by {question}:"
+        lines += _table(title, ["", *first[question]], rows)
+    rows = [
+        [method, found["two_threads_over_one"], found["two_windows_over_one"]]
+        for method, found in methods.items()
+    ]
+    head = ["", "one window on two threads", "two windows on one thread each"]
+    lines += _table("Times as fast as one thread, by wall time:", head, rows)
+    lines.append(
+        f"If not said otherwise {base['bands']} bands, {base['classes']} classes, "
+        f"tile {base['tile']}, one thread. {common.machine_text()}"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _table(title: str, head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
+    lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
+    return [title, "", *common.table_head(list(map(str, head))), *lines, ""]
+
+
+def draw(methods: dict[str, Result], path: Path) -> None:
+    """Plot rates by tile, bands and classes: a line for each method."""
+    figure, axes = plots.panels(
+        ("tile, px (dashed: 2 threads)", "bands", "classes"), 9, 3
+    )
+    by_tile, *others = axes
+    for (method, found), color in zip(methods.items(), plots.COLORS, strict=False):
+        for threads, style in zip(THREADS, (".-", ".--"), strict=True):
+            rates = found["tile"][threads]["pixels_per_second"]
+            name = method if threads == 1 else None
+            by_tile.plot(rates.keys(), rates.values(), style, color=color, label=name)
+            plots.make_log(by_tile.xaxis, list(rates))
+        for panel, question in zip(others, ("bands", "classes"), strict=True):
+            rates = found[question]
+            panel.plot(rates.keys(), rates.values(), ".-", color=color)
+            plots.make_log(panel.xaxis, list(rates))
+    for panel in others:
+        panel.sharey(by_tile)
+    plots.make_log(by_tile.yaxis)
+    by_tile.set_ylabel("pixels/s")
+    figure.legend(loc="outside upper center", ncols=len(methods))
+    plots.save(figure, path)
