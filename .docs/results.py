@@ -130,7 +130,9 @@ def lines_of(path: Path) -> list[Result]:
 def _means(lines: list[Result]) -> str:
     """Average overall accuracy, in per cent, over lines whose texts are the same."""
     groups: dict[tuple[str, ...], list[Result]] = {}
-    keys = [k for k, v in lines[0].items() if isinstance(v, str)]
+    checksum = re.compile("[0-9a-f]{64}")
+    texts = {k: v for k, v in lines[0].items() if isinstance(v, str)}
+    keys = [k for k, v in texts.items() if not checksum.fullmatch(v)]
     for line in lines:
         groups.setdefault(tuple(line[k] for k in keys), []).append(line)
     shares = [k for k in _flat(lines[0]) if k.endswith("overall_accuracy")]

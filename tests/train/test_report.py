@@ -19,6 +19,7 @@ from hsi_train.fit import Epoch, Progress
 from hsi_train.labelled_scene import LabelledData
 from hsi_train.report import write_report
 from hsi_train.split import Role
+from hsi_train.target import Target
 
 MakeData = Callable[..., LabelledData]
 ReadPage = Callable[[str], Any]
@@ -93,9 +94,11 @@ def made_report(
         ),
     )  # fmt: skip
     path = folder / "report.html"
+    aimed = Target([], described.bands, described.values, classes, 0, [])
     write_report(
-        path, method, data, splits, statistics, progress, result, described, CPU
-    )
+        path, method, data, splits, statistics, progress, result, described, CPU,
+        aimed if "target" in result else None,
+    )  # fmt: skip
     return path.read_text(encoding="utf-8"), result
 
 

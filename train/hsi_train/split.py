@@ -283,8 +283,8 @@ def _score(counts: NDArray[np.int64]) -> float:
     everyone = float(np.minimum(validation, 1).mean())
     wanted = min(MIN_PIXELS, VALIDATION_SHARE * total.sum())
     enough = min(float(counts[:, Role.VALIDATION].sum()) / wanted, 1)
-    rating = float(served.min() + 0.2 * served.mean() + 0.1 * everyone)
-    return rating * (0.5 + 0.5 * enough)
+    rating = served.min() + 0.2 * served.mean() + 0.1 * everyone
+    return float(rating * (0.5 + 0.5 * enough))
 
 
 def count(data: LabelledData, splits: Sequence[Roles]) -> NDArray[np.int64]:
