@@ -65,7 +65,7 @@ def test_decision_sets_accuracy_beside_speed(folder: Path) -> None:
         "| `two`",
         "| `two_plus`",
     ]
-    assert rows[0][1:3] == ["90.0 ± 0.0 (1)", "not run"]
+    assert rows[0][1:3] == ["90.0 (1)", "not run"]
     assert rows[1][1] == "85.0 ± 5.0 (2)"
     assert rows[1][5:] == ["12,345", "0.25", "40.5 |"]
     assert rows[2][1] == "not run"
