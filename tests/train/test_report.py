@@ -213,6 +213,7 @@ def test_sections_that_need_more(
     ]  # fmt: skip
     page = read_page(text)
     assert ["Temperature", "1.250"] in page.rows
+    assert "4,711" in next(row for row in page.rows if row[0] == "Pixels")
     assert ["Share of the largest class", "", "37.50 %"] in page.rows
     assert [NAMES[1], "25.0 % [20.0, 30.0]", "90.0 % [85.0, 95.0]",
             "70.0 % [60.0, 80.0]"] in page.rows  # fmt: skip

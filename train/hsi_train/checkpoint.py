@@ -13,13 +13,12 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 
 from hsi_runtime.errors import ModelFileError
 from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
 from hsi_train import method as methods
 from hsi_train.method import BaseMethod, Problem
-from hsi_train.tensor_file import read_tensors
+from hsi_train.tensor_file import read_tensors, write_tensors
 
 FILE_NAME = "checkpoint.safetensors"
 METADATA_KEY = "hsi_checkpoint"
@@ -66,7 +65,7 @@ def save(
     tensors[SAMPLE] = torch.from_numpy(np.ascontiguousarray(sample))
     path = run / FILE_NAME
     text = msgspec.json.encode(description).decode()
-    save_file(tensors, path, metadata={METADATA_KEY: text})
+    write_tensors(path, tensors, METADATA_KEY, text)
     return path
 
 

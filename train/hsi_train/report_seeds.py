@@ -46,9 +46,9 @@ def write_report(path: Path, found: dict[str, Any], method: str) -> None:
         method,
         Safe(f"<h1>{text(headline)}</h1>"),
         paragraph(
-            "Each seed is a training of its own. Rows that differ by less than their "
-            "standard deviation are not different. The links lead to the report of "
-            "each seed; hsi-export takes its folder.",
+            "Each seed draws a training of its own, and a split of its own unless one "
+            "is given: the standard deviation says how much of a figure is chance. The "
+            "links lead to the report of each seed; hsi-export takes its folder.",
             "soft",
         ),
         section("Accuracy of the test pixels", table(head, figures)),

@@ -256,7 +256,7 @@ def comparison(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         shares = (percent(ours["recall"]), percent(theirs["recall"]))
         rows.append([f"Recall of {ours['name']}", *shares])
     tested = sum(c["support"] for c in result["per_class"])
-    rows.append(["Pixels", str(tested), str(target["counts"]["compared"])])
+    rows.append(["Pixels", f"{tested:,}", f"{target['counts']['compared']:,}"])
     rows.append(
         ["Share of the largest class", "", percent(target["largest_class_share"])]
     )
