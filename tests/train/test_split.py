@@ -188,6 +188,15 @@ def test_spatial_keeps_validation_pixels_for_calibration(
     assert counts[:, Role.VALIDATION].sum() >= MIN_PIXELS
 
 
+def test_validation_makes_up_for_no_class_without_test_pixels() -> None:
+    # (class, role): none, train, validation, test, buffer
+    possible = np.array([[0, 500, 0, 20, 480], [0, 20, 0, 600, 380]])
+    untested = np.array([[0, 500, 250, 250, 0], [0, 500, 500, 0, 0]])
+    assert split._score(untested) < split._score(possible)
+    validated = possible + np.array([0, 0, 100, 0, -100])
+    assert split._score(possible) < split._score(validated)
+
+
 def test_impossible_spatial_split_names_the_class_and_the_way_out(
     make_data: MakeData,
 ) -> None:

@@ -272,19 +272,21 @@ def _add_buffer(roles: Roles, distance: int) -> None:
 def _score(counts: NDArray[np.int64]) -> float:
     """Rate a split by its worst class: zero where one has no training or test pixel.
 
-    Too few validation pixels to calibrate probabilities cost up to half of it: nothing
-    would choose the epoch, either.
+    Enough validation pixels to calibrate probabilities, and to choose the epoch, raise
+    it by half.
     """
     total = counts.sum(axis=1)
     train = counts[:, Role.TRAIN] / total / (1 - VALIDATION_SHARE - TEST_SHARE)
     test = counts[:, Role.TEST] / total / TEST_SHARE
     validation = counts[:, Role.VALIDATION] / total / VALIDATION_SHARE
     served = np.minimum(np.minimum(train, 1), np.minimum(test, 1))
+    if not served.min():
+        return 0.0
     everyone = float(np.minimum(validation, 1).mean())
     wanted = min(MIN_PIXELS, VALIDATION_SHARE * total.sum())
     enough = min(float(counts[:, Role.VALIDATION].sum()) / wanted, 1)
     rating = served.min() + 0.2 * served.mean() + 0.1 * everyone
-    return float(rating * (0.5 + 0.5 * enough))
+    return float(rating * (2 + enough) / 3)
 
 
 def count(data: LabelledData, splits: Sequence[Roles]) -> NDArray[np.int64]:
