@@ -129,7 +129,10 @@ def lines_of(path: Path) -> list[Result]:
 
 
 def _means(lines: list[Result]) -> str:
-    """Average overall accuracy, in per cent, over lines whose texts are the same."""
+    """Average overall accuracy, in per cent, over lines whose texts are the same.
+
+    Checksums are told apart, and shown by their beginning.
+    """
     groups: dict[tuple[str, ...], list[Result]] = {}
     keys = [k for k, v in lines[0].items() if isinstance(v, str)]
     for line in lines:

@@ -103,11 +103,16 @@ def test_a_table_of_the_benchmark_itself_comes_first(folder: Path) -> None:
 def test_lines_are_averaged_by_what_they_name(folder: Path) -> None:
     script(folder, "shift")
     lines = [
-        {"scene": "x", "seed": s, "shifted": [{"overall_accuracy": a} for a in each]}
+        {
+            "scene": "x",
+            "code": "ab" * 32,
+            "seed": s,
+            "shifted": [{"overall_accuracy": a} for a in each],
+        }
         for s, each in ((0, (0.5, 0.7)), (1, (0.8, 0.8)))
     ]
     (folder / "shift.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert "| x | 70.0 ± 10.0 (2) |" in results.benchmark("shift")
+    assert "| x | abababab | 70.0 ± 10.0 (2) |" in results.benchmark("shift")
 
 
 def test_results_without_a_page_are_shown_all_the_same(folder: Path) -> None:

@@ -305,6 +305,9 @@ def test_class_file_gives_texts_their_codes(tmp_path: Path, info: SceneInfo) -> 
     assert labels.warnings() == [
         "Classes that the class file does not name get codes of their own: soil (7)."
     ]
+    for code in (-1, 70_000):
+        with pytest.raises(SceneError, match=rf"{code:d}.*go from 0 \(unlabelled\)"):
+            VectorLabels(path, "cover", {code: "roof"})
 
 
 @pytest.mark.parametrize("name", ["a.gpkg", "a.geojson", "a.shp"])

@@ -188,17 +188,22 @@ def _codes_of(
         values = filled.astype(np.int64)
     if values.dtype.kind in "iu":
         codes = values.astype(np.int64)
-        if codes.min() < 0 or codes.max() > MAX_CODE:
-            raise SceneError(
-                f"{path}: {name} runs from {codes.min()} to {codes.max()}; label "
-                f"codes go from 0 (unlabelled) to {MAX_CODE}."
-            )
+        _check_range(path, name, codes)
         return codes, ClassTable(), int((codes == 0).sum()), []
     texts = ["" if v is None else str(v).strip() for v in values]
     number = {text: code for code, text in named.items()}
     added = sorted(set(texts) - {""} - number.keys())
-    number |= {t: c for c, t in enumerate(added, start=max(named, default=0) + 1)}
+    number |= {t: c for c, t in enumerate(added, start=max([0, *named]) + 1)}
     codes = np.array([number.get(t, 0) for t in texts], dtype=np.int64)
+    _check_range(path, name, codes)
     table = ClassTable({code: text for text, code in number.items()})
     unlisted = [f"{text} ({number[text]})" for text in added] if named else []
     return codes, table, texts.count(""), unlisted
+
+
+def _check_range(path: str, name: str, codes: Codes) -> None:
+    if codes.min() < 0 or codes.max() > MAX_CODE:
+        raise SceneError(
+            f"{path}: {name} runs from {codes.min()} to {codes.max()}; label "
+            f"codes go from 0 (unlabelled) to {MAX_CODE}."
+        )
