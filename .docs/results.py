@@ -60,7 +60,8 @@ def _is_of(method: str) -> Callable[[str], bool]:
 def _spread(values: list[float] | None) -> str:
     if not values:
         return "not run"
-    return f"{100 * fmean(values):.1f} ± {100 * pstdev(values):.1f} ({len(values)})"
+    spread = f" ± {100 * pstdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * fmean(values):.1f}{spread} ({len(values)})"
 
 
 def _speed(method: str | None) -> list[str]:
@@ -136,11 +137,15 @@ def lines_of(path: Path) -> list[Result]:
 
 
 def _means(lines: list[Result]) -> str:
-    """Average overall accuracy, in per cent, over lines whose texts are the same."""
+    """Average overall accuracy, in per cent, over lines whose texts are the same.
+
+    Checksums are told apart, and shown by their beginning.
+    """
     groups: dict[tuple[str, ...], list[Result]] = {}
     keys = [k for k, v in lines[0].items() if isinstance(v, str)]
     for line in lines:
-        groups.setdefault(tuple(line[k] for k in keys), []).append(line)
+        texts = (re.sub("^([0-9a-f]{8})[0-9a-f]{56}$", r"\1", line[k]) for k in keys)
+        groups.setdefault(tuple(texts), []).append(line)
     shares = [k for k in _flat(lines[0]) if k.endswith("overall_accuracy")]
     rows = []
     for names, members in groups.items():

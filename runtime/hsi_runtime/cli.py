@@ -159,6 +159,9 @@ def command(
     wanted = batch.requests(listed, output, _template(options), many)
     if dry_run:
         plans = [reports.dry_run(request, loaded) for request in wanted]
+        if many and not as_json:
+            click.echo("\n\n".join(map(reports.as_lines, plans)))
+            return 0
         return _show({"scenes": plans} if many else plans[0], as_json)
     start = partial(open_backend, loaded, device, threads, options["tile"])
     if not many and shard is None:
@@ -233,8 +236,9 @@ def _show(content: dict[str, Any], as_json: bool) -> int:
     if as_json:
         command_line.print_json(content)
     else:
-        for key, value in content.items():
-            click.echo(f"{key}: {value}")
+        from hsi_runtime import reports
+
+        click.echo(reports.as_lines(content))
     return 0
 
 

@@ -92,8 +92,8 @@ class Request:
             chosen = document.reject_below
         if chosen is None:
             raise ModelFileError(
-                "The model suggests no threshold: its validation pixels led to none. "
-                "Give one, --reject P."
+                "The model suggests no threshold: its validation pixels were too few, "
+                "too often right, or too alike in confidence. Give one, --reject P."
             )
         return chosen
 

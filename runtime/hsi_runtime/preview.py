@@ -12,7 +12,7 @@ from hsi_runtime.geotiff import open_tiff, resolution_m
 from hsi_runtime.model_file import ModelDocument
 
 LONGEST_SIDE = 1600  # of the map, px
-SHORTEST_SIDE = 240  # a smaller scene is enlarged by whole factors
+SHORTEST_SIDE = 480  # a smaller scene is enlarged by whole factors
 FONT_PX, MARGIN = 18, 16
 LINE = FONT_PX + 10
 INK, PAPER = (34, 34, 34), (255, 255, 255)

@@ -141,6 +141,39 @@ def dry_run(request: Request, model: ModelFile) -> dict[str, Any]:
     }
 
 
+def as_lines(content: dict[str, Any]) -> str:
+    """Write a report as text: a line for each key."""
+    return "\n".join(f"{key}: {_written(value)}" for key, value in content.items())
+
+
+def _written(value: Any) -> str:
+    """Write a value for people: rounded, lists of numbers as ranges."""
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+        case dict():
+            pairs = [f"{k} {_written(v)}" for k, v in value.items()]
+            return ", ".join(pairs) or "none"
+        case [int(), *_]:
+            return _ranges(value)
+        case list():
+            return ", ".join(map(_written, value)) or "none"
+    return str(value)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Write numbers that follow each other by the first and the last."""
+    breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
+    parts = [part.tolist() for part in np.split(np.array(numbers), breaks)]
+    return ", ".join(f"{p[0]}-{p[-1]}" if p[1:] else str(p[0]) for p in parts)
+
+
 def summary(result: dict[str, Any]) -> str:
     """Sum up a run: a table of the classes and two lines."""
     pixels, seconds = result["pixels"], result["seconds"]

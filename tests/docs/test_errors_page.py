@@ -3,15 +3,21 @@
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
 import scipy.io
+import shapely
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
+from hsi_export.cli import main as hsi_export
 from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.cli import main as hsi_run
 from hsi_train.cli import main as hsi_train
@@ -20,6 +26,10 @@ from hsi_train.simulate import SceneSpec, band_centres, write_scene
 PAGE = Path(__file__).parents[2] / ".docs" / "pages" / "errors.md"
 MODEL = "-m runs/fields/model.onnx"
 TRAIN = "mf2cnet --scene scene.tif --labels"
+RANDOM = (
+    f"{TRAIN} labels.tif --train-fraction 0.1 --epochs 1 "
+    "--set options.features=4 --set options.hidden=4"
+)
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -54,11 +64,20 @@ def another_engine(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(OnnxruntimeCpu, "predict", wrong)
 
 
+def without(package: str) -> Patch:
+    return lambda patch: patch.setitem(sys.modules, package, None)
+
+
 PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
     "No model file": (hsi_run, "scene.tif"),
     "A package is missing": (hsi_train, f"{TRAIN} labels.tif -o r", no_torch),
     "The output exists": (hsi_run, f"scene.tif {MODEL}"),
     "The run folder is not empty": (hsi_train, f"{TRAIN} labels.tif -o runs/fields"),
+    "Another recipe than the interrupted run": (
+        hsi_train,
+        f"{TRAIN} labels.tif -o runs/begun --resume --epochs 3",
+    ),
+    "A folder of several seeds": (hsi_export, "runs/seeds"),
     "Unknown key": (hsi_train, f"{TRAIN} labels.tif --set fit.epoch=3 -o r"),
     "Not a scene that hsi-run reads": (hsi_run, f"cube.mat {MODEL}"),
     "The scene cannot be read": (hsi_run, f"cut.tif {MODEL}"),
@@ -67,11 +86,36 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
         hsi_train,
         f"{TRAIN} crowns.gpkg --label-field taxon -o r",
     ),
+    "Labels elsewhere": (hsi_train, f"{TRAIN} elsewhere.gpkg -o r"),
+    "No coordinate reference system": (hsi_train, f"{TRAIN} nowhere.gpkg -o r"),
+    "The class file": (hsi_train, f"{TRAIN} labels.tif --classes bad.json -o r"),
+    "Too few pixels for a draw": (
+        hsi_train,
+        f"{TRAIN} few.tif --samples-per-class 20 -o r",
+    ),
+    "No probability sample": (
+        hsi_train,
+        f"{TRAIN} labels.tif --probability-sample -o r",
+    ),
+    "Test pixels inside training windows": (hsi_train, f"{RANDOM} -o r"),
+    "Too few validation pixels": (hsi_train, f"{RANDOM} -o r"),
     "Too few labels for a split": (hsi_train, f"{TRAIN} few.tif -o r"),
     "The scene does not cover the model": (hsi_run, f"vnir.tif {MODEL}"),
     "No wavelengths, other band count": (hsi_run, f"rgb.tif {MODEL}"),
     "Matched by position": (hsi_run, f"plain.tif {MODEL}"),
     "Another sensor": (hsi_run, f"other.tif {MODEL}"),
+    "OpenVINO is missing": (
+        hsi_run,
+        f"scene.tif {MODEL} -o n.tif --device openvino",
+        without("openvino"),
+    ),
+    "CUDA is missing": (hsi_run, f"scene.tif {MODEL} -o n.tif --device cuda"),
+    "TensorRT is missing": (
+        hsi_run,
+        f"scene.tif {MODEL} -o n.tif --device tensorrt",
+        without("cuda.bindings.runtime"),
+    ),
+    "No suggested threshold": (hsi_run, f"scene.tif {MODEL} -o n.tif --reject auto"),
     "Too little memory": (hsi_run, f"scene.tif {MODEL} -o n.tif --max-memory 20M"),
     "Window outside": (hsi_run, f"scene.tif {MODEL} -o n.tif --window 40,40,50,50"),
     "No abundances": (hsi_run, f"scene.tif {MODEL} -o n.tif --abundances"),
@@ -80,6 +124,9 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
         f"scene.tif {MODEL} -o half.tif --reject 0.5",
     ),
     "The model file is damaged": (hsi_run, "scene.tif -m damaged.onnx -o n.tif"),
+    "The model file is of another version": (hsi_run, "scene.tif -m newer.onnx"),
+    "The model file is none of ours": (hsi_run, "scene.tif -m labels.tif"),
+    "Half precision would overflow": (hsi_export, "runs/loud --fp16"),
     "The self-test fails": (hsi_run, f"--self-test {MODEL}", another_engine),
 }
 
@@ -104,6 +151,23 @@ def folder(
     data = bytearray(trained.model.read_bytes())
     data[len(data) // 2] ^= 1
     Path("damaged.onnx").write_bytes(data)
+    newer = trained.model.read_bytes().replace(
+        b'"schema_version":1', b'"schema_version":2'
+    )
+    Path("newer.onnx").write_bytes(newer)
+    shutil.copytree(trained.run, "runs/seeds/seed-0")
+    shutil.copytree(trained.run, "runs/begun")
+    Path("runs/begun/resume.pt").touch()
+    Path("runs/begun/recipe.toml").touch()
+    write_loud(trained.run, Path("runs/loud"))
+    square = shapely.to_wkb(np.array([shapely.box(0, 0, 1, 1)]))
+    for name, crs in (("elsewhere.gpkg", "EPSG:32633"), ("nowhere.gpkg", None)):
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            pyogrio.raw.write(
+                name, square, [np.array([1])], ["code"], crs=crs,
+                geometry_type="Polygon",
+            )  # fmt: skip
+    Path("bad.json").write_text('{"1": "grass", "2": 7}')
     whole = trained.scene.read_bytes()
     Path("cut.tif").write_bytes(whole[: len(whole) // 2])
     for name, bands, last in (("vnir.tif", 20, 1000.0), ("other.tif", 90, 2500.0)):
@@ -129,6 +193,19 @@ def folder(
         found = invoke(hsi_run, *f"scene.tif {MODEL} -o half.tif".split())
         assert found.code == 130
     return tmp_path
+
+
+def write_loud(run: Path, loud: Path) -> None:
+    """Write a checkpoint whose values leave the range of half precision."""
+    shutil.copytree(run, loud)
+    path = loud / "checkpoint.safetensors"
+    with safe_open(path, "numpy") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    for name, tensor in tensors.items():
+        if name.startswith("network.head") and tensor.ndim == 4:
+            tensors[name] = tensor * np.float32(1e7)
+    save_file(tensors, path, metadata)
 
 
 def masked(text: str) -> str:

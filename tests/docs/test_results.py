@@ -65,7 +65,7 @@ def test_decision_sets_accuracy_beside_speed(folder: Path) -> None:
         "| `two`",
         "| `two_plus`",
     ]
-    assert rows[0][1:3] == ["90.0 ± 0.0 (1)", "not run"]
+    assert rows[0][1:3] == ["90.0 (1)", "not run"]
     assert rows[1][1] == "85.0 ± 5.0 (2)"
     assert rows[1][5:] == ["12,345", "0.25", "40.5 |"]
     assert rows[2][1] == "not run"
@@ -112,11 +112,16 @@ def test_a_picture_is_shown(folder: Path) -> None:
 def test_lines_are_averaged_by_what_they_name(folder: Path) -> None:
     script(folder, "shift")
     lines = [
-        {"scene": "x", "seed": s, "shifted": [{"overall_accuracy": a} for a in each]}
+        {
+            "scene": "x",
+            "code": "ab" * 32,
+            "seed": s,
+            "shifted": [{"overall_accuracy": a} for a in each],
+        }
         for s, each in ((0, (0.5, 0.7)), (1, (0.8, 0.8)))
     ]
     (folder / "shift.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert "| x | 70.0 ± 10.0 (2) |" in results.benchmark("shift")
+    assert "| x | abababab | 70.0 ± 10.0 (2) |" in results.benchmark("shift")
 
 
 def test_results_without_a_page_are_shown_all_the_same(folder: Path) -> None:

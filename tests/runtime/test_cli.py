@@ -511,6 +511,11 @@ def test_describe_self_test_benchmark_and_dry_run_write_nothing(
     assert planned["region"] == {"row": 0, "col": 0, "rows": 23, "cols": 31}
     assert planned["scratch_bytes"] == 23 * 31
     assert invoke(main, "scene.tif", "--dry-run", "--tile", "10").code == 0
+    outputs = [("scene.tif", "-o", "a.tif"), ("list.txt", "-o", ".")]
+    (place.folder / "list.txt").write_text("scene.tif\n")
+    shown = [invoke(main, *given, "--dry-run").out for given in outputs]
+    (place.folder / "list.txt").unlink()
+    assert all("bands_read: 1-4\n" in text for text in shown)
     assert digests(place.folder) == before
 
 

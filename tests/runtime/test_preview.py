@@ -55,9 +55,9 @@ def test_small_maps_are_enlarged_by_whole_factors(
 ) -> None:
     codes = np.array([[2, 3], [7, 255]], dtype=np.uint8)
     picture = drawn(tmp_path, write_scene_tiff, document, codes)
-    found = picture[MARGIN : MARGIN + 240, MARGIN : MARGIN + 240]
+    found = picture[MARGIN : MARGIN + 480, MARGIN : MARGIN + 480]
     expected = np.array([[COLORS[c] for c in row] for row in codes], dtype=np.uint8)
-    np.testing.assert_array_equal(found, np.kron(expected, np.ones((120, 120, 1))))
+    np.testing.assert_array_equal(found, np.kron(expected, np.ones((240, 240, 1))))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2000), (2000, 1), (1700, 900)])

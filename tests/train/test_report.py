@@ -19,6 +19,7 @@ from hsi_train.fit import Epoch, Progress
 from hsi_train.labelled_scene import LabelledData
 from hsi_train.report import write_report
 from hsi_train.split import Role
+from hsi_train.target import Target
 
 MakeData = Callable[..., LabelledData]
 ReadPage = Callable[[str], Any]
@@ -93,9 +94,11 @@ def made_report(
         ),
     )  # fmt: skip
     path = folder / "report.html"
+    aimed = Target([], described.bands, described.values, classes, 0, [])
     write_report(
-        path, method, data, splits, statistics, progress, result, described, CPU
-    )
+        path, method, data, splits, statistics, progress, result, described, CPU,
+        aimed if "target" in result else None,
+    )  # fmt: skip
     return path.read_text(encoding="utf-8"), result
 
 
@@ -210,6 +213,7 @@ def test_sections_that_need_more(
     ]  # fmt: skip
     page = read_page(text)
     assert ["Temperature", "1.250"] in page.rows
+    assert "4,711" in next(row for row in page.rows if row[0] == "Pixels")
     assert ["Share of the largest class", "", "37.50 %"] in page.rows
     assert [NAMES[1], "25.0 % [20.0, 30.0]", "90.0 % [85.0, 95.0]",
             "70.0 % [60.0, 80.0]"] in page.rows  # fmt: skip

@@ -48,6 +48,7 @@ def test_cards(read_page: ReadPage) -> None:
     text = read_page(report_tables.cards(result_of())).text
     assert "Overall accuracy75.00 %" in text
     assert "Average accuracy51.25 %" in text
+    assert "Lowest recall12.50 %of soil" in text
     assert "Test pixels1247 inside training windows" in text
     assert "Calibration" not in text
     text = read_page(report_tables.cards(result_of(calibration=CALIBRATION))).text

@@ -42,7 +42,7 @@ def finished(
 def test_each_seed_is_an_ordinary_run(finished: tuple[Path, Any], example: Any) -> None:
     run, found = finished
     assert found["seeds"] == [3, 4, 5]
-    names = {"recipe.toml", "seeds.json", "seed-3", "seed-4", "seed-5"}
+    names = {"recipe.toml", "seeds.json", "report.html", "seed-3", "seed-4", "seed-5"}
     assert {p.name for p in run.iterdir()} == names
     assert [metrics_of(run, k)["seed"] for k in found["seeds"]] == [3, 4, 5]
     assert checkpoint.load(run / "seed-4").description.provenance.seed == 4

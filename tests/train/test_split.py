@@ -11,6 +11,7 @@ from scipy.spatial.distance import cdist
 
 from hsi_runtime.errors import SceneError
 from hsi_train import split
+from hsi_train.calibration import MIN_PIXELS
 from hsi_train.labelled_scene import UNLABELLED, LabelledData
 from hsi_train.split import Role, Roles
 
@@ -170,6 +171,30 @@ def test_spatial_serves_every_role_when_there_is_room(make_data: MakeData) -> No
     assert shares[:, Role.TRAIN].min() > 0.25
     assert shares[:, Role.TEST].min() > 0.08
     assert counts[:, Role.VALIDATION].sum() > 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_spatial_keeps_validation_pixels_for_calibration(
+    make_data: MakeData, seed: int
+) -> None:
+    # Labels in three places, each with a small patch of a rare class: training and
+    # test are served best where validation has no pixel at all.
+    codes = np.zeros((150, 130), dtype=int)
+    for number, (row, col) in enumerate([(0, 0), (60, 95), (95, 20)]):
+        codes[row : row + 30, col : col + 30] = fields(30, 30, 3, 4, number)
+        codes[row + 2 : row + 4, col + 2 : col + 4] = 4
+    data = make_data(codes)
+    counts = split.count(data, split.spatial(data, 13, seed))
+    assert counts[:, Role.VALIDATION].sum() >= MIN_PIXELS
+
+
+def test_validation_makes_up_for_no_class_without_test_pixels() -> None:
+    # (class, role): none, train, validation, test, buffer
+    possible = np.array([[0, 500, 0, 20, 480], [0, 20, 0, 600, 380]])
+    untested = np.array([[0, 500, 250, 250, 0], [0, 500, 500, 0, 0]])
+    assert split._score(untested) < split._score(possible)
+    validated = possible + np.array([0, 0, 100, 0, -100])
+    assert split._score(possible) < split._score(validated)
 
 
 def test_impossible_spatial_split_names_the_class_and_the_way_out(

@@ -101,6 +101,9 @@ def test_the_report_compares_source_and_target(runs: tuple[Path, Path]) -> None:
     assert "Source and target" in page
     share = measured(runs[1])["target"]["overall_accuracy"]
     assert f"<td>{100 * share:.2f} %</td>" in page
+    for title in ("Labels", "Class map", "Confidence"):
+        assert f'alt="{title} of t.tif"' in page
+    assert 'alt="Split of t.tif"' not in page
 
 
 def test_the_target_is_classified_as_hsi_run_does(

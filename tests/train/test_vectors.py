@@ -294,6 +294,22 @@ def test_table_without_geometry_is_refused(tmp_path: Path) -> None:
         VectorLabels(str(plain), None)
 
 
+def test_class_file_gives_texts_their_codes(tmp_path: Path, info: SceneInfo) -> None:
+    texts = np.array(["tree", "roof", "soil", "water"], dtype=object)
+    boxes = [pixels(0, 2 * k, 2, 2) for k in range(4)]
+    path = write(tmp_path / "a.gpkg", boxes, cover=texts)
+    labels = VectorLabels(path, "cover", {1: "roof", 4: "tree", 6: "water"})
+    codes = labels.codes(0, info)
+    assert codes[0, ::2].tolist() == [4, 1, 7, 6]
+    assert labels.class_table().names == {1: "roof", 4: "tree", 6: "water", 7: "soil"}
+    assert labels.warnings() == [
+        "Classes that the class file does not name get codes of their own: soil (7)."
+    ]
+    for code in (-1, 70_000):
+        with pytest.raises(SceneError, match=rf"{code:d}.*go from 0 \(unlabelled\)"):
+            VectorLabels(path, "cover", {code: "roof"})
+
+
 @pytest.mark.parametrize("name", ["a.gpkg", "a.geojson", "a.shp"])
 def test_damaged_file(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"this is no vector file")

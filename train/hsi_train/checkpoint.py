@@ -13,13 +13,12 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 
 from hsi_runtime.errors import ModelFileError
 from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
 from hsi_train import method as methods
 from hsi_train.method import BaseMethod, Problem
-from hsi_train.tensor_file import read_tensors
+from hsi_train.tensor_file import read_tensors, write_tensors
 
 FILE_NAME = "checkpoint.safetensors"
 METADATA_KEY = "hsi_checkpoint"
@@ -66,7 +65,7 @@ def save(
     tensors[SAMPLE] = torch.from_numpy(np.ascontiguousarray(sample))
     path = run / FILE_NAME
     text = msgspec.json.encode(description).decode()
-    save_file(tensors, path, metadata={METADATA_KEY: text})
+    write_tensors(path, tensors, METADATA_KEY, text)
     return path
 
 
@@ -78,9 +77,9 @@ def load(run: Path) -> Checkpoint:
     """
     path = run / FILE_NAME if run.is_dir() else run
     if not path.is_file():
-        raise ModelFileError(
-            f"There is no checkpoint {path}; give the folder hsi-train wrote."
-        )
+        seeds = sorted(str(p.parent) for p in run.glob(f"seed-*/{FILE_NAME}"))
+        wanted = f"one of {', '.join(seeds)}" if seeds else "the folder hsi-train wrote"
+        raise ModelFileError(f"There is no checkpoint {path}; give {wanted}.")
     tensors, text = read_tensors(path, METADATA_KEY)
     if text is None or SAMPLE not in tensors:
         raise ModelFileError(f"{path} was not written by hsi-train.")

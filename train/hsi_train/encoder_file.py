@@ -6,12 +6,11 @@ Safetensors holds tensors and text and cannot run code.
 from pathlib import Path
 
 import msgspec
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hsi_runtime.errors import ModelFileError
 from hsi_train.run_folder import ENCODER
-from hsi_train.tensor_file import read_tensors
+from hsi_train.tensor_file import read_tensors, write_tensors
 
 METADATA_KEY = "hsi_encoder"
 
@@ -33,7 +32,7 @@ def save_encoder(path: Path, encoder: nn.Module, origin: Origin) -> None:
         k: v.detach().cpu().contiguous() for k, v in encoder.state_dict().items()
     }
     text = msgspec.json.encode(origin).decode()
-    save_file(tensors, path, metadata={METADATA_KEY: text})
+    write_tensors(path, tensors, METADATA_KEY, text)
 
 
 def read_encoder(path: Path) -> tuple[dict[str, Tensor], Origin]:

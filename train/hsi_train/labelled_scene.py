@@ -144,7 +144,9 @@ def load(
     warnings: list[str] = []
     unlabelled: list[str] = []
     table = ClassTable.from_json(class_file) if class_file else ClassTable()
-    source = label_files.open_labels(label_paths, len(scene_paths), label_field)
+    source = label_files.open_labels(
+        label_paths, len(scene_paths), label_field, table.names
+    )
     if test_label_paths:
         source = label_files.TrainAndTest(
             source, label_files.open_labels(test_label_paths, len(scene_paths))

@@ -1,7 +1,7 @@
 """Reads labels: rasters on the scene's grid, MATLAB arrays, polygons and points."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,9 +37,19 @@ class Labels(Protocol):
 
 
 def open_labels(
-    paths: Sequence[str], scenes: int, label_field: str | None = None
+    paths: Sequence[str],
+    scenes: int,
+    label_field: str | None = None,
+    named: Mapping[int, str] | None = None,
 ) -> Labels:
     """Open one label raster for each scene, or one vector file for all.
+
+    Args:
+        paths: Of the files.
+        scenes: How many scenes they label.
+        label_field: Attribute of the vector file that holds the class.
+        named: Class names by code, from the class file: texts in a vector file take
+            these codes.
 
     Raises:
         SceneError: The number of files does not fit, or a file is missing.
@@ -54,7 +64,7 @@ def open_labels(
         from hsi_train.vectors import VectorLabels
 
         local_file(paths[0])
-        return VectorLabels(paths[0], label_field)
+        return VectorLabels(paths[0], label_field, named)
     if len(paths) != scenes:
         raise SceneError(
             f"{len(paths)} label raster(s) for {scenes} scene(s); give one for each, "

@@ -94,7 +94,8 @@ class Split(_Table, frozen=True):
         if self.probability_sample and self.mode not in ("file", "test-labels"):
             raise ValueError(
                 f"mode is {self.mode!r}, whose test pixels are no random sample of the "
-                "scene; probability_sample needs mode 'file' or 'test-labels'"
+                "scene; probability_sample needs the sample as test pixels of a "
+                "--split FILE, or of mode 'test-labels'"
             )
         needs = {
             ("file", "test-labels"): bool(self.files),

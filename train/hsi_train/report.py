@@ -1,7 +1,6 @@
 """Writes ``report.html``: one self-contained page to judge a run by."""
 
 from html import escape
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from hsi_train.report_html import (
     figure,
     grid,
     joined,
+    page,
     paragraph,
     percent,
     section,
@@ -26,7 +26,7 @@ from hsi_train.report_html import (
     table,
     text,
 )
-from hsi_train.report_maps import maps
+from hsi_train.report_maps import maps, target_maps
 from hsi_train.report_plots import (
     draw_confusion,
     draw_loss,
@@ -46,7 +46,7 @@ from hsi_train.report_tables import (
 )
 from hsi_train.report_unmixing import unmixing
 from hsi_train.split import Roles
-from hsi_train.target import comparison
+from hsi_train.target import Target, comparison
 
 FITTING_CLASSES = 12  # whose confusion matrix leaves room beside it
 
@@ -62,6 +62,7 @@ def write_report(
     result: dict[str, Any],
     described: Description,
     device: torch.device,
+    aimed: Target | None = None,
 ) -> None:
     """Write the page: maps, accuracy, curves, spectra, recipe and provenance.
 
@@ -75,6 +76,7 @@ def write_report(
         result: The content of ``metrics.json``.
         described: What the checkpoint says about itself.
         device: Where the method lives.
+        aimed: The target scenes that ``result`` measures, if any.
     """
     values = described.values
     counts = split.count(data, splits)
@@ -83,7 +85,7 @@ def write_report(
         "Accuracy of each class": class_table(result, data.classes, counts),
         "Confusion matrix": _confusion(result, data),
         "Area-adjusted accuracy": _area_adjusted(result, data),
-        "Source and target": _target(result),
+        "Source and target": _target(result, aimed, method, data, statistics, device),
         "Calibration": _calibration(result),
         "Training": _training(progress),
         "Mean spectra": spectra_section(
@@ -93,26 +95,19 @@ def write_report(
         "Provenance": provenance_table(result, described),
         "Recipe": Safe(f"<pre>{escape(described.provenance.recipe)}</pre>"),
     }
-    present = {title: content for title, content in contents.items() if content}
+    present = {title: inside for title, inside in contents.items() if inside}
     links = "\n".join(
         f'<a href="#{anchor(title)}">{text(title)}</a>' for title in present
     )
-    style = resources.files("hsi_train").joinpath("report.css").read_text("utf-8")
-    page = joined(
-        Safe(
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width,initial-scale=1">'
-            f"<title>{text(described.method)}</title><style>\n{style}</style></head>"
-            "<body><main>"
-        ),
+    content = page(
+        described.method,
         _head(data, result, described),
         cards(result),
         *(paragraph(sentence, "warning") for sentence in result["warnings"]),
         Safe(f"<nav>{links}</nav>"),
-        *(section(title, content) for title, content in present.items()),
-        Safe("</main></body></html>"),
+        *(section(title, inside) for title, inside in present.items()),
     )
-    path.write_text(page + "\n", encoding="utf-8")
+    path.write_text(content, encoding="utf-8")
 
 
 def _head(data: LabelledData, result: dict[str, Any], described: Description) -> Safe:
@@ -164,13 +159,21 @@ def _area_adjusted(result: dict[str, Any], data: LabelledData) -> Safe:
     )
 
 
-def _target(result: dict[str, Any]) -> Safe:
-    if "target" not in result:
+def _target(
+    result: dict[str, Any],
+    aimed: Target | None,
+    method: BaseMethod,
+    data: LabelledData,
+    statistics: Statistics,
+    device: torch.device,
+) -> Safe:
+    if aimed is None:
         return Safe()
     said = result["target"]["warnings"]
     return joined(
         *(paragraph(sentence, "warning") for sentence in said),
         table(*comparison(result)),
+        target_maps(method, aimed, data, statistics, device),
     )
 
 

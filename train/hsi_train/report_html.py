@@ -6,6 +6,7 @@ import io
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from importlib import resources
 from typing import Protocol
 
 from matplotlib.figure import Figure
@@ -66,6 +67,17 @@ def section(title: str, content: Safe) -> Safe:
     return Safe(
         f'<section id="{anchor(title)}"><h2>{text(title)}</h2>\n{content}</section>'
     )
+
+
+def page(title: str, *parts: str) -> str:
+    """Put a whole page together, with its style inside."""
+    style = resources.files("hsi_train").joinpath("report.css").read_text("utf-8")
+    head = Safe(
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{text(title)}</title><style>\n{style}</style></head><body><main>"
+    )
+    return joined(head, *parts, Safe("</main></body></html>")) + "\n"
 
 
 def table(

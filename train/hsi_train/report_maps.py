@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hsi_train import target
 from hsi_train.labelled_scene import UNLABELLED, LabelledData, LabelledScene
 from hsi_train.method import BaseMethod
 from hsi_train.patches import Statistics
@@ -32,6 +33,7 @@ from hsi_train.report_pictures import (
     photograph,
 )
 from hsi_train.split import Role, Roles
+from hsi_train.target import Target
 
 MAX_MAPS = 6  # scenes that are drawn
 MAX_MAP_PIXELS = 500_000  # a larger scene is classified only where it has labels
@@ -68,29 +70,74 @@ def maps(
     bands, sentence = composites(data)
     parts = [paragraph(sentence)] if sentence else []
     for scene, roles in drawn:
-        wanted = scene.valid
-        large = wanted.size > MAX_MAP_PIXELS
-        if large:
-            wanted = scene.classes != UNLABELLED
-        found = class_and_confidence(method, scene, wanted, statistics.mean, device)
-        panels = _panels(
-            scene, roles, bands, data, *found, PICTURE_PIXELS // len(drawn)
+        parts += _drawn(
+            method, scene, roles, bands, data, statistics, device, len(drawn)
         )
-        parts += [_heading(scene), layout(panels, scene.valid.shape, len(drawn))]
-        if large:
-            parts.append(
-                paragraph(
-                    "This scene is large: only the tiles that hold labels are "
-                    "classified here, the rest is grey. hsi-run maps all of it."
-                )
+    return joined(*parts, *_below(data, len(pairs) - len(drawn)))
+
+
+def target_maps(
+    method: BaseMethod,
+    aimed: Target,
+    data: LabelledData,
+    statistics: Statistics,
+    device: torch.device,
+) -> Safe:
+    """Draw the first target scenes with a known label as `maps` does, without a split.
+
+    Args:
+        method: In evaluation mode.
+        aimed: The target scenes.
+        data: Source scenes and classes.
+        statistics: Of the training pixels.
+        device: Where the method lives.
+    """
+    known = [(p, found) for p, found in aimed.scenes if (found != UNLABELLED).any()]
+    drawn = known[:MAX_MAPS]
+    bands, _ = composites(data)
+    parts: list[Safe] = []
+    for path, indices in drawn:
+        scene = target.read(aimed, path, indices, method.halo)
+        parts += _drawn(
+            method, scene, None, bands, data, statistics, device, len(drawn)
+        )
+    return joined(*parts, *_below(data, len(known) - len(drawn)))
+
+
+def _drawn(
+    method: BaseMethod,
+    scene: LabelledScene,
+    roles: Roles | None,
+    bands: dict[str, list[int]],
+    data: LabelledData,
+    statistics: Statistics,
+    device: torch.device,
+    scenes: int,
+) -> list[Safe]:
+    """Head and draw one of so many scenes; a target scene has no roles."""
+    wanted = scene.valid
+    large = wanted.size > MAX_MAP_PIXELS
+    if large:
+        wanted = scene.classes != UNLABELLED
+    found = class_and_confidence(method, scene, wanted, statistics.mean, device)
+    panels = _panels(scene, roles, bands, data, *found, PICTURE_PIXELS // scenes)
+    parts = [_heading(scene), layout(panels, scene.valid.shape, scenes)]
+    if large:
+        parts.append(
+            paragraph(
+                "This scene is large: only the tiles that hold labels are "
+                "classified here, the rest is grey. hsi-run maps all of it."
             )
+        )
+    return parts
+
+
+def _below(data: LabelledData, left: int) -> list[Safe]:
+    """Explain the colours, and say how many scenes are left out."""
     present = [named(c) for c in data.classes]
-    parts.append(
-        legend([*present, swatch(NOTHING, "no label"), swatch(NODATA, "nodata")])
-    )
-    if len(pairs) > len(drawn):
-        parts.append(paragraph(f"{len(pairs) - len(drawn)} more scenes are not drawn."))
-    return joined(*parts)
+    keys = legend([*present, swatch(NOTHING, "no label"), swatch(NODATA, "nodata")])
+    said = f"{left} more scenes are not drawn." if left else ""
+    return [keys, paragraph(said)] if said else [keys]
 
 
 def share_scale() -> Safe:
@@ -113,7 +160,7 @@ def layout(panels: list[Safe], shape: tuple[int, ...], scenes: int) -> Safe:
 
 def _panels(
     scene: LabelledScene,
-    roles: Roles,
+    roles: Roles | None,
     bands: dict[str, list[int]],
     data: LabelledData,
     found: NDArray[np.int16],
@@ -127,12 +174,35 @@ def _panels(
         said = [f"band {data.bands[b] + 1}" for b in chosen]
         if centres is not None:
             nm = centres[data.bands[chosen]]
-            said = [f"{n:.0f} nm ({s})" for n, s in zip(nm, said, strict=True)]
+            # Bands of a target scene may be in another order, or resampled.
+            numbers = [f" ({s})" if roles is not None else "" for s in said]
+            said = [f"{n:.0f} nm{s}" for n, s in zip(nm, numbers, strict=True)]
         caption = ", ".join(f"{c} {s}" for c, s in zip(CHANNELS, said, strict=True))
         uri = photograph(composite(scene, chosen), limit)
         panels.append(_panel(uri, title, name, text(caption)))
     colors = [c.color for c in data.classes]
     labelled = int((scene.classes != UNLABELLED).sum())
+    valid = scene.valid
+    split = [] if roles is None else [_split_panel(scene, roles, limit)]
+    return [
+        *panels,
+        _panel(
+            painted(scene.classes, colors, valid, limit, rare=True),
+            "Labels", name, text(f"{labelled:,} pixels"),
+        ),
+        *split,
+        _panel(
+            painted(found, colors, valid, limit),
+            "Class map", name, text("by the trained network"),
+        ),
+        _panel(
+            painted_shares(confidence, valid, limit),
+            "Confidence", name, joined("probability of the class shown", share_scale()),
+        ),
+    ]  # fmt: skip
+
+
+def _split_panel(scene: LabelledScene, roles: Roles, limit: int) -> Safe:
     counts = np.bincount(roles.ravel(), minlength=len(Role))
     keys = [
         swatch(color, f"{role.name.lower()} {counts[role]:,}")
@@ -145,26 +215,9 @@ def _panels(
     for index, role in enumerate(order):
         parts[roles == role] = index
     role_colors = [ROLE_COLORS[role] for role in order]
-    valid = scene.valid
-    return [
-        *panels,
-        _panel(
-            painted(scene.classes, colors, valid, limit, rare=True),
-            "Labels", name, text(f"{labelled:,} pixels"),
-        ),
-        _panel(
-            painted(parts, role_colors, valid, limit, rare=True),
-            "Split", name, Safe(f'<span class="keys">{" ".join(keys)}</span>'),
-        ),
-        _panel(
-            painted(found, colors, valid, limit),
-            "Class map", name, text("by the trained network"),
-        ),
-        _panel(
-            painted_shares(confidence, valid, limit),
-            "Confidence", name, joined("probability of the class shown", share_scale()),
-        ),
-    ]  # fmt: skip
+    uri = painted(parts, role_colors, scene.valid, limit, rare=True)
+    caption = Safe(f'<span class="keys">{" ".join(keys)}</span>')
+    return _panel(uri, "Split", scene.info.path.name, caption)
 
 
 def _panel(uri: str, title: str, scene: str, caption: Safe) -> Safe:

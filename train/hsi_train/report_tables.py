@@ -25,6 +25,10 @@ def cards(result: dict[str, Any]) -> Safe:
         ("Kappa", f"{result['kappa']:.3f}", "beyond chance"),
         ("Test pixels", f"{tested:,}", _seen(result)),
     ]
+    recalls = [c for c in result["per_class"] if c["recall"] is not None]
+    worst = min(recalls, key=lambda c: c["recall"])
+    of = Safe(f"of <bdi>{text(worst['name'])}</bdi>")
+    entries.insert(2, ("Lowest recall", percent(worst["recall"]), of))
     calibration = result.get("calibration")
     if calibration:
         before = percent(calibration["expected_calibration_error_uncalibrated"])

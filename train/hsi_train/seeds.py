@@ -1,7 +1,8 @@
 """Trains one recipe with several seeds, and says how much chance there is in a figure.
 
 ``RUN/seed-K`` is an ordinary run for each seed K; ``RUN/seeds.json`` holds mean,
-spread (sample standard deviation) and values of their accuracies.
+spread (sample standard deviation) and values of their accuracies, ``RUN/report.html``
+shows them.
 """
 
 import json
@@ -17,7 +18,7 @@ from hsi_train import run_folder, training
 from hsi_train.fit import Epoch
 from hsi_train.recipe import Recipe
 
-SUMMARY = "seeds.json"
+SUMMARY, REPORT = "seeds.json", "report.html"
 FIGURES = ("overall_accuracy", "average_accuracy", "kappa")
 
 
@@ -68,6 +69,10 @@ def train_seeds(
     found = summary(seeds, results)
     text = json.dumps(found, indent=1) + "\n"
     (run / SUMMARY).write_text(text, encoding="utf-8")
+
+    from hsi_train.report_seeds import write_report
+
+    write_report(run / REPORT, found, wanted.method)
     return found
 
 
@@ -137,7 +142,7 @@ def _prepare(run: Path, wanted: Recipe, resume: bool, overwrite: bool) -> None:
         for path in run.iterdir():
             if path.is_dir() and path.match("seed-*"):
                 run_folder.check_folder(path, False, True)
-            elif path.name not in (run_folder.RECIPE, SUMMARY):
+            elif path.name not in (run_folder.RECIPE, SUMMARY, REPORT):
                 raise OutputError(
                     f"{run} holds {path.name}, which --overwrite would delete; move "
                     "what is no part of the runs, or choose another folder."

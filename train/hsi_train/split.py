@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from hsi_runtime.errors import SceneError
+from hsi_train.calibration import MIN_PIXELS
 from hsi_train.labelled_scene import UNLABELLED, LabelledData, LabelledScene
 from hsi_train.labels import read_codes
 
@@ -269,14 +270,23 @@ def _add_buffer(roles: Roles, distance: int) -> None:
 
 
 def _score(counts: NDArray[np.int64]) -> float:
-    """Rate a split by its worst class: zero where one has no training or test pixel."""
+    """Rate a split by its worst class: zero where one has no training or test pixel.
+
+    Enough validation pixels to calibrate probabilities, and to choose the epoch, raise
+    it by half.
+    """
     total = counts.sum(axis=1)
     train = counts[:, Role.TRAIN] / total / (1 - VALIDATION_SHARE - TEST_SHARE)
     test = counts[:, Role.TEST] / total / TEST_SHARE
     validation = counts[:, Role.VALIDATION] / total / VALIDATION_SHARE
     served = np.minimum(np.minimum(train, 1), np.minimum(test, 1))
+    if not served.min():
+        return 0.0
     everyone = float(np.minimum(validation, 1).mean())
-    return float(served.min() + 0.2 * served.mean() + 0.1 * everyone)
+    wanted = min(MIN_PIXELS, VALIDATION_SHARE * total.sum())
+    enough = min(float(counts[:, Role.VALIDATION].sum()) / wanted, 1)
+    rating = served.min() + 0.2 * served.mean() + 0.1 * everyone
+    return float(rating * (2 + enough) / 3)
 
 
 def count(data: LabelledData, splits: Sequence[Roles]) -> NDArray[np.int64]:

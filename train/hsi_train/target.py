@@ -81,7 +81,13 @@ def check(
     field = wanted.label_field
     if label_paths[0].lower().endswith(label_files.VECTOR_SUFFIXES):
         field = field or source.label_field
-    labels = label_files.open_labels(label_paths, len(paths), field)
+    class_file = wanted.classes or source.classes
+    table = (
+        ClassTable.from_json(recipe.expanded(class_file))
+        if class_file
+        else ClassTable()
+    )
+    labels = label_files.open_labels(label_paths, len(paths), field, table.names)
     warnings: list[str] = []
     found: list[tuple[str, NDArray[np.int64]]] = []
     for number, path in enumerate(paths):
@@ -103,10 +109,7 @@ def check(
             f"No labelled pixel in {len(paths)} target scene(s): every label is 0 or "
             "lies outside. Check that target scenes and labels belong together."
         )
-    table, class_file = labels.class_table(), wanted.classes or source.classes
-    if class_file:
-        table = table.updated(ClassTable.from_json(recipe.expanded(class_file)))
-    named, said_of_names = table.describe(present)
+    named, said_of_names = labels.class_table().updated(table).describe(present)
     index = class_indices(named, classes)
     unknown = [c.name for c in named if index[c.code] == UNLABELLED]
     absent = [c.name for k, c in enumerate(classes) if k not in index.values()]
@@ -253,7 +256,7 @@ def comparison(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         shares = (percent(ours["recall"]), percent(theirs["recall"]))
         rows.append([f"Recall of {ours['name']}", *shares])
     tested = sum(c["support"] for c in result["per_class"])
-    rows.append(["Pixels", str(tested), str(target["counts"]["compared"])])
+    rows.append(["Pixels", f"{tested:,}", f"{target['counts']['compared']:,}"])
     rows.append(
         ["Share of the largest class", "", percent(target["largest_class_share"])]
     )

@@ -1,11 +1,20 @@
-"""Reads our safetensors files: tensors, and a text that says what they are."""
+"""Our safetensors files: tensors, and a text that says what they are."""
 
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from hsi_runtime.errors import ModelFileError
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], key: str, text: str) -> None:
+    """Write tensors, and metadata under a key; others may read the file as any other.
+
+    The library's own way to write a file lets only its owner read it.
+    """
+    path.write_bytes(save(tensors, metadata={key: text}))
 
 
 def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], str | None]:

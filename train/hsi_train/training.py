@@ -191,7 +191,7 @@ def train(
 
     write_report(
         run / "report.html", method, data, splits, statistics, trainer.progress,
-        result, described, where,
+        result, described, where, aimed,
     )  # fmt: skip
     (run / run_folder.STATE).unlink(missing_ok=True)
     return result

@@ -1,5 +1,6 @@
 """Rasterises polygons and points by pixel centre, on the grid of any scene."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,12 @@ from hsi_train.labels import MAX_CODE, Codes
 class VectorLabels:
     """The features of one vector file, classed by one of its fields."""
 
-    def __init__(self, path: str, label_field: str | None) -> None:
+    def __init__(
+        self,
+        path: str,
+        label_field: str | None,
+        named: Mapping[int, str] | None = None,
+    ) -> None:
         self._path = path
         try:
             layer = _layer(path)
@@ -33,8 +39,8 @@ class VectorLabels:
         self._crs = meta["crs"]
         if len(geometry) == 0:
             raise SceneError(f"{path} has no feature.")
-        self._codes, self._table, empty = _codes_of(
-            path, name, columns[fields.index(name)]
+        self._codes, self._table, empty, self._unlisted = _codes_of(
+            path, name, columns[fields.index(name)], named or {}
         )
         self._geometry = shapely.from_wkb(geometry)
         self._used = np.zeros(len(self._geometry), dtype=bool)
@@ -98,6 +104,11 @@ class VectorLabels:
                 f"{outside} of {len(self._codes)} features of {self._path} lie outside "
                 "every scene."
             )
+        if self._unlisted:
+            said.append(
+                "Classes that the class file does not name get codes of their own: "
+                f"{', '.join(self._unlisted)}."
+            )
         if self._empty:
             said.append(f"{self._empty} features have no class and are not used.")
         if self._contested:
@@ -151,9 +162,22 @@ def _field(path: str, fields: list[str], wanted: str | None) -> str:
 
 
 def _codes_of(
-    path: str, name: str, values: NDArray[Any]
-) -> tuple[Codes, ClassTable, int]:
-    """Number the classes: whole numbers stay, other values are counted from one."""
+    path: str, name: str, values: NDArray[Any], named: Mapping[int, str]
+) -> tuple[Codes, ClassTable, int, list[str]]:
+    """Number the classes: whole numbers stay, texts take the codes of the class file.
+
+    Texts that it does not name are counted on from its highest code.
+
+    Args:
+        path: For messages.
+        name: Of the field.
+        values: Of the field, one for each feature.
+        named: Class names by code, from the class file.
+
+    Returns:
+        A code for each feature, the names by code, how many features have no class,
+        and the texts that the class file lacks, if there is one.
+    """
     if values.dtype.kind == "f":  # a whole-number field with empty values
         filled = np.where(np.isfinite(values), values, 0)
         if not np.array_equal(filled, np.round(filled)):
@@ -164,15 +188,22 @@ def _codes_of(
         values = filled.astype(np.int64)
     if values.dtype.kind in "iu":
         codes = values.astype(np.int64)
-        if codes.min() < 0 or codes.max() > MAX_CODE:
-            raise SceneError(
-                f"{path}: {name} runs from {codes.min()} to {codes.max()}; label "
-                f"codes go from 0 (unlabelled) to {MAX_CODE}."
-            )
-        return codes, ClassTable(), int((codes == 0).sum())
+        _check_range(path, name, codes)
+        return codes, ClassTable(), int((codes == 0).sum()), []
     texts = ["" if v is None else str(v).strip() for v in values]
-    names = sorted(set(texts) - {""})
-    number = {text: code for code, text in enumerate(names, start=1)}
+    number = {text: code for code, text in named.items()}
+    added = sorted(set(texts) - {""} - number.keys())
+    number |= {t: c for c, t in enumerate(added, start=max([0, *named]) + 1)}
     codes = np.array([number.get(t, 0) for t in texts], dtype=np.int64)
+    _check_range(path, name, codes)
     table = ClassTable({code: text for text, code in number.items()})
-    return codes, table, texts.count("")
+    unlisted = [f"{text} ({number[text]})" for text in added] if named else []
+    return codes, table, texts.count(""), unlisted
+
+
+def _check_range(path: str, name: str, codes: Codes) -> None:
+    if codes.min() < 0 or codes.max() > MAX_CODE:
+        raise SceneError(
+            f"{path}: {name} runs from {codes.min()} to {codes.max()}; label "
+            f"codes go from 0 (unlabelled) to {MAX_CODE}."
+        )
