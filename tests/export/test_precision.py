@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -189,9 +190,11 @@ def test_export_in_half_precision(
 
 
 def test_bfloat16_passes_by_the_limits_of_half_precision(
-    trained: Any, monkeypatch: pytest.MonkeyPatch
+    trained: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    need_engine: Callable[[str], None],
 ) -> None:
-    pytest.importorskip("openvino")
+    need_engine("openvino")
     model, loaded = read_model(trained.model), checkpoint.load(trained.run)
     try:
         OpenvinoCpu(model, 1, bfloat16=True)

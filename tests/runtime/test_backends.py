@@ -1,4 +1,5 @@
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -59,7 +60,6 @@ def test_engine_answers_like_numpy(
 
 
 def has_bfloat16() -> bool:
-    pytest.importorskip("openvino")
     return openvino_cpu._has_bfloat16(openvino_cpu._core())
 
 
@@ -84,7 +84,9 @@ def test_bfloat16_where_the_model_allows_it(
     half_model: Callable[..., ModelFile],
     cube: NDArray[Any],
     caplog: pytest.LogCaptureFixture,
+    need_engine: Callable[[str], None],
 ) -> None:
+    need_engine("openvino")
     if not has_bfloat16():
         pytest.skip("needs a processor with bfloat16")
     window = cube[None].astype(np.float32)
@@ -104,9 +106,11 @@ def test_bfloat16_where_the_model_allows_it(
 
 
 def test_processor_without_bfloat16_computes_in_float32(
-    half_model: Callable[..., ModelFile], monkeypatch: pytest.MonkeyPatch
+    half_model: Callable[..., ModelFile],
+    monkeypatch: pytest.MonkeyPatch,
+    need_engine: Callable[[str], None],
 ) -> None:
-    pytest.importorskip("openvino")
+    need_engine("openvino")
     monkeypatch.setattr(openvino_cpu, "_has_bfloat16", lambda _: False)
     assert open_backend(half_model(0.5), "openvino", 1).precision == "fp16"
     with pytest.raises(EngineError, match="has no bfloat16"):
@@ -127,11 +131,28 @@ os.kill(os.getpid(), signal.SIGTERM)
 """
 
 
-def test_signal_is_heard_after_models_have_gone(model: ModelFile) -> None:
-    pytest.importorskip("openvino")
+def test_signal_is_heard_after_models_have_gone(
+    model: ModelFile, need_engine: Callable[[str], None]
+) -> None:
+    need_engine("openvino")
     command = [sys.executable, "-c", STOPPED_LATER, str(model.path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
+def test_nobody_is_told_that_openvino_is_used(
+    model: ModelFile, tmp_path: Path, need_engine: Callable[[str], None]
+) -> None:
+    need_engine("openvino")
+    home = tmp_path / "home"
+    home.mkdir()
+    code = STOPPED_LATER + "\nassert sys.modules['openvino_telemetry'] is None"
+    outside = {k: v for k, v in os.environ.items() if k != "CI"}
+    subprocess.run(
+        [sys.executable, "-c", code, str(model.path)],
+        check=True, timeout=60, env=outside | {"HOME": str(home)},
+    )  # fmt: skip
+    assert not list(home.iterdir())  # its telemetry begins by an identity for the user
 
 
 def test_missing_openvino_says_what_to_install(

@@ -528,9 +528,9 @@ def test_wrong_answer_of_the_engine_fails_the_self_test(
     place: Place,
     invoke: Any,
     monkeypatch: pytest.MonkeyPatch,
+    need_engine: Callable[[str], None],
 ) -> None:
-    if device == "openvino":
-        pytest.importorskip("openvino")
+    need_engine(device)
     given = ("--self-test", "--device", device)
     code, out, _ = invoke(main, *given, "--json")
     said = json.loads(out)

@@ -242,10 +242,14 @@ HOSTILE: dict[str, tuple[Callable[[Place], Change], str]] = {
 @pytest.mark.parametrize("case", HOSTILE)
 @pytest.mark.parametrize("device", ["cpu", "openvino"])
 def test_hostile_model_is_refused_and_opens_nothing(
-    case: str, device: str, place: Place, invoke: Any, digests: Any
+    case: str,
+    device: str,
+    place: Place,
+    invoke: Any,
+    digests: Any,
+    need_engine: Callable[[str], None],
 ) -> None:
-    if device == "openvino":
-        pytest.importorskip("openvino")
+    need_engine(device)
     make, message = HOSTILE[case]
     data = resigned(place.good, make(place))
     (place.folder / "x.onnx").write_bytes(data)

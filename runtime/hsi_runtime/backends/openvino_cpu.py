@@ -11,6 +11,7 @@ always: nobody asked for another map.
 
 import functools
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -99,6 +100,9 @@ def start(model: ModelFile, threads: int) -> OpenvinoCpu:
 
 
 def _core() -> Any:
+    # Its import would report itself to a web service, from a forked process that may
+    # hang; without this package it does not.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
     except ImportError as error:
