@@ -33,9 +33,9 @@ SENSITIVE = (
 PREPARATION = {
     *("Sub", "Add", "Mul", "Div", "Cast", "Clip", "Max", "Min", "Abs", "Sqrt", "Pow"),
     *("ReduceL2", "ReduceSum", "ReduceSumSquare", "Where", "Equal", "Greater", "Less"),
-    *("Transpose", "Reshape", "Unsqueeze", "Squeeze", "Expand"),
+    *("Transpose", "Reshape", "Unsqueeze", "Squeeze", "Expand", "Slice", "Pad"),
 }
-ARITHMETIC = {"Sub", "Mul", "Div"}
+CENTRING = "Sub"
 CONTRACTIONS = {"Conv", "Gemm", "MatMul"}
 CHECKED_OUTPUTS = 8  # side of the square that is computed in true half arithmetic
 
@@ -137,8 +137,9 @@ def _has_large_weights(node: Any, weights: dict[str, float]) -> bool:
 def _on_stored_values(graph: Any) -> set[str]:
     """Name the nodes between the input and the first layer.
 
-    Stored values differ in their last digits, which half precision lacks. A layer that
-    takes them as they are belongs to these nodes, too.
+    Stored values differ in their last digits, which half precision lacks; a factor
+    changes nothing of that, taking their mean away does. A layer that takes them
+    before belongs to these nodes, too.
     """
     constants = {tensor.name for tensor in graph.initializer}
     stored, prepared = {INPUT_NAME}, set[str]()
@@ -151,8 +152,8 @@ def _on_stored_values(graph: Any) -> set[str]:
             names.add(node.name)
         elif node.op_type in PREPARATION:
             names.add(node.name)
-            arithmetic = node.op_type in ARITHMETIC or not inputs & stored
-            (prepared if arithmetic else stored).update(node.output)
+            centred = node.op_type == CENTRING or not inputs & stored
+            (prepared if centred else stored).update(node.output)
     return names
 
 

@@ -104,6 +104,18 @@ def test_layer_on_stored_values_stays_in_float32() -> None:
     assert kinds(half.proto)["layer_two"] == TensorProto.FLOAT16
 
 
+def test_factor_does_not_make_stored_values_fit_for_half_precision() -> None:
+    proto = network()
+    (scale,) = (n for n in proto.graph.node if n.name == "scale")
+    nodes = [n for n in proto.graph.node if n.name != "centre"]
+    scale.input[0] = "cube"
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    half = precision.convert(proto, windows())
+    assert half.kept == ["layer_one", "scale"]
+    assert kinds(half.proto)["layer_two"] == TensorProto.FLOAT16
+
+
 def test_node_near_the_limit_is_kept_in_float32() -> None:
     gain = 1.0
     reached = precision.convert(network(), windows()).largest
