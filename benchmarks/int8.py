@@ -10,9 +10,10 @@ less. Runs that are there are not trained again.
 
 It is not part of hsi-export. MF2CNet, mostly 3-D convolutions, gets slower. S2AMSnet is
 1.6 times as fast and keeps its accuracy when its generators trained it; trained without
-them (three seeds on EnMAP) it lost 5.3, 1.4 and -0.2 points, and 1 to 5 % of all classes
-change, where half precision changes next to none: nobody could prove that nothing was
-lost. On processors with AMX, OpenVINO in bfloat16 is faster still (`openvino_speed.py`).
+them (three seeds on EnMAP) it lost 5.3, 1.4 and -0.2 points, and 1 to 5 % of all
+classes change, where half precision changes next to none: nobody could prove that
+nothing was lost. On processors with AMX, OpenVINO in bfloat16 is faster still
+(`openvino_speed.py`).
 """
 
 import statistics
