@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU: the same file, often faster than onnxruntime.
+"""OpenVINO on the CPU: the same file, faster than onnxruntime on some processors.
 
 Processors that have bfloat16 compute faster in it, with 8 significant bits instead of
 24. It is used where all of this holds: the model file was exported in half precision,
