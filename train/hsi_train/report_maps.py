@@ -1,5 +1,8 @@
 """Pictures of the scenes: composites, labels, split, class map and confidence."""
 
+from collections.abc import Iterable
+from itertools import islice
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -65,15 +68,10 @@ def maps(
         statistics: Of the training pixels.
         device: Where the method lives.
     """
-    pairs = list(zip(data.scenes, splits, strict=True))
-    drawn = pairs[:MAX_MAPS]
     bands, sentence = composites(data)
-    parts = [paragraph(sentence)] if sentence else []
-    for scene, roles in drawn:
-        parts += _drawn(
-            method, scene, roles, bands, data, statistics, device, len(drawn)
-        )
-    return joined(*parts, *_below(data, len(pairs) - len(drawn)))
+    pairs = zip(data.scenes, splits, strict=True)
+    drawn = _gallery(method, pairs, len(data.scenes), bands, data, statistics, device)
+    return joined(paragraph(sentence), drawn) if sentence else drawn
 
 
 def target_maps(
@@ -93,51 +91,56 @@ def target_maps(
         device: Where the method lives.
     """
     known = [(p, found) for p, found in aimed.scenes if (found != UNLABELLED).any()]
-    drawn = known[:MAX_MAPS]
+    scenes = ((target.read(aimed, p, found, method.halo), None) for p, found in known)
     bands, _ = composites(data)
-    parts: list[Safe] = []
-    for path, indices in drawn:
-        scene = target.read(aimed, path, indices, method.halo)
-        parts += _drawn(
-            method, scene, None, bands, data, statistics, device, len(drawn)
-        )
-    return joined(*parts, *_below(data, len(known) - len(drawn)))
+    return _gallery(method, scenes, len(known), bands, data, statistics, device)
 
 
-def _drawn(
+def _gallery(
     method: BaseMethod,
-    scene: LabelledScene,
-    roles: Roles | None,
+    scenes: Iterable[tuple[LabelledScene, Roles | None]],
+    total: int,
     bands: dict[str, list[int]],
     data: LabelledData,
     statistics: Statistics,
     device: torch.device,
-    scenes: int,
-) -> list[Safe]:
-    """Head and draw one of so many scenes; a target scene has no roles."""
-    wanted = scene.valid
-    large = wanted.size > MAX_MAP_PIXELS
-    if large:
-        wanted = scene.classes != UNLABELLED
-    found = class_and_confidence(method, scene, wanted, statistics.mean, device)
-    panels = _panels(scene, roles, bands, data, *found, PICTURE_PIXELS // scenes)
-    parts = [_heading(scene), layout(panels, scene.valid.shape, scenes)]
-    if large:
-        parts.append(
-            paragraph(
-                "This scene is large: only the tiles that hold labels are "
-                "classified here, the rest is grey. hsi-run maps all of it."
+) -> Safe:
+    """Head and draw the first scenes; explain the colours; count those left out.
+
+    Args:
+        method: In evaluation mode.
+        scenes: Each with its split; a target scene has none. No more than `MAX_MAPS`
+            are asked for.
+        total: How many there are.
+        bands: Of the composites.
+        data: Source scenes and classes.
+        statistics: Of the training pixels.
+        device: Where the method lives.
+    """
+    many = min(total, MAX_MAPS)
+    parts: list[Safe] = []
+    for scene, roles in islice(scenes, many):
+        wanted = scene.valid
+        large = wanted.size > MAX_MAP_PIXELS
+        if large:
+            wanted = scene.classes != UNLABELLED
+        found = class_and_confidence(method, scene, wanted, statistics.mean, device)
+        panels = _panels(scene, roles, bands, data, *found, PICTURE_PIXELS // many)
+        parts += [_heading(scene), layout(panels, scene.valid.shape, many)]
+        if large:
+            parts.append(
+                paragraph(
+                    "This scene is large: only the tiles that hold labels are "
+                    "classified here, the rest is grey. hsi-run maps all of it."
+                )
             )
-        )
-    return parts
-
-
-def _below(data: LabelledData, left: int) -> list[Safe]:
-    """Explain the colours, and say how many scenes are left out."""
     present = [named(c) for c in data.classes]
-    keys = legend([*present, swatch(NOTHING, "no label"), swatch(NODATA, "nodata")])
-    said = f"{left} more scenes are not drawn." if left else ""
-    return [keys, paragraph(said)] if said else [keys]
+    parts.append(
+        legend([*present, swatch(NOTHING, "no label"), swatch(NODATA, "nodata")])
+    )
+    if total > many:
+        parts.append(paragraph(f"{total - many} more scenes are not drawn."))
+    return joined(*parts)
 
 
 def share_scale() -> Safe:
