@@ -75,16 +75,18 @@ def read_strips(
                 first = max(kept.rows[1] - halo, kept.row)
                 fresh = strip.read[0]
             shape = len(bands), strip.read[1] - first, cols[1] - cols[0]
-            if buffers[turn].size < math.prod(shape):
+            completes = strip.outputs[1] > strip.outputs[0]
+            if buffers[turn].size < math.prod(shape) or not completes:
+                # Rows that are but context must not take a buffer still in use.
                 buffers[turn] = np.empty(math.prod(shape), info.dtype)
             cube = in_file_order(buffers[turn], info.interleave, shape)
-            turn = (turn + 1) % BUFFERS
+            turn = (turn + completes) % BUFFERS
             context = fresh - first
             if kept is not None:
                 cube[:, :context] = kept.cube[:, first - kept.row :]
             scene.read((fresh, strip.read[1]), cols, bands, cube[:, context:])
             kept = Strip(number, cube, first, cols[0], strip.outputs, panel)
-            if strip.outputs[1] > strip.outputs[0]:
+            if completes:
                 yield kept
 
 

@@ -1,3 +1,4 @@
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime import windows
 from hsi_runtime.scene import FILE_AXES, Cube, SceneInfo
-from hsi_runtime.strips import Strip, cut, read_strips
+from hsi_runtime.strips import BUFFERS, Strip, cut, read_strips
 from hsi_runtime.windows import Plan, Window, tiles
 
 BANDS = np.array([3, 0, 2, 1])
@@ -106,7 +107,12 @@ class Checked:
 
     def walk(self, finished: set[int]) -> None:
         strips = read_strips(self.scene, BANDS, self.plan, self.halo, finished)
+        alive = deque[tuple[Cube, Cube]](maxlen=BUFFERS - 1)
         for strip in strips:
+            # One may still be computed while the next ones are read.
+            for cube, copy in alive:
+                np.testing.assert_array_equal(cube, copy)
+            alive.append((strip.cube, strip.cube.copy()))
             assert strip.cube.nbytes <= max(self.plan.strip_bytes, 1)
             in_file = strip.cube.transpose(FILE_AXES[self.scene.info.interleave])
             assert in_file.flags.c_contiguous
@@ -114,6 +120,14 @@ class Checked:
 
 
 @given(walks())
+@example(
+    (
+        MemoryScene(np.arange(54, dtype=np.int16).reshape(6, 3, 3), (2, 1)),
+        windows.plan((3, 3), Window(0, 0, 3, 3), 8, (2, 1), 2, 1, 1),
+        Window(0, 0, 3, 3),
+        2,
+    )
+)  # panels that begin with rows that are but context
 def test_every_square_of_a_region_is_read_with_its_context(
     walk: tuple[MemoryScene, Plan, Window, int],
 ) -> None:
