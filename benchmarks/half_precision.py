@@ -49,7 +49,7 @@ RESULTS = Path(__file__).parent / "results"
 class Torch:
     """The network itself, as an engine."""
 
-    device, precision = "torch", "fp32"
+    device, precision, windows = "torch", "fp32", 1
 
     def __init__(self, method: BaseMethod) -> None:
         self.method = method

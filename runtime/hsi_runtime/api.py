@@ -116,13 +116,16 @@ class Model:
             BandMismatchError: It lacks what the model needs.
             ModelFileError: The model shall choose ``reject_below``, and suggests none.
         """
-        document = self.file.document
+        document, engine = self.file.document, self.backend
         scene = ArrayScene(
             np.asarray(cube), Path("array"), nodata, wavelengths_nm, fwhm_nm, scale,
             offset,
         )  # fmt: skip
         request = Request(Path(), Path(), tile=tile, reject_below=reject_below)
-        prepared = pipeline.prepare(scene, document, request)
+        matched = pipeline.match_scene(scene, document, request)
+        prepared = pipeline.prepare(
+            scene.info, matched, document, request, engine.device, engine.windows
+        )
         rows, cols = scene.info.rows, scene.info.cols
         codes = [c.code for c in document.classes]
         canvas = Canvas(layers(document, ["classes"]), codes, rows, cols)
@@ -135,7 +138,7 @@ class Model:
         )
         for strip in strips:
             for row, col, found, valid in pipeline.squares(
-                strip, prepared, document, scene.info, self.backend, document.outputs
+                strip, prepared, document, scene.info, engine, document.outputs
             ):
                 if found is None:
                     continue

@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 @click.option(
     "--tile",
     type=click.IntRange(min=1),
-    help="Side of the squares that are classified at once, px.  [default: 128]",
+    help="Side of the squares that are classified at once, px.  [default: by model]",
 )
 @click.option(
     "--reject",
@@ -158,12 +158,13 @@ def command(
     many = listed != list(scenes) or len(listed) > 1
     wanted = batch.requests(listed, output, _template(options), many)
     if dry_run:
-        plans = [reports.dry_run(request, loaded) for request in wanted]
+        plans = [reports.dry_run(r, loaded, device, threads) for r in wanted]
         if many and not as_json:
             click.echo("\n\n".join(map(reports.as_lines, plans)))
             return 0
         return _show({"scenes": plans} if many else plans[0], as_json)
-    start = partial(open_backend, loaded, device, threads, options["tile"])
+    limits = options["tile"], wanted[0].max_memory_bytes
+    start = partial(open_backend, loaded, device, threads, *limits)
     if not many and shard is None:
         return _run_one(wanted[0], loaded, start, quiet, as_json)
     parts = batch.shard(wanted, shard)

@@ -14,9 +14,8 @@ import numpy as np
 from hsi_runtime import class_map, fingerprint, legend, memory, stac, windows
 from hsi_runtime.backends import (
     CPU_DEVICES,
-    GPU_DEVICES,
-    WINDOWS_ON_GPU,
     Backend,
+    best_tile,
     open_backend,
     predict_in_parts,
 )
@@ -121,8 +120,16 @@ class Request:
         return [name for name, yes in asked.items() if yes]
 
 
+class Matched(NamedTuple):
+    """A scene matched to a model, and the part to classify."""
+
+    match: BandMatch
+    units: Conversion
+    region: Window
+
+
 class Prepared(NamedTuple):
-    """A scene matched to a model, the part to classify, and the plan to walk it."""
+    """Likewise, and the plan to walk that part."""
 
     match: BandMatch
     units: Conversion
@@ -155,8 +162,8 @@ class Stopwatch:
             yield item
 
 
-def prepare(scene: Scene, document: ModelDocument, request: Request) -> Prepared:
-    """Match a scene to a model and plan the walk; say what the user should know.
+def match_scene(scene: Scene, document: ModelDocument, request: Request) -> Matched:
+    """Match a scene to a model; say what the user should know.
 
     Raises:
         BandMismatchError: The scene lacks what the model needs.
@@ -180,18 +187,49 @@ def prepare(scene: Scene, document: ModelDocument, request: Request) -> Prepared
     placed = info.transform or info.control or info.rpcs
     if not placed and info.driver != "memory":
         log.warning(f"{info.path.name} has no georeference; neither has its class map.")
-    tile, strip_bytes = memory.share(document, request.tile, request.max_memory_bytes)
+    # What does not suffice for one window is said before an engine starts.
+    memory.share(document, request.tile, request.max_memory_bytes)
     memory.check_blocks(info, request.max_memory_bytes)
+    return Matched(match, units, region)
+
+
+def prepare(
+    info: SceneInfo,
+    matched: Matched,
+    document: ModelDocument,
+    request: Request,
+    device: str,
+    at_once: int,
+) -> Prepared:
+    """Plan the walk.
+
+    Args:
+        info: Of the scene.
+        matched: It, matched to the model.
+        document: Of the model.
+        request: What the user asked for.
+        device: Of the engine.
+        at_once: Windows that the engine computes at once.
+
+    Raises:
+        ResourceError: The memory allowed is too little.
+    """
+    limits = request.tile, request.max_memory_bytes
+    tile, strip_bytes = memory.share(
+        document, *limits, best_tile(document, device), at_once
+    )
     plan = windows.plan(
         (info.rows, info.cols),
-        region,
-        len(match.indices) * info.dtype.itemsize,
+        matched.region,
+        len(matched.match.indices) * info.dtype.itemsize,
         info.block,
         document.halo,
         tile,
         strip_bytes,
+        # Who limits the memory wants short strips, too.
+        windows.STRIP_SQUARES if limits == (None, None) else 1,
     )
-    return Prepared(match, units, region, plan)
+    return Prepared(*matched, plan)
 
 
 def run(
@@ -232,8 +270,11 @@ def run(
             [request.scene, *scene.info.files, model.path],
             request.overwrite or ours,
         )
-        prepared = prepare(scene, document, request)
+        matched = match_scene(scene, document, request)
         backend = start() if start else open_backend(model)
+        prepared = prepare(
+            scene.info, matched, document, request, backend.device, backend.windows
+        )
         if backend.precision == "fp16" and backend.device in CPU_DEVICES:
             log.warning(
                 "The model is in half precision, which a CPU computes in float32; the "
@@ -386,8 +427,7 @@ def squares(
         batch = predict_in_parts(backend, values[None], halo, outputs)
         return {name: values[0] for name, values in batch.items()}
 
-    depth = WINDOWS_ON_GPU if backend.device in GPU_DEVICES else 1
-    answers = map_ahead(classify, windows_with_data(), depth)
+    answers = map_ahead(classify, windows_with_data(), backend.windows)
     for (row, col, _, inner), found in watch.each("infer", answers):
         yield row, col, found, inner
 

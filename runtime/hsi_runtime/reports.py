@@ -7,14 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from hsi_runtime import class_map
+from hsi_runtime import class_map, memory
 from hsi_runtime import self_test as testing
-from hsi_runtime.backends import open_backend
+from hsi_runtime.backends import (
+    CPU_DEVICES,
+    GPU_DEVICES,
+    WINDOWS_ON_GPU,
+    best_tile,
+    open_backend,
+)
 from hsi_runtime.model_file import ModelFile
-from hsi_runtime.pipeline import Request, prepare
+from hsi_runtime.pipeline import Request, match_scene, prepare
 from hsi_runtime.scene import open_scene
-from hsi_runtime.threads import usable_cores
-from hsi_runtime.windows import DEFAULT_TILE, mirror
+from hsi_runtime.threads import map_ahead, usable_cores
+from hsi_runtime.windows import mirror
 
 MIN_ROUNDS = 3
 BENCHMARK_S = 3.0
@@ -74,27 +80,31 @@ def benchmark(
     """Measure how many pixels per second an engine classifies, without any scene.
 
     The window is the model's stored sample, repeated: networks take as long for any
-    values.
+    values. A round is as many windows as the engine computes at once.
     """
-    document, side = model.document, tile or DEFAULT_TILE
-    backend = open_backend(model, device, threads, side)
+    document = model.document
+    backend = open_backend(model, device, threads, tile)
+    side = tile or best_tile(document, backend.device)
     sample = document.self_test.cube.unpack().astype(np.float32)
     wanted = side + 2 * document.halo
     index = mirror(0, wanted, sample.shape[1])
     cube = np.ascontiguousarray(sample[:, index][:, :, index])[None]
     backend.predict(cube)  # engines prepare themselves on the first window
+    at_once = backend.windows
     rates: list[float] = []
     started = time.monotonic()
     while len(rates) < MIN_ROUNDS or time.monotonic() - started < BENCHMARK_S:
         before = time.perf_counter()
-        backend.predict(cube)
-        rates.append(side * side / (time.perf_counter() - before))
+        for _ in map_ahead(backend.predict, [cube] * at_once, at_once):
+            pass
+        rates.append(at_once * side * side / (time.perf_counter() - before))
     return {
         "device": backend.device,
         "precision": backend.precision,
         "method": document.method,
         "bands": len(document.bands.used),
         "tile": side,
+        "windows_at_once": at_once,
         "threads": threads or usable_cores(),
         "rounds": len(rates),
         "pixels_per_second": statistics.median(rates),
@@ -103,8 +113,13 @@ def benchmark(
     }
 
 
-def dry_run(request: Request, model: ModelFile) -> dict[str, Any]:
+def dry_run(
+    request: Request, model: ModelFile, device: str, threads: int | None
+) -> dict[str, Any]:
     """Say what a run would do, without an engine and without writing.
+
+    With the device ``auto`` that is a run on the CPU: whether a GPU works is known when
+    its engine has started.
 
     Raises:
         SceneError: The scene cannot be read.
@@ -112,7 +127,16 @@ def dry_run(request: Request, model: ModelFile) -> dict[str, Any]:
     """
     scene = open_scene(request.scene)
     try:
-        prepared = prepare(scene, model.document, request)
+        matched = match_scene(scene, model.document, request)
+        at_once = WINDOWS_ON_GPU
+        if device not in GPU_DEVICES:
+            device, cores = CPU_DEVICES[0], threads or usable_cores()
+            at_once = memory.windows_at_once(
+                model.document, request.tile, request.max_memory_bytes, cores
+            )
+        prepared = prepare(
+            scene.info, matched, model.document, request, device, at_once
+        )
         info = scene.info
     finally:
         scene.close()
@@ -135,6 +159,7 @@ def dry_run(request: Request, model: ModelFile) -> dict[str, Any]:
         "panels": len(prepared.plan.panels),
         "strip_bytes": prepared.plan.strip_bytes,
         "tile": prepared.plan.tile,
+        "windows_at_once": at_once,
         "scratch_bytes": sum(
             pixels * len(layer.bands) * layer.dtype.itemsize for layer in layers
         ),

@@ -152,6 +152,8 @@ def map_ahead(
 ) -> Iterator[tuple[T, R]]:
     """Apply a function to items, ``depth`` of them at once; results keep their order.
 
+    One more item waits, so that no thread does while the caller uses a result.
+
     Yields:
         Each item and its result. With a depth of one all runs in the calling thread.
     """
@@ -162,7 +164,7 @@ def map_ahead(
     at_work: deque[tuple[T, Future[R]]] = deque()
     with ThreadPoolExecutor(depth, thread_name_prefix="ahead") as pool:
         for item in items:
-            if len(at_work) == depth:
+            if len(at_work) > depth:
                 done, future = at_work.popleft()
                 yield done, future.result()
             at_work.append((item, pool.submit(function, item)))

@@ -107,6 +107,10 @@ class Plan(NamedTuple):
 
 
 DEFAULT_TILE = 128
+SMALL_TILE = 64
+# Where a strip ends, cores wait for each other. No count of cores, so that another
+# machine can resume a run.
+STRIP_SQUARES = 32
 STRIP_BYTES = 64 * 1024**2  # enough for sequential reading, little beside the engine
 
 
@@ -118,6 +122,7 @@ def plan(
     halo: int,
     tile: int = DEFAULT_TILE,
     strip_bytes: int = STRIP_BYTES,
+    squares: int = 1,
 ) -> Plan:
     """Plan the walk over a scene by the layout of its file.
 
@@ -133,6 +138,7 @@ def plan(
         halo: Context of an output.
         tile: Side of the squares that are classified at once.
         strip_bytes: Budget of a strip.
+        squares: Of a strip, if the budget holds them.
     """
     rows, cols = size
     top, bottom = mirrored_extent(region.row - halo, region.row_end + halo, rows)
@@ -143,6 +149,9 @@ def plan(
     # A strip in memory has its context above and below.
     lines = pixels // (right - left)
     lines = bottom - top if lines >= bottom - top else lines - 2 * halo
+    several = -(-squares // _pieces((0, region.cols), tile)) * tile
+    several = min(several, lines // tile * tile, bottom - top)
+    wanted = max(wanted, several)
     if lines >= max(block_rows, wanted):
         height = max(wanted // block_rows, 1) * block_rows
         panels = [(region.col, region.col_end)]

@@ -25,6 +25,7 @@ class Torch:
 
     device = "torch"
     precision = "fp32"
+    windows = 1
 
     def __init__(
         self, loaded: Checkpoint, change: Change = lambda found: found

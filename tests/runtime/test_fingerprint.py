@@ -11,7 +11,7 @@ from hsi_runtime import fingerprint
 from hsi_runtime.errors import SceneError
 from hsi_runtime.fingerprint import SAMPLE_BYTES, check_unchanged, of_scene
 from hsi_runtime.model_file import read_model
-from hsi_runtime.pipeline import Request, prepare
+from hsi_runtime.pipeline import Request, match_scene, prepare
 from hsi_runtime.scene import SceneInfo, open_scene
 
 Write = Callable[..., Path]
@@ -106,7 +106,8 @@ def test_plan_changes_with_all_that_values_depend_on(
         **options: Any,
     ) -> dict[str, Any]:
         request = Request(path, tmp_path / "o.tif", **options)
-        prepared = prepare(opened, chosen.document, request)
+        matched = match_scene(opened, chosen.document, request)
+        prepared = prepare(opened.info, matched, chosen.document, request, device, 1)
         return fingerprint.plan(chosen, found, prepared, device, reject, [*wanted])
 
     same = plan()

@@ -12,11 +12,18 @@ from msgspec.structs import replace
 
 from hsi_runtime import memory
 from hsi_runtime.errors import ResourceError
-from hsi_runtime.memory import BASE_BYTES, check_blocks, share
+from hsi_runtime.memory import (
+    BASE_BYTES,
+    MACS_PER_BYTE,
+    check_blocks,
+    share,
+    tile_on_cpu,
+    windows_at_once,
+)
 from hsi_runtime.model_file import ModelDocument
 from hsi_runtime.scene import SceneInfo
 from hsi_runtime.strips import BUFFERS
-from hsi_runtime.windows import DEFAULT_TILE, STRIP_BYTES
+from hsi_runtime.windows import DEFAULT_TILE, SMALL_TILE, STRIP_BYTES
 
 MB = 1_000_000
 
@@ -46,6 +53,54 @@ def test_more_memory_never_gives_smaller_squares(
     # What is handed out stays below the limit.
     engine = (tile + field - 1) ** 2 * working
     assert BASE_BYTES + engine + BUFFERS * strip <= limit
+
+
+@given(
+    tile=st.none() | st.integers(1, 200),
+    working=st.floats(1, 1e6),
+    threads=st.integers(1, 99),
+    limit=st.integers(1, 2**40),
+    more=st.integers(0, 2**40),
+)
+def test_windows_at_once_stay_within_the_memory(
+    document: ModelDocument,
+    tile: int | None,
+    working: float,
+    threads: int,
+    limit: int,
+    more: int,
+) -> None:
+    described = replace(document, working_bytes=working)
+    at_once = windows_at_once(described, tile, limit, threads)
+    assert 1 <= at_once <= windows_at_once(described, tile, limit + more, threads)
+    assert windows_at_once(described, tile, 2**60, threads) == threads
+    try:
+        side, strip = share(described, tile, limit, DEFAULT_TILE, at_once)
+    except ResourceError:
+        assert at_once == 1
+        return
+    assert side == tile or at_once == 1 or side >= SMALL_TILE
+    engines = at_once * (side + 2 * described.halo) ** 2 * working
+    assert BASE_BYTES + engines + BUFFERS * strip <= limit
+
+
+def test_windows_at_once_leave_most_of_the_machine_to_others(
+    document: ModelDocument, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = replace(document, working_bytes=10_000.0)
+    one = (tile_on_cpu(described) + 2 * described.halo) ** 2 * 10_000
+    monkeypatch.setattr(memory, "machine_bytes", lambda: 20 * one)
+    assert windows_at_once(described, None, None, 99) == 3  # of 20 / 4 / 1.6
+    assert windows_at_once(described, None, None, 2) == 2
+    assert windows_at_once(described, 1000, None, 99) == 1
+
+
+def test_a_network_that_waits_for_memory_gets_small_squares(
+    document: ModelDocument,
+) -> None:
+    for macs, side in ((MACS_PER_BYTE - 1, SMALL_TILE), (MACS_PER_BYTE, DEFAULT_TILE)):
+        described = replace(document, working_bytes=7.0, macs_per_pixel=7.0 * macs)
+        assert tile_on_cpu(described) == side
 
 
 @given(tile=st.none() | st.integers(1, 200), working=st.floats(1, 1e6))

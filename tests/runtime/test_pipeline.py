@@ -2,6 +2,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,7 @@ class WindowSum:
 
     device = "fake"
     precision = "fp32"
+    windows = 1
 
     def __init__(self, halo: int) -> None:
         self.side = 2 * halo + 1
@@ -138,11 +140,12 @@ class Collected:
     budget=st.integers(1, 60_000),
     holes=st.sampled_from([0.0, 0.02, 0.9, 1.0]),
     seed=st.integers(0, 99),
+    at_once=st.integers(1, 3),
 )
-@example((1, 1), None, (1, 1), 6, 1, 1, 0.0, 0)
-@example((1, 45), None, (1, 45), 7, 5, 1, 0.02, 1)
-@example((13, 13), None, (8, 8), 6, 13, 9000, 0.02, 2)
-@example((14, 12), None, (8, 8), 6, 13, 9000, 0.02, 3)
+@example((1, 1), None, (1, 1), 6, 1, 1, 0.0, 0, 2)
+@example((1, 45), None, (1, 45), 7, 5, 1, 0.02, 1, 2)
+@example((13, 13), None, (8, 8), 6, 13, 9000, 0.02, 2, 1)
+@example((14, 12), None, (8, 8), 6, 13, 9000, 0.02, 3, 2)
 def test_any_walk_equals_the_whole_scene_at_once(
     document: ModelDocument,
     shape: tuple[int, int],
@@ -153,6 +156,7 @@ def test_any_walk_equals_the_whole_scene_at_once(
     budget: int,
     holes: float,
     seed: int,
+    at_once: int,
 ) -> None:
     region = Window(0, 0, *shape)
     if part is not None:
@@ -172,6 +176,7 @@ def test_any_walk_equals_the_whole_scene_at_once(
     prepared = Prepared(BandMatch(bands), Conversion(), region, plan)
     described = replace(document, receptive_field=2 * halo + 1)
     backend, scratch = WindowSum(halo), Collected(document, region)
+    backend.windows = at_once
     seen: list[int] = []
     pipeline._classify(
         scene, prepared, described, backend, 0.1, scratch, Stopwatch(),  # type: ignore[arg-type]
@@ -333,6 +338,7 @@ class Broken:
 
     device = "broken"
     precision = "fp32"
+    windows = 1
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -640,6 +646,30 @@ def test_a_pixel_that_does_not_fit_is_an_error() -> None:
     cube = np.zeros((1, 3, 9, 9), dtype=np.float32)
     with pytest.raises(ResourceError):
         predict_in_parts(Small(2, 24), cube, 2)
+
+
+@pytest.mark.parametrize("device", ["cpu", "openvino"])
+def test_several_windows_at_once_give_the_same_map(
+    device: str,
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    need_engine: Callable[[str], None],
+) -> None:
+    need_engine(device)
+    scene = write_scene_tiff(tmp_path / "s.tif", np.tile(cube, (1, 3, 4)))
+    maps = []
+    for threads in (1, 3):
+        output = tmp_path / f"{threads}.tif"
+        start = partial(open_backend, model, device, threads)
+        assert start().windows == threads
+        request = Request(scene, output, tile=8, probabilities=True)
+        assert run(request, model, start)["windows"] > 100
+        maps.append(class_map(output))
+        maps.append(class_map(tmp_path / f"{threads}_probabilities.tif"))
+    np.testing.assert_array_equal(maps[0], maps[2])
+    np.testing.assert_array_equal(maps[1], maps[3])
 
 
 def test_map_says_in_which_precision_it_was_computed(

@@ -63,6 +63,7 @@ def whole(rows: int, cols: int) -> Window:
     halo=st.integers(0, 30),
     tile=st.integers(1, 200),
     budget=st.integers(1, 2_000_000),
+    squares=st.integers(1, 40),
 )
 def test_every_plan_covers_its_region_once_with_its_context(
     rows: int,
@@ -73,13 +74,14 @@ def test_every_plan_covers_its_region_once_with_its_context(
     halo: int,
     tile: int,
     budget: int,
+    squares: int,
 ) -> None:
     region = whole(rows, cols)
     if part is not None:
         row, col = int(part[0] * rows), int(part[1] * cols)
         tall, wide = 1 + int(part[2] * (rows - row)), 1 + int(part[3] * (cols - col))
         region = Window(row, col, min(tall, rows - row), min(wide, cols - col))
-    walk = plan((rows, cols), region, pixel_bytes, block, halo, tile, budget)
+    walk = plan((rows, cols), region, pixel_bytes, block, halo, tile, budget, squares)
     check(walk, rows, cols, halo, region)
     tall = max(s.read[1] - s.read[0] for s in walk.strips)
     wide = max(b - a for a, b in walk.panels)
@@ -108,6 +110,17 @@ def test_every_plan_covers_its_region_once_with_its_context(
     width = len(list(tiles(walk.panels[0], tile)))
     height = sum(len(list(tiles(s.outputs, tile))) for s in walk.strips)
     assert walk.windows(first) == width * height
+
+
+def test_strips_hold_the_squares_wanted_within_the_budget() -> None:
+    for cols, squares, height in ((700, 1, 64), (700, 32, 192), (6400, 32, 64)):
+        size, block = (1000, cols), (64, 64)
+        walk = plan(size, whole(*size), 4, block, 6, 64, squares=squares)
+        assert walk.strips[1].read[1] - walk.strips[1].read[0] == height
+    size = 1000, 700
+    walk = plan(size, whole(*size), 400, (64, 64), 6, 64, 40_000_000, 32)
+    assert walk.panels == [(0, 700)]
+    assert walk.strips[1].read[1] - walk.strips[1].read[0] == 128
 
 
 def test_scene_equal_to_one_less_and_one_more_than_the_window() -> None:

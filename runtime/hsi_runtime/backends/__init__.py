@@ -7,9 +7,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime import graph
+from hsi_runtime import graph, memory
 from hsi_runtime.errors import EngineError, HsiError, ResourceError
-from hsi_runtime.model_file import PROBABILITIES, ModelFile
+from hsi_runtime.model_file import PROBABILITIES, ModelDocument, ModelFile
 from hsi_runtime.threads import usable_cores
 from hsi_runtime.windows import DEFAULT_TILE
 
@@ -24,16 +24,16 @@ WINDOWS_ON_GPU = 2  # at once
 class Backend(Protocol):
     """An engine that holds one model.
 
-    Those of `GPU_DEVICES` may be asked by `WINDOWS_ON_GPU` threads at once: one window
-    is copied while the other is computed.
-
     Attributes:
         device: One of `DEVICES`.
         precision: The model's, unless the engine computes in another.
+        windows: How many threads may ask at once. On a CPU each window has cores of its
+            own; on a GPU one is copied while the other is computed.
     """
 
     device: str
     precision: str
+    windows: int
 
     def predict(
         self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
@@ -55,15 +55,18 @@ def open_backend(
     device: str = "auto",
     threads: int | None = None,
     tile: int | None = None,
+    max_memory_bytes: int | None = None,
 ) -> Backend:
     """Start the engine of a device.
 
     Args:
         model: A verified model file.
         device: One of `DEVICES`; ``auto`` takes the best that is present, and says so.
-        threads: Threads of an engine on the CPU; all usable cores where None.
+        threads: Threads of an engine on the CPU; all usable cores where None. They are
+            divided among the windows that are computed at once.
         tile: Side of the largest square that will be classified at once, px; None for
             the default.
+        max_memory_bytes: Limit of the whole process, or None.
 
     Raises:
         EngineError: The device is not known, or its engine is not there.
@@ -76,37 +79,49 @@ def open_backend(
             f"There is no device {device!r}; choose from {', '.join(DEVICES)}."
         )
     graph.check(model)
-    if device != "auto":
-        return _start(model, device, threads, tile)
-    backend = _start_on_gpu(model, tile) or _start(model, "cpu", threads, tile)
+    if device in GPU_DEVICES:
+        return _start_gpu(model, device, tile)
+    if device in CPU_DEVICES:
+        return _start_cpu(model, device, threads, tile, max_memory_bytes)
+    backend = _best_gpu(model, tile)
+    if backend is None:
+        backend = _start_cpu(model, "cpu", threads, tile, max_memory_bytes)
     log.info(f"Engine: {backend.device}, the best that is present.")
     return backend
 
 
-def _start(
-    model: ModelFile, device: str, threads: int | None, tile: int | None
-) -> Backend:
+def _start_gpu(model: ModelFile, device: str, tile: int | None) -> Backend:
     """Import and start one engine; the others stay on disk."""
-    threads = threads or usable_cores()
     if device == "tensorrt":
         from hsi_runtime.backends.tensorrt_gpu import TensorrtGpu
 
         # Smaller windows fit an engine for the default, too.
         return TensorrtGpu(model, max(tile or 0, DEFAULT_TILE))
-    if device == "cuda":
-        from hsi_runtime.backends.onnxruntime_cuda import OnnxruntimeCuda
+    from hsi_runtime.backends.onnxruntime_cuda import OnnxruntimeCuda
 
-        return OnnxruntimeCuda(model)
+    return OnnxruntimeCuda(model)
+
+
+def _start_cpu(
+    model: ModelFile,
+    device: str,
+    threads: int | None,
+    tile: int | None,
+    max_memory_bytes: int | None,
+) -> Backend:
+    """Likewise; the threads are shared out evenly, and none is left over."""
+    threads = threads or usable_cores()
+    windows = memory.windows_at_once(model.document, tile, max_memory_bytes, threads)
     if device == "openvino":
         from hsi_runtime.backends import openvino_cpu
 
-        return openvino_cpu.start(model, threads)
+        return openvino_cpu.start(model, threads, windows)
     from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 
-    return OnnxruntimeCpu(model, threads)
+    return OnnxruntimeCpu(model, -(-threads // windows), windows)
 
 
-def _start_on_gpu(model: ModelFile, tile: int | None) -> Backend | None:
+def _best_gpu(model: ModelFile, tile: int | None) -> Backend | None:
     """Start the fastest engine that is installed and works; say why one does not."""
     from hsi_runtime.backends import onnxruntime_cuda, tensorrt_gpu
 
@@ -118,10 +133,15 @@ def _start_on_gpu(model: ModelFile, tile: int | None) -> Backend | None:
         if not installed[device]():
             continue
         try:
-            return _start(model, device, None, tile)
+            return _start_gpu(model, device, tile)
         except HsiError as error:
             log.warning(f"The engine {device} is installed, but: {error}")
     return None
+
+
+def best_tile(document: ModelDocument, device: str) -> int:
+    """Choose the side of the squares that a device classifies fastest, px."""
+    return memory.tile_on_cpu(document) if device in CPU_DEVICES else DEFAULT_TILE
 
 
 def predict_in_parts(

@@ -13,12 +13,23 @@ PROVIDER = "CPUExecutionProvider"
 
 
 class OnnxruntimeCpu:
-    """The reference engine: present on every machine, answers like torch in fp32."""
+    """The reference engine: present on every machine, answers like torch in fp32.
+
+    Args:
+        model: A verified model file.
+        threads: Of each window.
+        windows: How many threads will ask at once.
+
+    Raises:
+        EngineError: onnxruntime is not installed, or broken.
+        ModelFileError: It refuses the model.
+    """
 
     device = "cpu"
 
-    def __init__(self, model: ModelFile, threads: int) -> None:
+    def __init__(self, model: ModelFile, threads: int, windows: int = 1) -> None:
         self.precision: str = model.document.precision
+        self.windows = windows
         try:
             import onnxruntime
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.backends import cuda_memory
+from hsi_runtime.backends import WINDOWS_ON_GPU, cuda_memory
 from hsi_runtime.backends.exhaustion import explained, is_exhaustion
 from hsi_runtime.errors import EngineError, ModelFileError, ResourceError
 from hsi_runtime.model_file import INPUT_NAME, PROBABILITIES, ModelFile
@@ -50,6 +50,7 @@ class OnnxruntimeCuda:
     """
 
     device = "cuda"
+    windows = WINDOWS_ON_GPU
 
     def __init__(self, model: ModelFile) -> None:
         self.precision: str = model.document.precision
