@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from hsi_export import cost
 from hsi_export.exporting import export
+from hsi_runtime.memory import MACS_PER_BYTE
 from hsi_runtime.model_file import (
     Bands,
     ClassEntry,
@@ -20,6 +22,7 @@ from hsi_runtime.model_file import (
     read_model,
 )
 from hsi_runtime.threads import usable_cores
+from hsi_runtime.windows import DEFAULT_TILE, SMALL_TILE
 from hsi_train import checkpoint, method
 from hsi_train.simulate import band_centres
 
@@ -37,6 +40,13 @@ def make_method(name: str, bands: int, classes: int) -> method.BaseMethod:
         top=torch.tensor(4000.0),
     )
     return method.build(name, problem, {}).eval()
+
+
+def tile_of(proto: Any, receptive_field: int) -> int:
+    """Return the side of the squares that hsi-run chooses on a CPU, px."""
+    price = cost.measure(proto, receptive_field)
+    waits = price.macs < MACS_PER_BYTE * price.working_bytes
+    return SMALL_TILE if waits else DEFAULT_TILE
 
 
 def make_model(

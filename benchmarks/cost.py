@@ -6,10 +6,10 @@ The exported graph of each method on onnxruntime, CPU, dense windows of random v
 random weights. For each method and each question (tiles with threads, bands, classes) a
 process of its own, in which all cases take turns; the fastest round counts. One thread:
 time of the process on a core, so that the rates hold on a busy machine; more threads:
-wall time, which wants an idle machine. Two windows at once, each on one thread, are
-compared with one window on two threads. A tile's rate has the cost of its context in
-it. Finished parts lie in `--folder` and are not repeated while graph and cases are the
-same.
+wall time, which wants an idle machine. Two windows at once, each on one thread, as
+hsi-run computes, are compared with one window on two threads. A tile's rate has the
+cost of its context in it. Finished parts lie in `--folder` and are not repeated while
+graph and cases are the same.
 """
 
 import functools
@@ -26,6 +26,7 @@ import click
 import common
 import cost_table
 import numpy as np
+import onnx
 from limits import session
 
 from hsi_export import graph
@@ -34,11 +35,11 @@ from hsi_train.methods import names
 
 BASE = {"tile": DEFAULT_TILE, "threads": 1, "windows": 1, "bands": 200, "classes": 8}
 QUESTIONS = {
-    "tile": (32, 64, 128, 256, 512),
+    "tile": (32, 48, 64, 96, 128, 256),
     "bands": (50, 100, 200, 400),
     "classes": (2, 8, 32),
 }
-QUICK = {"tile": (64, 128), "bands": (50, 200), "classes": (2, 8)}
+QUICK = {"tile": (48, 128), "bands": (50, 200), "classes": (2, 8)}
 
 Result = dict[str, Any]
 
@@ -77,8 +78,7 @@ def cases_of(question: str, method: str, values: Sequence[int]) -> list[Case]:
     """Name the cases of a question; all else is as in `BASE`."""
     asked = [{question: value} for value in values]
     if question == "tile":
-        asked = [a | {"threads": n} for a in asked for n in cost_table.THREADS]
-        asked.append({"tile": DEFAULT_TILE, "windows": 2})
+        asked = [a | {key: n} for a in asked for n, key in cost_table.WAYS]
     cases = []
     for given in asked:
         full = BASE | given
@@ -174,7 +174,9 @@ def main(chosen: tuple[str, ...], rounds: int, folder: Path, quick: bool) -> Non
             name = f"{'quick-' * quick}{method}-{question}.json"
             found[question] = part(cases, 1 if quick else rounds, folder / name)
             print(f"{method}: {question} done", flush=True)
-        methods[method] = cost_table.summary(found)
+        model, context = traced(method, BASE["bands"], BASE["classes"])
+        plan = common.tile_of(onnx.load_from_string(model), context + 1)
+        methods[method] = cost_table.summary(found, plan)
     text = cost_table.markdown(methods, BASE)
     if quick:
         print(text)

@@ -7,17 +7,16 @@ from typing import Any
 import common
 import plots
 
-from hsi_runtime.windows import DEFAULT_TILE
-
-THREADS = (1, 2)
+WAYS = ((1, "threads"), (2, "threads"), (2, "windows"))
+SHOWN = ("1 threads", "2 windows")  # hsi-run on one core, and on two
 NEAR = 0.05  # a tile this much slower than the fastest is good enough
 
 Result = dict[str, Any]
 
 
-def best_tile(found: dict[str, Result], threads: int) -> Result:
+def best_tile(found: dict[str, Result], way: str, plan: int) -> Result:
     """Compare the plan's tile with the fastest one."""
-    ending = f" tile {threads} threads"
+    ending = f" tile {way}"
     rows = {
         int(name.removesuffix(ending)): row
         for name, row in found.items()
@@ -25,29 +24,30 @@ def best_tile(found: dict[str, Result], threads: int) -> Result:
     }
     rates = {tile: row["pixels_per_second"] for tile, row in rows.items()}
     best = max(rates, key=rates.__getitem__)
-    plan, fastest = (rows[tile]["seconds_per_pixel"] for tile in (DEFAULT_TILE, best))
-    losses = [p / f - 1 for p, f in zip(plan, fastest, strict=True)]
-    loss = rates[best] / rates[DEFAULT_TILE] - 1
+    ours, fastest = (rows[tile]["seconds_per_pixel"] for tile in (plan, best))
+    losses = [p / f - 1 for p, f in zip(ours, fastest, strict=True)]
+    loss = rates[best] / rates[plan] - 1
     return {
         "pixels_per_second": rates,
         "fastest_tile": best,
-        "plan_tile": DEFAULT_TILE,
+        "plan_tile": plan,
         "plan_slower_by": round(loss, 3),
         "plan_slower_by_rounds": [round(min(losses), 3), round(max(losses), 3)],
         "plan_good_enough": loss <= NEAR,
     }
 
 
-def summary(found: dict[str, dict[str, Result]]) -> Result:
+def summary(found: dict[str, dict[str, Result]], plan: int) -> Result:
     """Answer the questions about one method.
 
     Args:
         found: By question, then by case, what `cost.measure` returns.
+        plan: Side of the squares that hsi-run takes on a CPU, px.
     """
     tile = found["tile"]
     one, threads, windows = (
-        tile[f"{DEFAULT_TILE} tile {cores}"]["wall_pixels_per_second"]
-        for cores in ("1 threads", "2 threads", "2 windows")
+        tile[f"{plan} tile {count} {key}"]["wall_pixels_per_second"]
+        for count, key in WAYS
     )
     rates = {
         question: {
@@ -57,7 +57,7 @@ def summary(found: dict[str, dict[str, Result]]) -> Result:
         for question in ("bands", "classes")
     }
     return {
-        "tile": {n: best_tile(tile, n) for n in THREADS},
+        "tile": {way: best_tile(tile, way, plan) for way in SHOWN},
         **rates,
         "two_threads_over_one": round(threads / one, 2),
         "two_windows_over_one": round(windows / one, 2),
@@ -67,23 +67,32 @@ def summary(found: dict[str, dict[str, Result]]) -> Result:
 def markdown(methods: dict[str, Result], base: dict[str, int]) -> str:
     """Write a table for each question."""
     first = next(iter(methods.values()))
-    tiles = first["tile"][1]["pixels_per_second"]
+    tiles = first["tile"][SHOWN[0]]["pixels_per_second"]
     rows = [
         [
             method,
-            threads,
+            way,
             *(f"{rate:,}" for rate in row["pixels_per_second"].values()),
             row["fastest_tile"],
+            row["plan_tile"],
             f"{row['plan_slower_by']:.1%} "
             f"({' to '.join(f'{v:.1%}' for v in row['plan_slower_by_rounds'])})",
             "yes" if row["plan_good_enough"] else "no",
         ]
         for method, found in methods.items()
-        for threads, row in found["tile"].items()
+        for way, row in found["tile"].items()
     ]
-    slower = f"{DEFAULT_TILE} is slower by (rounds)"
-    head = ["", "threads", *tiles, "fastest", slower, f"within {NEAR:.0%}"]
-    title = f"Pixels/s by side of the tile; the plan of hsi-run takes {DEFAULT_TILE}:"
+    slower = "which is slower by (rounds)"
+    head = [
+        "",
+        "at once",
+        *tiles,
+        "fastest",
+        "of hsi-run",
+        slower,
+        f"within {NEAR:.0%}",
+    ]
+    title = "Pixels/s by side of the tile, and the one that hsi-run takes:"
     lines = _table(title, head, rows)
     for question in ("bands", "classes"):
         rows = [
@@ -97,7 +106,8 @@ def markdown(methods: dict[str, Result], base: dict[str, int]) -> str:
         for method, found in methods.items()
     ]
     head = ["", "one window on two threads", "two windows on one thread each"]
-    lines += _table("Times as fast as one thread, by wall time:", head, rows)
+    title = "Times as fast as one thread, at hsi-run's tile, by wall time:"
+    lines += _table(title, head, rows)
     lines.append(
         f"If not said otherwise {base['bands']} bands, {base['classes']} classes, "
         f"tile {base['tile']}, one thread. {common.machine_text()}"
@@ -113,13 +123,13 @@ def _table(title: str, head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> li
 def draw(methods: dict[str, Result], path: Path) -> None:
     """Plot rates by tile, bands and classes: a line for each method."""
     figure, axes = plots.panels(
-        ("tile, px (dashed: 2 threads)", "bands", "classes"), 9, 3
+        ("tile, px (dashed: 2 windows at once)", "bands", "classes"), 9, 3
     )
     by_tile, *others = axes
     for (method, found), color in zip(methods.items(), plots.COLORS, strict=False):
-        for threads, style in zip(THREADS, (".-", ".--"), strict=True):
-            rates = found["tile"][threads]["pixels_per_second"]
-            name = method if threads == 1 else None
+        for way, style in zip(SHOWN, (".-", ".--"), strict=True):
+            rates = found["tile"][way]["pixels_per_second"]
+            name = method if way == SHOWN[0] else None
             by_tile.plot(rates.keys(), rates.values(), style, color=color, label=name)
             plots.make_log(by_tile.xaxis, list(rates))
         for panel, question in zip(others, ("bands", "classes"), strict=True):

@@ -4,7 +4,8 @@
 
 Both run on onnxruntime, CPU, in one process and in turns; with one thread the clock
 counts the time of the process on a core, so that the ratio holds on a busy machine. The
-patch form is given its best batch size, and both must give the same map. For S2AMSnet
+dense result is computed in the squares that hsi-run takes on a CPU, and in one window;
+the patch form is given its best batch size; all must give the same map. For S2AMSnet
 the published form is timed as well: 13x13 patches, zeros round them in every layer,
 pooling with stride two. What the other papers did at the border of a patch is unknown,
 or (S2VNet) not rebuilt.
@@ -28,7 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hsi_export import graph
-from hsi_runtime.backends import open_backend
+from hsi_runtime.backends import Backend, best_tile, open_backend
+from hsi_runtime.windows import tiles
 from hsi_train import checkpoint
 from hsi_train.methods import names
 from hsi_train.methods.s2amsnet import Network
@@ -55,6 +57,21 @@ class ZeroPadded(nn.Module):
         x = F.max_pool2d(x, 2)  # (batch, feature, 6, 6)
         x = F.relu(F.conv2d(x, network.fc1.weight, network.fc1.bias))
         return (torch.softmax(network.fc2(x), dim=1),)
+
+
+def in_squares(backend: Backend, window: Any, context: int, tile: int) -> Any:
+    """Classify a window in squares; return the probabilities of the whole."""
+    spans = list(tiles((0, window.shape[2] - context), tile))
+    parts = [
+        [
+            backend.predict(
+                np.ascontiguousarray(window[:, :, a : b + context, c : d + context])
+            )["probabilities"]
+            for c, d in spans
+        ]
+        for a, b in spans
+    ]
+    return np.concatenate([np.concatenate(row, axis=3) for row in parts], axis=2)
 
 
 @click.command()
@@ -104,7 +121,12 @@ def measure(
         starts = range(0, PATCHES, batch)
         return [run(np.ascontiguousarray(stack[i : i + batch])) for i in starts]
 
-    calls: dict[str, Callable[[], Any]] = {"dense": lambda: backend.predict(window)}
+    tile = best_tile(model.document, "cpu")
+
+    calls: dict[str, Callable[[], Any]] = {
+        "dense": lambda: in_squares(backend, window, side - 1, tile),
+        "one window": lambda: backend.predict(window)["probabilities"],
+    }
     for batch in BATCHES:
         calls[f"{batch}"] = partial(by_patches, backend.predict, patches, batch)
         if published:
@@ -118,11 +140,12 @@ def measure(
     found = {}
     for _ in range(rounds + 1):  # the first round warms up
         for key, call in calls.items():
-            pixels = outputs**2 if key == "dense" else PATCHES
+            pixels = outputs**2 if key in ("dense", "one window") else PATCHES
             started = clock()
             found[key] = call()
             seconds[key].append((clock() - started) / pixels)
-    dense_map = found["dense"]["probabilities"][0, :, : PATCHES // 16, :16]
+    assert np.abs(found["dense"] - found["one window"]).max() < 1e-5
+    dense_map = found["dense"][0, :, : PATCHES // 16, :16]
     patch_map = np.concatenate([f["probabilities"] for f in found["64"]])[:, :, 0, 0]
     difference = np.abs(dense_map.reshape(classes, -1).T - patch_map)
     median = {key: statistics.median(values[1:]) for key, values in seconds.items()}
@@ -133,7 +156,9 @@ def measure(
         "outputs": outputs,
         "threads": threads,
         "macs_per_pixel": round(model.document.macs_per_pixel),
+        "tile": tile,
         "dense_pixels_per_second": round(1 / median["dense"]),
+        "one_window_pixels_per_second": round(1 / median["one window"]),
         "patch_pixels_per_second": {b: round(1 / median[f"{b}"]) for b in BATCHES},
         "max_probability_difference": float(difference.max()),
         "equal_classes": float(

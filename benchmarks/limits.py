@@ -5,14 +5,18 @@
 For every method, in one process and in turns: the exported graph, the same weights in
 the form first written (`first_try`), a matrix product and a copy. Engines have one
 thread and the clock counts the time of the process on a core, not that of others: so
-the ratios hold on a busy machine. The fastest of the rounds counts.
+the ratios hold on a busy machine. The fastest of the rounds counts. Then all cores, by
+wall clock: the first form with all threads in each window of 128, as hsi-run did,
+against a window of the best side on each core, as it does now.
 """
 
 import json
 import multiprocessing
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,8 @@ import torch
 from onnx import helper, numpy_helper
 
 from hsi_export import cost, graph
+from hsi_runtime.threads import map_ahead, usable_cores
+from hsi_runtime.windows import DEFAULT_TILE
 from hsi_train.methods import names
 
 RESULTS = Path(__file__).parent / "results"
@@ -148,15 +154,50 @@ def measure(
     }
 
 
-def _measure(queue: Any, arguments: tuple[Any, ...]) -> None:
-    queue.put(measure(*arguments))
+def on_all_cores(name: str, bands: int, classes: int, rounds: int) -> dict[str, Any]:
+    """Compare what hsi-run did first and does now; needs an idle machine."""
+    method, cores = common.make_method(name, bands, classes), usable_cores()
+    context = method.receptive_field - 1
+    now = graph.trace(method, bands)
+    tile = common.tile_of(now, method.receptive_field)
+    first = first_try.trace(method, bands).SerializeToString()
+    engines = {
+        "first": (session(first, cores), DEFAULT_TILE, 1),
+        "now": (session(now.SerializeToString()), tile, cores),
+    }
+    rates: dict[str, list[float]] = {key: [] for key in engines}
+    for _ in range(rounds + 1):  # the first round warms up
+        for key, (engine, side, at_once) in engines.items():
+            shape = (1, bands, side + context, side + context)
+            cube = 4000 * np.random.default_rng(0).random(shape, dtype=np.float32)
+            count = 4 * at_once * (DEFAULT_TILE // side) ** 2
+            started = time.perf_counter()
+            run = partial(engine.run, None)
+            for _ in map_ahead(run, repeat({"cube": cube}, count), at_once):
+                pass
+            rates[key].append(count * side**2 / (time.perf_counter() - started))
+    ratios = np.divide(rates["now"][1:], rates["first"][1:])
+    return {
+        "cores": cores,
+        "tile": tile,
+        "pixels_per_second": round(statistics.median(rates["now"][1:])),
+        "first_pixels_per_second": round(statistics.median(rates["first"][1:])),
+        "over_first": round(float(np.median(ratios)), 2),
+        "over_first_range": [round(float(f(ratios)), 2) for f in (min, max)],
+    }
 
 
-def apart(*arguments: Any) -> dict[str, Any]:
+def _measure(
+    queue: Any, function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]
+) -> None:
+    queue.put(function(*arguments))
+
+
+def apart(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     """Measure in a process of its own."""
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=_measure, args=(queue, arguments))
+    process = context.Process(target=_measure, args=(queue, function, arguments))
     process.start()
     found: dict[str, Any] = queue.get(timeout=1800)
     process.join()
@@ -181,6 +222,22 @@ def table() -> str:
                 f"| {row['share_of_product_first']:.0%} -> "
                 f"{row['share_of_product']:.0%} |"
             )
+    lines += [
+        "",
+        "All cores, a first form with all threads in one window of 128 and now:",
+        "",
+        "| method | cores | tile now | px/s first | px/s now | ratio (range) |",
+        "|---|---|---|---|---|---|",
+    ]
+    for path in sorted(RESULTS.glob("limits_*.json")):
+        found = json.loads(path.read_text())
+        row = found["all_cores"]
+        low, high = row["over_first_range"]
+        lines.append(
+            f"| {found['method']} | {row['cores']} | {row['tile']} "
+            f"| {row['first_pixels_per_second']:,} | {row['pixels_per_second']:,} "
+            f"| {row['over_first']} ({low}-{high}) |"
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -188,14 +245,15 @@ def table() -> str:
 @click.option("--method", "chosen", multiple=True, default=names())
 @click.option("--bands", default=200)
 @click.option("--classes", default=16)
-@click.option("--tiles", default="64,128,256")
+@click.option("--tiles", default="48,64,128,256")
 @click.option("--rounds", default=7)
 def main(
     chosen: tuple[str, ...], bands: int, classes: int, tiles: str, rounds: int
 ) -> None:
     sides = tuple(int(side) for side in tiles.split(","))
     for name in chosen:
-        figures = apart(name, bands, classes, sides, rounds)
+        figures = apart(measure, name, bands, classes, sides, rounds)
+        figures["all_cores"] = apart(on_all_cores, name, bands, classes, rounds)
         given = {"method": name, "bands": bands, "classes": classes, "threads": 1}
         common.report(f"limits_{name}", {**given, **figures})
     (RESULTS / "limits.md").write_text(table())

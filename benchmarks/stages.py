@@ -16,13 +16,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-# Functions by stage. `engine` and `paint` are parts of `walk`.
+# Functions by stage. `windows` and `paint` are parts of `walk`.
 CLOCKS = {
     "model": ["model_file.read_model"],
-    "scene": ["pipeline.open_scene", "pipeline.prepare"],
+    "scene": ["pipeline.open_scene", "pipeline.match_scene", "pipeline.prepare"],
     "engine start": ["backends.open_backend"],
     "walk": ["pipeline._classify"],
-    "engine": ["pipeline.predict_in_parts"],
+    "windows": ["pipeline.valid_pixels", "pipeline.cut", "units.Conversion.apply"],
     "paint": ["class_map.Canvas.paint"],
     "finish": ["pipeline.convert", "pipeline._draw", "pipeline.publish"],
 }

@@ -107,7 +107,7 @@ class Plan(NamedTuple):
 
 
 DEFAULT_TILE = 128
-SMALL_TILE = 64
+SMALL_TILE = 48
 # Where a strip ends, cores wait for each other. No count of cores, so that another
 # machine can resume a run.
 STRIP_SQUARES = 32

@@ -37,6 +37,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         return model.SerializeToString(deterministic=True), CONTEXT
 
     few = {"tile": (8, 128), "bands": (1, 2), "classes": (2, 3)}
+    monkeypatch.setattr(common, "tile_of", lambda *_: 128)
     monkeypatch.setattr(cost, "traced", traced)
     monkeypatch.setattr(cost, "QUESTIONS", few)
     monkeypatch.setattr(cost, "QUICK", few)
@@ -55,11 +56,12 @@ def start(folder: Path, *arguments: str) -> str:
 def test_cases_vary_one_thing(small: Path) -> None:
     cases = cost.cases_of("tile", "mf2cnet", (8, 128))
     assert [c.name for c in cases] == [
-        *("8 tile 1 threads", "8 tile 2 threads"),
+        *("8 tile 1 threads", "8 tile 2 threads", "8 tile 2 windows"),
         *("128 tile 1 threads", "128 tile 2 threads", "128 tile 2 windows"),
     ]
-    assert [c.side for c in cases] == [10, 10, 130, 130, 130]
-    assert [c.threads for c in cases] == [1, 2, 1, 2, 1]
+    assert [c.side for c in cases] == [10, 10, 10, 130, 130, 130]
+    assert [c.threads for c in cases] == [1, 2, 1, 1, 2, 1]
+    assert [c.windows for c in cases] == [1, 1, 2, 1, 1, 2]
     (few, many) = cost.cases_of("bands", "mf2cnet", (1, 2))
     assert (few.bands, many.bands) == (1, 2)
     assert (few.tile, few.threads) == (128, 1)
@@ -96,8 +98,8 @@ def test_results_are_written_but_for_a_quick_look(
     start(small)
     figures = json.loads((small / "cost.json").read_text())["methods"]["mf2cnet"]
     assert list(figures["bands"]) == ["1", "2"]
-    assert set(figures["tile"]["1"]["pixels_per_second"]) == {"8", "128"}
-    assert "| mf2cnet | 1 |" in (small / "cost.md").read_text()
+    assert set(figures["tile"]["1 threads"]["pixels_per_second"]) == {"8", "128"}
+    assert "| mf2cnet | 1 threads |" in (small / "cost.md").read_text()
     assert ElementTree.parse(small / "cost.svg").getroot().tag.endswith("svg")
 
 
@@ -107,21 +109,25 @@ def rates(*each: float) -> dict[str, Any]:
 
 def test_the_plan_is_compared_with_the_fastest_tile() -> None:
     found = {
-        "64 tile 2 threads": rates(1e-5, 1.1e-5),
-        "128 tile 2 threads": rates(1.2e-5, 1.1e-5),
+        "64 tile 2 windows": rates(1e-5, 1.1e-5),
+        "128 tile 2 windows": rates(1.2e-5, 1.1e-5),
         "128 tile 1 threads": rates(9e-6, 9e-6),
     }
-    answer = cost_table.best_tile(found, 2)
+    answer = cost_table.best_tile(found, "2 windows", 128)
     assert answer["fastest_tile"] == 64
     assert answer["plan_slower_by"] == 0.1
     assert answer["plan_slower_by_rounds"] == [0.0, 0.2]
     assert not answer["plan_good_enough"]
-    assert cost_table.best_tile(found, 1)["plan_good_enough"]
+    assert cost_table.best_tile(found, "1 threads", 128)["plan_good_enough"]
 
 
 def test_a_plot_is_the_same_twice(tmp_path: Path) -> None:
     tile = {"pixels_per_second": {64: 2000, 128: 1000}}
-    figures = {"tile": {1: tile, 2: tile}, "bands": {50: 3}, "classes": {2: 4, 8: 3}}
+    figures = {
+        "tile": dict.fromkeys(cost_table.SHOWN, tile),
+        "bands": {50: 3},
+        "classes": {2: 4, 8: 3},
+    }
     paths = [tmp_path / "a.svg", tmp_path / "b.svg"]
     for path in paths:
         cost_table.draw({"mf2cnet": figures}, path)
