@@ -199,9 +199,9 @@ def markdown(rows: Sequence[Run]) -> str:
         "",
         "Where the wall time goes, seconds of the main thread. Start-up: interpreter",
         "and imports. Engine start: its import, and the graph made ready. Windows: cut",
-        "out of a strip, converted to float32. Engine: waiting for its answers. Waiting:",
-        "for the reader or the writer. GeoTIFF: made, read back and compared. Rest: plan,",
-        "scratch, exit of the process.",
+        "out of a strip, converted to float32. Engine: waiting for its answers.",
+        "Waiting: for the reader or the writer. GeoTIFF: made, read back and compared.",
+        "Rest: plan, scratch, exit of the process.",
         "",
         *common.table_head(["Gpx x bands", "method", *PARTS]),
     ]
