@@ -41,7 +41,6 @@ from hsi_train.method import IGNORED, BaseMethod, Batch, Defaults, Problem
 
 FEATURES = 128
 PLANES = 3  # channels that share an involution kernel
-CACHED = 4  # patches whose involution fits in a core's cache
 STYLED = 24  # features of a generator
 SMOOTH = 8  # cosines along the spectrum
 MIXING = 0.6  # both parameters of the Beta distribution of the mixing share
@@ -66,7 +65,6 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         smooth_change: Let generators alter spectra smoothly, not each band by itself.
         generator_scale: Size of the change that untrained generators make.
         norm: Normalisation of the classifier: batch, or the channels of each pixel.
-        class_weighting: 0 weighs every training pixel alike, 1 every class.
     """
 
     generators: bool = True
@@ -78,7 +76,6 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     smooth_change: bool = True
     generator_scale: Annotated[float, Meta(gt=0, le=100)] = 0.5
     norm: Literal["bn", "ln"] = "bn"
-    class_weighting: Annotated[float, Meta(ge=0, le=1)] = 0.0
 
     def __post_init__(self) -> None:
         """Refuse a contradiction."""
@@ -178,39 +175,28 @@ def _shifted(planes: Tensor) -> Iterator[Tensor]:
 
 
 class _Involve(torch.autograd.Function):
-    """`involve`, whose sums grow in place, a few samples at a time for the cache.
-
-    A third of the time in training.
-    """
+    """`involve`, whose sums grow in place: less than half the time in training."""
 
     @staticmethod
     def forward(ctx: Any, planes: Tensor, kernels: Tensor) -> Tensor:
-        planes, kernels = planes.contiguous(), kernels.contiguous()
         ctx.save_for_backward(planes, kernels)
-        total = planes.new_zeros(*planes.shape[:3], *kernels.shape[-2:])
-        for own, kernel, out in _in_cache(planes, kernels, total):
-            for offset, part in enumerate(_shifted(own)):
-                out.addcmul_(part, kernel[:, offset : offset + 1])
+        parts = enumerate(_shifted(planes))
+        total = next(parts)[1] * kernels[:, :1]
+        for offset, part in parts:
+            total.addcmul_(part, kernels[:, offset : offset + 1])
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
         planes, kernels = ctx.saved_tensors
-        of_planes, of_kernels = torch.zeros_like(planes), torch.zeros_like(kernels)
-        for given, own, kernel, of_own, of_kernel in _in_cache(
-            gradient, planes, kernels, of_planes, of_kernels
-        ):
-            for offset, part in enumerate(_shifted(of_own)):
-                part.addcmul_(given, kernel[:, offset : offset + 1])
-            for offset, part in enumerate(_shifted(own)):
-                for plane in range(PLANES):
-                    of_kernel[:, offset].addcmul_(given[:, plane], part[:, plane])
+        of_planes = torch.zeros_like(planes) if ctx.needs_input_grad[0] else None
+        of_kernels = torch.empty_like(kernels)
+        if of_planes is not None:
+            for offset, part in enumerate(_shifted(of_planes)):
+                part.addcmul_(gradient, kernels[:, offset : offset + 1])
+        for offset, part in enumerate(_shifted(planes)):
+            of_kernels[:, offset] = (gradient * part).sum(dim=1)
         return of_planes, of_kernels
-
-
-def _in_cache(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the same few samples of each tensor, as views."""
-    yield from zip(*(torch.split(t, CACHED) for t in tensors), strict=True)
 
 
 class SpatialSpectral(nn.Module):
@@ -407,7 +393,7 @@ class Method(BaseMethod):
     defaults = Defaults(learning_rate=1e-3, weight_decay=0.0, batch=15, min_steps=90)
 
     def __init__(self, problem: Problem, options: Options) -> None:
-        super().__init__(problem, options.class_weighting)
+        super().__init__(problem)
         self.options = options
         bands = len(problem.band_mean)
         norm = ChannelNorm if options.norm == "ln" else nn.BatchNorm2d
@@ -451,10 +437,16 @@ class Method(BaseMethod):
         """
         cubes = [x, *copies] if self.options.ce_on_source else copies
         scores = self.network(torch.cat(cubes))  # one pass shares batch statistics
-        mean = self.cross_entropy(scores, classes.repeat(len(cubes), 1, 1))
+        total = F.cross_entropy(
+            scores,
+            classes.repeat(len(cubes), 1, 1),
+            ignore_index=IGNORED,
+            reduction="sum",
+        )
+        known = (classes != IGNORED).sum().clamp(min=1)
         of_copies = scores[-len(copies) * len(x) :].chunk(len(copies))
         consistency = inconsistency(of_copies, classes)
-        return len(cubes) * mean + self.options.kl_weight * consistency
+        return total / known + self.options.kl_weight * consistency
 
     def max_loss(self, x: Tensor, copies: list[Tensor], classes: Tensor) -> Tensor:
         """Reward copies that the classifier, as it stands, takes for different ones.
@@ -533,11 +525,8 @@ def contrast(a: Tensor, b: Tensor) -> Tensor:
         b: Features of the other, in the same order.
     """
     with torch.autocast(a.device.type, enabled=False):  # sharp logits need fp32
-        rows = torch.cat([a, b]).float()
-        # Cosines from products, for long features without a copy of unit length.
-        products = rows @ rows.T
-        inverse = products.diagonal().clamp(min=1e-24).rsqrt()
-        logits = products * inverse * inverse[:, None] / TEMPERATURE
+        rows = F.normalize(torch.cat([a, b]).float(), dim=1)
+        logits = rows @ rows.T / TEMPERATURE
         logits = logits.masked_fill(
             torch.eye(len(rows), dtype=torch.bool, device=a.device), -math.inf
         )
