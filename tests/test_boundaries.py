@@ -60,7 +60,8 @@ def test_a_whole_run_imports_nothing_of_training(
     found = modules_after(
         "from pathlib import Path\n"
         "from hsi_runtime.model_file import read_model\n"
-        "from hsi_runtime.pipeline import Request, run\n"
+        "from hsi_runtime.pipeline import run\n"
+        "from hsi_runtime.request import Request\n"
         "scene, model, out = map(Path, sys.argv[1:])\n"
         "run(Request(scene, out, confidence=True, preview=True), read_model(model))",
         scene,

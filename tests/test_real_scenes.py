@@ -18,7 +18,8 @@ from rasterio.transform import Affine
 
 from hsi_export.exporting import export
 from hsi_runtime.model_file import read_model
-from hsi_runtime.pipeline import Request, run
+from hsi_runtime.pipeline import run
+from hsi_runtime.request import Request
 from hsi_runtime.scene import valid_pixels
 from hsi_train import checkpoint, labelled_scene, recipe
 from hsi_train.training import train

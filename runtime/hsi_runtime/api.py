@@ -13,8 +13,8 @@ from hsi_runtime.array_scene import ArrayScene
 from hsi_runtime.backends import open_backend
 from hsi_runtime.class_map import Canvas, layers
 from hsi_runtime.model_file import ABUNDANCES, PROBABILITIES, ClassEntry, read_model
-from hsi_runtime.pipeline import Request
 from hsi_runtime.regions import Bounds
+from hsi_runtime.request import Request, match_scene, prepare
 from hsi_runtime.strips import read_strips
 from hsi_runtime.windows import Window
 
@@ -122,8 +122,8 @@ class Model:
             offset,
         )  # fmt: skip
         request = Request(Path(), Path(), tile=tile, reject_below=reject_below)
-        matched = pipeline.match_scene(scene, document, request)
-        prepared = pipeline.prepare(
+        matched = match_scene(scene, document, request)
+        prepared = prepare(
             scene.info, matched, document, request, engine.device, engine.windows
         )
         rows, cols = scene.info.rows, scene.info.cols

@@ -11,7 +11,8 @@ from hsi_runtime.backends import Backend
 from hsi_runtime.class_map import is_finished, paths_of
 from hsi_runtime.errors import HsiError, OutputError, SceneError
 from hsi_runtime.model_file import ModelFile
-from hsi_runtime.pipeline import Request, run
+from hsi_runtime.pipeline import run
+from hsi_runtime.request import Request
 from hsi_runtime.scratch import was_publishing
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from hsi_runtime import option_values as values
 if TYPE_CHECKING:
     from hsi_runtime.backends import Backend
     from hsi_runtime.model_file import ModelFile
-    from hsi_runtime.pipeline import Request
+    from hsi_runtime.request import Request
 
 
 @click.command(name="hsi-run")
@@ -173,7 +173,7 @@ def command(
 
 def _template(options: dict[str, Any]) -> "Request":
     """Turn the options into a request whose scene is still to be named."""
-    from hsi_runtime.pipeline import Request
+    from hsi_runtime.request import Request
 
     if options["window"] and options["bbox"]:
         raise click.UsageError("--window and --bbox exclude each other.")

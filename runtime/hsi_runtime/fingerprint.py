@@ -10,7 +10,7 @@ from hsi_runtime.model_file import ModelFile
 from hsi_runtime.scene import SceneInfo
 
 if TYPE_CHECKING:
-    from hsi_runtime.pipeline import Prepared
+    from hsi_runtime.request import Prepared
 
 SAMPLES, SAMPLE_BYTES = 16, 65536
 

@@ -17,7 +17,7 @@ from hsi_runtime.backends import (
     open_backend,
 )
 from hsi_runtime.model_file import ModelFile
-from hsi_runtime.pipeline import Request, match_scene, prepare
+from hsi_runtime.request import Request, match_scene, prepare
 from hsi_runtime.scene import open_scene
 from hsi_runtime.threads import map_ahead, usable_cores
 from hsi_runtime.windows import mirror

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from hsi_runtime.backends import open_backend
 from hsi_runtime.errors import ModelFileError
 from hsi_runtime.model_file import Array, ModelDocument, ModelFile, read_model
-from hsi_runtime.pipeline import Request, run
+from hsi_runtime.pipeline import run
+from hsi_runtime.request import Request
 
 
 @pytest.fixture

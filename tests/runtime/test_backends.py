@@ -27,7 +27,8 @@ from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
 from hsi_runtime.errors import EngineError, ModelFileError, ResourceError
 from hsi_runtime.model_file import ModelDocument, ModelFile, Precision, read_model
-from hsi_runtime.pipeline import Request, run
+from hsi_runtime.pipeline import run
+from hsi_runtime.request import Request
 
 ON_GPU = [pytest.param(device, marks=pytest.mark.gpu) for device in GPU_DEVICES]
 

@@ -16,7 +16,7 @@ from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.batch import expand, output_of, requests, shard
 from hsi_runtime.cli import main
 from hsi_runtime.errors import OutputError, SceneError
-from hsi_runtime.pipeline import Request
+from hsi_runtime.request import Request
 
 Write = Callable[..., Path]
 TEMPLATE = Request(Path(), Path())

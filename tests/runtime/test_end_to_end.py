@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from hsi_runtime.bands import match_bands
 from hsi_runtime.cli import main
 from hsi_runtime.model_file import ModelFile, read_model
-from hsi_runtime.pipeline import Request, run
+from hsi_runtime.pipeline import run
+from hsi_runtime.request import Request
 from hsi_runtime.scene import open_scene, valid_pixels
 
 torch = pytest.importorskip("torch")

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from hsi_runtime import batch, scratch
 from hsi_runtime.errors import HsiError, SceneError
 from hsi_runtime.model_file import ModelFile, read_model
-from hsi_runtime.pipeline import Request, run
+from hsi_runtime.pipeline import run
+from hsi_runtime.request import Request
 from hsi_runtime.scene import open_scene
 
 Write = Callable[..., Path]

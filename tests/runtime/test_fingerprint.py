@@ -11,7 +11,7 @@ from hsi_runtime import fingerprint
 from hsi_runtime.errors import SceneError
 from hsi_runtime.fingerprint import SAMPLE_BYTES, check_unchanged, of_scene
 from hsi_runtime.model_file import read_model
-from hsi_runtime.pipeline import Request, match_scene, prepare
+from hsi_runtime.request import Request, match_scene, prepare
 from hsi_runtime.scene import SceneInfo, open_scene
 
 Write = Callable[..., Path]

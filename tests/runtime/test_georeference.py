@@ -12,7 +12,8 @@ from rasterio.rpc import RPC
 
 from hsi_runtime.geotiff import open_tiff
 from hsi_runtime.model_file import ModelFile, read_model
-from hsi_runtime.pipeline import Request, run
+from hsi_runtime.pipeline import run
+from hsi_runtime.request import Request
 from hsi_runtime.windows import Window
 
 POINTS = [

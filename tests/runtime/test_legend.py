@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from hsi_runtime.legend import polygon_style, write_qml
 from hsi_runtime.model_file import ClassEntry, ModelDocument, read_model
-from hsi_runtime.pipeline import Request, run
+from hsi_runtime.pipeline import run
+from hsi_runtime.request import Request
 
 NASTY = "<a> & \"b\" 'c' \u6c34 \U0001f33e"
 

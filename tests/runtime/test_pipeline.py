@@ -30,7 +30,8 @@ from hsi_runtime.errors import (
     VerificationError,
 )
 from hsi_runtime.model_file import PROBABILITIES, ModelDocument, ModelFile, read_model
-from hsi_runtime.pipeline import Prepared, Request, Stopwatch, run
+from hsi_runtime.pipeline import Stopwatch, run
+from hsi_runtime.request import Prepared, Request
 from hsi_runtime.scene import Cube, SceneInfo
 from hsi_runtime.units import Conversion
 from hsi_runtime.windows import Window

@@ -15,7 +15,8 @@ from hsi_runtime import polygons  # noqa: E402
 from hsi_runtime.class_map import Counts  # noqa: E402
 from hsi_runtime.errors import HsiError, OutputError  # noqa: E402
 from hsi_runtime.model_file import ModelDocument, read_model  # noqa: E402
-from hsi_runtime.pipeline import Request, run  # noqa: E402
+from hsi_runtime.pipeline import run  # noqa: E402
+from hsi_runtime.request import Request  # noqa: E402
 from hsi_runtime.scene import SceneInfo  # noqa: E402
 
 Write = Callable[..., Any]

@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from hsi_runtime.model_file import read_model
-from hsi_runtime.pipeline import Request, run
+from hsi_runtime.pipeline import run
+from hsi_runtime.request import Request
 
 PYTHON = "/usr/bin/python3"  # the one for which distributions build QGIS
 LOOK = """

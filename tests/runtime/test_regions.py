@@ -14,8 +14,9 @@ from rasterio.windows import Window as RasterioWindow
 from hsi_runtime.errors import SceneError
 from hsi_runtime.geotiff import open_tiff
 from hsi_runtime.model_file import ModelFile, read_model
-from hsi_runtime.pipeline import Request, run
+from hsi_runtime.pipeline import run
 from hsi_runtime.regions import grid_of, region_of
+from hsi_runtime.request import Request
 from hsi_runtime.scene import SceneInfo
 from hsi_runtime.windows import Window
 

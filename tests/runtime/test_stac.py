@@ -12,7 +12,8 @@ from hsi_runtime import stac
 from hsi_runtime.class_map import paths_of
 from hsi_runtime.errors import OutputError
 from hsi_runtime.model_file import ModelDocument, ModelFile, read_model
-from hsi_runtime.pipeline import Request, run
+from hsi_runtime.pipeline import run
+from hsi_runtime.request import Request
 from hsi_runtime.scene import SceneInfo
 from hsi_runtime.stac import classification_classes
 

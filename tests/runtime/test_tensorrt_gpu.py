@@ -18,7 +18,8 @@ from hsi_runtime.errors import (
     ResourceError,
 )
 from hsi_runtime.model_file import ModelFile, read_model
-from hsi_runtime.pipeline import Request, run
+from hsi_runtime.pipeline import run
+from hsi_runtime.request import Request
 
 TILE = 30
 

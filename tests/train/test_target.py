@@ -111,7 +111,8 @@ def test_the_target_is_classified_as_hsi_run_does(
 ) -> None:
     from hsi_export.exporting import export
     from hsi_runtime.model_file import read_model
-    from hsi_runtime.pipeline import Request, run
+    from hsi_runtime.pipeline import run
+    from hsi_runtime.request import Request
     from hsi_train.accuracy import compare
 
     export(runs[1], tmp_path / "model.onnx")

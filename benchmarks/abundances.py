@@ -1,0 +1,79 @@
+"""Is the largest abundance of a pixel that of its class?
+
+    HSI_DATA=... python benchmarks/abundances.py
+
+S2VNet on SalinasA by its recipe, ten training pixels a class. The fields are all but
+pure, so a pixel's largest abundance should be its label's; the network's answer is its
+class probabilities, and abundances are by the way.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import common
+import numpy as np
+import torch
+
+from hsi_train import checkpoint, recipe, training
+from hsi_train.methods.s2vnet import Method
+
+RECIPE = "salinas_a-s2vnet"
+
+
+@torch.no_grad()
+def agreement(method: Method, cube: np.ndarray, classes: np.ndarray) -> float:
+    """Return the share of labelled pixels whose largest abundance is their class's.
+
+    Args:
+        method: Trained, in evaluation mode.
+        cube: Stored units, shape ``(band, row, col)``.
+        classes: Class index, negative without a label, shape ``(row, col)``.
+    """
+    halo = method.halo
+    padded = np.pad(cube, ((0, 0), (halo, halo), (halo, halo)), mode="reflect")
+    found = method.network.abundances(torch.from_numpy(padded.astype(np.float32))[None])
+    margin = (found.shape[-2] - cube.shape[1]) // 2
+    rows, cols = cube.shape[1:]
+    largest = found[0, :, margin : margin + rows, margin : margin + cols].argmax(dim=0)
+    known = classes >= 0
+    return float((largest.numpy() == classes)[known].mean())
+
+
+@click.command()
+@click.option("--seeds", default=5)
+def main(seeds: int) -> None:
+    rows = []
+    for seed in range(seeds):
+        wanted = recipe.parse(recipe.load(RECIPE) | {"seed": seed})
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder) / "run"
+            result = training.train(wanted, run, "cpu")
+            method = checkpoint.load(run).method
+        assert isinstance(method, Method)
+        scene = training.read_data(wanted, method.halo).scenes[0]
+        share = agreement(method, scene.cube, scene.classes)
+        rows.append(
+            {
+                "seed": seed,
+                "largest_abundance_is_the_class": round(share, 4),
+                "overall_accuracy": round(result["overall_accuracy"], 4),
+            }
+        )
+        print(rows[-1], file=sys.stderr, flush=True)
+    shares = [row["largest_abundance_is_the_class"] for row in rows]
+    common.report(
+        "abundances",
+        {
+            "command": " ".join(["python benchmarks/abundances.py", *sys.argv[1:]]),
+            "recipe": RECIPE,
+            "mean": round(float(np.mean(shares)), 4),
+            "std": round(float(np.std(shares)), 4),
+            "seeds": rows,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
