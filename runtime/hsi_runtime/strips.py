@@ -76,11 +76,14 @@ def read_strips(
                 fresh = strip.read[0]
             shape = len(bands), strip.read[1] - first, cols[1] - cols[0]
             completes = strip.outputs[1] > strip.outputs[0]
-            if buffers[turn].size < math.prod(shape) or not completes:
-                # Rows that are but context must not take a buffer still in use.
-                buffers[turn] = np.empty(math.prod(shape), info.dtype)
-            cube = in_file_order(buffers[turn], info.interleave, shape)
-            turn = (turn + completes) % BUFFERS
+            if completes:
+                if buffers[turn].size < math.prod(shape):
+                    buffers[turn] = np.empty(math.prod(shape), info.dtype)
+                buffer = buffers[turn]
+                turn = (turn + 1) % BUFFERS
+            else:  # rows that are only context: no turn, all buffers may be in use
+                buffer = np.empty(math.prod(shape), info.dtype)
+            cube = in_file_order(buffer, info.interleave, shape)
             context = fresh - first
             if kept is not None:
                 cube[:, :context] = kept.cube[:, first - kept.row :]
