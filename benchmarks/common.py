@@ -12,7 +12,7 @@ import torch
 
 from hsi_export import cost
 from hsi_export.exporting import export
-from hsi_runtime.memory import MACS_PER_BYTE
+from hsi_runtime.memory import tile_on_cpu
 from hsi_runtime.model_file import (
     Bands,
     ClassEntry,
@@ -22,7 +22,6 @@ from hsi_runtime.model_file import (
     read_model,
 )
 from hsi_runtime.threads import usable_cores
-from hsi_runtime.windows import DEFAULT_TILE, SMALL_TILE
 from hsi_train import checkpoint, method
 from hsi_train.simulate import band_centres
 
@@ -45,8 +44,7 @@ def make_method(name: str, bands: int, classes: int) -> method.BaseMethod:
 def tile_of(proto: Any, receptive_field: int) -> int:
     """Return the side of the squares that hsi-run chooses on a CPU, px."""
     price = cost.measure(proto, receptive_field)
-    waits = price.macs < MACS_PER_BYTE * price.working_bytes
-    return SMALL_TILE if waits else DEFAULT_TILE
+    return tile_on_cpu(price.macs, price.working_bytes)
 
 
 def make_model(

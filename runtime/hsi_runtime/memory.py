@@ -24,9 +24,14 @@ MACHINE_SHARE = 0.25  # of the machine's memory, for engines without a limit
 MACS_PER_BYTE = 100
 
 
-def tile_on_cpu(document: ModelDocument) -> int:
-    """Choose the side of the squares that a model is fastest with on a CPU, px."""
-    waits = document.macs_per_pixel < MACS_PER_BYTE * document.working_bytes
+def tile_on_cpu(macs_per_pixel: float, working_bytes: float) -> int:
+    """Choose the side of the squares that a model is fastest with on a CPU, px.
+
+    Args:
+        macs_per_pixel: As in the model's document.
+        working_bytes: Likewise.
+    """
+    waits = macs_per_pixel < MACS_PER_BYTE * working_bytes
     return SMALL_TILE if waits else DEFAULT_TILE
 
 
@@ -49,7 +54,8 @@ def windows_at_once(
         threads: Of all windows together.
     """
     if max_memory_bytes is None:
-        engine, least = machine_bytes() * MACHINE_SHARE, tile_on_cpu(document)
+        engine = machine_bytes() * MACHINE_SHARE
+        least = tile_on_cpu(document.macs_per_pixel, document.working_bytes)
     else:
         engine, least = _engine_bytes(max_memory_bytes), SMALL_TILE
     one = ((tile or least) + 2 * document.halo) ** 2 * document.working_bytes

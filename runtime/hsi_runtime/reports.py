@@ -10,7 +10,6 @@ import numpy as np
 from hsi_runtime import class_map, memory
 from hsi_runtime import self_test as testing
 from hsi_runtime.backends import (
-    CPU_DEVICES,
     GPU_DEVICES,
     WINDOWS_ON_GPU,
     best_tile,
@@ -130,7 +129,7 @@ def dry_run(
         matched = match_scene(scene, model.document, request)
         at_once = WINDOWS_ON_GPU
         if device not in GPU_DEVICES:
-            device, cores = CPU_DEVICES[0], threads or usable_cores()
+            cores = threads or usable_cores()
             at_once = memory.windows_at_once(
                 model.document, request.tile, request.max_memory_bytes, cores
             )

@@ -88,19 +88,17 @@ def test_windows_at_once_leave_most_of_the_machine_to_others(
     document: ModelDocument, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     described = replace(document, working_bytes=10_000.0)
-    one = (tile_on_cpu(described) + 2 * described.halo) ** 2 * 10_000
+    side = tile_on_cpu(described.macs_per_pixel, described.working_bytes)
+    one = (side + 2 * described.halo) ** 2 * 10_000
     monkeypatch.setattr(memory, "machine_bytes", lambda: 20 * one)
     assert windows_at_once(described, None, None, 99) == 3  # of 20 / 4 / 1.6
     assert windows_at_once(described, None, None, 2) == 2
     assert windows_at_once(described, 1000, None, 99) == 1
 
 
-def test_a_network_that_waits_for_memory_gets_small_squares(
-    document: ModelDocument,
-) -> None:
+def test_a_network_that_waits_for_memory_gets_small_squares() -> None:
     for macs, side in ((MACS_PER_BYTE - 1, SMALL_TILE), (MACS_PER_BYTE, DEFAULT_TILE)):
-        described = replace(document, working_bytes=7.0, macs_per_pixel=7.0 * macs)
-        assert tile_on_cpu(described) == side
+        assert tile_on_cpu(7.0 * macs, 7.0) == side
 
 
 @given(tile=st.none() | st.integers(1, 200), working=st.floats(1, 1e6))

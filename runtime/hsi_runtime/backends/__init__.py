@@ -141,7 +141,9 @@ def _best_gpu(model: ModelFile, tile: int | None) -> Backend | None:
 
 def best_tile(document: ModelDocument, device: str) -> int:
     """Choose the side of the squares that a device classifies fastest, px."""
-    return memory.tile_on_cpu(document) if device in CPU_DEVICES else DEFAULT_TILE
+    if device in GPU_DEVICES:
+        return DEFAULT_TILE
+    return memory.tile_on_cpu(document.macs_per_pixel, document.working_bytes)
 
 
 def predict_in_parts(
