@@ -10,20 +10,23 @@ class probabilities, and abundances are by the way.
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import click
 import common
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hsi_train import checkpoint, recipe, training
 from hsi_train.methods.s2vnet import Method
 
 RECIPE = "salinas_a-s2vnet"
+HALO = Method.halo_of()
 
 
 @torch.no_grad()
-def agreement(method: Method, cube: np.ndarray, classes: np.ndarray) -> float:
+def agreement(method: Method, cube: NDArray[Any], classes: NDArray[Any]) -> float:
     """Return the share of labelled pixels whose largest abundance is their class's.
 
     Args:
@@ -31,8 +34,7 @@ def agreement(method: Method, cube: np.ndarray, classes: np.ndarray) -> float:
         cube: Stored units, shape ``(band, row, col)``.
         classes: Class index, negative without a label, shape ``(row, col)``.
     """
-    halo = method.halo
-    padded = np.pad(cube, ((0, 0), (halo, halo), (halo, halo)), mode="reflect")
+    padded = np.pad(cube, ((0, 0), (HALO, HALO), (HALO, HALO)), mode="reflect")
     found = method.network.abundances(torch.from_numpy(padded.astype(np.float32))[None])
     margin = (found.shape[-2] - cube.shape[1]) // 2
     rows, cols = cube.shape[1:]
@@ -45,6 +47,7 @@ def agreement(method: Method, cube: np.ndarray, classes: np.ndarray) -> float:
 @click.option("--seeds", default=5)
 def main(seeds: int) -> None:
     rows = []
+    scene = training.read_data(recipe.parse(recipe.load(RECIPE)), HALO).scenes[0]
     for seed in range(seeds):
         wanted = recipe.parse(recipe.load(RECIPE) | {"seed": seed})
         with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +55,6 @@ def main(seeds: int) -> None:
             result = training.train(wanted, run, "cpu")
             method = checkpoint.load(run).method
         assert isinstance(method, Method)
-        scene = training.read_data(wanted, method.halo).scenes[0]
         share = agreement(method, scene.cube, scene.classes)
         rows.append(
             {

@@ -161,19 +161,23 @@ def on_all_cores(name: str, bands: int, classes: int, rounds: int) -> dict[str, 
     now = graph.trace(method, bands)
     tile = common.tile_of(now, method.receptive_field)
     first = first_try.trace(method, bands).SerializeToString()
+
+    def cube(side: int) -> dict[str, Any]:
+        shape = (1, bands, side + context, side + context)
+        random = np.random.default_rng(0)
+        return {"cube": 4000 * random.random(shape, dtype=np.float32)}
+
     engines = {
-        "first": (session(first, cores), DEFAULT_TILE, 1),
-        "now": (session(now.SerializeToString()), tile, cores),
+        "first": (session(first, cores), cube(DEFAULT_TILE), DEFAULT_TILE, 1),
+        "now": (session(now.SerializeToString()), cube(tile), tile, cores),
     }
     rates: dict[str, list[float]] = {key: [] for key in engines}
     for _ in range(rounds + 1):  # the first round warms up
-        for key, (engine, side, at_once) in engines.items():
-            shape = (1, bands, side + context, side + context)
-            cube = 4000 * np.random.default_rng(0).random(shape, dtype=np.float32)
+        for key, (engine, window, side, at_once) in engines.items():
             count = 4 * at_once * (DEFAULT_TILE // side) ** 2
-            started = time.perf_counter()
             run = partial(engine.run, None)
-            for _ in map_ahead(run, repeat({"cube": cube}, count), at_once):
+            started = time.perf_counter()
+            for _ in map_ahead(run, repeat(window, count), at_once):
                 pass
             rates[key].append(count * side**2 / (time.perf_counter() - started))
     ratios = np.divide(rates["now"][1:], rates["first"][1:])

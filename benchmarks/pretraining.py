@@ -310,21 +310,15 @@ def main(
     for name in protocols or PROTOCOLS:
         data = training.read_data(wanted(PROTOCOLS[name]), HALO)
         sources = WITH_TARGETS if name in DISJOINT else OTHERS
-
-        def init(
-            options: dict[str, float] | None, sources: str = sources
-        ) -> Path | None:
-            if options is None:
-                return None
-            return encoder(encoders, sources, options, steps, pretraining_seed)
-
         for seed in seeds_of(seeds):
             roles = draw(PROTOCOLS[name], data, seed)
             for variant in variants or VARIANTS:
                 key = (name, variant, seed, steps, pretraining_seed)
                 if key in done:
                     continue
-                path = init(pretraining_of(variant))  # not part of the time below
+                path, options = None, pretraining_of(variant)
+                if options is not None:  # not part of the time below
+                    path = encoder(encoders, sources, options, steps, pretraining_seed)
                 started = time.monotonic()
                 if variant == SVM:
                     matrix = svm(data, roles, seed)
