@@ -1,4 +1,7 @@
-"""One file per published method; the file's name is the method's."""
+"""One file per published method, however long; the file's name is the method's.
+
+Who checks a network against its paper reads one file.
+"""
 
 import pkgutil
 
