@@ -22,7 +22,6 @@ from hsi_train import checkpoint, recipe, training
 from hsi_train.methods.s2vnet import Method
 
 RECIPE = "salinas_a-s2vnet"
-HALO = Method.halo_of()
 
 
 @torch.no_grad()
@@ -34,11 +33,8 @@ def agreement(method: Method, cube: NDArray[Any], classes: NDArray[Any]) -> floa
         cube: Stored units, shape ``(band, row, col)``.
         classes: Class index, negative without a label, shape ``(row, col)``.
     """
-    padded = np.pad(cube, ((0, 0), (HALO, HALO), (HALO, HALO)), mode="reflect")
-    found = method.network.abundances(torch.from_numpy(padded.astype(np.float32))[None])
-    margin = (found.shape[-2] - cube.shape[1]) // 2
-    rows, cols = cube.shape[1:]
-    largest = found[0, :, margin : margin + rows, margin : margin + cols].argmax(dim=0)
+    stored = torch.from_numpy(cube.astype(np.float32))[None]
+    largest = method.network.abundances(stored)[0].argmax(dim=0)
     known = classes >= 0
     return float((largest.numpy() == classes)[known].mean())
 
@@ -47,7 +43,8 @@ def agreement(method: Method, cube: NDArray[Any], classes: NDArray[Any]) -> floa
 @click.option("--seeds", default=5)
 def main(seeds: int) -> None:
     rows = []
-    scene = training.read_data(recipe.parse(recipe.load(RECIPE)), HALO).scenes[0]
+    wanted = recipe.parse(recipe.load(RECIPE))
+    scene = training.read_data(wanted, Method.halo_of()).scenes[0]
     for seed in range(seeds):
         wanted = recipe.parse(recipe.load(RECIPE) | {"seed": seed})
         with tempfile.TemporaryDirectory() as folder:
