@@ -2,13 +2,17 @@
 
     python benchmarks/dense_speed.py
 
-Both run on onnxruntime, CPU, in one process and in turns; with one thread the clock
-counts the time of the process on a core, so that the ratio holds on a busy machine. The
-dense result is computed in the squares that hsi-run takes on a CPU, and in one window;
-the patch form is given its best batch size; all must give the same map. For S2AMSnet
-the published form is timed as well: 13x13 patches, zeros round them in every layer,
-pooling with stride two. What the other papers did at the border of a patch is unknown,
-or (S2VNet) not rebuilt.
+Both run on onnxruntime, CPU, in one process and in turns. On one core the clock counts
+the time of the process on a core, so that the ratio holds on a busy machine. The dense
+result is computed in the squares that hsi-run takes on a CPU, and in one window; the
+patch form is given its best batch size; all must give the same map. For S2AMSnet the
+published form is timed as well: 13x13 patches, zeros round them in every layer, pooling
+with stride two. What the other papers did at the border of a patch is unknown, or
+(S2VNet) not rebuilt.
+
+On all cores, by wall clock, hsi-run's squares, one on each core, stand against patches
+in two ways: onnxruntime's own, all cores in each batch, and the better one, which no
+toolbox has, a batch on each core.
 """
 
 import statistics
@@ -30,6 +34,8 @@ from torch.nn import functional as F
 
 from hsi_export import graph
 from hsi_runtime.backends import Backend, best_tile, open_backend
+from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
+from hsi_runtime.threads import map_ahead, usable_cores
 from hsi_runtime.windows import tiles
 from hsi_train import checkpoint
 from hsi_train.methods import names
@@ -38,6 +44,8 @@ from hsi_train.methods.s2amsnet import Network
 PATCHES = 256  # timed per round
 BATCHES = (1, 16, 64)
 PUBLISHED_SIDE = 13
+
+Calls = dict[str, Callable[[], Any]]
 
 
 class ZeroPadded(nn.Module):
@@ -62,16 +70,24 @@ class ZeroPadded(nn.Module):
 def in_squares(backend: Backend, window: Any, context: int, tile: int) -> Any:
     """Classify a window in squares; return the probabilities of the whole."""
     spans = list(tiles((0, window.shape[2] - context), tile))
-    parts = [
-        [
-            backend.predict(
-                np.ascontiguousarray(window[:, :, a : b + context, c : d + context])
-            )["probabilities"]
-            for c, d in spans
-        ]
+    squares = (
+        np.ascontiguousarray(window[:, :, a : b + context, c : d + context])
         for a, b in spans
-    ]
-    return np.concatenate([np.concatenate(row, axis=3) for row in parts], axis=2)
+        for c, d in spans
+    )
+    found = map_ahead(backend.predict, squares, backend.windows)
+    parts = [part["probabilities"] for _, part in found]
+    rows = [parts[i : i + len(spans)] for i in range(0, len(parts), len(spans))]
+    return np.concatenate([np.concatenate(row, axis=3) for row in rows], axis=2)
+
+
+def by_patches(
+    run: Callable[[Any], Any], stack: Any, batch: int, at_once: int = 1
+) -> list[Any]:
+    """Classify patches ``(patch, band, row, col)``, a batch after the other."""
+    starts = range(0, PATCHES, batch)
+    batches = (np.ascontiguousarray(stack[i : i + batch]) for i in starts)
+    return [found for _, found in map_ahead(run, batches, at_once)]
 
 
 @click.command()
@@ -79,35 +95,25 @@ def in_squares(backend: Backend, window: Any, context: int, tile: int) -> Any:
 @click.option("--bands", default=200)
 @click.option("--classes", default=16)
 @click.option("--outputs", default=256, help="Side of the dense window's result.")
-@click.option("--threads", default=1)
 @click.option("--rounds", default=5)
 def main(
-    methods: tuple[str, ...],
-    bands: int,
-    classes: int,
-    outputs: int,
-    threads: int,
-    rounds: int,
+    methods: tuple[str, ...], bands: int, classes: int, outputs: int, rounds: int
 ) -> None:
     for method in methods:
-        measure(method, bands, classes, outputs, threads, rounds)
+        measure(method, bands, classes, outputs, rounds)
 
 
-def measure(
-    method: str, bands: int, classes: int, outputs: int, threads: int, rounds: int
-) -> None:
+def measure(method: str, bands: int, classes: int, outputs: int, rounds: int) -> None:
     published = None
     with tempfile.TemporaryDirectory() as folder:
         model = common.make_model(Path(folder), method, bands, classes, 400, 2500)
-        backend = open_backend(model, "cpu", threads)
         if method == "s2amsnet":
             network = checkpoint.load(Path(folder)).method.network
             assert isinstance(network, Network)
             proto = graph.to_onnx(
                 ZeroPadded(network).eval(), ("scores",), PUBLISHED_SIDE, bands
             )
-            data = onnx_ir.to_proto(proto).SerializeToString()
-            published = session(data, threads)
+            published = onnx_ir.to_proto(proto).SerializeToString()
     side = model.document.receptive_field
     rng = np.random.default_rng(0)
     shape = (1, bands, outputs + side - 1, outputs + side - 1)
@@ -116,45 +122,49 @@ def measure(
         window[0, :, : side + PATCHES // 16 - 1, : side + 15], (side, side), (1, 2)
     )  # (band, row, col, side, side)
     patches = views.transpose(1, 2, 0, 3, 4).reshape(-1, bands, side, side)
-
-    def by_patches(run: Callable[[Any], Any], stack: Any, batch: int) -> list[Any]:
-        starts = range(0, PATCHES, batch)
-        return [run(np.ascontiguousarray(stack[i : i + batch])) for i in starts]
-
+    inner = (side - PUBLISHED_SIDE) // 2
+    small = patches[..., inner : side - inner, inner : side - inner]
     tile = best_tile(model.document, "cpu")
 
-    calls: dict[str, Callable[[], Any]] = {
-        "dense": lambda: in_squares(backend, window, side - 1, tile),
-        "one window": lambda: backend.predict(window)["probabilities"],
-    }
-    for batch in BATCHES:
-        calls[f"{batch}"] = partial(by_patches, backend.predict, patches, batch)
-        if published:
-            inner = (side - PUBLISHED_SIDE) // 2
-            small = patches[..., inner:-inner, inner:-inner]
-            calls[f"published {batch}"] = partial(
-                by_patches, lambda p: published.run(None, {"cube": p}), small, batch
+    def forms(threads: int, at_once: int, name: str) -> Calls:
+        """Prepare both forms of patches at every batch size."""
+        predict = OnnxruntimeCpu(model, threads).predict
+        calls: Calls = {
+            f"{name}{batch}": partial(by_patches, predict, patches, batch, at_once)
+            for batch in BATCHES
+        }
+        if published is None:
+            return calls
+        engine = session(published, threads)
+        return calls | {
+            f"published {name}{batch}": partial(
+                by_patches,
+                lambda cube: engine.run(None, {"cube": cube}),
+                small,
+                batch,
+                at_once,
             )
-    clock = time.process_time if threads == 1 else time.perf_counter
-    seconds: dict[str, list[float]] = {key: [] for key in calls}
-    found = {}
-    for _ in range(rounds + 1):  # the first round warms up
-        for key, call in calls.items():
-            pixels = outputs**2 if key in ("dense", "one window") else PATCHES
-            started = clock()
-            found[key] = call()
-            seconds[key].append((clock() - started) / pixels)
+            for batch in BATCHES
+        }
+
+    backend = open_backend(model, "cpu", threads=1)
+    one_core: Calls = {
+        "dense": partial(in_squares, backend, window, side - 1, tile),
+        "one window": lambda: backend.predict(window)["probabilities"],
+        **forms(1, 1, ""),
+    }
+    seconds, found = in_turns(one_core, outputs, rounds, time.process_time)
     assert np.abs(found["dense"] - found["one window"]).max() < 1e-5
     dense_map = found["dense"][0, :, : PATCHES // 16, :16]
-    patch_map = np.concatenate([f["probabilities"] for f in found["64"]])[:, :, 0, 0]
+    parts = [part["probabilities"] for part in found[f"{BATCHES[-1]}"]]
+    patch_map = np.concatenate(parts)[:, :, 0, 0]
     difference = np.abs(dense_map.reshape(classes, -1).T - patch_map)
-    median = {key: statistics.median(values[1:]) for key, values in seconds.items()}
+    median = {key: statistics.median(values) for key, values in seconds.items()}
     figures: dict[str, Any] = {
         "method": method,
         "bands": bands,
         "classes": classes,
         "outputs": outputs,
-        "threads": threads,
         "macs_per_pixel": round(model.document.macs_per_pixel),
         "tile": tile,
         "dense_pixels_per_second": round(1 / median["dense"]),
@@ -170,7 +180,39 @@ def measure(
         rates = {b: round(1 / median[f"published {b}"]) for b in BATCHES}
         figures["published_pixels_per_second"] = rates
         figures.update(against("published ", seconds, median))
+    cores = usable_cores()
+    together = open_backend(model, "cpu", cores)
+    all_cores: Calls = {"dense": partial(in_squares, together, window, side - 1, tile)}
+    ways = {"all cores in each batch ": (cores, 1), "a batch on each core ": (1, cores)}
+    for way, (threads, at_once) in ways.items():
+        all_cores |= forms(threads, at_once, way)
+    seconds, _ = in_turns(all_cores, outputs, rounds, time.perf_counter)
+    median = {key: statistics.median(values) for key, values in seconds.items()}
+    figures["on_all_cores"] = {
+        "cores": cores,
+        "dense_pixels_per_second": round(1 / median["dense"]),
+    }
+    for way in [*ways, *(f"published {way}" for way in ways if published)]:
+        figures["on_all_cores"].update(against(way, seconds, median))
     common.report(f"dense_speed_{method}", figures)
+
+
+def in_turns(
+    calls: Calls,
+    outputs: int,
+    rounds: int,
+    clock: Callable[[], float],
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Return each call's seconds a pixel in every round, and its last result."""
+    seconds: dict[str, list[float]] = {key: [] for key in calls}
+    found = {}
+    for _ in range(rounds + 1):  # the first round warms up
+        for key, call in calls.items():
+            pixels = outputs**2 if key in ("dense", "one window") else PATCHES
+            started = clock()
+            found[key] = call()
+            seconds[key].append((clock() - started) / pixels)
+    return {key: values[1:] for key, values in seconds.items()}, found
 
 
 def against(
@@ -178,7 +220,7 @@ def against(
 ) -> dict[str, Any]:
     """Compare dense windows with a form in patches, at its best batch."""
     best = min(BATCHES, key=lambda b: median[f"{form}{b}"])
-    pairs = zip(seconds[f"{form}{best}"][1:], seconds["dense"][1:], strict=True)
+    pairs = zip(seconds[f"{form}{best}"], seconds["dense"], strict=True)
     ratios = [patch / dense for patch, dense in pairs]
     name = form.replace(" ", "_")
     return {
