@@ -1,6 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -115,3 +115,38 @@ def write_all(info_of: Callable[..., SceneInfo]) -> Callable[..., Counts]:
         return counts
 
     return write
+
+
+class Place(NamedTuple):
+    """A folder with a good scene and a good model, and the means to make bad ones."""
+
+    folder: Path
+    write_scene: Callable[..., Path]
+    write_model: Callable[..., Path]
+    document: ModelDocument
+    cube: NDArray[Any]
+
+    @property
+    def scene(self) -> Path:
+        return self.folder / "scene.tif"
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model.onnx"
+
+
+@pytest.fixture
+def place(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    write_scene_tiff: Callable[..., Path],
+    write_model: Callable[..., Path],
+    document: ModelDocument,
+    cube: NDArray[Any],
+) -> Place:
+    made = Place(tmp_path, write_scene_tiff, write_model, document, cube)
+    made.write_scene(made.scene, cube)
+    made.write_model(made.model)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HSI_MODEL", raising=False)
+    return made
