@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hsi_runtime.errors import OutputError, RecipeError
 from hsi_train import method as methods
@@ -207,6 +208,22 @@ def test_without_validation_the_last_weights_stay(
     learned = [k for k in final if "running" not in k and "num_batches" not in k]
     assert all(torch.equal(final[k], after[-1][k]) for k in learned)
     assert not trainer._method.training
+
+
+def test_statistics_are_those_of_all_that_is_shown(
+    make_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_data(fields())
+    trainer = trainer_of((data, split.per_class(data, 6, 0)), SHORT)
+    method = trainer._method
+    monkeypatch.setattr(method, "shown", lambda cube: torch.cat([cube, 3 * cube]))
+    norm = next(m for m in method.network.modules() if isinstance(m, _BatchNorm))
+    seen: list[Tensor] = []
+    norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    trainer._settle()
+    assert sum(map(len, seen)) == 2 * len(trainer._windows.training_pixels())
+    means = [x.transpose(0, 1).flatten(1).mean(dim=1) for x in seen]
+    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(dim=0))
 
 
 def test_one_odd_patch_does_not_stop_training(make_data: MakeData) -> None:

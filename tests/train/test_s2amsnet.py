@@ -252,6 +252,25 @@ def test_losses_are_those_of_the_parts() -> None:
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ce_on_source": False},
+        {"generators": False},
+        {"generators": False, "spectral_randomisation": True},
+    ],
+)
+def test_what_is_shown_is_what_a_min_step_sees(options: dict[str, Any]) -> None:
+    method, batch = build(**options), a_batch(2)
+    seen: list[Tensor] = []
+    method.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    torch.manual_seed(3)
+    next(method.losses(batch))
+    torch.manual_seed(3)
+    torch.testing.assert_close(method.shown(batch.cube), seen[0])
+
+
 def test_the_source_may_be_left_out_of_the_cross_entropy() -> None:
     method = build(ce_on_source=False, kl_weight=0.0)
     batch = a_batch(2)

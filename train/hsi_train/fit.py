@@ -275,6 +275,8 @@ class Trainer:
         """Measure batch statistics again, on the training windows as they are.
 
         Running averages lag behind the weights and have seen augmented windows only.
+        A method that shows its network altered copies keeps the statistics of both:
+        those of the windows alone are another function than the one that learned.
         With validation pixels, the new statistics stay only if these agree.
         """
         network = self._method.network
@@ -295,7 +297,7 @@ class Trainer:
         rng = np.random.default_rng(0)
         for chosen in shuffled(places, self._batch, rng):
             cube = self._windows.batch(chosen, self._outputs).cube
-            network(cube.to(self._device))
+            network(self._method.shown(cube.to(self._device)))
         for norm in norms:
             norm.momentum = 0.1
         self._method.eval()

@@ -163,6 +163,19 @@ class BaseMethod(nn.Module):
         """
         yield self.loss(batch)
 
+    def shown(self, cube: Tensor) -> Tensor:
+        """Return all that a training step shows the network of windows.
+
+        After training, batch statistics are measured on it once more.
+
+        Args:
+            cube: Stored units, shape ``(batch, band, row, col)``.
+
+        Returns:
+            Shape ``(sample, band, row, col)``.
+        """
+        return cube
+
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Group the parameters for AdamW: ``params``, ``lr`` (its peak), and so on."""
         return [{"params": list(self.parameters()), "lr": learning_rate}]

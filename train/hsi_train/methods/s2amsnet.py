@@ -412,20 +412,36 @@ class Method(BaseMethod):
         The max step reaches generators and encoder only.
         """
         if not self.options.generators:
-            if self.options.spectral_randomisation:
-                batch = batch._replace(cube=randomise_spectra(batch.cube))
-            yield self.loss(batch)
+            yield self.loss(batch._replace(cube=self.shown(batch.cube)))
             return
         x = self.network.unit_spectra(batch.cube)
-        altered = [generate(x) for generate in self.generators]
-        shares = torch.distributions.Beta(MIXING, MIXING).sample((2,)).tolist()
-        copies = altered + [
-            share * y + (1 - share) * x
-            for share, y in zip(shares, altered, strict=True)
-        ]
+        copies = self.copies(x)
         yield self.min_loss(x, [copy.detach() for copy in copies], batch.classes)
         if self.options.max_step:
             yield self.max_loss(x, copies, batch.classes)
+
+    def copies(self, x: Tensor) -> list[Tensor]:
+        """Alter unit spectra: two by generators, and two mixed of these and the source.
+
+        Args:
+            x: Shape ``(batch, band, row, col)``, that of each copy.
+        """
+        altered = [generate(x) for generate in self.generators]
+        shares = torch.distributions.Beta(MIXING, MIXING).sample((2,)).tolist()
+        return altered + [
+            share * y + (1 - share) * x
+            for share, y in zip(shares, altered, strict=True)
+        ]
+
+    def shown(self, cube: Tensor) -> Tensor:
+        """Return the source with its altered copies, as a min step does."""
+        if self.options.spectral_randomisation:
+            return randomise_spectra(cube)
+        if not self.options.generators:
+            return cube
+        x = self.network.unit_spectra(cube)
+        copies = self.copies(x)
+        return torch.cat([x, *copies] if self.options.ce_on_source else copies)
 
     def min_loss(self, x: Tensor, copies: list[Tensor], classes: Tensor) -> Tensor:
         """Sum the cross-entropies of the source and its copies, and their consistency.
