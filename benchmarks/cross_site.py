@@ -1,0 +1,129 @@
+"""How does a network trained on one site do on another?
+
+    HSI_DATA=... python benchmarks/cross_site.py
+
+Tree crowns of four genera, trained at NEON MLBS (Virginia) and measured on all labelled
+pixels of OSBS (Florida): S2AMSnet, the same network trained plainly, and a random
+forest, all on the same training pixels and with nothing of the other site. A kappa of
+zero is chance.
+"""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import baselines
+import click
+import common
+import numpy as np
+
+from hsi_train import metrics, patches, recipe, target, training
+from hsi_train.labelled_scene import UNLABELLED
+from hsi_train.method import method_class
+from hsi_train.split import Role
+
+RECIPE = "neon_mlbs_osbs-s2amsnet"
+NETWORKS: dict[str, dict[str, Any]] = {
+    "s2amsnet": {},
+    "s2amsnet, no max step": {"max_step": False},
+    "s2amsnet, trained plainly": {"generators": False},
+}
+BASELINES = ("forest",)
+SHARES = ("overall_accuracy", "average_accuracy", "kappa")
+
+Scored = dict[str, Any]
+
+
+def network(options: dict[str, Any], seed: int) -> tuple[Scored, Scored]:
+    """Train; return the scores on the source's test pixels and on the target."""
+    content = recipe.load(RECIPE) | {"seed": seed, "options": options}
+    with tempfile.TemporaryDirectory() as folder:
+        result = training.train(recipe.parse(content), Path(folder) / "run", "cpu")
+    return result, result["target"]
+
+
+def baseline(name: str, seed: int) -> tuple[Scored, Scored]:
+    """Likewise, by the spectra of the same pixels."""
+    wanted = recipe.parse(recipe.load(RECIPE) | {"seed": seed})
+    assert wanted.target is not None
+    kind = method_class(wanted.method)
+    data = training.read_data(wanted, kind.halo_of())
+    splits = training.divide(wanted, data, kind.receptive_field)
+    spectra, classes = baselines.spectra_of(data, splits, Role.TRAIN)
+    model = baselines.BASELINES[name](spectra, classes, seed).fit(spectra, classes)
+
+    def scored(spectra: baselines.Spectra, true: baselines.Classes) -> Scored:
+        found = model.predict(spectra)
+        return scores(metrics.confusion(true, found, len(data.classes)))
+
+    statistics = patches.statistics(data.scenes, splits)
+    values = training.values_of(wanted, data, statistics)
+    aimed = target.check(
+        wanted.target, wanted.data, training.bands_of(data), values, data.classes
+    )
+    cubes, labels = [], []
+    for path, indices in aimed.scenes:
+        if (indices != UNLABELLED).any():
+            scene = target.read(aimed, path, indices, 0)
+            known = scene.classes != UNLABELLED
+            cubes.append(scene.cube[:, known].T.astype(np.float64))
+            labels.append(scene.classes[known])
+    source = scored(*baselines.spectra_of(data, splits, Role.TEST))
+    return source, scored(np.concatenate(cubes), np.concatenate(labels))
+
+
+def scores(matrix: metrics.Confusion) -> Scored:
+    return {
+        "overall_accuracy": metrics.overall_accuracy(matrix),
+        "average_accuracy": metrics.average_accuracy(matrix),
+        "kappa": metrics.kappa(matrix),
+        "largest_class_share": metrics.largest_class_share(matrix),
+    }
+
+
+def markdown(command: str, runs: list[dict[str, Any]]) -> str:
+    """Write a row for each classifier: mean ± standard deviation of the seeds, %."""
+    head = ["", "seeds", *(f"{s} {k}" for s in ("MLBS", "OSBS") for k in SHARES)]
+    lines = [*common.table_head([text.replace("_", " ") for text in head])]
+    for row in dict.fromkeys(r["row"] for r in runs):
+        own = [r for r in runs if r["row"] == row]
+        cells = [
+            f"{100 * np.mean(each):.1f} ± {100 * np.std(each):.1f}"
+            for site in ("source", "target")
+            for each in ([r[site][key] for r in own] for key in SHARES)
+        ]
+        lines.append("| " + " | ".join([row, str(len(own)), *cells]) + " |")
+    share = 100 * runs[0]["target"]["largest_class_share"]
+    lines += [
+        "",
+        f"The largest genus has {share:.1f} % of the labelled pixels of OSBS.",
+    ]
+    return "\n".join([f"    {command}", "", *lines]) + "\n"
+
+
+@click.command()
+@click.option("--seeds", default=5)
+@click.option("--row", "rows", multiple=True, default=[*NETWORKS, *BASELINES])
+def main(seeds: int, rows: tuple[str, ...]) -> None:
+    runs: list[dict[str, Any]] = []
+    for seed in range(seeds):
+        for row in rows:
+            if row in NETWORKS:
+                source, aimed = network(NETWORKS[row], seed)
+            else:
+                source, aimed = baseline(row, seed)
+            kept = {
+                "source": {key: source[key] for key in SHARES},
+                "target": {k: aimed[k] for k in (*SHARES, "largest_class_share")},
+            }
+            runs.append({"row": row, "seed": seed, **kept})
+            print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
+    command = " ".join(["python benchmarks/cross_site.py", *sys.argv[1:]])
+    common.report("cross_site", {"command": command, "runs": runs})
+    (common.RESULTS / "cross_site.md").write_text(markdown(command, runs))
+
+
+if __name__ == "__main__":
+    main()
