@@ -19,8 +19,9 @@ probabilities, the features of MI have unit length, gradients are zeroed for eve
 the classifier takes one step in a round, and nothing of a target scene is used. What a
 generator adds is smooth along the spectrum, a sum of `SMOOTH` cosines: so are
 illumination, haze and the gain of a sensor, by which scenes differ. Free changes of
-single bands teach a classifier to bear noise, and little of that. The gain under shift
-is the generators'; that of the max step is within noise (`benchmarks/domain_shift.py`).
+single bands teach a classifier to bear noise, and little of that. Last, batch
+statistics are measured on the source and its copies together, not on the source alone.
+What each part is worth under shift is in `benchmarks/domain_shift.py`.
 
 Axes: ``(batch, band or feature, row, col)``.
 """
