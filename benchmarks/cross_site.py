@@ -9,6 +9,7 @@ zero is chance.
 """
 
 import json
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -120,7 +121,7 @@ def main(seeds: int, rows: tuple[str, ...]) -> None:
             }
             runs.append({"row": row, "seed": seed, **kept})
             print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
-    command = " ".join(["python benchmarks/cross_site.py", *sys.argv[1:]])
+    command = shlex.join(["python", "benchmarks/cross_site.py", *sys.argv[1:]])
     common.report("cross_site", {"command": command, "runs": runs})
     (common.RESULTS / "cross_site.md").write_text(markdown(command, runs))
 
