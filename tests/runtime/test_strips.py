@@ -1,5 +1,5 @@
+import dataclasses
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,34 +8,24 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hsi_runtime import windows
-from hsi_runtime.scene import FILE_AXES, Cube, SceneInfo
+from hsi_runtime.array_scene import ArrayScene
+from hsi_runtime.scene import FILE_AXES, Cube
 from hsi_runtime.strips import BUFFERS, Strip, cut, read_strips
 from hsi_runtime.windows import Plan, Window, tiles
 
 BANDS = np.array([3, 0, 2, 1])
 
 
-class MemoryScene:
+class MemoryScene(ArrayScene):
     """A scene that notes what is read of it."""
 
     def __init__(
         self, cube: Cube, block: tuple[int, int], interleave: str = "bsq"
     ) -> None:
-        bands, rows, cols = cube.shape
+        super().__init__(cube, nodata=0)
         self.cube = cube
         self.reads: list[tuple[tuple[int, int], tuple[int, int]]] = []
-        self.info = SceneInfo(
-            path=Path("memory"),
-            driver="memory",
-            bands=bands,
-            rows=rows,
-            cols=cols,
-            dtype=cube.dtype,
-            nodata=np.zeros(bands),
-            good=np.ones(bands, dtype=bool),
-            block=block,
-            interleave=interleave,
-        )
+        self.info = dataclasses.replace(self.info, block=block, interleave=interleave)
 
     def read(
         self,
@@ -48,11 +38,7 @@ class MemoryScene:
         assert 0 <= cols[0] < cols[1] <= self.info.cols
         self.reads.append((rows, cols))
         assert out is not None
-        out[...] = self.cube[bands, slice(*rows), slice(*cols)]
-        return out
-
-    def close(self) -> None:
-        pass
+        return super().read(rows, cols, bands, out)
 
 
 @st.composite

@@ -1,8 +1,8 @@
 """Every walk over a scene gives what its classification at once would give."""
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from hsi_runtime import pipeline, windows
+from hsi_runtime.array_scene import ArrayScene
 from hsi_runtime.backends import predict_in_parts
 from hsi_runtime.bands import BandMatch
 from hsi_runtime.class_map import PROBABILITY_STEPS, Counts, layers
@@ -21,44 +22,10 @@ from hsi_runtime.errors import ResourceError
 from hsi_runtime.model_file import PROBABILITIES, ModelDocument
 from hsi_runtime.pipeline import Stopwatch
 from hsi_runtime.request import Prepared
-from hsi_runtime.scene import Cube, SceneInfo
 from hsi_runtime.units import Conversion
 from hsi_runtime.windows import Window
 
 CODES = np.array([2, 3, 7])
-
-
-class MemoryScene:
-    """A scene in memory."""
-
-    def __init__(self, cube: Cube, block: tuple[int, int], nodata: float) -> None:
-        bands, rows, cols = cube.shape
-        self.cube = cube
-        self.info = SceneInfo(
-            path=Path("memory"),
-            driver="memory",
-            bands=bands,
-            rows=rows,
-            cols=cols,
-            dtype=cube.dtype,
-            nodata=np.full(bands, nodata),
-            good=np.ones(bands, dtype=bool),
-            block=block,
-        )
-
-    def read(
-        self,
-        rows: tuple[int, int],
-        cols: tuple[int, int],
-        bands: NDArray[np.intp],
-        out: Cube | None = None,
-    ) -> Cube:
-        assert out is not None
-        out[...] = self.cube[bands, slice(*rows), slice(*cols)]
-        return out
-
-    def close(self) -> None:
-        pass
 
 
 class WindowSum:
@@ -160,7 +127,8 @@ def test_any_walk_equals_the_whole_scene_at_once(
     band = random.integers(0, 4, shape)
     stored[band[missing], row_index[missing], col_index[missing]] = 0
     bands = np.array([3, 0, 2, 1])
-    scene = MemoryScene(stored, block, nodata=0)
+    scene = ArrayScene(stored, nodata=0)
+    scene.info = dataclasses.replace(scene.info, block=block)
     plan = windows.plan(shape, region, 8, block, halo, tile, budget)
     prepared = Prepared(BandMatch(bands), Conversion(), region, plan)
     described = replace(document, receptive_field=2 * halo + 1)
