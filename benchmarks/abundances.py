@@ -43,10 +43,10 @@ def agreement(method: Method, cube: NDArray[Any], classes: NDArray[Any]) -> floa
 @click.option("--seeds", default=5)
 def main(seeds: int) -> None:
     rows = []
-    wanted = recipe.parse(recipe.load(RECIPE))
-    scene = training.read_data(wanted, Method.halo_of()).scenes[0]
+    content = recipe.load(RECIPE)
+    scene = training.read_data(recipe.parse(content), 0).scenes[0]
     for seed in range(seeds):
-        wanted = recipe.parse(recipe.load(RECIPE) | {"seed": seed})
+        wanted = recipe.parse(content | {"seed": seed})
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
             result = training.train(wanted, run, "cpu")

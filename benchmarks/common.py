@@ -3,12 +3,14 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from hsi_export import cost
 from hsi_export.exporting import export
@@ -22,10 +24,11 @@ from hsi_runtime.model_file import (
     read_model,
 )
 from hsi_runtime.threads import usable_cores
-from hsi_train import checkpoint, method
+from hsi_train import checkpoint, method, metrics
 from hsi_train.simulate import band_centres
 
 RESULTS = Path(__file__).parent / "results"
+SHARES = ("overall_accuracy", "average_accuracy", "kappa")
 
 
 def make_method(name: str, bands: int, classes: int) -> method.BaseMethod:
@@ -119,6 +122,43 @@ def machine_text() -> str:
         f"{found['memory_bytes'] / 1e9:.0f} GB, Python {found['python']}; "
         f"load {found['load']:.1f} at the end."
     )
+
+
+def stored_values(bands: int, side: int) -> NDArray[np.float32]:
+    """Return a window of random values, shape ``(1, band, row, col)``."""
+    shape = (1, bands, side, side)
+    return 4000 * np.random.default_rng(0).random(shape, dtype=np.float32)
+
+
+def in_turns(
+    calls: Mapping[str, Callable[[], Any]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Make all calls, round by round; one more round warms up, and does not count.
+
+    Returns:
+        Seconds of each call in each round; what each returned last.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    found = {}
+    for number in range(rounds + 1):
+        for name, call in calls.items():
+            started = clock()
+            found[name] = call()
+            if number:
+                seconds[name].append(clock() - started)
+    return seconds, found
+
+
+def shares_of(matrix: metrics.Confusion) -> dict[str, float]:
+    """Sum up a confusion matrix: `SHARES`, and what a constant answer would reach."""
+    return {
+        "overall_accuracy": metrics.overall_accuracy(matrix),
+        "average_accuracy": metrics.average_accuracy(matrix),
+        "kappa": metrics.kappa(matrix),
+        "largest_class_share": metrics.largest_class_share(matrix),
+    }
 
 
 def table_head(titles: Sequence[str]) -> list[str]:

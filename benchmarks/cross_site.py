@@ -8,6 +8,7 @@ forest, all on the same training pixels and with nothing of the other site. A ka
 zero is chance.
 """
 
+import dataclasses
 import json
 import shlex
 import sys
@@ -19,11 +20,12 @@ import baselines
 import click
 import common
 import numpy as np
+from common import SHARES
 
 from hsi_train import metrics, patches, recipe, target, training
-from hsi_train.labelled_scene import UNLABELLED
+from hsi_train.labelled_scene import UNLABELLED, LabelledData
 from hsi_train.method import method_class
-from hsi_train.split import Role
+from hsi_train.split import Role, Roles
 
 RECIPE = "neon_mlbs_osbs-s2amsnet"
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -32,7 +34,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "s2amsnet, trained plainly": {"generators": False},
 }
 BASELINES = ("forest",)
-SHARES = ("overall_accuracy", "average_accuracy", "kappa")
 
 Scored = dict[str, Any]
 
@@ -55,33 +56,27 @@ def baseline(name: str, seed: int) -> tuple[Scored, Scored]:
     spectra, classes = baselines.spectra_of(data, splits, Role.TRAIN)
     model = baselines.BASELINES[name](spectra, classes, seed).fit(spectra, classes)
 
-    def scored(spectra: baselines.Spectra, true: baselines.Classes) -> Scored:
+    def scored(data: LabelledData, splits: list[Roles]) -> Scored:
+        spectra, true = baselines.spectra_of(data, splits, Role.TEST)
         found = model.predict(spectra)
-        return scores(metrics.confusion(true, found, len(data.classes)))
+        return common.shares_of(metrics.confusion(true, found, len(data.classes)))
 
     statistics = patches.statistics(data.scenes, splits)
     values = training.values_of(wanted, data, statistics)
     aimed = target.check(
         wanted.target, wanted.data, training.bands_of(data), values, data.classes
     )
-    cubes, labels = [], []
-    for path, indices in aimed.scenes:
-        if (indices != UNLABELLED).any():
-            scene = target.read(aimed, path, indices, 0)
-            known = scene.classes != UNLABELLED
-            cubes.append(scene.cube[:, known].T.astype(np.float64))
-            labels.append(scene.classes[known])
-    source = scored(*baselines.spectra_of(data, splits, Role.TEST))
-    return source, scored(np.concatenate(cubes), np.concatenate(labels))
-
-
-def scores(matrix: metrics.Confusion) -> Scored:
-    return {
-        "overall_accuracy": metrics.overall_accuracy(matrix),
-        "average_accuracy": metrics.average_accuracy(matrix),
-        "kappa": metrics.kappa(matrix),
-        "largest_class_share": metrics.largest_class_share(matrix),
-    }
+    scenes = [
+        target.read(aimed, path, indices, 0)
+        for path, indices in aimed.scenes
+        if (indices != UNLABELLED).any()
+    ]
+    known = [
+        np.where(s.classes != UNLABELLED, Role.TEST, Role.NONE).astype(np.uint8)
+        for s in scenes
+    ]
+    there = dataclasses.replace(data, scenes=scenes)
+    return scored(data, splits), scored(there, known)
 
 
 def markdown(command: str, runs: list[dict[str, Any]]) -> str:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import common
@@ -35,6 +35,7 @@ from torch.nn import functional as F
 from hsi_export import graph
 from hsi_runtime.backends import Backend, best_tile, open_backend
 from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
+from hsi_runtime.model_file import ModelFile
 from hsi_runtime.threads import map_ahead, usable_cores
 from hsi_runtime.windows import tiles
 from hsi_train import checkpoint
@@ -103,7 +104,29 @@ def main(
         measure(method, bands, classes, outputs, rounds)
 
 
-def measure(method: str, bands: int, classes: int, outputs: int, rounds: int) -> None:
+class Work(NamedTuple):
+    """A network and what it classifies.
+
+    Attributes:
+        model: Its file.
+        published: ONNX file of the published form, or None.
+        window: Shape ``(1, band, row, col)``.
+        outputs: Side of the window's result.
+        tile: Side of the squares that hsi-run takes.
+        patches: Of the window's first outputs, ``(patch, band, row, col)``.
+        small: Likewise, of the published form.
+    """
+
+    model: ModelFile
+    published: bytes | None
+    window: Any
+    outputs: int
+    tile: int
+    patches: Any
+    small: Any
+
+
+def prepare(method: str, bands: int, classes: int, outputs: int) -> Work:
     published = None
     with tempfile.TemporaryDirectory() as folder:
         model = common.make_model(Path(folder), method, bands, classes, 400, 2500)
@@ -115,9 +138,7 @@ def measure(method: str, bands: int, classes: int, outputs: int, rounds: int) ->
             )
             published = onnx_ir.to_proto(proto).SerializeToString()
     side = model.document.receptive_field
-    rng = np.random.default_rng(0)
-    shape = (1, bands, outputs + side - 1, outputs + side - 1)
-    window = 4000 * rng.random(shape, dtype=np.float32)
+    window = common.stored_values(bands, outputs + side - 1)
     views = np.lib.stride_tricks.sliding_window_view(
         window[0, :, : side + PATCHES // 16 - 1, : side + 15], (side, side), (1, 2)
     )  # (band, row, col, side, side)
@@ -125,35 +146,53 @@ def measure(method: str, bands: int, classes: int, outputs: int, rounds: int) ->
     inner = (side - PUBLISHED_SIDE) // 2
     small = patches[..., inner : side - inner, inner : side - inner]
     tile = best_tile(model.document, "cpu")
+    return Work(model, published, window, outputs, tile, patches, small)
 
-    def forms(threads: int, at_once: int, name: str) -> Calls:
-        """Prepare both forms of patches at every batch size."""
-        predict = OnnxruntimeCpu(model, threads).predict
-        calls: Calls = {
-            f"{name}{batch}": partial(by_patches, predict, patches, batch, at_once)
-            for batch in BATCHES
-        }
-        if published is None:
-            return calls
-        engine = session(published, threads)
-        return calls | {
-            f"published {name}{batch}": partial(
-                by_patches,
-                lambda cube: engine.run(None, {"cube": cube}),
-                small,
-                batch,
-                at_once,
-            )
-            for batch in BATCHES
-        }
 
-    backend = open_backend(model, "cpu", threads=1)
-    one_core: Calls = {
-        "dense": partial(in_squares, backend, window, side - 1, tile),
-        "one window": lambda: backend.predict(window)["probabilities"],
-        **forms(1, 1, ""),
+def dense(work: Work, backend: Backend) -> Callable[[], Any]:
+    """Prepare the dense form, which starts as many squares at once as the engine."""
+    context = work.model.document.receptive_field - 1
+    return partial(in_squares, backend, work.window, context, work.tile)
+
+
+def answer(engine: Any, cube: Any) -> Any:
+    return engine.run(None, {"cube": cube})
+
+
+def forms(work: Work, threads: int, at_once: int, name: str = "") -> Calls:
+    """Prepare the forms in patches at every batch size."""
+    runs = {name: (OnnxruntimeCpu(work.model, threads).predict, work.patches)}
+    if work.published is not None:
+        engine = session(work.published, threads)
+        runs[f"published {name}"] = partial(answer, engine), work.small
+    return {
+        f"{form}{batch}": partial(by_patches, run, stack, batch, at_once)
+        for form, (run, stack) in runs.items()
+        for batch in BATCHES
     }
-    seconds, found = in_turns(one_core, outputs, rounds, time.process_time)
+
+
+def timed(
+    work: Work, calls: Calls, rounds: int, clock: Callable[[], float]
+) -> tuple[dict[str, list[float]], dict[str, Any]]:
+    """Return each call's seconds a pixel in every round, and its last result."""
+    seconds, found = common.in_turns(calls, rounds, clock)
+    pixels = dict.fromkeys(("dense", "one window"), work.outputs**2)
+    return {
+        key: [each / pixels.get(key, PATCHES) for each in values]
+        for key, values in seconds.items()
+    }, found
+
+
+def measure(method: str, bands: int, classes: int, outputs: int, rounds: int) -> None:
+    work = prepare(method, bands, classes, outputs)
+    backend = open_backend(work.model, "cpu", threads=1)
+    calls: Calls = {
+        "dense": dense(work, backend),
+        "one window": lambda: backend.predict(work.window)["probabilities"],
+        **forms(work, 1, 1),
+    }
+    seconds, found = timed(work, calls, rounds, time.process_time)
     assert np.abs(found["dense"] - found["one window"]).max() < 1e-5
     dense_map = found["dense"][0, :, : PATCHES // 16, :16]
     parts = [part["probabilities"] for part in found[f"{BATCHES[-1]}"]]
@@ -165,8 +204,8 @@ def measure(method: str, bands: int, classes: int, outputs: int, rounds: int) ->
         "bands": bands,
         "classes": classes,
         "outputs": outputs,
-        "macs_per_pixel": round(model.document.macs_per_pixel),
-        "tile": tile,
+        "macs_per_pixel": round(work.model.document.macs_per_pixel),
+        "tile": work.tile,
         "dense_pixels_per_second": round(1 / median["dense"]),
         "one_window_pixels_per_second": round(1 / median["one window"]),
         "patch_pixels_per_second": {b: round(1 / median[f"{b}"]) for b in BATCHES},
@@ -176,43 +215,30 @@ def measure(method: str, bands: int, classes: int, outputs: int, rounds: int) ->
         ),
         **against("", seconds, median),
     }
-    if published:
+    if work.published:
         rates = {b: round(1 / median[f"published {b}"]) for b in BATCHES}
         figures["published_pixels_per_second"] = rates
         figures.update(against("published ", seconds, median))
-    cores = usable_cores()
-    together = open_backend(model, "cpu", cores)
-    all_cores: Calls = {"dense": partial(in_squares, together, window, side - 1, tile)}
-    ways = {"all cores in each batch ": (cores, 1), "a batch on each core ": (1, cores)}
-    for way, (threads, at_once) in ways.items():
-        all_cores |= forms(threads, at_once, way)
-    seconds, _ = in_turns(all_cores, outputs, rounds, time.perf_counter)
-    median = {key: statistics.median(values) for key, values in seconds.items()}
-    figures["on_all_cores"] = {
-        "cores": cores,
-        "dense_pixels_per_second": round(1 / median["dense"]),
-    }
-    for way in [*ways, *(f"published {way}" for way in ways if published)]:
-        figures["on_all_cores"].update(against(way, seconds, median))
+    figures["on_all_cores"] = on_all_cores(work, rounds)
     common.report(f"dense_speed_{method}", figures)
 
 
-def in_turns(
-    calls: Calls,
-    outputs: int,
-    rounds: int,
-    clock: Callable[[], float],
-) -> tuple[dict[str, list[float]], dict[str, Any]]:
-    """Return each call's seconds a pixel in every round, and its last result."""
-    seconds: dict[str, list[float]] = {key: [] for key in calls}
-    found = {}
-    for _ in range(rounds + 1):  # the first round warms up
-        for key, call in calls.items():
-            pixels = outputs**2 if key in ("dense", "one window") else PATCHES
-            started = clock()
-            found[key] = call()
-            seconds[key].append((clock() - started) / pixels)
-    return {key: values[1:] for key, values in seconds.items()}, found
+def on_all_cores(work: Work, rounds: int) -> dict[str, Any]:
+    """Compare hsi-run's squares with both ways of patches; needs an idle machine."""
+    cores = usable_cores()
+    ways = {"all cores in each batch ": (cores, 1), "a batch on each core ": (1, cores)}
+    calls: Calls = {"dense": dense(work, open_backend(work.model, "cpu", cores))}
+    for way, (threads, at_once) in ways.items():
+        calls |= forms(work, threads, at_once, way)
+    seconds, _ = timed(work, calls, rounds, time.perf_counter)
+    median = {key: statistics.median(values) for key, values in seconds.items()}
+    figures: dict[str, Any] = {
+        "cores": cores,
+        "dense_pixels_per_second": round(1 / median["dense"]),
+    }
+    for way in [*ways, *(f"published {way}" for way in ways if work.published)]:
+        figures.update(against(way, seconds, median))
+    return figures
 
 
 def against(

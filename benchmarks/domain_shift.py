@@ -21,11 +21,13 @@ from typing import Any
 
 import accuracy
 import click
+import common
 import numpy as np
 import torch
+from common import SHARES
 from numpy.typing import NDArray
 
-from hsi_train import checkpoint, metrics, recipe
+from hsi_train import checkpoint, recipe
 from hsi_train.labelled_scene import LabelledData
 from hsi_train.predict import evaluate
 from hsi_train.simulate import DomainShift, shift_cube
@@ -44,7 +46,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
 STRENGTHS = (1, 2, 3)
 DRAWS = 5
 UNIT = 10_000  # stored value of a reflectance of one, in both scenes
-SHARES = ("overall_accuracy", "average_accuracy", "kappa")
 # 1-based bands of AVIRIS that the corrected Salinas scene lacks.
 NO_SALINAS = {*range(108, 113), *range(154, 168), 224}
 
@@ -110,12 +111,7 @@ def measure(
             method.network, scenes, splits, Role.TEST, fill, method.halo,
             len(data.classes), torch.device("cpu"),
         )  # fmt: skip
-        return {
-            "overall_accuracy": metrics.overall_accuracy(matrix),
-            "average_accuracy": metrics.average_accuracy(matrix),
-            "kappa": metrics.kappa(matrix),
-            "largest_class_share": metrics.largest_class_share(matrix),
-        }
+        return common.shares_of(matrix)
 
     return {
         "updates": updates,

@@ -18,7 +18,7 @@ nothing was lost. On processors with AMX, OpenVINO in bfloat16 is faster still
 
 import statistics
 import tempfile
-import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -143,12 +143,8 @@ def measure(run: Path) -> dict[str, Any]:
     centre = kept.method.receptive_field // 2
     spectra = windows[:, :, centre, centre]  # (pixel, band)
     tile = np.ascontiguousarray(spectra[places].transpose(2, 0, 1)[None])
-    seconds: dict[str, list[float]] = {label: [] for label in engines}
-    for _ in range(ROUNDS + 1):  # the first round warms up
-        for label, (engine, _, _) in engines.items():
-            started = time.perf_counter()
-            engine.predict(tile)
-            seconds[label].append(time.perf_counter() - started)
+    calls = {label: partial(e.predict, tile) for label, (e, _, _) in engines.items()}
+    seconds, _ = common.in_turns(calls, ROUNDS)
     found: dict[str, Any] = {
         "trained": half_precision.trained_with(content),
         "calibration_windows": len(windows),
@@ -158,9 +154,7 @@ def measure(run: Path) -> dict[str, Any]:
     for label, (engine, layers, size) in engines.items():
         model.backend = engine
         maps[label] = model.predict(cube, **half_precision.described(info)).classes
-        ratios = [
-            a / b for a, b in zip(seconds["fp32"][1:], seconds[label][1:], strict=True)
-        ]
+        ratios = [a / b for a, b in zip(seconds["fp32"], seconds[label], strict=True)]
         accuracy = float((maps[label] == truth)[test].mean())
         speed = statistics.median(ratios)
         found[label] = {

@@ -12,7 +12,6 @@ against a window of the best side on each core, as it does now.
 
 import json
 import multiprocessing
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -69,14 +68,8 @@ def fastest(
     calls: dict[str, Callable[[], Any]], rounds: int
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Call all in turns; return the least seconds on a core of each, and all."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds + 1):  # the first round warms up
-        for name, call in calls.items():
-            started = time.process_time()
-            call()
-            seconds[name].append(time.process_time() - started)
-    kept = {name: values[1:] for name, values in seconds.items()}
-    return {name: min(values) for name, values in kept.items()}, kept
+    seconds, _ = common.in_turns(calls, rounds, time.process_time)
+    return {name: min(values) for name, values in seconds.items()}, seconds
 
 
 def measure(
@@ -90,13 +83,7 @@ def measure(
     }
     context = method.receptive_field - 1
     sessions = {k: session(p.SerializeToString()) for k, p in protos.items()}
-    random = np.random.default_rng(0)
-
-    def cube(side: int) -> dict[str, Any]:
-        shape = (1, bands, side + context, side + context)
-        return {"cube": 4000 * random.random(shape, dtype=np.float32)}
-
-    small = cube(24)
+    small = {"cube": common.stored_values(bands, 24 + context)}
     found = [s.run(None, small) for s in sessions.values()]
     difference = max(float(np.abs(a - b).max()) for a, b in zip(*found, strict=True))
     product, factors = matrix_product()
@@ -107,7 +94,7 @@ def measure(
         "copy": lambda: np.copyto(target, source),
     }
     for side in sides:
-        window = cube(side)
+        window = {"cube": common.stored_values(bands, side + context)}
         for key, engine in sessions.items():
             calls[f"{key} {side}"] = partial(engine.run, None, window)
     best, every = fastest(calls, rounds)
@@ -162,30 +149,30 @@ def on_all_cores(name: str, bands: int, classes: int, rounds: int) -> dict[str, 
     tile = common.tile_of(now, method.receptive_field)
     first = first_try.trace(method, bands).SerializeToString()
 
-    def cube(side: int) -> dict[str, Any]:
-        shape = (1, bands, side + context, side + context)
-        random = np.random.default_rng(0)
-        return {"cube": 4000 * random.random(shape, dtype=np.float32)}
+    def work(engine: Any, side: int, at_once: int) -> tuple[Callable[[], Any], int]:
+        """Prepare the work of a round, and say how many pixels it classifies."""
+        window = {"cube": common.stored_values(bands, side + context)}
+        count = 4 * at_once * (DEFAULT_TILE // side) ** 2
+        run = partial(engine.run, None)
 
-    engines = {
-        "first": (session(first, cores), cube(DEFAULT_TILE), DEFAULT_TILE, 1),
-        "now": (session(now.SerializeToString()), cube(tile), tile, cores),
-    }
-    rates: dict[str, list[float]] = {key: [] for key in engines}
-    for _ in range(rounds + 1):  # the first round warms up
-        for key, (engine, window, side, at_once) in engines.items():
-            count = 4 * at_once * (DEFAULT_TILE // side) ** 2
-            run = partial(engine.run, None)
-            started = time.perf_counter()
+        def call() -> None:
             for _ in map_ahead(run, repeat(window, count), at_once):
                 pass
-            rates[key].append(count * side**2 / (time.perf_counter() - started))
-    ratios = np.divide(rates["now"][1:], rates["first"][1:])
+
+        return call, count * side**2
+
+    works = {
+        "first": work(session(first, cores), DEFAULT_TILE, 1),
+        "now": work(session(now.SerializeToString()), tile, cores),
+    }
+    seconds, _ = common.in_turns({k: call for k, (call, _) in works.items()}, rounds)
+    rates = {k: pixels / np.array(seconds[k]) for k, (_, pixels) in works.items()}
+    ratios = rates["now"] / rates["first"]
     return {
         "cores": cores,
         "tile": tile,
-        "pixels_per_second": round(statistics.median(rates["now"][1:])),
-        "first_pixels_per_second": round(statistics.median(rates["first"][1:])),
+        "pixels_per_second": round(float(np.median(rates["now"]))),
+        "first_pixels_per_second": round(float(np.median(rates["first"]))),
         "over_first": round(float(np.median(ratios)), 2),
         "over_first_range": [round(float(f(ratios)), 2) for f in (min, max)],
     }

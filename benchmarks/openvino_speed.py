@@ -10,7 +10,7 @@ on trained models.
 
 import statistics
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +55,10 @@ def measure(model: ModelFile, bands: int, threads: int, rounds: int) -> dict[str
     except EngineError as error:
         print(error)
     side = OUTPUTS + 2 * model.document.halo
-    cube = np.random.default_rng(0).random((1, bands, side, side), dtype=np.float32)
-    cube *= 4000
-    seconds: dict[str, list[float]] = {name: [] for name in engines}
-    for _ in range(rounds + 1):  # the first round warms up
-        for name, engine in engines.items():
-            started = time.perf_counter()
-            engine.predict(cube)
-            seconds[name].append(time.perf_counter() - started)
-    taken = {name: np.array(values[1:]) for name, values in seconds.items()}
+    cube = common.stored_values(bands, side)
+    calls = {name: partial(engine.predict, cube) for name, engine in engines.items()}
+    seconds, _ = common.in_turns(calls, rounds)
+    taken = {name: np.array(values) for name, values in seconds.items()}
     found: dict[str, Any] = {
         "onnxruntime_pixels_per_second": round(
             OUTPUTS**2 / statistics.median(taken["onnxruntime"])

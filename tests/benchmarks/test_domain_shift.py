@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import accuracy
+import common
 import domain_shift
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_table_averages_over_draws_and_seeds(
 
 def test_table_compares_variants_with_the_method_seed_by_seed() -> None:
     def case(variant: str, seed: int, accuracy: float) -> dict[str, Any]:
-        shares = dict.fromkeys((*domain_shift.SHARES, "largest_class_share"), accuracy)
+        shares = dict.fromkeys((*common.SHARES, "largest_class_share"), accuracy)
         row = {"scene": "salinas_a", "variant": variant, "seed": seed, "updates": 9}
         return row | {"unshifted": shares, "shifted": [shares | {"strength": 1}] * 2}
 

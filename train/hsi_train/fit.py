@@ -272,7 +272,7 @@ class Trainer:
 
     @torch.no_grad()
     def _settle(self) -> None:
-        """Measure batch statistics again, on the training windows as they are.
+        """Measure batch statistics again, on the training windows, not augmented.
 
         Running averages lag behind the weights and have seen augmented windows only.
         A method that shows its network altered copies keeps the statistics of both:
