@@ -29,6 +29,8 @@ MAX_MACS = 2e6  # a pixel: what an edge device can bear at 200 bands
 ON_GPU = [pytest.param(device, marks=pytest.mark.gpu) for device in GPU_DEVICES]
 
 every_method = pytest.mark.parametrize("name", names())
+# With all parts that exist in training only.
+OPTIONS = {"s2amsnet": {"mi_weight": 1.0}}
 
 
 def problem(bands: int) -> Problem:
@@ -72,7 +74,7 @@ def exported(name: str, tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def export(name: str, folder: Path) -> Exported:
     torch.manual_seed(0)
     known = problem(BANDS)
-    method = methods.build(name, known, {}).train()
+    method = methods.build(name, known, OPTIONS.get(name, {})).train()
     side = method.receptive_field
     random = np.random.default_rng(0)
     optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
