@@ -72,8 +72,10 @@ def command(
             click.echo(f"OpenVINO computes this file in {used} at best.", err=True)
         if tensorrt:
             click.echo(f"Engine: {result['engine']['path']}.", err=True)
-        if result["dropped"]:
-            click.echo(f"Left out: {', '.join(result['dropped'])}.", err=True)
+        # The report names every parameter; here the parts that they belong to.
+        parts = dict.fromkeys(name.partition(".")[0] for name in result["dropped"])
+        if parts:
+            click.echo(f"Left out, for training only: {', '.join(parts)}.", err=True)
     click.echo(result["output"])
 
 

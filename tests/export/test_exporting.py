@@ -16,6 +16,7 @@ from hsi_runtime.backends import open_backend
 from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.model_file import read_model
 from hsi_train import checkpoint
+from hsi_train.method import BaseMethod
 
 
 @pytest.fixture
@@ -44,6 +45,18 @@ def test_export_writes_the_model_and_its_item(
         "checkpoint.safetensors", "model.onnx", "model.stac.json"
     }  # fmt: skip
     assert (run / "model.onnx").read_bytes() == trained.model.read_bytes()
+
+
+def test_what_is_left_out_is_named_by_its_parts(
+    run: Path, invoke: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["generators.0.weight", "generators.1.weight", "encoder.weight"]
+    monkeypatch.setattr(BaseMethod, "training_only", lambda _: names)
+    code, _, err = invoke(main, run)
+    assert code == 0
+    assert "Left out, for training only: generators, encoder.\n" in err
+    code, out, _ = invoke(main, run, "--overwrite", "--json")
+    assert json.loads(out)["dropped"] == names
 
 
 def test_json_has_the_keys_scripts_depend_on(run: Path, invoke: Any) -> None:
