@@ -14,7 +14,7 @@ from hsi_train.methods.s2amsnet import Involution, Method
 
 BANDS, CLASSES, R = 7, 3, 19
 PLAIN = {"generators": False}
-PUBLISHED = {"mi_weight": 1.0}
+PUBLISHED: dict[str, Any] = {"mi_weight": 1.0}
 
 
 def problem(bands: int = BANDS, classes: int = CLASSES) -> Problem:
