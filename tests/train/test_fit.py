@@ -15,6 +15,7 @@ from hsi_train import method as methods
 from hsi_train import patches, pretrain, split
 from hsi_train.fit import (
     DENSE_OUTPUTS,
+    PLOT_OUTPUTS,
     WARM_UP,
     Epoch,
     Trainer,
@@ -278,6 +279,15 @@ def test_dense_labels_are_trained_by_windows(make_data: MakeData) -> None:
     windows = Windows(data.scenes, splits, HALO, np.zeros(5))
     chosen = choose_settings(Fit(), windows, HALO, Defaults())
     assert (chosen.outputs, chosen.batch) == (DENSE_OUTPUTS, 2)
+
+
+def test_scenes_smaller_than_a_window_are_cut_into_small_ones(
+    make_data: MakeData,
+) -> None:
+    data = make_data(fields())  # 25 x 25 px
+    windows = Windows(data.scenes, split.fraction(data, 0.8, 0), HALO, np.zeros(5))
+    chosen = choose_settings(Fit(), windows, HALO, Defaults())
+    assert (chosen.outputs, chosen.batch) == (PLOT_OUTPUTS, 8)
 
 
 def test_what_the_recipe_says_stays(make_data: MakeData) -> None:
