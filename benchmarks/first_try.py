@@ -4,6 +4,7 @@ The plain networks of training, whose layers engines run one by one, and a softm
 the class axis. Where a network has changed since, its first form is here.
 """
 
+from collections.abc import Iterator
 from functools import reduce
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch.nn import functional as F
 from hsi_export import graph
 from hsi_train.layers import crop_to
 from hsi_train.method import BaseMethod
-from hsi_train.methods import s2vnet
+from hsi_train.methods import mf2cnet, s2vnet
+from hsi_train.methods.mf2cnet import GROUPS, GranularBlock
 from hsi_train.methods.s2vnet import HEADS, REACH, Retention
 
 
@@ -48,6 +50,22 @@ class FirstRetention(Retention):
         return total / F.conv2d(sum(weights[1:], weights[0]), self.spread)
 
 
+class FirstBlock(GranularBlock):
+    """The groups are copied out of one product."""
+
+    def __init__(self, later: GranularBlock) -> None:
+        layer = later.mix[0]
+        assert isinstance(layer, nn.Conv3d)
+        super().__init__(layer.in_channels)
+        self.load_state_dict(later.state_dict())
+
+    def mixed_groups(self, x: Tensor, inner: Tensor) -> Iterator[Tensor]:
+        mixed = self.mix(x)
+        width = mixed.shape[1] // GROUPS
+        for group in range(GROUPS):
+            yield mixed[:, group * width : (group + 1) * width]
+
+
 class FirstTry(nn.Module):
     """A network and a softmax; of S2VNet the abundances, too."""
 
@@ -70,7 +88,10 @@ def trace(method: BaseMethod, bands: int) -> Any:
     if isinstance(network, s2vnet.Network):
         later = network.spatial.retention[1]
         assert isinstance(later, Retention)
-        network.spatial.retention[1] = FirstRetention(later).eval()
+        network.spatial.retention[1] = FirstRetention(later)
+    elif isinstance(network, mf2cnet.Network):
+        blocks = (FirstBlock(later) for later in network.blocks)  # type: ignore[arg-type]
+        network.blocks = nn.Sequential(*blocks)
     model = graph.to_onnx(
         FirstTry(network).eval(), method.outputs, method.receptive_field, bands
     )

@@ -16,6 +16,7 @@ Axes: ``(batch, feature, depth, row, col)``; depth is the band axis after the st
 """
 
 import copy
+from collections.abc import Iterator
 from typing import Annotated
 
 import msgspec
@@ -106,12 +107,8 @@ class GranularBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, feature, depth, row, col)`` to rows and columns less six."""
-        mixed = self.mix(x)
-        width = mixed.shape[1] // GROUPS
-        # Slices, not chunks: an engine copies only what is left after the crop.
-        first, *rest = (
-            mixed[:, group * width : (group + 1) * width] for group in range(GROUPS)
-        )
+        inner = crop_to(x, x.shape[-2] - 6, x.shape[-1] - 6)
+        first, *rest = self.mixed_groups(x, inner)
         outputs = [first]
         previous: Tensor | None = None
         for group, layer in zip(rest, self.filters, strict=True):
@@ -119,9 +116,33 @@ class GranularBlock(nn.Module):
                 group = crop_to(group, *previous.shape[-2:]) + previous
             previous = layer(group)
             outputs.append(previous)
-        rows, cols = outputs[-1].shape[-2:]
+        rows, cols = inner.shape[-2:]
         multiscale = torch.cat([crop_to(y, rows, cols) for y in outputs], dim=1)
-        return F.relu(self.fuse(multiscale) + crop_to(x, rows, cols))
+        return F.relu(self.fuse(multiscale) + inner)
+
+    def mixed_groups(self, x: Tensor, inner: Tensor) -> Iterator[Tensor]:
+        """Mix the channels and part them; the first group of the inner pixels only.
+
+        For inference each group is a product of its own: engines would copy the groups
+        out of one.
+        """
+        width = x.shape[1] // GROUPS
+        if self.training:
+            first, *rest = self.mix(x).split(width, dim=1)
+            yield crop_to(first, *inner.shape[-2:])
+            yield from rest
+            return
+        layer, norm = self.mix[0], self.mix[1]
+        assert isinstance(layer, nn.Conv3d)
+        assert isinstance(norm, nn.BatchNorm3d)
+        assert norm.running_var is not None
+        assert norm.running_mean is not None
+        gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        weight = layer.weight * gain[:, None, None, None, None]
+        bias = norm.bias - norm.running_mean * gain
+        for group, source in enumerate((inner, x, x, x)):
+            own = slice(group * width, (group + 1) * width)
+            yield F.relu(F.conv3d(source, weight[own], bias[own]))
 
 
 class Network(nn.Module):
