@@ -30,7 +30,7 @@ ON_GPU = [pytest.param(device, marks=pytest.mark.gpu) for device in GPU_DEVICES]
 
 every_method = pytest.mark.parametrize("name", names())
 # With all parts that exist in training only.
-OPTIONS = {"s2amsnet": {"mi_weight": 1.0}}
+OPTIONS: dict[str, dict[str, Any]] = {"s2amsnet": {"mi_weight": 1.0}}
 
 
 def problem(bands: int) -> Problem:
@@ -111,7 +111,7 @@ def describe(name: str) -> checkpoint.Description:
 
     return checkpoint.Description(
         method=name,
-        options=methods.all_options(name, {}),
+        options=methods.all_options(name, OPTIONS.get(name, {})),
         classes=[
             ClassEntry(code=k + 1, name=f"class {k}", color="#112233")
             for k in range(CLASSES)
