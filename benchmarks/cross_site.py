@@ -80,13 +80,14 @@ def baseline(name: str, seed: int) -> tuple[Scored, Scored]:
 
 
 def markdown(command: str, runs: list[dict[str, Any]]) -> str:
-    """Write a row for each classifier: mean ± standard deviation of the seeds, %."""
+    """Write a row for each classifier: mean of the seeds in %, ± standard deviation."""
     head = ["", "seeds", *(f"{s} {k}" for s in ("MLBS", "OSBS") for k in SHARES)]
     lines = [*common.table_head([text.replace("_", " ") for text in head])]
     for row in dict.fromkeys(r["row"] for r in runs):
         own = [r for r in runs if r["row"] == row]
         cells = [
-            f"{100 * np.mean(each):.1f} ± {100 * np.std(each):.1f}"
+            f"{100 * np.mean(each):.1f}"
+            + (f" ± {100 * np.std(each):.1f}" if len(each) > 1 else "")
             for site in ("source", "target")
             for each in ([r[site][key] for r in own] for key in SHARES)
         ]
