@@ -31,6 +31,7 @@ RECIPE = "neon_mlbs_osbs-s2amsnet"
 NETWORKS: dict[str, dict[str, Any]] = {
     "s2amsnet": {},
     "s2amsnet, no max step": {"max_step": False},
+    "s2amsnet, no mutual information": {"mi_weight": 0.0},
     "s2amsnet, trained plainly": {"generators": False},
 }
 BASELINES = ("forest",)

@@ -38,7 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "s2amsnet": {},
     "plain": {"generators": False},
     "no max step": {"max_step": False},
-    "with mutual information": {"mi_weight": 1.0},
+    "no mutual information": {"mi_weight": 0.0},
     "free change": {"smooth_change": False},
     "randomised": {"generators": False, "spectral_randomisation": True},
     "plain, layer norm": {"generators": False, "norm": "ln"},

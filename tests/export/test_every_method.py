@@ -29,8 +29,6 @@ MAX_MACS = 2e6  # a pixel: what an edge device can bear at 200 bands
 ON_GPU = [pytest.param(device, marks=pytest.mark.gpu) for device in GPU_DEVICES]
 
 every_method = pytest.mark.parametrize("name", names())
-# With all parts that exist in training only.
-OPTIONS: dict[str, dict[str, Any]] = {"s2amsnet": {"mi_weight": 1.0}}
 
 
 def problem(bands: int) -> Problem:
@@ -74,7 +72,7 @@ def exported(name: str, tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def export(name: str, folder: Path) -> Exported:
     torch.manual_seed(0)
     known = problem(BANDS)
-    method = methods.build(name, known, OPTIONS.get(name, {})).train()
+    method = methods.build(name, known, {}).train()
     side = method.receptive_field
     random = np.random.default_rng(0)
     optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
@@ -111,7 +109,7 @@ def describe(name: str) -> checkpoint.Description:
 
     return checkpoint.Description(
         method=name,
-        options=methods.all_options(name, OPTIONS.get(name, {})),
+        options=methods.all_options(name, {}),
         classes=[
             ClassEntry(code=k + 1, name=f"class {k}", color="#112233")
             for k in range(CLASSES)
