@@ -3,9 +3,14 @@ import torch
 from torch.nn import functional as F
 
 from hsi_train import method as methods
-from hsi_train.layers import parameter_count
+from hsi_train.layers import crop_to, parameter_count
 from hsi_train.method import Problem
-from hsi_train.methods.mf2cnet import DepthwiseConv3d, Method, Options
+from hsi_train.methods.mf2cnet import (
+    DepthwiseConv3d,
+    GranularBlock,
+    Method,
+    Options,
+)
 
 
 def build(bands: int, **options: object) -> Method:
@@ -110,3 +115,19 @@ def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
 def test_options_are_frozen() -> None:
     with pytest.raises(AttributeError):
         Options().features = 8  # type: ignore[misc]
+
+
+def test_groups_are_parts_of_one_product() -> None:
+    torch.manual_seed(0)
+    block = GranularBlock(8).train()
+    x = torch.randn(2, 8, 5, 10, 11)
+    for _ in range(3):
+        block(x)  # statistics other than 0 and 1
+    block.eval()
+    inner = crop_to(x, 4, 5)
+    with torch.inference_mode():
+        first, *rest = block.mix(x).split(2, dim=1)
+        found = list(block.mixed_groups(x, inner))
+    for ours, theirs in zip(found, [crop_to(first, 4, 5), *rest], strict=True):
+        assert theirs.std() > 0.1
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)

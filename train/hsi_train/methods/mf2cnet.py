@@ -107,7 +107,8 @@ class GranularBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, feature, depth, row, col)`` to rows and columns less six."""
-        inner = crop_to(x, x.shape[-2] - 6, x.shape[-1] - 6)
+        cut = 2 * len(self.filters)
+        inner = crop_to(x, x.shape[-2] - cut, x.shape[-1] - cut)
         first, *rest = self.mixed_groups(x, inner)
         outputs = [first]
         previous: Tensor | None = None
