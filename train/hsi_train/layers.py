@@ -41,6 +41,19 @@ def fold_standardise(layer: nn.Conv2d, standardise: Standardise) -> None:
     layer.weight.copy_(weight)
 
 
+def norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return the gain and the offset that a batch norm has in evaluation.
+
+    Returns:
+        Both of shape ``(channel,)``: the norm of ``x`` is ``x * gain + offset``.
+    """
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    return gain, norm.bias - norm.running_mean * gain
+
+
 def crop_to(features: Tensor, rows: int, cols: int) -> Tensor:
     """Cut the last two axes to their centre ``rows`` x ``cols``."""
     top = (features.shape[-2] - rows) // 2

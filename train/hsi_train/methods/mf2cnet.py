@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hsi_train.calibration import Probabilities
-from hsi_train.layers import Standardise, crop_to
+from hsi_train.layers import Standardise, crop_to, norm_affine
 from hsi_train.method import BaseMethod, Problem
 
 GROUPS = 4
@@ -133,14 +133,10 @@ class GranularBlock(nn.Module):
             yield crop_to(first, *inner.shape[-2:])
             yield from rest
             return
-        layer, norm = self.mix[0], self.mix[1]
+        layer = self.mix[0]
         assert isinstance(layer, nn.Conv3d)
-        assert isinstance(norm, nn.BatchNorm3d)
-        assert norm.running_var is not None
-        assert norm.running_mean is not None
-        gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        gain, bias = norm_affine(self.mix[1])
         weight = layer.weight * gain[:, None, None, None, None]
-        bias = norm.bias - norm.running_mean * gain
         for group, source in enumerate((inner, x, x, x)):
             own = slice(group * width, (group + 1) * width)
             yield F.relu(F.conv3d(source, weight[own], bias[own]))
@@ -199,17 +195,13 @@ class FoldedDepthwise(nn.Module):
     def __init__(self, filtered: nn.Module, depth: int) -> None:
         super().__init__()
         assert isinstance(filtered, nn.Sequential)
-        layer, norm = filtered[0], filtered[1]
+        layer = filtered[0]
         assert isinstance(layer, DepthwiseConv3d)
-        assert isinstance(norm, nn.BatchNorm3d)
-        assert norm.running_var is not None
-        assert norm.running_mean is not None
-        gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        gain, bias = norm_affine(filtered[1])
         kernels = (layer.weight * gain[:, None, None, None, None]).unbind(dim=2)
         planes = [k.repeat_interleave(depth, dim=0).detach() for k in kernels]
         for name, kernel in zip(("before", "own", "after"), planes, strict=True):
             self.register_buffer(name, kernel)  # (channel * depth, 1, row, col)
-        bias = norm.bias - norm.running_mean * gain
         self.register_buffer("bias", bias.repeat_interleave(depth).detach())
 
     def forward(self, features: Tensor) -> Tensor:

@@ -42,7 +42,13 @@ from torch.nn import functional as F
 
 from hsi_runtime.model_file import ABUNDANCES, PROBABILITIES
 from hsi_train.calibration import Probabilities
-from hsi_train.layers import Standardise, class_softmax, crop_to, fold_standardise
+from hsi_train.layers import (
+    Standardise,
+    class_softmax,
+    crop_to,
+    fold_standardise,
+    norm_affine,
+)
 from hsi_train.method import IGNORED, BaseMethod, Batch, Defaults, Problem
 
 CHANNELS, HEADS = 32, 4
@@ -166,12 +172,9 @@ class NormedScores(nn.Module):
         if norm.training:
             scores: Tensor = layer(norm(features))
             return scores
-        mean, variance = norm.running_mean, norm.running_var
-        assert mean is not None
-        assert variance is not None
         assert layer.bias is not None
-        gain = norm.weight * torch.rsqrt(variance + norm.eps)
-        shift = F.conv2d((norm.bias - mean * gain)[None, :, None, None], layer.weight)
+        gain, offset = norm_affine(norm)
+        shift = F.conv2d(offset[None, :, None, None], layer.weight)
         bias = layer.bias + shift.flatten()
         return F.conv2d(features, layer.weight * gain[:, None, None], bias)
 
