@@ -4,10 +4,10 @@ TensorRT-RTX builds engines without a GPU, and has TensorRT's own interface.
 """
 
 import logging
-import sys
 from collections.abc import Callable
 from typing import Any
 
+import fake_gpu as fakes
 import onnx
 import pytest
 
@@ -69,21 +69,20 @@ def test_machine_without_builder_is_told(fake_gpu: Any, model: ModelFile) -> Non
 def test_fake_has_nothing_that_tensorrt_lacks(fake_gpu: Any) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     fake = fake_gpu.trt
-    here = sys.modules["fake_gpu"]
     pairs = {
         fake.ILogger: trt.ILogger,
         fake.IProgressMonitor: trt.IProgressMonitor,
         fake.NetworkDefinitionCreationFlag: trt.NetworkDefinitionCreationFlag,
         fake.BuilderFlag: trt.BuilderFlag,
         fake.MemoryPoolType: trt.MemoryPoolType,
-        here.Builder: trt.Builder,
-        here.OptimizationProfile: trt.IOptimizationProfile,
-        here.BuilderConfig: trt.IBuilderConfig,
-        here.OnnxParser: trt.OnnxParser,
-        here.ParserError: trt.ParserError,
-        here.Runtime: trt.Runtime,
-        here.Engine: trt.ICudaEngine,
-        here.ExecutionContext: trt.IExecutionContext,
+        fakes.Builder: trt.Builder,
+        fakes.OptimizationProfile: trt.IOptimizationProfile,
+        fakes.BuilderConfig: trt.IBuilderConfig,
+        fakes.OnnxParser: trt.OnnxParser,
+        fakes.ParserError: trt.ParserError,
+        fakes.Runtime: trt.Runtime,
+        fakes.Engine: trt.ICudaEngine,
+        fakes.ExecutionContext: trt.IExecutionContext,
     }
     for ours, real in pairs.items():
         missing = {n for n in vars(ours) if n[0] != "_"} - set(dir(real))

@@ -11,10 +11,9 @@ import ctypes
 import enum
 import importlib.machinery
 import json
-import sys
 import time
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -391,11 +390,3 @@ class Gpu:
     def __init__(self, version: str = "11.4.1") -> None:
         self.cuda = Cuda()
         self.trt = Tensorrt(self.cuda, version)
-
-
-def installed(monkeypatch: Any) -> Iterator[Gpu]:
-    """Put the fakes in the place of the real modules."""
-    gpu = Gpu()
-    monkeypatch.setitem(sys.modules, CUDA, gpu.cuda)
-    monkeypatch.setitem(sys.modules, TENSORRT, gpu.trt)
-    yield gpu
