@@ -1,0 +1,185 @@
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from numpy.typing import NDArray
+
+from hsi_runtime import pipeline
+from hsi_runtime.errors import HsiError, OutputError, SceneError, VerificationError
+from hsi_runtime.model_file import PROBABILITIES, ModelFile
+from hsi_runtime.pipeline import run
+from hsi_runtime.request import Request
+
+Write = Callable[..., Path]
+
+
+class Broken:
+    """An engine that has no finite score for some pixels."""
+
+    device = "broken"
+    precision = "fp32"
+    windows = 1
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    def predict(
+        self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+    ) -> dict[str, NDArray[np.float32]]:
+        rows, cols = cube.shape[2] - 4, cube.shape[3] - 4
+        found = np.full((1, 3, rows, cols), 1 / 3, dtype=np.float32)
+        found[0, 1].flat[: int(self.share * rows * cols)] = np.nan
+        found[0, 2].flat[: int(self.share * rows * cols)] = np.inf
+        return {PROBABILITIES: found}
+
+
+def test_few_scores_that_are_not_finite_become_nodata(
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    monkeypatch.setattr(pipeline, "open_backend", lambda *_: Broken(0.009))
+    request = Request(scene, tmp_path / "o.tif", confidence=True, probabilities=True)
+    result = run(request, model)
+    broken = int(0.009 * 23 * 31)
+    assert result["pixels"]["nodata"] == broken
+    assert f"{broken} pixels without a finite score" in caplog.text
+    for name in ("o", "o_confidence", "o_probabilities"):
+        with rasterio.open(tmp_path / f"{name}.tif") as file:
+            found = file.read(1)
+        assert (found.ravel()[:broken] == 255).all()
+        assert (found.ravel()[broken:] != 255).all()
+
+
+def test_many_scores_that_are_not_finite_fail_the_run(
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    monkeypatch.setattr(pipeline, "open_backend", lambda *_: Broken(0.02))
+    with pytest.raises(VerificationError, match="no finite score on broken"):
+        run(Request(scene, tmp_path / "o.tif"), model)
+    assert {p.name for p in tmp_path.iterdir()} == {"s.tif"}
+
+
+def test_failing_window_fails_the_run_and_publishes_nothing(
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Failing(Broken):
+        def predict(
+            self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+        ) -> dict[str, NDArray[np.float32]]:
+            self.share += 1
+            if self.share == 20:  # in the third strip
+                while not journal.stat().st_size:  # the writer may be behind
+                    time.sleep(0.01)
+                raise VerificationError("a late window")
+            return super().predict(cube, outputs)
+
+    scene = write_scene_tiff(tmp_path / "s.tif", cube, blockysize=4)
+    journal = tmp_path / "o.tif.hsi-part" / "journal.jsonl"
+    monkeypatch.setattr(pipeline, "open_backend", lambda *_: Failing(0))
+    request = Request(scene, tmp_path / "o.tif", tile=4)
+    with pytest.raises(HsiError):
+        run(request, model)
+    assert not (tmp_path / "o.tif").exists()
+    monkeypatch.undo()
+    with pytest.raises(OutputError, match="another device"):
+        run(request, model)
+    run(dataclasses.replace(request, resume=False), model)
+    assert not (tmp_path / "o.tif.hsi-part").exists()
+
+
+@pytest.mark.parametrize("change", ["append", "touch", "rewrite", "remove"])
+def test_scene_that_changes_meanwhile_is_not_published(
+    change: str,
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+
+    class Meddling(Broken):
+        def predict(
+            self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+        ) -> dict[str, NDArray[np.float32]]:
+            data = scene.read_bytes() if scene.exists() else b""
+            if change == "append":
+                scene.write_bytes(data + b"more")
+            elif change == "rewrite":
+                scene.write_bytes(data[:-9] + b"different")
+            elif change == "touch":
+                os.utime(scene, ns=(1, 1))
+            else:
+                scene.unlink(missing_ok=True)
+            return super().predict(cube, outputs)
+
+    with pytest.raises(SceneError, match=r"changed while|cannot be read any more"):
+        run(Request(scene, tmp_path / "o.tif"), model, lambda: Meddling(0))
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names <= {"s.tif", "o.tif.hsi-part"}
+
+
+def test_windows_without_data_are_journaled(
+    model: ModelFile, tmp_path: Path, cube: NDArray[Any], write_scene_tiff: Write
+) -> None:
+    empty = np.zeros_like(cube)
+    scene = write_scene_tiff(tmp_path / "s.tif", empty, nodata=0)
+
+    class Never(Broken):
+        def predict(
+            self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+        ) -> dict[str, NDArray[np.float32]]:
+            pytest.fail("an engine call")
+
+    def stop(*_: object) -> None:
+        raise VerificationError("before the end")
+
+    request = Request(scene, tmp_path / "o.tif", tile=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "convert", stop)
+        with pytest.raises(VerificationError):
+            run(request, model, lambda: Never(0))
+    result = run(request, model, lambda: Never(0))
+    assert result["resumed_windows"] == result["windows"] == 12
+    assert result["pixels"] == {"classified": 0, "unclassified": 0, "nodata": 713}
+
+
+def test_broken_pixels_of_an_earlier_run_are_told_again(
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+
+    def stop(*_: object) -> None:
+        raise VerificationError("before the end")
+
+    request = Request(scene, tmp_path / "o.tif")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "convert", stop)
+        with pytest.raises(VerificationError):
+            run(request, model, lambda: Broken(0.009))
+    caplog.clear()
+    run(request, model, lambda: Broken(0.009))
+    assert "6 pixels without a finite score" in caplog.text
