@@ -1,9 +1,6 @@
-import hashlib
-import logging
-import os
-import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +20,6 @@ from hsi_train.simulate import SceneSpec, band_centres, write_scene
 WEST_M, NORTH_M = 400_000.0, 5_800_000.0
 
 
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 class Example(NamedTuple):
     scene: Path
     labels: Path
@@ -43,23 +34,9 @@ def one_thread() -> None:
 
 
 @pytest.fixture
-def cli(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Outcome]:
+def cli(invoke: Callable[..., Any]) -> Callable[..., Any]:
     """Run hsi-train in this process, with its real exit codes."""
-
-    def run(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["hsi-train", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            train_cli.main()
-        captured = capsys.readouterr()
-        for package in ("hsi_train", "hsi_runtime"):  # they write to this stderr
-            logging.getLogger(package).handlers.clear()
-        code = stopped.value.code
-        return Outcome(code if isinstance(code, int) else 0, captured.out, captured.err)
-
-    return run
+    return partial(invoke, train_cli.main)
 
 
 @pytest.fixture(scope="session")
@@ -169,21 +146,6 @@ def write_tif() -> Callable[..., Path]:
         return path
 
     return write
-
-
-@pytest.fixture
-def fingerprint() -> Callable[[Path], dict[str, str]]:
-    """Hash every file below a folder, so that a test sees any change."""
-
-    def hash_all(folder: Path) -> dict[str, str]:
-        return {
-            os.fspath(p.relative_to(folder)): hashlib.sha256(
-                p.read_bytes() if p.is_file() else b"folder"
-            ).hexdigest()
-            for p in sorted(folder.rglob("*"))
-        }
-
-    return hash_all
 
 
 VOID = {"meta", "img", "br"}

@@ -28,7 +28,7 @@ from hsi_train.training import train
 
 Cli = Callable[..., Any]
 WriteTif = Callable[..., Path]
-Fingerprint = Callable[[Path], dict[str, str]]
+Digests = Callable[[Path], dict[str, str]]
 
 STEPS = 5
 CPU = torch.device("cpu")
@@ -323,16 +323,16 @@ def test_unusable_scenes_leave_nothing(
 
 
 def test_overwrite_keeps_the_encoder_it_reads(
-    finished: Any, example: Any, tmp_path: Path, fingerprint: Fingerprint
+    finished: Any, example: Any, tmp_path: Path, digests: Digests
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
     (run / "pretrain.pt").touch()  # of an interruption
-    before = fingerprint(run)
+    before = digests(run)
     init = {"init": str(run / ENCODER)}
     with pytest.raises(OutputError, match=r"encoder\.safetensors is an input"):
         train(asked(example, None, pretrain=init), run, "cpu", overwrite=True)
-    assert fingerprint(run) == before
+    assert digests(run) == before
     run_folder.check_folder(run, resume=False, overwrite=True)  # all files are ours
 
 

@@ -20,7 +20,7 @@ from hsi_train.recipe import Recipe
 from hsi_train.training import train
 
 WriteTif = Callable[..., Path]
-Fingerprint = Callable[[Path], dict[str, str]]
+Digests = Callable[[Path], dict[str, str]]
 
 FILES = {
     "checkpoint.safetensors",
@@ -201,12 +201,12 @@ def test_resumed_run_writes_the_same_checkpoint(
 
 
 def test_existing_run_is_untouched(
-    finished: tuple[Path, Any], example: Any, fingerprint: Fingerprint
+    finished: tuple[Path, Any], example: Any, digests: Digests
 ) -> None:
-    before = fingerprint(finished[0])
+    before = digests(finished[0])
     with pytest.raises(OutputError, match=r"not empty; --overwrite replaces"):
         train(asked(example), finished[0], "cpu")
-    assert fingerprint(finished[0]) == before
+    assert digests(finished[0]) == before
 
 
 def test_overwrite_replaces_a_run_and_its_models(
@@ -222,31 +222,31 @@ def test_overwrite_replaces_a_run_and_its_models(
 
 
 def test_overwrite_refuses_a_folder_that_is_no_run(
-    example: Any, tmp_path: Path, fingerprint: Fingerprint
+    example: Any, tmp_path: Path, digests: Digests
 ) -> None:
     (tmp_path / "thesis.docx").write_text("years of work")
     with pytest.raises(OutputError, match="is no run of hsi-train"):
         train(asked(example), tmp_path, "cpu", overwrite=True)
     (tmp_path / "recipe.toml").write_text("method = 'mf2cnet'")
-    before = fingerprint(tmp_path)
+    before = digests(tmp_path)
     with pytest.raises(OutputError, match=r"holds thesis\.docx"):
         train(asked(example), tmp_path, "cpu", overwrite=True)
-    assert fingerprint(tmp_path) == before
+    assert digests(tmp_path) == before
 
 
 def test_overwrite_refuses_to_delete_its_input(
     finished: tuple[Path, Any],
     example: Any,
     tmp_path: Path,
-    fingerprint: Fingerprint,
+    digests: Digests,
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished[0], run)
-    before = fingerprint(run)
+    before = digests(run)
     files = {"mode": "file", "files": [str(run / "split.tif")]}
     with pytest.raises(OutputError, match=r"split\.tif is an input and lies in"):
         train(asked(example, split=files), run, "cpu", overwrite=True)
-    assert fingerprint(run) == before
+    assert digests(run) == before
 
 
 def test_gpu_that_is_not_there(
