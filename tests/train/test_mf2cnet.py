@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from hsi_train import method as methods
@@ -131,3 +132,17 @@ def test_groups_are_parts_of_one_product() -> None:
     for ours, theirs in zip(found, [crop_to(first, 4, 5), *rest], strict=True):
         assert theirs.std() > 0.1
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_head_takes_all_depths_as_one_kernel_or_flat() -> None:
+    torch.manual_seed(0)
+    head = build(30, features=8, hidden=5).network.head.double()
+    norm = head[1]
+    assert isinstance(norm, nn.BatchNorm2d)
+    nn.init.normal_(norm.weight, mean=1)
+    norm.running_mean = torch.randn(5, dtype=torch.float64)
+    x = torch.randn(2, 8, 8, 3, 4, dtype=torch.float64)
+    flat = nn.Sequential(nn.Flatten(1, 2), *head.eval())
+    torch.testing.assert_close(head(x), flat(x))
+    head.training = True  # its layers keep their statistics
+    assert torch.equal(head(x), flat(x))

@@ -142,6 +142,28 @@ class GranularBlock(nn.Module):
             yield F.relu(F.conv3d(source, weight[own], bias[own]))
 
 
+class Head(nn.Sequential):
+    """Class scores from all features and depths of a pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, feature, depth, row, col)`` to scores.
+
+        For inference all depths are one kernel: engines that keep the features of a
+        pixel together, in half precision, would transpose for a flat product.
+        """
+        first, norm, *rest = self
+        assert isinstance(first, nn.Conv2d)
+        if self.training:
+            x = norm(first(x.flatten(1, 2)))  # depth joins the features
+        else:
+            gain, bias = norm_affine(norm)
+            weight = first.weight * gain[:, None, None, None]
+            x = F.conv3d(x, weight.view(-1, *x.shape[1:3], 1, 1), bias).squeeze(2)
+        for layer in rest:
+            x = layer(x)  # (batch, hidden or class, row, col)
+        return x
+
+
 class Network(nn.Module):
     """The inference graph: a cube to class scores, twelve rows and columns fewer."""
 
@@ -164,7 +186,7 @@ class Network(nn.Module):
             nn.ReLU(),
         )
         self.blocks = nn.Sequential(GranularBlock(features), GranularBlock(features))
-        self.head = nn.Sequential(
+        self.head: nn.Sequential = Head(
             nn.Conv2d(features * depth, options.hidden, 1, bias=False),
             nn.BatchNorm2d(options.hidden),
             nn.ReLU(),
@@ -175,8 +197,7 @@ class Network(nn.Module):
     def forward(self, cube: Tensor) -> Tensor:
         """Map a cube in stored units to class scores."""
         x = self.standardise(cube)[:, None]  # (batch, 1, band, row, col)
-        x = self.blocks(self.stem(x))
-        scores: Tensor = self.head(x.flatten(1, 2))  # depth joins the features
+        scores: Tensor = self.head(self.blocks(self.stem(x)))
         return scores
 
 
@@ -220,7 +241,7 @@ class FoldedDepthwise(nn.Module):
 
 
 class FoldedGraph(nn.Module):
-    """The exported function: `Network` and probabilities, depthwise filters in 2-D."""
+    """The exported function: `Network` and probabilities, filters and head in 2-D."""
 
     def __init__(self, network: Network, probabilities: Probabilities) -> None:
         super().__init__()
@@ -231,6 +252,7 @@ class FoldedGraph(nn.Module):
             block.filters = nn.ModuleList(
                 FoldedDepthwise(layer, network.depth) for layer in block.filters
             )
+        self.network.head = nn.Sequential(nn.Flatten(1, 2), *self.network.head)
 
     def forward(self, cube: Tensor) -> tuple[Tensor, ...]:
         """Map ``(batch, band, row, col)`` in stored units to probabilities."""
