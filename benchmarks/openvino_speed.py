@@ -2,10 +2,11 @@
 
     python benchmarks/openvino_speed.py
 
-One window of the default tile, one process, the engines in turns, so that the ratios
-hold on a busy machine. float32 computes the graph of a float32 file, bfloat16 that of
-a half-precision file, as in `hsi-run`; whether a file may be computed so is decided on
-trained models (``backends/openvino_cpu.py``), and half_precision.py says what it costs.
+Windows of the side that hsi-run takes for the model on a CPU, and of 128, one process,
+the engines in turns, so that the ratios hold on a busy machine. float32 computes the
+graph of a float32 file, bfloat16 that of a half-precision file, as in `hsi-run`;
+whether a file may be computed so is decided on trained models
+(``backends/openvino_cpu.py``), and half_precision.py says what it costs.
 """
 
 import dataclasses
@@ -23,10 +24,10 @@ from hsi_export import graph
 from hsi_runtime.backends import open_backend
 from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
 from hsi_runtime.errors import EngineError
+from hsi_runtime.memory import tile_on_cpu
 from hsi_runtime.model_file import ModelFile
+from hsi_runtime.windows import DEFAULT_TILE
 from hsi_train.methods import names
-
-OUTPUTS = 128  # the default tile
 
 
 @click.command()
@@ -38,20 +39,24 @@ OUTPUTS = 128  # the default tile
 def main(
     methods: tuple[str, ...], bands: int, classes: int, threads: int, rounds: int
 ) -> None:
-    figures: dict[str, Any] = {"bands": bands, "threads": threads, "outputs": OUTPUTS}
+    figures: dict[str, Any] = {"bands": bands, "threads": threads}
     for name in methods:
         with tempfile.TemporaryDirectory() as folder:
             full = common.make_model(Path(folder), name, bands, classes, 400, 2500)
         # Of random weights some would not pass the comparison in half precision.
         plain = graph.trace(common.make_method(name, bands, classes), bands, False)
         half = dataclasses.replace(full, onnx=plain.SerializeToString())
-        figures[name] = measure(full, half, bands, threads, rounds)
-        print(f"{name}: {figures[name]}", flush=True)
+        own = tile_on_cpu(full.document.macs_per_pixel, full.document.working_bytes)
+        figures[name] = {"tile_of_hsi_run": own}
+        for side in sorted({own, DEFAULT_TILE}):
+            found = measure(full, half, bands, side, threads, rounds)
+            figures[name][f"tile_{side}"] = found
+            print(f"{name}, {side}: {found}", flush=True)
     common.report("openvino_speed", figures)
 
 
 def measure(
-    full: ModelFile, half: ModelFile, bands: int, threads: int, rounds: int
+    full: ModelFile, half: ModelFile, bands: int, side: int, threads: int, rounds: int
 ) -> dict[str, Any]:
     engines = {
         "onnxruntime": open_backend(full, "cpu", threads),
@@ -61,14 +66,13 @@ def measure(
         engines["openvino_bf16"] = OpenvinoCpu(half, threads, bfloat16=True)
     except EngineError as error:
         print(error)
-    side = OUTPUTS + 2 * full.document.halo
-    cube = common.stored_values(bands, side)
+    cube = common.stored_values(bands, side + 2 * full.document.halo)
     calls = {name: partial(engine.predict, cube) for name, engine in engines.items()}
     seconds, _ = common.in_turns(calls, rounds)
     taken = {name: np.array(values) for name, values in seconds.items()}
     found: dict[str, Any] = {
         "onnxruntime_pixels_per_second": round(
-            OUTPUTS**2 / statistics.median(taken["onnxruntime"])
+            side**2 / statistics.median(taken["onnxruntime"])
         )
     }
     for name in engines:
