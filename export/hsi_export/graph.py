@@ -9,11 +9,13 @@ import onnx
 import onnx_ir
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from onnxscript.optimizer import fold_constants
 
 from hsi_runtime.model_file import INPUT_NAME
 from hsi_train.method import BaseMethod
 
 OPSET = 20  # newer ones fuse attention in a way that TensorRT-RTX refuses
+LARGEST_WEIGHT = 1 << 28  # values; torch leaves what has over 8,192 for run time
 
 
 def trace(method: BaseMethod, bands: int, folded: bool = True) -> Any:
@@ -31,6 +33,9 @@ def trace(method: BaseMethod, bands: int, folded: bool = True) -> Any:
     network = method.folded_graph() if folded else method.inference_graph()
     model = to_onnx(network.eval(), method.outputs, method.receptive_field, bands)
     merge_slices(model.graph)
+    fold_constants(
+        model, input_size_limit=LARGEST_WEIGHT, output_size_limit=LARGEST_WEIGHT
+    )
     proto = onnx_ir.to_proto(model)
     del proto.metadata_props[:]
     onnx.checker.check_model(proto, full_check=True)

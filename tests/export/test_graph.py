@@ -2,6 +2,7 @@ import getpass
 import sys
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -134,3 +135,24 @@ def test_slices_of_two_axes_become_one() -> None:
     expected = Crops()(torch.from_numpy(cube))
     for found, wanted in zip(session.run(None, {"cube": cube}), expected, strict=True):
         np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-6)
+
+
+class Scaled(torch.nn.Module):
+    """Computes its weight, of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(128, 128, 1, 1))
+        self.gain = torch.nn.Parameter(torch.ones(128, 1, 1, 1))
+
+    def forward(self, cube: torch.Tensor) -> tuple[torch.Tensor]:
+        return (torch.nn.functional.conv2d(cube, self.weight * self.gain),)
+
+
+def test_weights_are_computed_before_not_in_every_run() -> None:
+    method: Any = SimpleNamespace(
+        folded_graph=Scaled, outputs=("probabilities",), receptive_field=1
+    )
+    proto = graph.trace(method, 128)
+    assert [node.op_type for node in proto.graph.node] == ["Conv"]
+    assert [list(t.dims) for t in proto.graph.initializer] == [[128, 128, 1, 1]]
