@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from hsi_runtime.errors import RecipeError
 from hsi_train import method as methods
@@ -88,6 +89,20 @@ def trained(name: str) -> BaseMethod:
         train(method, learnable_batch(method), 6)
         _trained[name] = method.eval()
     return copy.deepcopy(_trained[name])
+
+
+@every_method
+def test_norms_alone_in_training_are_all_measured(
+    name: str, trained: BaseMethod
+) -> None:
+    """So the trainer measures batch statistics at the end, the rest in evaluation."""
+    norms = [m for m in trained.network.modules() if isinstance(m, _BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+    side = trained.receptive_field + 2
+    trained.network(cubes(trained, 4, BANDS, side, side))
+    assert [norm.num_batches_tracked for norm in norms] == [1] * len(norms)
 
 
 @every_method

@@ -144,5 +144,5 @@ def test_head_takes_all_depths_as_one_kernel_or_flat() -> None:
     x = torch.randn(2, 8, 8, 3, 4, dtype=torch.float64)
     flat = nn.Sequential(nn.Flatten(1, 2), *head.eval())
     torch.testing.assert_close(head(x), flat(x))
-    head.training = True  # its layers keep their statistics
+    norm.train()
     assert torch.equal(head(x), flat(x))

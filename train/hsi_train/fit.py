@@ -283,7 +283,9 @@ class Trainer:
         Running averages lag behind the weights and have seen augmented windows only.
         A method that shows its network altered copies keeps the statistics of both:
         those of the windows alone are another function than the one that learned.
-        With validation pixels, the new statistics stay only if these agree.
+        Only the norms are in training mode, so that nothing is dropped: a network whose
+        forms differ in training asks its norms. With validation pixels, the new
+        statistics stay only if these agree.
         """
         network = self._method.network
         norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]

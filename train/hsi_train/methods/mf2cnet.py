@@ -128,7 +128,7 @@ class GranularBlock(nn.Module):
         out of one.
         """
         width = x.shape[1] // GROUPS
-        if self.training:
+        if self.mix[1].training:  # the norm, which may be so alone: see `Trainer`
             first, *rest = self.mix(x).split(width, dim=1)
             yield crop_to(first, *inner.shape[-2:])
             yield from rest
@@ -153,7 +153,7 @@ class Head(nn.Sequential):
         """
         first, norm, *rest = self
         assert isinstance(first, nn.Conv2d)
-        if self.training:
+        if norm.training:  # as in `GranularBlock.mixed_groups`
             x = norm(first(x.flatten(1, 2)))  # depth joins the features
         else:
             gain, bias = norm_affine(norm)
