@@ -1,7 +1,7 @@
 """Does S2AMSnet, trained on one scene, bear a shift better than its controls?
 
     HSI_DATA=... python benchmarks/domain_shift.py --quick
-    HSI_DATA=... python benchmarks/domain_shift.py --scene salinas_a --seeds 0,1,2,3,4
+    HSI_DATA=... python benchmarks/domain_shift.py --scene enmap_potsdam
 
 Every variant is trained on the same source pixels with equal updates and selected on
 the source alone. Its test pixels are then classified as they are and under shifts of
