@@ -39,6 +39,18 @@ class Broken:
         return {PROBABILITIES: found}
 
 
+def stop_before_the_output(request: Request, model: ModelFile, engine: Broken) -> None:
+    """Classify all windows, and fail when their map is to be written."""
+
+    def stop(*_: object) -> None:
+        raise VerificationError("before the end")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "convert", stop)
+        with pytest.raises(VerificationError):
+            run(request, model, lambda: engine)
+
+
 def test_few_scores_that_are_not_finite_become_nodata(
     model: ModelFile,
     tmp_path: Path,
@@ -150,14 +162,8 @@ def test_windows_without_data_are_journaled(
         ) -> dict[str, NDArray[np.float32]]:
             pytest.fail("an engine call")
 
-    def stop(*_: object) -> None:
-        raise VerificationError("before the end")
-
     request = Request(scene, tmp_path / "o.tif", tile=8)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "convert", stop)
-        with pytest.raises(VerificationError):
-            run(request, model, lambda: Never(0))
+    stop_before_the_output(request, model, Never(0))
     result = run(request, model, lambda: Never(0))
     assert result["resumed_windows"] == result["windows"] == 12
     assert result["pixels"] == {"classified": 0, "unclassified": 0, "nodata": 713}
@@ -172,14 +178,8 @@ def test_broken_pixels_of_an_earlier_run_are_told_again(
 ) -> None:
     scene = write_scene_tiff(tmp_path / "s.tif", cube)
 
-    def stop(*_: object) -> None:
-        raise VerificationError("before the end")
-
     request = Request(scene, tmp_path / "o.tif")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "convert", stop)
-        with pytest.raises(VerificationError):
-            run(request, model, lambda: Broken(0.009))
+    stop_before_the_output(request, model, Broken(0.009))
     caplog.clear()
     run(request, model, lambda: Broken(0.009))
     assert "6 pixels without a finite score" in caplog.text
