@@ -1,12 +1,14 @@
 """What the benchmarks share: a model of any size, the machine, tables."""
 
 import json
+import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -28,6 +30,8 @@ from hsi_train import checkpoint, method, metrics
 from hsi_train.simulate import band_centres
 
 RESULTS = Path(__file__).parent / "results"
+P = ParamSpec("P")
+R = TypeVar("R")
 SHARES = ("overall_accuracy", "average_accuracy", "kappa")
 
 
@@ -149,6 +153,12 @@ def in_turns(
             if number:
                 seconds[name].append(clock() - started)
     return seconds, found
+
+
+def apart(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    """Call a function in a fresh process, whose memory is its own; its errors rise."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args, **kwargs).result()
 
 
 def shares_of(matrix: metrics.Confusion) -> dict[str, float]:

@@ -15,10 +15,9 @@ graph and cases are the same.
 import functools
 import hashlib
 import json
-import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -150,8 +149,7 @@ def part(cases: Sequence[Case], rounds: int, place: Path) -> dict[str, Result]:
     if before.get("key") == key:
         kept: dict[str, Result] = before["found"]
         return kept
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        found = pool.submit(measure, cases, rounds).result()
+    found = common.apart(measure, cases, rounds)
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps({"key": key, "found": found}))
     return found

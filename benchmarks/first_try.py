@@ -92,6 +92,8 @@ def trace(method: BaseMethod, bands: int) -> Any:
     elif isinstance(network, mf2cnet.Network):
         blocks = (FirstBlock(later) for later in network.blocks)  # type: ignore[arg-type]
         network.blocks = nn.Sequential(*blocks)
+        # The head was a product over flat depths, as training's is.
+        network.head = nn.Sequential(nn.Flatten(1, 2), *network.head)
     model = graph.to_onnx(
         FirstTry(network).eval(), method.outputs, method.receptive_field, bands
     )

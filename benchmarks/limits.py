@@ -11,7 +11,6 @@ against a window of the best side on each core, as it does now.
 """
 
 import json
-import multiprocessing
 import time
 from collections.abc import Callable
 from functools import partial
@@ -178,23 +177,6 @@ def on_all_cores(name: str, bands: int, classes: int, rounds: int) -> dict[str, 
     }
 
 
-def _measure(
-    queue: Any, function: Callable[..., dict[str, Any]], arguments: tuple[Any, ...]
-) -> None:
-    queue.put(function(*arguments))
-
-
-def apart(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Measure in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=_measure, args=(queue, function, arguments))
-    process.start()
-    found: dict[str, Any] = queue.get(timeout=1800)
-    process.join()
-    return found
-
-
 def table() -> str:
     """Lay out the figures of all methods as Markdown, a row for a method and tile."""
     lines = [
@@ -243,8 +225,8 @@ def main(
 ) -> None:
     sides = tuple(int(side) for side in tiles.split(","))
     for name in chosen:
-        figures = apart(measure, name, bands, classes, sides, rounds)
-        figures["all_cores"] = apart(on_all_cores, name, bands, classes, rounds)
+        figures = common.apart(measure, name, bands, classes, sides, rounds)
+        figures["all_cores"] = common.apart(on_all_cores, name, bands, classes, rounds)
         given = {"method": name, "bands": bands, "classes": classes, "threads": 1}
         common.report(f"limits_{name}", {**given, **figures})
     (RESULTS / "limits.md").write_text(table())

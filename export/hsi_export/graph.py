@@ -15,6 +15,7 @@ from hsi_runtime.model_file import INPUT_NAME
 from hsi_train.method import BaseMethod
 
 OPSET = 20  # newer ones fuse attention in a way that TensorRT-RTX refuses
+STARTS, ENDS, AXES, STEPS = range(1, 5)  # inputs of a slice
 LARGEST_WEIGHT = 1 << 28  # values; torch leaves what has over 8,192 for run time
 
 
@@ -78,7 +79,7 @@ def to_onnx(
 
 
 def merge_slices(graph: onnx_ir.Graph) -> None:
-    """Cut rows and columns at once where one slice feeds another only.
+    """Cut all axes at once where one slice feeds another only.
 
     torch exports a slice for every axis, and an engine copies the tensor for each.
     """
@@ -91,18 +92,20 @@ def merge_slices(graph: onnx_ir.Graph) -> None:
         cut = first.outputs[0]
         if len(node.inputs) != 5 or len(cut.uses()) != 1 or cut.is_graph_output():
             continue
-        axes = [_constant(n.inputs[3]) for n in (first, node)]
+        axes = [_constant(n.inputs[AXES]) for n in (first, node)]
         if None in axes or set(axes[0] or ()) & set(axes[1] or ()):
             continue
-        joined = []
-        for number in range(1, 5):
+        for number in (STARTS, ENDS, STEPS):
             both = [n.inputs[number] for n in (first, node)]
             concat = onnx_ir.node("Concat", both, {"axis": 0})
             graph.insert_before(node, concat)
-            joined.append(concat.outputs[0])
+            node.replace_input_with(number, concat.outputs[0])
+        name = f"{node.outputs[0].name}_axes"
+        joint = onnx_ir.tensor([*(axes[0] or ()), *(axes[1] or ())], name=name)
+        constant = onnx_ir.Value(name=name, const_value=joint)
+        graph.register_initializer(constant)  # that a third slice can be merged, too
+        node.replace_input_with(AXES, constant)
         node.replace_input_with(0, first.inputs[0])
-        for number, value in enumerate(joined, start=1):
-            node.replace_input_with(number, value)
         graph.remove(first, safe=True)
 
 

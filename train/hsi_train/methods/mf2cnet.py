@@ -87,7 +87,14 @@ class DepthwiseConv3d(nn.Module):
 
 
 class GranularBlock(nn.Module):
-    """Receptive fields of 1, 3, 5 and 7 pixels side by side, fused, with a skip."""
+    """Receptive fields of 1, 3, 5 and 7 pixels side by side, fused, with a skip.
+
+    Attributes:
+        products: How many groups each product makes for inference. Engines copy the
+            groups out of a larger one, and take longer for several smaller ones.
+    """
+
+    products: tuple[int, ...] = (1,) * GROUPS
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -122,11 +129,7 @@ class GranularBlock(nn.Module):
         return F.relu(self.fuse(multiscale) + inner)
 
     def mixed_groups(self, x: Tensor, inner: Tensor) -> Iterator[Tensor]:
-        """Mix the channels and part them; the first group of the inner pixels only.
-
-        For inference each group is a product of its own: engines would copy the groups
-        out of one.
-        """
+        """Mix the channels and part them; the first group of the inner pixels only."""
         width = x.shape[1] // GROUPS
         if self.mix[1].training:  # the norm, which may be so alone: see `Trainer`
             first, *rest = self.mix(x).split(width, dim=1)
@@ -137,9 +140,13 @@ class GranularBlock(nn.Module):
         assert isinstance(layer, nn.Conv3d)
         gain, bias = norm_affine(self.mix[1])
         weight = layer.weight * gain[:, None, None, None, None]
-        for group, source in enumerate((inner, x, x, x)):
-            own = slice(group * width, (group + 1) * width)
-            yield F.relu(F.conv3d(source, weight[own], bias[own]))
+        source, start = inner, 0
+        for groups in self.products:
+            own = slice(start, start + groups * width)
+            mixed = F.relu(F.conv3d(source, weight[own], bias[own]))
+            for first in range(0, groups * width, width):
+                yield mixed[:, first : first + width]
+            source, start = x, own.stop
 
 
 class Head(nn.Sequential):
@@ -249,6 +256,7 @@ class FoldedGraph(nn.Module):
         self.network = copy.deepcopy(network)
         for block in self.network.blocks:
             assert isinstance(block, GranularBlock)
+            block.products = (1, GROUPS - 1)
             block.filters = nn.ModuleList(
                 FoldedDepthwise(layer, network.depth) for layer in block.filters
             )
