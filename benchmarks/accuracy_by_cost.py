@@ -83,9 +83,10 @@ def rate_of(row: str, data: str, train: int, folder: Path) -> tuple[int | None, 
     method = method_of(row)
     path = folder / "rivals.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
-    scene = found.get("scene", data)
-    if f"{data}_".startswith(f"{scene}_") and found.get("train") == train:
-        for name, rival in found["rivals"].items():
+    for scene, figures in found.get("scenes", {}).items():
+        if not f"{data}_".startswith(f"{scene}_") or figures["train"] != train:
+            continue
+        for name, rival in figures["rivals"].items():
             if RIVALS.get(name, name) in (row, method):
                 return rival["pixels_per_second"], "rivals"
     path = folder / f"dense_speed_{method}.json"

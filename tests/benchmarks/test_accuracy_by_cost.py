@@ -30,12 +30,9 @@ def results(tmp_path: Path) -> Path:
     lines = "\n".join(map(json.dumps, cells))
     (tmp_path / "accuracy" / "cells.jsonl").write_text(lines)
     rates = {"SVM, RBF": 9000, "mf2cnet": 2000, "mf2cnet by patches": 20}
-    rivals = {
-        "scene": "salinas_a",
-        "train": 60,
-        "rivals": {k: {"pixels_per_second": v} for k, v in rates.items()},
-    }
-    (tmp_path / "rivals.json").write_text(json.dumps(rivals))
+    measured = {k: {"pixels_per_second": v} for k, v in rates.items()}
+    scenes = {"salinas_a": {"train": 60, "rivals": measured}}
+    (tmp_path / "rivals.json").write_text(json.dumps({"scenes": scenes}))
     for method, rate in (("mf2cnet", 3000), ("s2former", 1000)):
         speed = json.dumps({"dense_pixels_per_second": rate})
         (tmp_path / f"dense_speed_{method}.json").write_text(speed)
