@@ -68,12 +68,11 @@ PROTOCOLS = {
 }
 DISJOINT = ("salinas_a-disjoint-5", "enmap-10")
 OTHERS, WITH_TARGETS = "other scenes", "other scenes and parts of the targets"
-# Options of pre-training on the targets too: what is visible and how bright is learned.
-BOTH = {"visible_weight": 0.5, "brightness_weight": 0.5}
 # Encoder (options of its pre-training; None: random weights), options of the tuning.
 PLAIN, FDC = {"frequency_weight": 0.0}, {"frequency_weight": 0.1}
 TRAINED: dict[str, tuple[dict[str, float] | None, dict[str, Any]]] = {
     "scratch": (None, {}),
+    "random encoder, tuned": (None, {}),
     "pre-trained": (PLAIN, {}),
     "pre-trained + FDC": (FDC, {}),
     "pre-trained + FDC + DAFT": (FDC, {"daft": True}),
@@ -85,6 +84,10 @@ SCRATCH = "scratch"
 # What is compared with what to say what a part adds.
 PARTS = {
     "pre-training, to the probe": ("probe + FDC", "probe, random encoder"),
+    "pre-training, to the tuned network": (
+        "pre-trained + FDC",
+        "random encoder, tuned",
+    ),
     "FDC, to the probe": ("probe + FDC", "probe"),
     "FDC, to the tuned network": ("pre-trained + FDC", "pre-trained"),
     "tuning, to the probe": ("pre-trained + FDC", "probe + FDC"),
@@ -149,7 +152,6 @@ def encoder(
     """Pre-train an encoder, or find it where an earlier call left it."""
     scenes = [recipe.expanded(UNLABELLED)]
     if sources == WITH_TARGETS:
-        options = BOTH | options
         scenes += [str(untested_part(name, folder)) for name in DISJOINT]
     name = "-".join(f"{k}={v}" for k, v in options.items())
     run = folder / f"{name}-{steps}-{seed}"

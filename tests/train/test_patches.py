@@ -183,6 +183,41 @@ def test_window_of_outputs_holds_the_patches_of_its_pixels(
             )
 
 
+@pytest.mark.parametrize("role", [Role.TEST, Role.VALIDATION])
+def test_unlabelled_windows_show_nothing_of_tested_patches(
+    make_data: MakeData, role: Role
+) -> None:
+    codes = np.random.default_rng(0).integers(0, 3, (30, 40))
+    roles = np.full(codes.shape, Role.NONE, dtype=np.uint8)
+    roles[:, 30:] = role
+    roles[5, 5:8] = Role.TRAIN
+    valid = np.ones(codes.shape, bool)
+    valid[20, 10] = False
+    data = make_data(codes, valid=valid)
+    outputs = 8
+
+    def cut() -> list[tuple[np.ndarray, np.ndarray]]:
+        windows = windows_of(data, [roles])
+        return list(windows.unlabelled(outputs, 99, np.random.default_rng(0)))
+
+    before = cut()
+    # Columns from 27 on lie in patches of tested pixels; patches of 24 on reach them.
+    data.scenes[0].cube[:, :, 30 - HALO :] += 1
+    after = cut()
+    whole = sum(known.sum() for _, known in before)
+    assert whole == 30 * (30 - 2 * HALO) - (2 * HALO + 1) ** 2
+    assert len(before) == 4 * 3  # windows of 8 x 8 that hold such a patch
+    for (cube, known), (other, same) in zip(before, after, strict=True):
+        np.testing.assert_array_equal(cube, other)
+        np.testing.assert_array_equal(known, same)
+        assert cube.shape[1:] == (outputs + 2 * HALO, outputs + 2 * HALO)
+    assert len(
+        list(windows_of(data, [roles]).unlabelled(8, 5, np.random.default_rng()))
+    )
+    roles[:, ::3] = role
+    assert cut() == []
+
+
 @settings(max_examples=40, deadline=None)
 @given(count=st.integers(2, 200), size=st.integers(2, 60), seed=st.integers(0, 99))
 def test_shuffled_yields_each_place_once_in_even_steps(

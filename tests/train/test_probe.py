@@ -68,3 +68,31 @@ def test_folds_hold_every_class_in_strips(pixels: int, count: int) -> None:
         mine = back[classes == one]  # in order of row and column
         assert (mine.diff() >= 0).all()
         assert mine.bincount().max() - mine.bincount().min() <= 1
+
+
+def test_quiet_neighbours_differ_alike_in_every_direction() -> None:
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(4, 4, generator=generator, dtype=torch.float64)
+    steps = mixing @ mixing.T
+    quiet = probe.quietening(steps)
+    torch.testing.assert_close(quiet, quiet.T)
+    assert float(quiet.square().sum()) == pytest.approx(4)
+    before = torch.linalg.eigvalsh(steps)
+    after = torch.linalg.eigvalsh(quiet @ steps @ quiet)
+    assert after.max() / after.min() < 0.1 * before.max() / before.min()
+
+
+def test_features_that_never_differ_are_left_alone() -> None:
+    assert torch.equal(probe.quietening(torch.eye(3)), torch.eye(3))
+
+
+def test_more_features_than_pixels_are_no_other_problem() -> None:
+    features, classes, _ = data(12, 1.0)
+    torch.manual_seed(0)
+    rotation, _ = torch.linalg.qr(torch.randn(40, 40, dtype=torch.float64))
+    wide = torch.nn.functional.pad(features.double(), (0, 32)) @ rotation
+    scores = []
+    for values in (features.double(), wide):
+        weight, bias = probe.solve(values, classes, 3, 0.1)
+        scores.append(values @ weight.T + bias)
+    torch.testing.assert_close(*scores, atol=1e-4, rtol=0)

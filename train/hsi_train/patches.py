@@ -7,6 +7,7 @@ the case ``outputs = 1``.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,6 +107,7 @@ class Windows:
             fill: What stands for a missing value, shape ``(band,)``.
         """
         self._scenes = scenes
+        self._splits = splits
         self._halo = halo
         self._fill = fill.astype(np.float32)[:, None, None]
         self.targets = [
@@ -129,6 +131,46 @@ class Windows:
             for index, target in enumerate(self.targets)
             for row, col in zip(*np.nonzero(target != IGNORED), strict=True)
         ]
+
+    def unlabelled(
+        self, outputs: int, count: int, rng: np.random.Generator
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        """Cut windows at random that show nothing of the test and validation pixels.
+
+        Pixels that a patch of theirs holds are filled, as missing ones are. No label
+        is needed; where all pixels were drawn at random, no such window may be left.
+
+        Yields:
+            Cube ``(band, outputs + 2 halo, outputs + 2 halo)`` in stored units, and
+            whether nothing is filled in the patch of an output, ``(outputs, outputs)``.
+        """
+        side = 2 * self._halo + 1
+        masks, corners = [], []
+        for index, (scene, roles) in enumerate(
+            zip(self._scenes, self._splits, strict=True)
+        ):
+            tested = (roles == Role.TEST) | (roles == Role.VALIDATION)
+            known = scene.valid & ~ndimage.maximum_filter(tested, side, mode="mirror")
+            whole = ndimage.minimum_filter(known, side, mode="mirror")
+            masks.append((known, np.pad(whole, ((0, outputs), (0, outputs)))))
+            starts = product(*(range(0, length, outputs) for length in roles.shape))
+            corners += [
+                (index, row, col)
+                for row, col in starts
+                if whole[row : row + outputs, col : col + outputs].any()
+            ]
+        for number in rng.permutation(len(corners))[:count]:
+            index, row, col = corners[number]
+            known, whole = masks[index]
+            reach = (-self._halo, outputs + self._halo)
+            cube = cut_cube(
+                self._scenes[index],
+                known,
+                self._fill,
+                (row + reach[0], row + reach[1]),
+                (col + reach[0], col + reach[1]),
+            )
+            yield cube, whole[row : row + outputs, col : col + outputs]
 
     def grid(self, outputs: int, rng: np.random.Generator | None) -> list[Place]:
         """List windows of a grid, randomly shifted, that hold a training pixel."""
