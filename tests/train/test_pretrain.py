@@ -355,6 +355,20 @@ def test_methods_without_an_encoder_refuse(
         assert not (tmp_path / "run").exists()
 
 
+def test_few_labels_need_no_epoch(
+    example: Any, unlabelled: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    result = train(asked(example, unlabelled, fit={}), run, "cpu")
+    assert result["best_epoch"] == 0
+    assert len((run / "history.csv").read_text().splitlines()) == 1  # its head
+    assert "No epoch was trained" in (run / "report.html").read_text()
+    again = recipe.load(str(run / "recipe.toml"))
+    assert "epochs" not in again["fit"]
+    repeated = train(recipe.parse(again), tmp_path / "again", "cpu")
+    assert repeated["confusion"] == result["confusion"]
+
+
 def test_options_become_the_recipe(
     cli: Cli, example: Any, unlabelled: Path, tmp_path: Path
 ) -> None:

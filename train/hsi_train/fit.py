@@ -75,7 +75,8 @@ class Progress:
     Attributes:
         history: One entry for each finished epoch.
         best_kappa: Of the validation pixels.
-        best_epoch: Number of the epoch whose weights are kept, from 1.
+        best_epoch: Number of the epoch whose weights are kept, from 1; 0 where none was
+            needed.
         best: Those weights.
     """
 
@@ -117,7 +118,8 @@ def choose_settings(
         )
     if epochs is None:
         steps = math.ceil(_length(windows, outputs) / batch)
-        epochs = max(MIN_EPOCHS, math.ceil(defaults.min_steps / steps))
+        least = MIN_EPOCHS if defaults.min_steps else 0
+        epochs = max(least, math.ceil(defaults.min_steps / steps))
     rates = {
         key: getattr(wanted if getattr(wanted, key) is not None else defaults, key)
         for key in ("learning_rate", "weight_decay", "gain", "noise")
@@ -157,7 +159,7 @@ class Trainer:
         self._steps = math.ceil(_length(windows, self._outputs) / self._batch)
         groups = method.parameter_groups(settings.learning_rate)
         self._optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
-        total = self._epochs * self._steps
+        total = max(self._epochs * self._steps, 1)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
             self._optimizer,
             [group["lr"] for group in groups],

@@ -78,7 +78,7 @@ class Defaults:
         noise: Added noise, in standard deviations of a band.
         batch: Patches in a step.
         min_steps: Optimiser steps below which the network has not settled, however few
-            the labels.
+            the labels; 0 where `BaseMethod.prepare` leaves nothing to train.
     """
 
     learning_rate: float = 3e-3

@@ -192,6 +192,11 @@ def _calibration(result: dict[str, Any]) -> Safe:
 
 
 def _training(progress: Progress) -> Safe:
+    if not progress.history:
+        return paragraph(
+            "No epoch was trained: with few labels the head was fitted to the features "
+            "of the pre-trained encoder at once. fit.epochs trains on from there."
+        )
     plots = [figure(svg(draw_loss(progress)), "Training loss over the epochs")]
     validation = draw_validation(progress)
     if validation is None:

@@ -108,7 +108,10 @@ def train(
     settings = choose_settings(wanted.fit, windows, method.halo, defaults)
     resolved = msgspec.structs.replace(
         wanted,
-        fit=Fit(**msgspec.structs.asdict(settings)),
+        # No epoch is the method's choice, not one that a recipe may ask for.
+        fit=Fit(
+            **msgspec.structs.asdict(settings) | {"epochs": settings.epochs or None}
+        ),
         options=methods.all_options(wanted.method, wanted.options),
     )
     trainer = Trainer(
@@ -130,6 +133,7 @@ def train(
         (run / run_folder.PRETRAIN_STATE).unlink(missing_ok=True)
 
     finished = len(trainer.progress.history)
+    run_folder.write_history(run / "history.csv", trainer.progress.history)
     with scalars(run / run_folder.TENSORBOARD, finished) as write_scalars:
 
         def epoch_done(epoch: Epoch) -> None:

@@ -59,7 +59,7 @@ CLIP = 5.0  # standard deviations, in pre-training
 FEW_LABELS = 1000  # up to here a pre-trained encoder gets its head from a probe
 CUT = 128  # windows encoded at once for the probe
 AROUND, AROUND_SIDE = 32, 32  # windows of pixels without labels, and their outputs
-PROBED = Defaults(learning_rate=1e-3, min_steps=40)
+PROBED = Defaults(learning_rate=1e-3, min_steps=0)
 DAFT = Defaults(learning_rate=1e-3, min_steps=200)
 DIFFUSION_STEPS = 200
 ANCHORS = (150, 100, 60, 20)  # times at which trajectories are compared
