@@ -14,6 +14,7 @@ MAX_FOLDS = 5
 PENALTIES = (0.01, 0.1, 1.0)
 LIMITS = (1e-4, 1e3)  # of the search beyond them
 UNCHECKED = 0.1  # penalty where a class has too few pixels to leave any out
+TINY = 1e-30  # variance of features that never differ
 SHRINKAGE = 0.01  # share of the mean variance added to that of every direction
 
 
@@ -60,7 +61,7 @@ def quietening(steps: Tensor) -> Tensor:
         A symmetric matrix, shape ``(feature, feature)``, in the type of ``steps``.
     """
     variance, axes = torch.linalg.eigh(steps)
-    gain = (variance.clamp(min=0) + SHRINKAGE * variance.mean()).rsqrt()
+    gain = (variance + SHRINKAGE * variance.mean()).clamp(min=TINY).rsqrt()
     # As a whole neither larger nor smaller: the penalties keep their meaning.
     gain = gain / gain.square().mean().sqrt()
     mapped: Tensor = (axes * gain) @ axes.T

@@ -648,7 +648,7 @@ class Method(Pretrainable):
         quiet = torch.eye(FEATURES).to(features)
         if around is not None:
             steps = around.steps * head.gain * head.gain[:, None]
-            quiet = probe.quietening(steps.double()).to(features)
+            quiet = probe.quietening(steps).to(features)
         fitted = probe.fit(head.standardise(features) @ quiet, classes, places)
         with torch.no_grad():
             head.linear.weight.copy_(fitted.weight @ quiet)
@@ -671,14 +671,14 @@ class Method(Pretrainable):
         if sum(spectra.shape[1] for spectra in inner) < FEATURES:
             return None
         spectra = np.concatenate(inner, axis=1).astype(np.float64)
-        mean, std = spectra.mean(axis=1), spectra.std(axis=1)
-        std = usable_deviation(mean, std)
+        mean = spectra.mean(axis=1)
+        std = usable_deviation(mean, spectra.std(axis=1))
         network, device = self.network.eval(), self.class_weights.device
         network.adapter.load_state_dict(
             Adapter(torch.from_numpy(mean), torch.from_numpy(std)).state_dict()
         )
-        features, steps, count = [], torch.zeros(FEATURES, FEATURES), 0
-        steps = steps.double().to(device)
+        steps = torch.zeros(FEATURES, FEATURES, dtype=torch.float64, device=device)
+        features, count = [], 0
         for cube, known in found:
             grid = network.features(torch.from_numpy(cube)[None].to(device))[0]
             mask = torch.from_numpy(known).to(device)
