@@ -156,7 +156,7 @@ def encoder(
     scenes = [recipe.expanded(UNLABELLED)]
     if sources == WITH_TARGETS:
         scenes += [str(untested_part(name, folder)) for name in DISJOINT]
-    name = "-".join(f"{k}={v}" for k, v in options.items())
+    name = "-".join([*sources.split(), *(f"{k}={v}" for k, v in options.items())])
     run = folder / f"{name}-{steps}-{seed}"
     if not (run / ENCODER).is_file():
         run.mkdir(parents=True, exist_ok=True)
