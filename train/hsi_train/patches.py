@@ -162,14 +162,11 @@ class Windows:
         for number in rng.permutation(len(corners))[:count]:
             index, row, col = corners[number]
             known, whole = masks[index]
-            reach = (-self._halo, outputs + self._halo)
-            cube = cut_cube(
-                self._scenes[index],
-                known,
-                self._fill,
-                (row + reach[0], row + reach[1]),
-                (col + reach[0], col + reach[1]),
+            rows, cols = (
+                (start - self._halo, start + outputs + self._halo)
+                for start in (row, col)
             )
+            cube = cut_cube(self._scenes[index], known, self._fill, rows, cols)
             yield cube, whole[row : row + outputs, col : col + outputs]
 
     def grid(self, outputs: int, rng: np.random.Generator | None) -> list[Place]:

@@ -665,9 +665,9 @@ class Method(Pretrainable):
         too few pixels are untouched by test and validation pixels.
         """
         rng = np.random.default_rng(int(torch.randint(2**31, ())))
-        halo = BLOCKS * REACH
         found = list(windows.unlabelled(AROUND_SIDE, AROUND, rng))
-        inner = [cube[:, halo:-halo, halo:-halo][:, known] for cube, known in found]
+        inside = slice(self.halo, -self.halo)
+        inner = [cube[:, inside, inside][:, known] for cube, known in found]
         if sum(spectra.shape[1] for spectra in inner) < FEATURES:
             return None
         spectra = np.concatenate(inner, axis=1).astype(np.float64)
