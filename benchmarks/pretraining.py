@@ -101,10 +101,6 @@ PARTS = {
 def wanted(protocol: Protocol) -> Recipe:
     content = recipe.load(protocol.recipe)
     content.pop("pretrain", None)
-    if protocol.mode != "per-class":
-        # The recipe of SalinasA tunes for random pixels; these take the defaults.
-        content.pop("fit", None)
-        content.pop("options", None)
     return recipe.parse(content | {"seed": 0})
 
 
