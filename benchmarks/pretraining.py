@@ -10,8 +10,8 @@ for each setting, so the spread is that of the draws, not of pre-training.
 
 For the random pixels the encoder saw other scenes alone. For the two disjoint protocols
 it also saw the parts of both targets that no window of a test pixel reaches, without
-their labels: who labels a scene has it. Settings were chosen on the draws 100 to 104.
-The results hold the two disjoint protocols; the random pixels are not yet measured so.
+their labels: who labels a scene has it. Settings were chosen on the draws 100 to 109 of
+the disjoint protocols. Of the random pixels the results hold two variants.
 
 A finished run is one line of the output file; a call that was stopped goes on where it
 was. HSI_DATA names the folder of salinas_a/, enmap_potsdam/ and unlabelled/.
