@@ -44,10 +44,10 @@ def statistics(scenes: list[LabelledScene], splits: list[Roles]) -> Statistics:
 
     A band that never varies gets a standard deviation of one.
     """
-    return _describe(_training_spectra(scenes, splits)[0])
+    return describe(_training_spectra(scenes, splits)[0])
 
 
-def _describe(spectra: NDArray[np.float64]) -> Statistics:
+def describe(spectra: NDArray[np.float64]) -> Statistics:
     """Measure spectra of shape ``(band, pixel)``."""
     mean, std = spectra.mean(axis=1), spectra.std(axis=1)
     return Statistics(mean, usable_deviation(mean, std))
@@ -67,7 +67,7 @@ def problem(
 ) -> Problem:
     """Tell a method what it must know of the training pixels, and of no others."""
     spectra, classes = _training_spectra(scenes, splits)
-    measured = _describe(spectra)
+    measured = describe(spectra)
     means = [spectra[:, classes == k].mean(axis=1) for k in range(class_count)]
     return Problem(
         band_mean=torch.from_numpy(measured.mean),

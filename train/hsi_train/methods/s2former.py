@@ -42,9 +42,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hsi_runtime.errors import RecipeError
-from hsi_train import probe
+from hsi_train import patches, probe
 from hsi_train.method import IGNORED, Batch, Defaults, Problem
-from hsi_train.patches import usable_deviation
 from hsi_train.pretrain import Pretrainable
 
 if TYPE_CHECKING:
@@ -579,7 +578,7 @@ def neighbours_known(known: Tensor, axis: int) -> Tensor:
 
 
 class Method(Pretrainable):
-    """S2Former; from scratch, or tuned from a pre-trained encoder."""
+    """S2Former; from scratch, or on a pre-trained encoder."""
 
     receptive_field = 2 * BLOCKS * REACH + 1
     defaults = Defaults(learning_rate=1e-3, min_steps=100)
@@ -671,12 +670,10 @@ class Method(Pretrainable):
         if sum(spectra.shape[1] for spectra in inner) < FEATURES:
             return None
         spectra = np.concatenate(inner, axis=1).astype(np.float64)
-        mean = spectra.mean(axis=1)
-        std = usable_deviation(mean, spectra.std(axis=1))
+        measured = patches.describe(spectra)
+        mean, std = (torch.from_numpy(v) for v in (measured.mean, measured.std))
         network, device = self.network.eval(), self.class_weights.device
-        network.adapter.load_state_dict(
-            Adapter(torch.from_numpy(mean), torch.from_numpy(std)).state_dict()
-        )
+        network.adapter.load_state_dict(Adapter(mean, std).state_dict())
         steps = torch.zeros(FEATURES, FEATURES, dtype=torch.float64, device=device)
         features, count = [], 0
         for cube, known in found:
