@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 
 from hsi_runtime import command_line
 from hsi_runtime.errors import SceneError
@@ -80,3 +81,57 @@ def test_command(
     code, said = run("--probability-sample", "--abundances", "a.tif")
     assert code == 2
     assert "picks pixels" in said
+
+
+def test_what_the_truth_declares_as_missing_is_no_class(
+    tmp_path: Path, write_tif: WriteTif
+) -> None:
+    codes = np.array([[1, 1, 2], [2, 1, 2]], dtype=np.uint8)
+    found = write_tif(tmp_path / "map.tif", codes, nodata=255)
+    truth = np.array([[1, 255, 2], [1, 0, 2]], dtype=np.uint8)
+    whole = write_tif(tmp_path / "whole.tif", truth, nodata=255)
+    real = np.where(truth == 255, np.nan, truth).astype(np.float32)
+    other = write_tif(tmp_path / "real.tif", real, nodata=np.nan)
+    for path in (whole, other):
+        result = accuracy.compare(found, path)
+        assert result["pixels"] == 4
+        assert result["overall_accuracy"] == 0.75
+        assert result["average_accuracy"] == pytest.approx((0.5 + 1) / 2)
+    half = write_tif(tmp_path / "half.tif", real + 0.5)
+    with pytest.raises(SceneError, match="expected whole label codes"):
+        accuracy.compare(found, half)
+
+
+@pytest.mark.parametrize("layer", ["truth", "abundances"])
+def test_rasters_of_another_place_or_size(
+    tmp_path: Path, write_tif: WriteTif, layer: str
+) -> None:
+    codes = np.ones((5, 5), dtype=np.uint8)
+    found = write_tif(tmp_path / "map.tif", codes, nodata=255)
+    fits = write_tif(tmp_path / "fits.tif", codes)
+    moved = write_tif(tmp_path / "moved.tif", codes, origin=(4e5, 5e6))
+    small = write_tif(tmp_path / "small.tif", codes[:3])
+    for wrong, message in ((moved, "grid lies elsewhere"), (small, "3 x 5 pixels")):
+        paths = (wrong, None) if layer == "truth" else (fits, wrong)
+        with pytest.raises(SceneError, match=message):
+            accuracy.compare(found, *paths)
+
+
+def test_abundances_count_by_the_scale_of_their_file(
+    tmp_path: Path, write_tif: WriteTif
+) -> None:
+    """hsi-run stores them in steps of 1/10000; the simulator as they are."""
+    codes = np.array([[1, 2, 1, 2]], dtype=np.uint8)
+    found = write_tif(tmp_path / "map.tif", codes, nodata=255)
+    truth = write_tif(tmp_path / "truth.tif", np.array([[1, 1, 1, 2]], dtype=np.uint8))
+    shares = np.array([[[0.9, 0.4, 0.8, 0]], [[0.1, 0.6, 0.2, 0]]])
+    plain = write_tif(tmp_path / "plain.tif", shares.astype(np.float32))
+    stored = np.rint(shares * 10_000).astype(np.uint16)
+    stored[..., 3] = 65535
+    steps = write_tif(tmp_path / "steps.tif", stored, nodata=65535)
+    with rasterio.open(steps, "r+") as raster:
+        raster.scales = (1e-4, 1e-4)
+    for path in (plain, steps):
+        result = accuracy.compare(found, truth, path, 0.7)
+        assert result["pixels"] == 2
+        assert result["overall_accuracy"] == 1

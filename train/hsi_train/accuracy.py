@@ -9,13 +9,14 @@ from typing import Any
 import click
 import numpy as np
 import rasterio
+from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from hsi_runtime import command_line
 from hsi_runtime.errors import SceneError
-from hsi_runtime.geotiff import resolution_m
-from hsi_train import area_estimate, metrics
+from hsi_runtime.scene import open_scene
+from hsi_train import area_estimate, labels, metrics
 from hsi_train.classes import ClassInfo
 
 ROWS = 512  # read at once
@@ -32,8 +33,9 @@ def compare(
 
     Args:
         class_map: Output of hsi-run.
-        truth: Codes on the same grid, 0 = unlabelled.
-        abundances: Fractions of the materials, one band for each; optional.
+        truth: Codes on the same grid; 0, nodata and NaN are unlabelled.
+        abundances: Fractions of the materials, one band for each, as such or by the
+            scale that the file declares, as hsi-run writes them; optional.
         min_abundance: Only pixels whose largest fraction reaches it count.
         probability_sample: The truth was drawn at random, from the whole map or within
             each of its classes: estimate areas, too.
@@ -43,31 +45,31 @@ def compare(
         also ``area_adjusted``, see `area_estimate.report`.
 
     Raises:
-        SceneError: The rasters do not lie on one grid, share no labelled pixel, or the
-            sample is too small.
+        SceneError: The rasters do not lie on one grid, share no labelled pixel, the
+            truth holds no codes, or the sample is too small.
     """
+    info = open_scene(str(class_map)).info
+    for path in filter(None, (truth, abundances)):
+        labels.check_grid(str(path), open_scene(str(path)).info, info)
     with rasterio.Env(GDAL_CACHEMAX=64):
         found, true = _open(class_map), _open(truth)
         pure = _open(abundances) if abundances else None
-        for other in (true, pure):
-            if other is not None and other.shape != found.shape:
-                raise SceneError(
-                    f"{other.name} has {other.shape} pixels, {found.name} "
-                    f"{found.shape}; both must lie on one grid."
-                )
         pairs: dict[tuple[int, int], int] = {}
         mapped: dict[int, int] = {}  # pixels of each code of the map
         for top in range(0, found.height, ROWS):
             window = Window(0, top, found.width, min(ROWS, found.height - top))
-            codes, labels = found.read(1, window=window), true.read(1, window=window)
+            codes = found.read(1, window=window)
+            classes = labels.whole_codes(
+                str(truth), true.read(1, window=window), true.nodata
+            )
             known = codes != found.nodata
             present, numbers = np.unique(codes[known], return_counts=True)
             for code, n in zip(present, numbers, strict=True):
                 mapped[int(code)] = mapped.get(int(code), 0) + int(n)
-            use = (labels != 0) & known
+            use = (classes != 0) & known
             if pure is not None:
-                use &= pure.read(window=window).max(axis=0) >= min_abundance
-            both = np.stack([labels[use], codes[use]]).astype(np.int64)
+                use &= _largest(pure, window) >= min_abundance
+            both = np.stack([classes[use], codes[use]]).astype(np.int64)
             values, counts = np.unique(both, axis=1, return_counts=True)
             for (label, code), n in zip(values.T, counts, strict=True):
                 key = int(label), int(code)
@@ -92,7 +94,7 @@ def compare(
                 f"are mapped as {', '.join(str(every[k]) for k in lacking)}, so areas "
                 "cannot be estimated; label more random pixels there."
             )
-        side = resolution_m(found.crs, found.transform.to_gdal())
+        side = info.resolution_m
         result["area_adjusted"] = area_estimate.report(
             matrix,
             counts,
@@ -118,6 +120,15 @@ def area_table(adjusted: dict[str, Any]) -> str:
         lines.append(f"{entry['code']:5}  {figures}".rstrip())
     overall = percent(adjusted["overall_accuracy"]).strip()
     return "\n".join([*lines, f"overall accuracy, of the area: {overall} %"])
+
+
+def _largest(abundances: Any, window: Window) -> NDArray[np.float64]:
+    """Read the largest fraction of each pixel of a window, 0 where there is none."""
+    stored = abundances.read(window=window, masked=True)  # (material, row, col)
+    scale = np.array(abundances.scales)[:, None, None]
+    offset = np.array(abundances.offsets)[:, None, None]
+    largest: NDArray[np.float64] = (stored * scale + offset).filled(0.0).max(axis=0)
+    return largest
 
 
 def _open(path: Path) -> Any:

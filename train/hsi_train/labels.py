@@ -127,14 +127,22 @@ def read_codes(path: str, info: SceneInfo) -> tuple[Codes, ClassTable]:
     table = ClassTable()
     if matlab.is_matlab(path):
         values = matlab.read_array(path, 2)
+        _check_size(path, values.shape, info)
     else:
         values, table = _read_raster(path, info)
-    if values.shape != (info.rows, info.cols):
-        raise SceneError(
-            f"{path} has {values.shape[0]} x {values.shape[1]} pixels, the scene "
-            f"{info.path.name} {info.rows} x {info.cols}; labels must lie on the "
-            "scene's grid (rio warp --like scene.tif puts them there)."
-        )
+    return whole_codes(path, values), table
+
+
+def whole_codes(
+    path: str, values: NDArray[Any], nodata: float | None = None
+) -> NDArray[np.int64]:
+    """Return label codes as whole numbers, nodata and what is not finite as 0.
+
+    Raises:
+        SceneError: Other numbers than 0..65534.
+    """
+    if nodata is not None:
+        values = np.where(values == nodata, 0, values)
     if values.dtype.kind == "f":
         values = np.where(np.isfinite(values), values, 0)
     inside = values.min() >= 0 and values.max() <= MAX_CODE
@@ -143,7 +151,7 @@ def read_codes(path: str, info: SceneInfo) -> tuple[Codes, ClassTable]:
             f"{path} holds values from {values.min()} to {values.max()}; expected "
             f"whole label codes from 0 (unlabelled) to {MAX_CODE}."
         )
-    return values.astype(np.int64), table
+    return values.astype(np.int64)
 
 
 def _read_raster(path: str, info: SceneInfo) -> tuple[NDArray[Any], ClassTable]:
@@ -155,15 +163,28 @@ def _read_raster(path: str, info: SceneInfo) -> tuple[NDArray[Any], ClassTable]:
         values = scene.read((0, found.rows), (0, found.cols), np.array([0]))[0]
     finally:
         scene.close()
-    if (found.rows, found.cols) == (info.rows, info.cols):
-        _check_georeference(path, found, info)
+    check_grid(path, found, info)
     if not np.isnan(found.nodata[0]):
         values = np.where(values == found.nodata[0], 0, values)
     return values, _table_of(found.path) if found.driver == "GTiff" else ClassTable()
 
 
-def _check_georeference(path: str, labels: SceneInfo, scene: SceneInfo) -> None:
-    """Refuse labels of the right size in the wrong place."""
+def _check_size(path: str, shape: tuple[int, ...], scene: SceneInfo) -> None:
+    if shape != (scene.rows, scene.cols):
+        raise SceneError(
+            f"{path} has {shape[0]} x {shape[1]} pixels, the scene {scene.path.name} "
+            f"{scene.rows} x {scene.cols}; labels must lie on the scene's grid (rio "
+            "warp --like scene.tif puts them there)."
+        )
+
+
+def check_grid(path: str, labels: SceneInfo, scene: SceneInfo) -> None:
+    """Refuse a raster of another size than the scene, or in another place.
+
+    Raises:
+        SceneError: It is one.
+    """
+    _check_size(path, (labels.rows, labels.cols), scene)
     if labels.transform is None or scene.transform is None:
         return
     if labels.crs and scene.crs and CRS.from_wkt(labels.crs) != CRS.from_wkt(scene.crs):
