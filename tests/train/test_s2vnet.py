@@ -195,6 +195,19 @@ def test_constants_follow_every_step() -> None:
     assert not torch.equal(method.network.cosine.gram, before)
 
 
+def test_constants_are_exact_where_training_is_in_half_precision() -> None:
+    """As on a GPU: the loop asks for the next loss inside of autocast."""
+    method = build().train()
+    losses = method.losses(batch_of(method))
+    with torch.autocast("cpu", torch.bfloat16):
+        next(losses)
+        assert next(losses, None) is None
+    assert method.network.cosine is not None
+    expected = fold(method.endmembers().T)
+    assert torch.equal(method.network.cosine.gram, expected.gram)
+    assert torch.equal(method.network.cosine.norms, expected.norms)
+
+
 def test_evaluation_changes_nothing() -> None:
     method = varied()
     before = copy.deepcopy(method.state_dict())

@@ -475,11 +475,12 @@ class Method(BaseMethod):
         or saves it next.
         """
         # The angle and the cosine want more digits than bf16 has.
-        with torch.autocast(batch.cube.device.type, enabled=False):
+        exact = torch.autocast(batch.cube.device.type, enabled=False)
+        with exact:
             total = self._objective(batch)
         yield total
         if self.network.cosine is not None:
-            with torch.no_grad():
+            with exact, torch.no_grad():
                 constants = fold(self._vary(False)[0])
                 self.network.cosine.gram.copy_(constants.gram)
                 self.network.cosine.norms.copy_(constants.norms)
