@@ -37,7 +37,7 @@ def striped(side: int = 90, row: int = 0, col: int = 0) -> LabelledData:
     valid = np.ones((side, side), dtype=bool)
     scene = LabelledScene(info, row, col, cube, valid, classes)
     kinds = [ClassInfo(k + 1, f"class {k + 1}", "#808080") for k in range(3)]
-    return LabelledData([scene], kinds, np.arange(1), [])
+    return LabelledData([scene], kinds, np.arange(1), [], [True])
 
 
 def nearest(data: LabelledData, seed: int = 0) -> tuple[np.ndarray, float]:

@@ -109,7 +109,7 @@ def make_data() -> Callable[..., LabelledData]:
             ClassInfo(int(code), f"class {code}", f"#{40 * n + 15:02x}8040")
             for n, code in enumerate(present)
         ]
-        return LabelledData(scenes, classes, np.arange(bands), [])
+        return LabelledData(scenes, classes, np.arange(bands), [], [True] * len(scenes))
 
     return make
 

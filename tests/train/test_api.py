@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import hsi_train
-from hsi_runtime.errors import RecipeError
+from hsi_runtime.errors import EngineError, RecipeError
 from hsi_train import recipe
 
 
@@ -47,6 +47,8 @@ def test_mistakes_are_errors_of_ours(example: Any, tmp_path: Path) -> None:
         hsi_train.train(tmp_path / "none.toml")
     with pytest.raises(RecipeError, match="unknown field `epoch`"):
         hsi_train.train(content(example) | {"fit": {"epoch": 1}}, tmp_path / "run")
+    with pytest.raises(EngineError, match="knows no device 'cuda:1'"):
+        hsi_train.train(content(example), tmp_path / "run", device="cuda:1")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -289,12 +289,13 @@ def test_scenes_in_other_units_are_refused(
     floats = files(some_cube("float32"), name="floats")
     with pytest.raises(SceneError, match=r"floats\.tif stores float32.* int16"):
         load(files(), floats)
-    scaled = files(name="scaled")
-    with rasterio.open(scaled[0], "r+") as raster:
-        raster.scales = (1e-4,) * BANDS
+    scaled, again = files(name="scaled"), files(name="again")
+    for path in (scaled[0], again[0]):
+        with rasterio.open(path, "r+") as raster:
+            raster.scales = (1e-4,) * BANDS
     with pytest.raises(SceneError, match=r"scaled\.tif .*scale.*same stored units"):
         load(files(), scaled)
-    assert len(load(scaled, scaled).scenes) == 2
+    assert len(load(scaled, again).scenes) == 2
 
 
 def test_folder_of_scenes_in_order_of_name(
@@ -352,3 +353,15 @@ def test_excluded_classes_are_unlabelled(
 def test_missing_scene(tmp_path: Path) -> None:
     with pytest.raises(SceneError, match=r"There is no file .*no\.tif"):
         load((str(tmp_path / "no.tif"), str(tmp_path / "gt.tif")))
+
+
+def test_a_scene_given_twice_would_be_tested_on_what_it_learnt(
+    files: Files, tmp_path: Path
+) -> None:
+    scene, labels = files()
+    link = tmp_path / "link.tif"
+    link.symlink_to(scene)
+    with pytest.raises(
+        SceneError, match=r"link\.tif is the same scene as .*scene\.tif"
+    ):
+        labelled_scene.load([scene, str(link)], [labels, labels], 1)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from hsi_runtime.errors import OutputError, RecipeError, SceneError
 from hsi_train import checkpoint, recipe, run_folder
 from hsi_train import method as methods
-from hsi_train.encoder_file import read_encoder
+from hsi_train.encoder_file import Origin, read_encoder
 from hsi_train.method import Problem
 from hsi_train.methods import names
 from hsi_train.pretrain import (
@@ -21,6 +22,7 @@ from hsi_train.pretrain import (
     complete_windows,
     decay_groups,
     read_sources,
+    warnings,
 )
 from hsi_train.recipe import Pretrain, Recipe
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
@@ -242,6 +244,19 @@ def test_run_keeps_its_encoder_and_says_where_it_is_from(finished: Any) -> None:
     assert not (run / "pretrain.pt").exists()
     read = checkpoint.load(run).description.provenance.data_sha256
     assert {"a.tif", "b.tif"} <= read.keys()
+
+
+def test_an_encoder_that_has_seen_the_test_pixels_is_said(
+    make_data: Callable[..., Any],
+) -> None:
+    data = make_data(np.array([[1, 2]]))  # of memory.tif
+    origin = Origin(
+        method="s2former", version="0", scenes=["a.tif"], steps=1, seed=0, loss=0.0
+    )
+    assert warnings(origin, data) == []
+    seen = msgspec.structs.replace(origin, scenes=["a.tif", "memory.tif"])
+    (said,) = warnings(seen, data)
+    assert "pre-trained on memory.tif, test pixels included" in said
 
 
 def test_run_from_a_kept_encoder_is_the_same_from_there_on(

@@ -46,7 +46,7 @@ def made_report(
         ClassInfo(c.code, name, "#8090a0")
         for c, name in zip(data.classes, names, strict=True)
     ]
-    data = LabelledData(data.scenes, classes, data.bands, [])
+    data = LabelledData(data.scenes, classes, data.bands, [], [True])
     splits = split.per_class(data, 2, 0)
     statistics = patches.statistics(data.scenes, splits)
     problem = patches.problem(data.scenes, splits, len(classes))

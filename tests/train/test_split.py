@@ -296,8 +296,62 @@ def test_split_files_that_do_not_fit(
 
 def test_one_split_file_for_each_scene(make_data: MakeData) -> None:
     codes = fields(12, 14, 2, 3)
-    with pytest.raises(SceneError, match=r"1 split raster\(s\) for 2 labelled"):
+    with pytest.raises(SceneError, match=r"1 split raster\(s\) for 2 scene"):
         split.from_files(make_data(codes, codes), ["one.tif"])
+
+
+@pytest.mark.parametrize("mode", ["file", "test-labels"])
+def test_a_scene_without_labels_takes_its_raster_with_it(
+    tmp_path: Path, write_tif: WriteTif, mode: str
+) -> None:
+    from hsi_train import labelled_scene
+
+    codes = np.repeat(fields(12, 12, 2, 3)[None], 3, axis=0).astype(np.uint8)
+    codes[1] = 0
+    first = np.zeros((12, 12), bool)
+    first[:, :6] = True
+    cube = np.ones((2, 12, 12), dtype=np.int16)
+
+    def write(kind: str, values: Any) -> list[str]:
+        return [
+            str(write_tif(tmp_path / f"{kind}{n}.tif", v, origin=(5e5 + 99 * n, 6e6)))
+            for n, v in enumerate(values)
+        ]
+
+    scenes = write("s", [cube] * 3)
+    if mode == "file":
+        roles = np.where(codes > 0, np.where(first, 1, 3), 0).astype(np.uint8)
+        data = labelled_scene.load(scenes, write("l", codes), 1)
+        splits = split.from_files(data, write("r", roles))
+    else:
+        train, test = (write(k, codes * m) for k, m in (("a", first), ("b", ~first)))
+        data = labelled_scene.load(scenes, train, 1, test_label_paths=test)
+        splits = split.from_test_labels(data, test)
+    assert data.labelled == [True, False, True]
+    assert len(splits) == 2
+    for scene, roles in zip(data.scenes, splits, strict=True):
+        left = np.arange(roles.shape[1]) + scene.col < 6
+        known = scene.classes != UNLABELLED
+        np.testing.assert_array_equal(roles, known * np.where(left, 1, 3))
+
+
+def test_a_probability_sample_lacks_no_label(
+    make_data: MakeData, tmp_path: Path, write_tif: WriteTif
+) -> None:
+    """Where the scene has no data there is no map, so no sample either."""
+    codes = np.ones((8, 8), dtype=int)
+    codes[4:] = 2
+    codes[0, :3] = 0
+    roles = np.full((8, 8), Role.TEST, dtype=np.uint8)
+    roles[:, :2] = Role.TRAIN
+    path = [str(write_tif(tmp_path / "r.tif", roles))]
+    with pytest.raises(SceneError, match=r"1 of the 48 pixels.*have no label"):
+        split.from_files(make_data(codes), path, sampled=True)
+    (found,) = split.from_files(make_data(codes), path)
+    assert (found == Role.TEST).sum() == 47
+    valid = np.ones((8, 8), bool)
+    valid[0, 2] = False
+    split.from_files(make_data(codes, valid=valid), path, sampled=True)
 
 
 def test_class_that_a_file_does_not_test_is_reported(

@@ -21,7 +21,12 @@ from hsi_train.method import BaseMethod, Batch, Defaults
 from hsi_train.patches import Place, Statistics, Windows, augment, shuffled
 from hsi_train.predict import score
 from hsi_train.recipe import Fit
-from hsi_train.resume_state import loaded_state, save_state
+from hsi_train.resume_state import (
+    loaded_state,
+    random_state,
+    restore_random,
+    save_state,
+)
 from hsi_train.split import Role, Roles
 
 DENSE_OUTPUTS = 32  # classified square of a window where labels are dense
@@ -343,7 +348,7 @@ class Trainer:
             "schedule": self._schedule.state_dict(),
             "numpy": self._rng.bit_generator.state,
             "generator": self._generator.get_state(),
-            "torch": torch.get_rng_state(),
+            "random": random_state(self._device),
             "history": [vars(e) for e in progress.history],
             "best_kappa": progress.best_kappa,
             "best_epoch": progress.best_epoch,
@@ -363,7 +368,7 @@ class Trainer:
             self._schedule.load_state_dict(state["schedule"])
             self._rng.bit_generator.state = state["numpy"]
             self._generator.set_state(state["generator"])
-            torch.set_rng_state(state["torch"])
+            restore_random(state["random"], self._device)
             self.progress = Progress(
                 [Epoch(**e) for e in state["history"]],
                 state["best_kappa"],

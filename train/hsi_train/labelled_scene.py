@@ -1,5 +1,6 @@
 """Joins scenes with their labels: the part of each scene that training can use."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,12 +60,14 @@ class LabelledData:
         classes: Code, name and colour of every class, by class index.
         bands: 0-based bands of the first scene that are used.
         warnings: Sentences the user should read.
+        labelled: Of every scene given, whether it has a label and is in ``scenes``.
     """
 
     scenes: list[LabelledScene]
     classes: list[ClassInfo]
     bands: NDArray[np.intp]
     warnings: list[str]
+    labelled: list[bool]
 
     @property
     def reference(self) -> SceneInfo:
@@ -141,8 +144,10 @@ def load(
         SceneError: Scenes or labels cannot be used together.
     """
     scene_paths = expand_scenes(scene_paths)
+    _check_given_once(scene_paths)
     warnings: list[str] = []
     unlabelled: list[str] = []
+    labelled: list[bool] = []
     table = ClassTable.from_json(class_file) if class_file else ClassTable()
     source = label_files.open_labels(
         label_paths, len(scene_paths), label_field, table.names
@@ -160,7 +165,8 @@ def load(
             info = scene.info
             warnings += info.notes
             codes = source.codes(number, info)
-            if not codes.any():
+            labelled.append(bool(codes.any()))
+            if not labelled[-1]:
                 unlabelled.append(info.path.name)
                 continue
             if first is None or bands is None:
@@ -189,7 +195,20 @@ def load(
     table = source.class_table().updated(table)
     _drop_classes(parts, table, exclude)
     bands, parts = _drop_empty_bands(parts, bands, warnings)
-    return _assemble(parts, bands, table, warnings)
+    return _assemble(parts, bands, table, warnings, labelled)
+
+
+def _check_given_once(paths: Sequence[str]) -> None:
+    """Refuse a scene that would be trained on under one name and tested as another."""
+    seen: dict[str, str] = {}
+    for path in paths:
+        real = os.path.realpath(path)
+        if real in seen:
+            raise SceneError(
+                f"{path} is the same scene as {seen[real]}; give each scene once, with "
+                "all its labels in one file."
+            )
+        seen[real] = path
 
 
 def _drop_classes(
@@ -297,6 +316,7 @@ def _assemble(
     bands: NDArray[np.intp],
     table: ClassTable,
     warnings: list[str],
+    labelled: list[bool],
 ) -> LabelledData:
     masks = [valid_pixels(part.cube, part.nodata) for part in parts]
     pairs = list(zip(parts, masks, strict=True))
@@ -311,8 +331,8 @@ def _assemble(
             f"Labels hold {len(present)} class(es) with valid pixels ({found}); "
             "training needs at least two. Code 0 means unlabelled."
         )
-    labelled = np.unique(np.concatenate([np.unique(part.codes) for part in parts]))
-    gone = sorted(set(labelled.tolist()) - set(present.tolist()) - {0})
+    codes = np.unique(np.concatenate([np.unique(part.codes) for part in parts]))
+    gone = sorted(set(codes.tolist()) - set(present.tolist()) - {0})
     if gone:
         names = ", ".join(table.names.get(code, str(code)) for code in gone)
         warnings.append(f"Classes without any valid pixel are left out: {names}.")
@@ -325,4 +345,4 @@ def _assemble(
         scenes.append(
             LabelledScene(part.info, part.row, part.col, part.cube, valid, index)
         )
-    return LabelledData(scenes, classes, bands, warnings)
+    return LabelledData(scenes, classes, bands, warnings, labelled)

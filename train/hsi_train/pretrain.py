@@ -22,10 +22,16 @@ from hsi_runtime.scene import Cube, valid_pixels
 from hsi_train import labelled_scene
 from hsi_train.encoder_file import Origin, load_encoder, save_encoder
 from hsi_train.fit import MAX_GRADIENT_NORM, warm_up_share
+from hsi_train.labelled_scene import LabelledData
 from hsi_train.method import BaseMethod
 from hsi_train.patches import usable_deviation
 from hsi_train.recipe import Pretrain
-from hsi_train.resume_state import loaded_state, save_state
+from hsi_train.resume_state import (
+    loaded_state,
+    random_state,
+    restore_random,
+    save_state,
+)
 from hsi_train.run_folder import ENCODER, PRETRAIN_STATE
 
 WARM_UP = 0.05  # share of the steps
@@ -127,6 +133,19 @@ def read_sources(
             "without missing values; give larger ones, or lower pretrain.outputs."
         )
     return sources
+
+
+def warnings(origin: Origin, data: LabelledData) -> list[str]:
+    """Say whether an encoder has seen the scenes whose accuracy is measured."""
+    here = {scene.info.path.name for scene in data.scenes}
+    both = [name for name in origin.scenes if name in here]
+    if not both:
+        return []
+    return [
+        f"The encoder was pre-trained on {', '.join(both)}, test pixels included, "
+        "though without labels (transductive): the accuracy holds for this scene, and "
+        "less for one that the encoder has not seen."
+    ]
 
 
 def complete_windows(valid: NDArray[np.bool_], side: int) -> NDArray[np.intp]:
@@ -255,7 +274,7 @@ class Pretrainer:
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
             "numpy": self._rng.bit_generator.state,
-            "torch": torch.get_rng_state(),
+            "random": random_state(self._device),
             "done": self._done,
             "loss": self.loss,
         }
@@ -272,7 +291,7 @@ class Pretrainer:
             self._optimizer.load_state_dict(state["optimizer"])
             self._schedule.load_state_dict(state["schedule"])
             self._rng.bit_generator.state = state["numpy"]
-            torch.set_rng_state(state["torch"])
+            restore_random(state["random"], self._device)
             self._done, self.loss = state["done"], state["loss"]
 
 

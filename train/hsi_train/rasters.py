@@ -11,6 +11,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from rasterio.transform import Affine
 
 from hsi_runtime.scene import SceneInfo
+from hsi_train.whole_file import replaced
 
 
 def write_raster(path: Path, values: NDArray[Any], info: SceneInfo) -> None:
@@ -29,5 +30,6 @@ def write_raster(path: Path, values: NDArray[Any], info: SceneInfo) -> None:
         profile["transform"] = Affine.from_gdal(*info.transform)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.open(path, "w", **profile) as raster:
+        # Closed, that is complete, before it takes its place.
+        with replaced(path) as part, rasterio.open(part, "w", **profile) as raster:
             raster.write(values, 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from hsi_train import split
+from hsi_train import split, whole_file
 from hsi_train.checkpoint import Description
 from hsi_train.fit import Progress
 from hsi_train.labelled_scene import LabelledData
@@ -107,7 +107,7 @@ def write_report(
         Safe(f"<nav>{links}</nav>"),
         *(section(title, inside) for title, inside in present.items()),
     )
-    path.write_text(content, encoding="utf-8")
+    whole_file.write_text(path, content)
 
 
 def _head(data: LabelledData, result: dict[str, Any], described: Description) -> Safe:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from hsi_train import whole_file
 from hsi_train.report_html import (
     Safe,
     page,
@@ -54,7 +55,7 @@ def write_report(path: Path, found: dict[str, Any], method: str) -> None:
         section("Accuracy of the test pixels", table(head, figures)),
         section("Recall of each class", table(head, recalls)),
     )
-    path.write_text(content, encoding="utf-8")
+    whole_file.write_text(path, content)
 
 
 def _figures(figure: dict[str, Any]) -> list[float]:

@@ -1,6 +1,6 @@
 """The file from which an interrupted training goes on."""
 
-import os
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,14 +8,32 @@ from typing import Any
 
 import torch
 
+from hsi_runtime.backends.exhaustion import is_exhaustion
 from hsi_runtime.errors import OutputError
+from hsi_train import whole_file
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a state; an interruption leaves the one before it."""
-    partial = path.with_name(path.name + ".part")
-    torch.save(state, partial)
-    os.replace(partial, path)
+    # Not by torch itself, which tells a full disk as any other failure.
+    content = io.BytesIO()
+    torch.save(state, content)
+    whole_file.write_bytes(path, content.getvalue())
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the state of torch's generators: the CPU's, and that of a GPU in use."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_random(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Let torch draw on where `random_state` was called, on the same kind of device."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
 @contextmanager
@@ -28,6 +46,8 @@ def loaded_state(path: Path) -> Iterator[dict[str, Any]]:
     try:
         yield torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for a damaged file
+        if is_exhaustion(error):
+            raise
         raise OutputError(
             f"{path} cannot be resumed: it is damaged or of another run "
             f"({type(error).__name__}); start again with --overwrite."

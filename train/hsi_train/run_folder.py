@@ -1,14 +1,17 @@
 """The folder of a run: what may be overwritten, and the small files in it."""
 
 import csv
+import io
 import shutil
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hsi_runtime.errors import OutputError, RecipeError
-from hsi_train import checkpoint, matlab, metrics, recipe
+from hsi_train import checkpoint, matlab, metrics, recipe, whole_file
 from hsi_train.fit import Epoch
 from hsi_train.labelled_scene import LabelledData
 from hsi_train.rasters import write_raster
@@ -20,10 +23,11 @@ TENSORBOARD = "tensorboard"
 ENCODER, PRETRAIN_STATE = "encoder.safetensors", "pretrain.pt"
 # What a run folder may hold, exported models included.
 OWN_FILES = (
-    *(RECIPE, STATE, f"{STATE}.part", METRICS, checkpoint.FILE_NAME, "report.html"),
+    *(RECIPE, STATE, METRICS, checkpoint.FILE_NAME, "report.html"),
     *("history.csv", "confusion.csv", "split.tif", "split_*.tif", "model.*"),
-    *(TENSORBOARD, ENCODER, PRETRAIN_STATE, f"{PRETRAIN_STATE}.part"),
+    *(TENSORBOARD, ENCODER, PRETRAIN_STATE),
 )
+ENDS = ("", whole_file.PARTIAL)
 
 
 def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
@@ -50,7 +54,7 @@ def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
     foreign = [
         p.name
         for p in sorted(run.iterdir() if occupied else ())
-        if not any(p.match(own) for own in OWN_FILES)
+        if not any(p.match(f"{own}{end}") for own in OWN_FILES for end in ENDS)
     ]
     if foreign:
         raise OutputError(
@@ -105,27 +109,28 @@ def prepare_folder(run: Path, resolved: Recipe, resume: bool, overwrite: bool) -
         if overwrite and run.is_dir():
             shutil.rmtree(run)
         run.mkdir(parents=True, exist_ok=True)
-        (run / RECIPE).write_text(text, encoding="utf-8")
+        whole_file.write_text(run / RECIPE, text)
     except OSError as error:
         raise OutputError(f"{run} cannot be written: {error.strerror}.") from error
 
 
 def write_history(path: Path, history: list[Epoch]) -> None:
     """Write one line for each finished epoch."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([f.name for f in fields(Epoch)])
-        for epoch in history:
-            writer.writerow(["" if v is None else v for v in vars(epoch).values()])
+    lines = [["" if v is None else v for v in vars(e).values()] for e in history]
+    _write_csv(path, [[f.name for f in fields(Epoch)], *lines])
 
 
 def write_confusion(path: Path, matrix: metrics.Confusion, data: LabelledData) -> None:
     """Write the confusion matrix: a row for each true class."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["true \\ predicted", *(c.name for c in data.classes)])
-        for info, row in zip(data.classes, matrix, strict=True):
-            writer.writerow([info.name, *row.tolist()])
+    names = [c.name for c in data.classes]
+    lines = [[n, *row.tolist()] for n, row in zip(names, matrix, strict=True)]
+    _write_csv(path, [["true \\ predicted", *names], *lines])
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    whole_file.write_text(path, text.getvalue())
 
 
 def write_splits(run: Path, data: LabelledData, splits: list[Roles]) -> None:

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from hsi_runtime.errors import OutputError
-from hsi_train import run_folder, training
+from hsi_train import run_folder, training, whole_file
 from hsi_train.fit import Epoch
 from hsi_train.recipe import Recipe
 
@@ -68,7 +68,7 @@ def train_seeds(
         results.append(found)
     found = summary(seeds, results)
     text = json.dumps(found, indent=1) + "\n"
-    (run / SUMMARY).write_text(text, encoding="utf-8")
+    whole_file.write_text(run / SUMMARY, text)
 
     from hsi_train.report_seeds import write_report
 

@@ -1,7 +1,8 @@
 """Divides labelled pixels into training, validation and test.
 
 Random modes choose pixel by pixel, so that windows of training and test pixels
-overlap; `spatial` keeps them at least one receptive field apart.
+overlap; `spatial` keeps them at least one receptive field apart, in whichever scene the
+ground was seen.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,9 +10,9 @@ from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from hsi_runtime.errors import SceneError
+from hsi_train import overlap
 from hsi_train.calibration import MIN_PIXELS
 from hsi_train.labelled_scene import UNLABELLED, LabelledData, LabelledScene
 from hsi_train.labels import read_codes
@@ -35,12 +36,19 @@ FEW_TRAIN, FEW_TEST = 5, 10  # pixels of a class below which little is learnt or
 VALIDATION_SHARE, TEST_SHARE = 0.15, 0.25  # of the labelled pixels, spatial split
 
 
-def from_files(data: LabelledData, paths: Sequence[str]) -> list[Roles]:
+def from_files(
+    data: LabelledData, paths: Sequence[str], sampled: bool = False
+) -> list[Roles]:
     """Read the roles from rasters on the scenes' grids: 1 train, 2 validation, 3 test.
 
+    Args:
+        data: What they divide.
+        paths: One raster for each scene given.
+        sampled: The test pixels are a probability sample, of which none may be missing.
+
     Raises:
-        SceneError: A raster does not fit, holds other values, or leaves a class
-            without training pixels.
+        SceneError: A raster does not fit, holds other values, leaves a class without
+            training pixels, or a sampled pixel has no label.
     """
     splits = []
     for path, scene, values in _on_scenes(data, paths):
@@ -49,7 +57,15 @@ def from_files(data: LabelledData, paths: Sequence[str]) -> list[Roles]:
                 f"{path} holds {values.max()}; a split has 0 unused, 1 train, "
                 "2 validation, 3 test, 4 buffer."
             )
-        splits.append(np.where(scene.classes == UNLABELLED, 0, values).astype(np.uint8))
+        unlabelled = scene.classes == UNLABELLED
+        drawn = scene.valid & (values == Role.TEST)
+        if sampled and (lost := int((unlabelled & drawn).sum())):
+            raise SceneError(
+                f"{lost} of the {int(drawn.sum())} pixels of the probability sample in "
+                f"{path} have no label; without them the rest is no random sample of "
+                "the map. Label them, or leave out --probability-sample."
+            )
+        splits.append(np.where(unlabelled, 0, values).astype(np.uint8))
     _check_intent(data, splits, paths, "give each class training pixels (1)")
     return splits
 
@@ -76,13 +92,14 @@ def from_test_labels(data: LabelledData, paths: Sequence[str]) -> list[Roles]:
 def _on_scenes(
     data: LabelledData, paths: Sequence[str]
 ) -> Iterator[tuple[str, LabelledScene, NDArray[np.int64]]]:
-    """Read one raster for each scene, cut to the scene's labelled part."""
-    if len(paths) != len(data.scenes):
+    """Read one raster for each labelled scene, cut to the scene's labelled part."""
+    if len(paths) != len(data.labelled):
         raise SceneError(
-            f"{len(paths)} split raster(s) for {len(data.scenes)} labelled scene(s); "
-            "give one for each."
+            f"{len(paths)} split raster(s) for {len(data.labelled)} scene(s); give one "
+            "for each, in the same order."
         )
-    for path, scene in zip(paths, data.scenes, strict=True):
+    used = [path for path, has in zip(paths, data.labelled, strict=True) if has]
+    for path, scene in zip(used, data.scenes, strict=True):
         values, _ = read_codes(path, scene.info)
         rows, cols = scene.classes.shape
         part = values[scene.row : scene.row + rows, scene.col : scene.col + cols]
@@ -166,8 +183,10 @@ def spatial(data: LabelledData, receptive_field: int, seed: int) -> list[Roles]:
     """Give whole blocks of the scenes to training, validation and test.
 
     Training pixels nearer than one receptive field to a validation or test pixel, and
-    validation pixels that near to a test pixel, become buffer. Blocks of several sizes
-    are tried at several places; the split that serves its worst class best is kept.
+    validation pixels that near to a test pixel, become buffer; scenes that overlap on
+    the map share their blocks, and the buffer reaches from one into the other. Blocks
+    of several sizes are tried at several places; the split that serves its worst class
+    best is kept.
 
     Raises:
         SceneError: No assignment gives every class training and test pixels.
@@ -175,14 +194,16 @@ def spatial(data: LabelledData, receptive_field: int, seed: int) -> list[Roles]:
     rng = np.random.default_rng(seed)
     pixels = sum(s.classes.size for s in data.scenes)
     attempts = int(np.clip(2e7 // pixels, 4, 48))
+    places = overlap.places(data.scenes)
+    met = overlap.meetings(data.scenes, receptive_field - 1)
     best: tuple[float, list[Roles]] | None = None
     for multiple in (8, 4, 2, 1):
         if best is not None and best[0] >= GOOD_SPLIT:
             break
         for _ in range(attempts):
-            splits = _in_blocks(data, max(receptive_field * multiple, MIN_SIDE), rng)
-            for roles in splits:
-                _add_buffer(roles, receptive_field)
+            side = max(receptive_field * multiple, MIN_SIDE)
+            splits = _in_blocks(data, places, side, rng)
+            _add_buffer(splits, receptive_field, met)
             score = _score(count(data, splits))
             # Larger blocks are further apart: smaller ones must be clearly better.
             if best is None or score > best[0] * 1.1:
@@ -198,17 +219,35 @@ def spatial(data: LabelledData, receptive_field: int, seed: int) -> list[Roles]:
     return best[1]
 
 
-def _in_blocks(data: LabelledData, side: int, rng: np.random.Generator) -> list[Roles]:
-    """Lay a randomly shifted grid over every scene and give each block one role."""
-    blocks, offset = [], 0
-    for scene in data.scenes:
-        rows, cols = scene.classes.shape
-        shift = rng.integers(0, side, 2)
-        row_block = (np.arange(rows) + shift[0]) // side
-        col_block = (np.arange(cols) + shift[1]) // side
-        width = col_block[-1] + 1
-        blocks.append(offset + row_block[:, None] * width + col_block[None, :])
-        offset += int(width * (row_block[-1] + 1))
+def _in_blocks(
+    data: LabelledData,
+    places: Sequence[overlap.Place],
+    side: int,
+    rng: np.random.Generator,
+) -> list[Roles]:
+    """Lay randomly shifted grids over the scenes and give each block one role."""
+    shifts, spans = {}, []
+    for number, (scene, place) in enumerate(zip(data.scenes, places, strict=True)):
+        if place.grid == number:
+            shifts[number] = rng.integers(0, side, 2)
+        rows, cols = (np.arange(n) for n in scene.classes.shape)
+        shift = shifts[place.grid]
+        row_block = (rows + place.row + shift[0]) // side
+        col_block = (cols + place.col + shift[1]) // side
+        spans.append((row_block, col_block))
+    blocks: list[NDArray[np.intp]] = [np.empty(0, np.intp)] * len(spans)
+    offset = 0
+    for grid in shifts:
+        members = [n for n, place in enumerate(places) if place.grid == grid]
+        top = min(spans[n][0][0] for n in members)
+        left = min(spans[n][1][0] for n in members)
+        height = max(spans[n][0][-1] for n in members) + 1 - top
+        width = max(spans[n][1][-1] for n in members) + 1 - left
+        for n in members:
+            row_block, col_block = spans[n]
+            number_of = (row_block[:, None] - top) * width + col_block[None, :] - left
+            blocks[n] = offset + number_of
+        offset += int(width * height)
     counts = np.zeros((offset, len(data.classes)))
     for scene, block in zip(data.scenes, blocks, strict=True):
         used = scene.classes != UNLABELLED
@@ -254,19 +293,20 @@ def _stratify(
     return roles
 
 
-def _add_buffer(roles: Roles, distance: int) -> None:
-    """Turn pixels too near to held-out ones into buffer, in place."""
-    reach = 2 * distance - 1  # pixels closer than `distance` in both axes
-
-    def near(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        found: NDArray[np.bool_] = ndimage.maximum_filter(
-            mask, reach, mode="constant", cval=0
-        )
-        return found
-
-    roles[(roles == Role.VALIDATION) & near(roles == Role.TEST)] = Role.BUFFER
-    held_out = (roles == Role.TEST) | (roles == Role.VALIDATION)
-    roles[(roles == Role.TRAIN) & near(held_out)] = Role.BUFFER
+def _add_buffer(
+    splits: list[Roles], distance: int, met: Sequence[overlap.Meeting]
+) -> None:
+    """Turn pixels closer than ``distance`` to held-out ones into buffer, in place."""
+    tested = [roles == Role.TEST for roles in splits]
+    for roles, close in zip(
+        splits, overlap.near(tested, distance - 1, met), strict=True
+    ):
+        roles[(roles == Role.VALIDATION) & close] = Role.BUFFER
+    held_out = [(roles == Role.TEST) | (roles == Role.VALIDATION) for roles in splits]
+    for roles, close in zip(
+        splits, overlap.near(held_out, distance - 1, met), strict=True
+    ):
+        roles[(roles == Role.TRAIN) & close] = Role.BUFFER
 
 
 def _score(counts: NDArray[np.int64]) -> float:
@@ -303,18 +343,16 @@ def seen_in_training(
 ) -> tuple[int, int]:
     """Count test pixels that lie inside the window of a training pixel.
 
+    Where scenes overlap, the window of one shows the ground of the other.
+
     Returns:
         Test pixels that training windows contain, and all test pixels.
     """
-    seen = total = 0
-    for roles in splits:
-        context = ndimage.maximum_filter(
-            roles == Role.TRAIN, 2 * halo + 1, mode="constant", cval=0
-        )
-        test = roles == Role.TEST
-        seen += int((context & test).sum())
-        total += int(test.sum())
-    return seen, total
+    met = overlap.meetings(data.scenes, halo)
+    windows = overlap.near([roles == Role.TRAIN for roles in splits], halo, met)
+    tested = [roles == Role.TEST for roles in splits]
+    seen = sum(int((w & t).sum()) for w, t in zip(windows, tested, strict=True))
+    return seen, sum(int(t.sum()) for t in tested)
 
 
 def warnings(data: LabelledData, splits: Sequence[Roles], halo: int) -> list[str]:

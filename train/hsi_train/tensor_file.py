@@ -7,6 +7,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from hsi_runtime.errors import ModelFileError
+from hsi_train import whole_file
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], key: str, text: str) -> None:
@@ -14,7 +15,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], key: str, text: str) -
 
     The library's own way to write a file lets only its owner read it.
     """
-    path.write_bytes(save(tensors, metadata={key: text}))
+    whole_file.write_bytes(path, save(tensors, metadata={key: text}))
 
 
 def read_tensors(path: Path, key: str) -> tuple[dict[str, Tensor], str | None]:

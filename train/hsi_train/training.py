@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hsi_runtime.errors import EngineError, RecipeError
+from hsi_runtime.errors import RecipeError
 from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
 from hsi_train import (
     area_estimate,
@@ -31,8 +31,10 @@ from hsi_train import (
     run_folder,
     split,
     target,
+    whole_file,
 )
 from hsi_train import method as methods
+from hsi_train.device import memory_explained, torch_device
 from hsi_train.fit import Epoch, Trainer, choose_settings
 from hsi_train.labelled_scene import LabelledData
 from hsi_train.layers import parameter_count
@@ -44,6 +46,7 @@ from hsi_train.split import Role, Roles
 log = logging.getLogger(__name__)
 
 
+@memory_explained()
 def train(
     wanted: Recipe,
     run: Path,
@@ -133,6 +136,8 @@ def train(
         (run / run_folder.PRETRAIN_STATE).unlink(missing_ok=True)
 
     finished = len(trainer.progress.history)
+    # A resumed run took what its finished epochs took, too.
+    started -= sum(epoch.seconds for epoch in trainer.progress.history)
     run_folder.write_history(run / "history.csv", trainer.progress.history)
     with scalars(run / run_folder.TENSORBOARD, finished) as write_scalars:
 
@@ -178,6 +183,7 @@ def train(
     }
     if wanted.pretrain is not None:
         _, origin = encoder_file.read_encoder(run / run_folder.ENCODER)
+        cautions += warned(pretrain.warnings(origin, data))
         result["pretraining"] = msgspec.to_builtins(origin)
     described = describe(resolved, data, counts, bands, values, result)
     sample = sample_window(data, splits, method.halo, statistics.mean)
@@ -187,9 +193,7 @@ def train(
     if aimed is not None:
         result["target"] = target.measure(aimed, method.network, method.halo, where)
     result["seconds"] = time.monotonic() - started
-    (run / run_folder.METRICS).write_text(
-        json.dumps(result, indent=1) + "\n", encoding="utf-8"
-    )
+    whole_file.write_text(run / run_folder.METRICS, json.dumps(result, indent=1) + "\n")
 
     from hsi_train.report import write_report
 
@@ -245,7 +249,8 @@ def divide(wanted: Recipe, data: LabelledData, receptive_field: int) -> list[Rol
     """Divide the labelled pixels as the recipe says."""
     settings = wanted.split
     if settings.mode == "file":
-        return split.from_files(data, [recipe.expanded(p) for p in settings.files])
+        files = [recipe.expanded(p) for p in settings.files]
+        return split.from_files(data, files, settings.probability_sample)
     if settings.mode == "test-labels":
         files = [recipe.expanded(p) for p in settings.files]
         return split.from_test_labels(data, files)
@@ -254,21 +259,6 @@ def divide(wanted: Recipe, data: LabelledData, receptive_field: int) -> list[Rol
     if settings.train_fraction is not None:
         return split.fraction(data, settings.train_fraction, wanted.seed)
     return split.spatial(data, receptive_field, wanted.seed)
-
-
-def torch_device(name: str) -> torch.device:
-    """Return the device asked for; ``auto`` takes a GPU where one works.
-
-    Raises:
-        EngineError: CUDA was asked for and does not work.
-    """
-    present = torch.cuda.is_available()
-    if name == "cuda" and not present:
-        raise EngineError(
-            "--device cuda: torch finds no CUDA device; check the driver and that "
-            "torch is a CUDA build, or use --device cpu."
-        )
-    return torch.device("cuda" if present and name != "cpu" else "cpu")
 
 
 def bands_of(data: LabelledData) -> Bands:
