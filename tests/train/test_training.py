@@ -386,16 +386,19 @@ def test_no_calibration_without_validation_pixels(finished: tuple[Path, Any]) ->
 def test_areas_of_a_random_sample(
     example: Any, tmp_path: Path, write_tif: WriteTif
 ) -> None:
-    """The labels end fifteen rows above the scene's edge; the map does not."""
+    """The sample ends ten rows above the scene's edge; the map does not."""
     with rasterio.open(example.labels) as file:
         labels = file.read(1)
-    labels[25:] = 0
+    labels[30:] = 0
     origin = {"origin": (400_000.0, 5_800_000.0), "step": 8.0}
     some = str(write_tif(tmp_path / "some.tif", labels, **origin))
     data = {"scenes": [str(example.scene)], "labels": [some]}
+    roles = np.zeros((40, 40), np.uint8)
+    roles[:10], roles[10:15], roles[15:30] = 1, 2, 3
+    path = str(write_tif(tmp_path / "roles.tif", roles, **origin))
     drawn = {
         "mode": "file",
-        "files": [striped(tmp_path, write_tif, 10, 15)],
+        "files": [path],
         "probability_sample": True,
     }
     fit = {"epochs": 10, "outputs": 4, "batch": 12}

@@ -144,7 +144,6 @@ def load(
         SceneError: Scenes or labels cannot be used together.
     """
     scene_paths = expand_scenes(scene_paths)
-    _check_given_once(scene_paths)
     warnings: list[str] = []
     unlabelled: list[str] = []
     labelled: list[bool] = []
@@ -156,6 +155,7 @@ def load(
         source = label_files.TrainAndTest(
             source, label_files.open_labels(test_label_paths, len(scene_paths))
         )
+    _check_given_once(scene_paths)
     parts: list[_Part] = []
     bands: NDArray[np.intp] | None = None
     first: SceneInfo | None = None
