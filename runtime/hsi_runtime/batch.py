@@ -1,18 +1,21 @@
 """Many scenes in one call: lists, shards, outputs that are already finished."""
 
+import contextlib
 import logging
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hsi_runtime import memory
+from hsi_runtime import fingerprint, memory
 from hsi_runtime.backends import Backend
-from hsi_runtime.class_map import is_finished, paths_of
+from hsi_runtime.class_map import is_finished, layers, paths_of
 from hsi_runtime.errors import HsiError, OutputError, SceneError
 from hsi_runtime.model_file import ModelFile
 from hsi_runtime.pipeline import run
 from hsi_runtime.request import Request
+from hsi_runtime.scene import open_scene
 from hsi_runtime.scratch import was_publishing
 
 log = logging.getLogger(__name__)
@@ -148,13 +151,25 @@ def run_all(
 
 
 def _is_finished(request: Request, model: ModelFile) -> bool:
-    """Tell whether a scene has all its outputs, and nothing left to clean up."""
-    paths = paths_of(request.output)
+    """Tell whether a scene has all its outputs, and nothing left to clean up.
+
+    Rasters say of what scene and model they are; a preview and a STAC item need only
+    be there.
+
+    Raises:
+        SceneError: The outputs are there, but the scene cannot be read.
+    """
+    paths, wanted = paths_of(request.output), request.wanted()
     if request.resume and was_publishing(request.output):
         return False
+    if not all(os.path.isfile(paths[name]) for name in wanted if name in paths):
+        return False
+    with contextlib.closing(open_scene(request.scene)) as scene:
+        content = fingerprint.content_sha256(fingerprint.of_scene(scene.info))
     threshold = request.threshold(model.document)
-    return is_finished(request.output, model, request.part, threshold) and all(
-        paths[name].is_file() for name in request.wanted() if name in paths
+    return all(
+        is_finished(paths[layer.name], model, content, request.part, threshold)
+        for layer in layers(model.document, wanted)
     )
 
 

@@ -244,6 +244,7 @@ def check_outputs(
 def provenance(
     model: ModelFile,
     info: SceneInfo,
+    scene_sha256: str,
     engine: tuple[str, str],
     bands: str,
     part: str,
@@ -254,6 +255,7 @@ def provenance(
     Args:
         model: That made the map.
         info: Of the scene.
+        scene_sha256: What it holds, by `hsi_runtime.fingerprint.content_sha256`.
         engine: Device and precision.
         bands: How they were found.
         part: Of the scene.
@@ -264,6 +266,7 @@ def provenance(
     return {
         "TIFFTAG_SOFTWARE": f"hsi-edge {version}",
         "HSI_SCENE": info.path.name,
+        "HSI_SCENE_SHA256": scene_sha256,
         "HSI_METHOD": model.document.method,
         "HSI_MODEL_SHA256": model.sha256,
         "HSI_PRECISION": precision,
@@ -274,8 +277,18 @@ def provenance(
     }
 
 
-def is_finished(output: Path, model: ModelFile, part: str, reject_below: float) -> bool:
-    """Tell whether a class map shows this part by this model with this threshold."""
+def is_finished(
+    output: Path, model: ModelFile, scene_sha256: str, part: str, reject_below: float
+) -> bool:
+    """Tell whether an output shows this part of this scene as this run would.
+
+    Args:
+        output: A raster, the class map or another.
+        model: That shall have made it.
+        scene_sha256: What the scene holds, by `hsi_runtime.fingerprint.content_sha256`.
+        part: Of the scene.
+        reject_below: Smallest accepted probability.
+    """
     if not os.path.isfile(output):
         return False
     try:
@@ -283,5 +296,6 @@ def is_finished(output: Path, model: ModelFile, part: str, reject_below: float) 
             tags = raster.tags()
     except RasterioError:
         return False
-    made = [tags.get(key) for key in ("HSI_MODEL_SHA256", "HSI_PART", "HSI_REJECT")]
-    return made == [model.sha256, part, repr(reject_below)]
+    keys = "HSI_MODEL_SHA256", "HSI_SCENE_SHA256", "HSI_PART", "HSI_REJECT"
+    expected = [model.sha256, scene_sha256, part, repr(reject_below)]
+    return [tags.get(key) for key in keys] == expected

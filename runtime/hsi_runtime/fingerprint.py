@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,18 @@ def _of_file(path: Path) -> dict[str, Any]:
         "modified_ns": status.st_mtime_ns,
         "samples_sha256": digest.hexdigest(),
     }
+
+
+def content_sha256(scene: dict[str, Any]) -> str:
+    """Sum up what a scene holds; a copy elsewhere, or of another time, is the same.
+
+    Args:
+        scene: From `of_scene`.
+    """
+    held = {
+        name: (file["bytes"], file["samples_sha256"]) for name, file in scene.items()
+    }
+    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
 def plan(

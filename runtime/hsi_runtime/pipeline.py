@@ -114,6 +114,7 @@ def run(
         tags = class_map.provenance(
             model,
             scene.info,
+            fingerprint.content_sha256(before),
             (backend.device, backend.precision),
             prepared.match.how,
             request.part,

@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -197,6 +198,70 @@ def test_map_of_another_model_is_not_finished(
     code, *_ = invoke(main, *scenes, "-m", place.model, "--overwrite")
     assert code == 0
     assert (place.folder / "s0_classes.tif").read_bytes() != before
+
+
+def test_map_of_another_scene_of_that_name_is_not_finished(
+    place: Place, invoke: Any, cube: NDArray[Any], write_scene_tiff: Write
+) -> None:
+    days = [place.folder / "day1", place.folder / "day2"]
+    for number, day in enumerate(days):
+        day.mkdir()
+        write_scene_tiff(day / "changed.tif", np.roll(cube, number, axis=2))
+        # The same scene, copied at another time.
+        shutil.copyfile(place.folder / "s0.tif", day / "same.tif")
+        os.utime(day / "same.tif", ns=(number, number))
+    out = place.folder / "out"
+    assert invoke(main, *days[0].iterdir(), "-m", place.model, "-o", out).code == 0
+    before = (out / "changed_classes.tif").read_bytes()
+    again = [days[1] / "changed.tif", days[1] / "same.tif", "-m", place.model]
+    code, found, err = invoke(main, *again, "-o", out, "--json")
+    assert code == 5
+    states = [s["status"] for s in json.loads(found)["scenes"]]
+    assert states == ["failed", "skipped"]
+    assert "changed_classes.tif exists; --overwrite replaces it" in err
+    assert (out / "changed_classes.tif").read_bytes() == before
+    assert invoke(main, *again, "-o", out, "--overwrite").code == 0
+    assert (out / "changed_classes.tif").read_bytes() != before
+    # The map is that of the first day's copy, byte by byte.
+    assert invoke(main, days[0] / "same.tif", "-m", place.model).code == 0
+    copied = (days[0] / "same_classes.tif").read_bytes()
+    assert copied == (out / "same_classes.tif").read_bytes()
+
+
+def test_scene_with_another_header_is_not_finished(
+    place: Place, invoke: Any, cube: NDArray[Any]
+) -> None:
+    header = place.folder / "e.hdr"
+    header.write_text(
+        "ENVI\nsamples = 31\nlines = 23\nbands = 4\ndata type = 12\n"
+        "interleave = bsq\nbyte order = 0\n"
+    )
+    (place.folder / "e.img").write_bytes(cube.tobytes())
+    (place.folder / "list.txt").write_text("e.img\n")
+    arguments = [place.folder / "list.txt", "-m", place.model, "--json"]
+    for state, code in (("done", 0), ("skipped", 0)):
+        found = invoke(main, *arguments)
+        assert found.code == code
+        assert [s["status"] for s in json.loads(found.out)["scenes"]] == [state]
+    header.write_text(header.read_text() + "data ignore value = 7\n")
+    assert invoke(main, *arguments).code == 5
+
+
+def test_layer_of_another_model_is_not_finished(
+    place: Place, invoke: Any, write_model: Write
+) -> None:
+    scenes = [place.folder / "s0.tif", place.folder / "s1.tif"]
+    other = write_model(place.folder / "other.onnx", bias=5.0)
+    assert invoke(main, scenes[0], "-m", other, "--confidence").code == 0
+    assert invoke(main, scenes[0], "-m", place.model, "--overwrite").code == 0
+    arguments = [*scenes, "-m", place.model, "--confidence"]
+    code, out, err = invoke(main, *arguments, "--json")
+    assert code == 5
+    assert [s["status"] for s in json.loads(out)["scenes"]] == ["failed", "done"]
+    assert "exists; --overwrite replaces it" in err
+    assert invoke(main, *arguments, "--overwrite").code == 0
+    code, out, _ = invoke(main, *arguments, "--json")
+    assert [s["status"] for s in json.loads(out)["scenes"]] == ["skipped"] * 2
 
 
 def test_shards_of_a_list_do_all_of_it(place: Place, invoke: Any) -> None:

@@ -197,7 +197,7 @@ def test_folder_without_permission(tmp_path: Path) -> None:
         tmp_path.chmod(0o700)
 
 
-def test_finished_is_a_map_of_this_model(
+def test_finished_is_a_map_of_this_scene_by_this_model(
     document: ModelDocument,
     tmp_path: Path,
     write_scene_tiff: Callable[..., Path],
@@ -206,20 +206,22 @@ def test_finished_is_a_map_of_this_model(
 ) -> None:
     model = ModelFile(tmp_path / "m.onnx", document, b"", "ab" * 32)
     engine = "openvino", "bf16"
-    tags = provenance(model, info_of(3, 4), engine, "matched", "whole", 0.5)
+    scene = "ef" * 32
+    tags = provenance(model, info_of(3, 4), scene, engine, "matched", "whole", 0.5)
     assert tags["HSI_BANDS"] == "matched"
     assert (tags["HSI_DEVICE"], tags["HSI_PRECISION"]) == engine
     path = tmp_path / "o.tif"
-    assert not is_finished(path, model, "whole", 0.5)
-    assert not is_finished(tmp_path, model, "whole", 0.5)
+    assert not is_finished(path, model, scene, "whole", 0.5)
+    assert not is_finished(tmp_path, model, scene, "whole", 0.5)
     write_scene_tiff(path, cube)
-    assert not is_finished(path, model, "whole", 0.5)
+    assert not is_finished(path, model, scene, "whole", 0.5)
     with rasterio.open(path, "r+") as file:
         file.update_tags(**tags)
-    assert is_finished(path, model, "whole", 0.5)
-    assert not is_finished(path, model, "whole", 0.6)
-    assert not is_finished(path, model, "window 0,0,2,2", 0.5)
+    assert is_finished(path, model, scene, "whole", 0.5)
+    assert not is_finished(path, model, scene, "whole", 0.6)
+    assert not is_finished(path, model, scene, "window 0,0,2,2", 0.5)
+    assert not is_finished(path, model, "cd" * 32, "whole", 0.5)
     other = ModelFile(model.path, document, b"", "cd" * 32)
-    assert not is_finished(path, other, "whole", 0.5)
+    assert not is_finished(path, other, scene, "whole", 0.5)
     path.write_bytes(b"II*\0 torn")
-    assert not is_finished(path, model, "whole", 0.5)
+    assert not is_finished(path, model, scene, "whole", 0.5)

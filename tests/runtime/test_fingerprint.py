@@ -1,3 +1,4 @@
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,12 @@ from numpy.typing import NDArray
 
 from hsi_runtime import fingerprint
 from hsi_runtime.errors import SceneError
-from hsi_runtime.fingerprint import SAMPLE_BYTES, check_unchanged, of_scene
+from hsi_runtime.fingerprint import (
+    SAMPLE_BYTES,
+    check_unchanged,
+    content_sha256,
+    of_scene,
+)
 from hsi_runtime.model_file import read_model
 from hsi_runtime.request import Request, match_scene, prepare
 from hsi_runtime.scene import SceneInfo, open_scene
@@ -81,6 +87,27 @@ def test_samples_reach_both_ends_of_a_large_file(
         path.write_bytes(data.tobytes())
         found.append(of_scene(scene)["s.img"]["samples_sha256"])
     assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("name", ["s.hdr", "s.img"])
+@pytest.mark.parametrize("change", ["append", "last"])
+def test_content_is_that_of_all_files_wherever_they_lie(
+    name: str, change: str, scene: SceneInfo, tmp_path: Path
+) -> None:
+    before = content_sha256(of_scene(scene))
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in scene.files:
+        (copy / path.name).write_bytes(path.read_bytes())
+        os.utime(copy / path.name, ns=(1, 1))
+    moved = dataclasses.replace(
+        scene, files=tuple(copy / path.name for path in scene.files)
+    )
+    assert content_sha256(of_scene(moved)) == before
+    data = (copy / name).read_bytes()
+    changed = data + b"\n" if change == "append" else data[:-1] + b"x"
+    (copy / name).write_bytes(changed)
+    assert content_sha256(of_scene(moved)) != before
 
 
 def test_scene_that_is_gone_is_named(scene: SceneInfo, tmp_path: Path) -> None:
