@@ -14,6 +14,7 @@ import rasterio.windows
 from rasterio._err import CPLE_BaseError
 from rasterio.errors import RasterioError
 
+from hsi_runtime import durable
 from hsi_runtime.class_map import Layer
 from hsi_runtime.errors import ResourceError, VerificationError
 from hsi_runtime.geotiff import open_tiff
@@ -70,9 +71,9 @@ def publish(
     Raises:
         OutputError: A file cannot be renamed.
     """
-    try:
+    with scratch.explaining():
         for file in finished.values():
-            _sync(file)
+            durable.sync(file)
         scratch.mark_publishing()
         for name, file in reversed(finished.items()):
             side_car = file.with_name(file.name + ".aux.xml")
@@ -82,9 +83,7 @@ def publish(
             else:  # one of a replaced file would describe this one wrongly
                 published.unlink(missing_ok=True)
             os.replace(file, paths[name])
-        _sync(scratch.folder.parent)
-    except OSError as error:
-        raise scratch.explain(error) from error
+        durable.sync(scratch.folder.parent)
 
 
 def _cog(scratch: Scratch, layer: Layer, tags: dict[str, str], compress: str) -> Path:
@@ -135,12 +134,3 @@ def _verify(scratch: Scratch, layer: Layer, cog: Path) -> None:
             f"The finished {layer.name} raster differs from what was computed; is the "
             "disk full or faulty? Nothing was published."
         )
-
-
-def _sync(path: Path) -> None:
-    """Make a file, or the renames in a folder, survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -22,6 +22,7 @@ from typing import IO, Any, Self
 import msgspec
 from numpy.typing import NDArray
 
+from hsi_runtime import durable
 from hsi_runtime.class_map import Counts, Layer
 from hsi_runtime.errors import DISK_FULL, HsiError, OutputError, ResourceError
 from hsi_runtime.scene import SceneInfo
@@ -89,36 +90,28 @@ class Scratch:
 
     def __enter__(self) -> Self:
         self._acquire()
-        resuming = False
+        afresh = False
         try:
             plan = self.folder / PLAN
-            text = json.dumps(self._plan, indent=1, sort_keys=True) + "\n"
-            there = plan.read_bytes() if plan.is_file() else None
-            if there == text.encode() and self._resume:
-                resuming = True
-                self._open("r+b")
-                self._read_journal()
-            elif there is not None and self._resume:
-                raise OutputError(
-                    f"{self.folder} holds an interrupted run with another "
-                    f"{_difference(there, self._plan)}; repeat that run to resume it, "
-                    "or start afresh with --no-resume."
-                )
-            else:
-                for name in (plan.name, PUBLISHING):
+            text = (json.dumps(self._plan, indent=1, sort_keys=True) + "\n").encode()
+            afresh = not self._may_resume(plan, text)
+            if afresh:
+                for name in (PUBLISHING, plan.name):
                     (self.folder / name).unlink(missing_ok=True)
                 self._open("w+b")
                 (self.folder / "journal.jsonl").unlink(missing_ok=True)
                 # The plan comes last: without it, there is nothing to resume.
-                plan.write_text(text, encoding="utf-8")
+                durable.write(plan, text)
+            else:
+                self._open("r+b")
+                self._read_journal()
             self._journal = (self.folder / "journal.jsonl").open("ab", buffering=0)
         except OSError as error:
-            if isinstance(error, OutputError):
-                self._release()
-                raise
-            if not resuming:  # nothing was computed yet, so nothing is lost
+            if afresh:  # nothing was computed yet, so nothing is lost
                 shutil.rmtree(self.folder, ignore_errors=True)
             self._release()
+            if isinstance(error, OutputError):
+                raise
             raise self.explain(error) from error
         return self
 
@@ -269,6 +262,27 @@ class Scratch:
             self._lock.truncate(0)
             self._lock.write(f"process {os.getpid()} on {os.uname().nodename}".encode())
 
+    def _may_resume(self, plan: Path, text: bytes) -> bool:
+        """Tell whether the plan that lies here is this run's, which is `text`.
+
+        Raises:
+            OutputError: It is another run's, which may still be resumed.
+        """
+        if not self._resume or not plan.is_file():
+            return False
+        there = plan.read_bytes()
+        if there == text:
+            return True
+        try:
+            old = json.loads(there)
+        except ValueError:  # a power cut left no plan, or a part of one
+            return False
+        raise OutputError(
+            f"{self.folder} holds an interrupted run with another "
+            f"{_difference(old, self._plan)}; repeat that run to resume it, or start "
+            "afresh with --no-resume."
+        )
+
     def _open(self, mode: str) -> None:
         """Open the raw files at full size: a full disk shows now, not in hours."""
         for layer in self.layers:
@@ -297,9 +311,7 @@ class Scratch:
             if inside and self._hash(piece) == piece.hash:
                 self.pieces[piece.number] = piece
                 good.append(line)
-        fresh = path.with_suffix(".new")
-        fresh.write_bytes(b"".join(line + b"\n" for line in good))
-        os.replace(fresh, path)
+        durable.write(path, b"".join(line + b"\n" for line in good))
 
     def _note(self, piece: Piece) -> None:
         """Append a line to the journal."""
@@ -356,11 +368,9 @@ def _write_all(file: int, data: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def _difference(text: bytes, plan: dict[str, Any]) -> str:
+def _difference(old: Any, plan: dict[str, Any]) -> str:
     """Name what differs between two plans."""
-    try:
-        old = msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.DecodeError:
+    if not isinstance(old, dict):
         return "plan"
     keys = [k for k in plan if old.get(k) != plan[k]]
     return ", ".join(keys) or "plan"

@@ -117,6 +117,20 @@ def write_all(info_of: Callable[..., SceneInfo]) -> Callable[..., Counts]:
     return write
 
 
+@pytest.fixture
+def open_scratch(
+    document: ModelDocument, tmp_path: Path, info_of: Callable[..., SceneInfo]
+) -> Callable[..., Scratch]:
+    """Describe the scratch of a class map of 6 x 9 pixels."""
+
+    def describe(plan: dict[str, Any] | None = None, **options: Any) -> Scratch:
+        rasters = layers(document, ["classes", "probabilities"])
+        plan = {"scene": "s", "tile": 1} if plan is None else plan
+        return Scratch(tmp_path / "o.tif", info_of(6, 9), rasters, plan, **options)
+
+    return describe
+
+
 class Place(NamedTuple):
     """A folder with a good scene and a good model, and the means to make bad ones."""
 

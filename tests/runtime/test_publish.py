@@ -262,7 +262,8 @@ def test_class_map_appears_last(
     original = os.replace
 
     def replacing(source: Path, target: Path) -> None:
-        renamed.append(target.name)
+        if target.parent == tmp_path:
+            renamed.append(target.name)
         original(source, target)
 
     monkeypatch.setattr(os, "replace", replacing)

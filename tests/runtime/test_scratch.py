@@ -2,7 +2,6 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -122,20 +121,6 @@ def test_partial_writes_are_continued(
         np.testing.assert_array_equal(file.read(1), expected)
 
 
-@pytest.fixture
-def open_scratch(
-    document: ModelDocument, tmp_path: Path, info_of: Callable[..., SceneInfo]
-) -> Callable[..., Scratch]:
-    """Describe the scratch of a class map of 6 x 9 pixels."""
-
-    def describe(plan: dict[str, Any] | None = None, **options: Any) -> Scratch:
-        rasters = layers(document, ["classes", "probabilities"])
-        plan = {"scene": "s", "tile": 1} if plan is None else plan
-        return Scratch(tmp_path / "o.tif", info_of(6, 9), rasters, plan, **options)
-
-    return describe
-
-
 def values_of(rows: int, cols: int, seed: int) -> dict[str, NDArray[np.uint8]]:
     random = np.random.default_rng(seed)
     return {
@@ -230,29 +215,6 @@ def test_pieces_whose_bytes_are_wrong_are_computed_again(
         expected = {"flip": {1, 2}, "lose": set(), "cut": {0, 1}}[damage]
         assert set(scratch.pieces) == expected
         assert raw.stat().st_size == len(data)
-
-
-@pytest.mark.parametrize(
-    "text", [b"", b"\xff\xfe", b"[1]", b"null", b'{"scene": 1', b'{"scene": "t"}']
-)
-def test_another_plan_is_not_resumed(
-    text: bytes, open_scratch: Callable[..., Scratch], tmp_path: Path
-) -> None:
-    with open_scratch() as scratch:
-        fill(scratch)
-    (folder_of(tmp_path / "o.tif") / "plan.json").write_bytes(text)
-    for _ in range(2):  # the lock is free again
-        with pytest.raises(OutputError, match="holds an interrupted run with another"):
-            open_scratch().__enter__()
-    with open_scratch(resume=False) as scratch:
-        assert scratch.pieces == {}
-
-
-def test_plan_that_differs_is_named(open_scratch: Callable[..., Scratch]) -> None:
-    with open_scratch() as scratch:
-        fill(scratch)
-    with pytest.raises(OutputError, match="with another tile; repeat that run"):
-        open_scratch({"scene": "s", "tile": 2}).__enter__()
 
 
 def test_full_disk_while_resuming_keeps_what_is_done(

@@ -1,0 +1,76 @@
+"""Which runs may go on with what lies in a scratch folder, and which may not."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hsi_runtime.class_map import Counts
+from hsi_runtime.errors import OutputError
+from hsi_runtime.scratch import Scratch, folder_of
+
+
+def fill(scratch: Scratch, numbers: tuple[int, ...] = (0, 1, 2)) -> None:
+    for number in numbers:
+        values = {
+            layer.name: np.full((len(layer.bands), 2, 9), number, layer.dtype)
+            for layer in scratch.layers
+        }
+        rows = 2 * number, 2 * number + 2
+        scratch.write(number, rows, (0, 9), values, Counts([number, 1, 2]))
+
+
+@pytest.mark.parametrize(
+    "text", [b"[1]", b"null", b'{"scene": "t"}', b'{"scene": {"s.tif": 1}}']
+)
+def test_another_plan_is_not_resumed(
+    text: bytes, open_scratch: Callable[..., Scratch], tmp_path: Path
+) -> None:
+    with open_scratch() as scratch:
+        fill(scratch)
+    (folder_of(tmp_path / "o.tif") / "plan.json").write_bytes(text)
+    for _ in range(2):  # the lock is free again
+        with pytest.raises(OutputError, match="holds an interrupted run with another"):
+            open_scratch().__enter__()
+    with open_scratch(resume=False) as scratch:
+        assert scratch.pieces == {}
+
+
+def test_plan_that_differs_is_named(open_scratch: Callable[..., Scratch]) -> None:
+    with open_scratch() as scratch:
+        fill(scratch)
+    with pytest.raises(OutputError, match="with another tile; repeat that run"):
+        open_scratch({"scene": "s", "tile": 2}).__enter__()
+
+
+@pytest.mark.parametrize("text", [b"", bytes(4), b"\xff\xfe", b'{"scene": "s"'])
+def test_plan_that_a_power_cut_tore_is_no_obstacle(
+    text: bytes, open_scratch: Callable[..., Scratch], tmp_path: Path
+) -> None:
+    with open_scratch() as scratch:
+        fill(scratch)
+    (folder_of(tmp_path / "o.tif") / "plan.json").write_bytes(text)
+    with open_scratch() as scratch:
+        assert scratch.pieces == {}
+        fill(scratch, (0,))
+    with open_scratch() as scratch:
+        assert set(scratch.pieces) == {0}
+
+
+def test_plan_is_on_the_disk_before_the_first_piece(
+    open_scratch: Callable[..., Scratch],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        fsync(handle)
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with open_scratch():
+        assert synced == ["plan.new", "o.tif.hsi-part"]
