@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from hsi_runtime.errors import SceneError
 from hsi_runtime.model_file import ModelFile
 from hsi_runtime.scene import SceneInfo
@@ -81,6 +83,20 @@ def plan(
         "reject": reject_below,
         "outputs": layers,
     }
+
+
+def only_content_differs(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Tell whether two plans are of the same files, whatever these hold, and equal."""
+
+    def with_paths_only(plan: dict[str, Any]) -> dict[str, Any]:
+        files = msgspec.convert(plan.get("scene"), dict[str, dict[str, Any]])
+        paths = {name: file.get("path") for name, file in files.items()}
+        return {**plan, "scene": paths}
+
+    try:
+        return with_paths_only(old) == with_paths_only(new)
+    except msgspec.ValidationError:  # not a plan that was written here
+        return False
 
 
 def check_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -25,7 +26,10 @@ from numpy.typing import NDArray
 from hsi_runtime import durable
 from hsi_runtime.class_map import Counts, Layer
 from hsi_runtime.errors import DISK_FULL, HsiError, OutputError, ResourceError
+from hsi_runtime.fingerprint import only_content_differs
 from hsi_runtime.scene import SceneInfo
+
+log = logging.getLogger(__name__)
 
 UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 SYNC_SECONDS, SYNC_BYTES = 5.0, 64 * 1024**2
@@ -276,6 +280,12 @@ class Scratch:
         try:
             old = json.loads(there)
         except ValueError:  # a power cut left no plan, or a part of one
+            return False
+        if isinstance(old, dict) and only_content_differs(old, self._plan):
+            log.warning(
+                f"The scene has changed since the interrupted run in {self.folder}; "
+                "starting afresh."
+            )
             return False
         raise OutputError(
             f"{self.folder} holds an interrupted run with another "

@@ -15,6 +15,7 @@ from hsi_runtime.fingerprint import (
     check_unchanged,
     content_sha256,
     of_scene,
+    only_content_differs,
 )
 from hsi_runtime.model_file import read_model
 from hsi_runtime.request import Request, match_scene, prepare
@@ -150,4 +151,9 @@ def test_plan_changes_with_all_that_values_depend_on(
     }
     for key, changed in differing.items():
         assert changed[key] != same[key]
+        assert not only_content_differs(same, changed)
+    os.utime(path, ns=(1, 1))
+    touched = {**same, "scene": of_scene(opened.info)}
+    assert touched != same
+    assert only_content_differs(same, touched)
     opened.close()

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from hsi_runtime.class_map import Counts
 from hsi_runtime.errors import OutputError
 from hsi_runtime.scratch import Scratch, folder_of
+
+FILE = {"path": "/a/s.tif", "bytes": 9, "modified_ns": 1, "samples_sha256": "ab"}
+PLAN = {"scene": {"s.tif": FILE}, "tile": 1}
 
 
 def fill(scratch: Scratch, numbers: tuple[int, ...] = (0, 1, 2)) -> None:
@@ -74,3 +78,42 @@ def test_plan_is_on_the_disk_before_the_first_piece(
     monkeypatch.setattr(os, "fsync", noted)
     with open_scratch():
         assert synced == ["plan.new", "o.tif.hsi-part"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"bytes": 8}, {"modified_ns": 2}, {"samples_sha256": "cd"}, {**FILE, "bytes": 0}],
+)
+def test_pieces_of_a_scene_that_has_changed_are_dropped(
+    change: dict[str, Any],
+    open_scratch: Callable[..., Scratch],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with open_scratch(PLAN) as scratch:
+        fill(scratch)
+    changed = {**PLAN, "scene": {"s.tif": FILE | change}}
+    with open_scratch(changed) as scratch:
+        assert scratch.pieces == {}
+        fill(scratch, (1,))
+    assert "The scene has changed since the interrupted run in" in caplog.text
+    with open_scratch(changed) as scratch:
+        assert set(scratch.pieces) == {1}
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"scene": {"s.tif": FILE | {"path": "/b/s.tif"}}, "tile": 1}, "scene"),
+        ({"scene": {"s.tif": FILE, "s.hdr": FILE}, "tile": 1}, "scene"),
+        ({"scene": {"s.tif": FILE | {"bytes": 8}}, "tile": 2}, "scene, tile"),
+    ],
+)
+def test_pieces_of_another_scene_or_run_are_not_dropped(
+    other: dict[str, Any], named: str, open_scratch: Callable[..., Scratch]
+) -> None:
+    with open_scratch(PLAN) as scratch:
+        fill(scratch)
+    with pytest.raises(OutputError, match=f"with another {named}; repeat that run"):
+        open_scratch(other).__enter__()
+    with open_scratch(PLAN) as scratch:
+        assert set(scratch.pieces) == {0, 1, 2}
