@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,14 +91,15 @@ def run(
     if request.stac:
         stac.timestamp()  # a wrong clock setting is told now, not after hours
     scene = open_scene(request.scene)
+    check_outputs = partial(
+        class_map.check_outputs,
+        [paths[w] for w in (*wanted, "qml")],
+        [request.scene, *scene.info.files, model.path],
+    )
     try:
         # Outputs of a run that died while it published them are its own to replace.
         ours = request.resume and was_publishing(request.output)
-        class_map.check_outputs(
-            [paths[w] for w in (*wanted, "qml")],
-            [request.scene, *scene.info.files, model.path],
-            request.overwrite or ours,
-        )
+        check_outputs(request.overwrite or ours)
         matched = match_scene(scene, document, request)
         backend = start() if start else open_backend(model)
         prepared = prepare(
@@ -125,6 +127,8 @@ def run(
             model, before, prepared, engine, reject, [x.name for x in layers]
         )
         with Scratch(request.output, grid, layers, plan, request.resume) as scratch:
+            # Once more under the lock: another run may just have published.
+            check_outputs(request.overwrite or scratch.published)
             resumed = set(scratch.pieces)
             _classify(
                 scene, prepared, document, backend, reject, scratch, watch, progress
@@ -140,7 +144,7 @@ def run(
                     finished["stac"] = stac.write_item(
                         scratch.folder, paths, wanted, grid, document, tags
                     )
-                publish(scratch, finished, paths)
+                publish(scratch, finished, paths, request.overwrite)
             scratch.remove()
     finally:
         scene.close()

@@ -16,7 +16,7 @@ from rasterio.errors import RasterioError
 
 from hsi_runtime import durable
 from hsi_runtime.class_map import Layer
-from hsi_runtime.errors import ResourceError, VerificationError
+from hsi_runtime.errors import OutputError, ResourceError, VerificationError
 from hsi_runtime.geotiff import open_tiff
 from hsi_runtime.scratch import Scratch
 from hsi_runtime.vrt import raw_vrt
@@ -57,7 +57,10 @@ def convert(scratch: Scratch, tags: dict[str, str], compress: str) -> dict[str, 
 
 
 def publish(
-    scratch: Scratch, finished: dict[str, Path], paths: dict[str, Path]
+    scratch: Scratch,
+    finished: dict[str, Path],
+    paths: dict[str, Path],
+    overwrite: bool,
 ) -> None:
     """Give finished files their names.
 
@@ -67,13 +70,21 @@ def publish(
         scratch: Where the files were made.
         finished: Files, by the name of their output.
         paths: Where each output belongs.
+        overwrite: Replace what is there; what a resumed run published is its own.
 
     Raises:
-        OutputError: A file cannot be renamed.
+        OutputError: A file is there, or cannot be renamed.
     """
     with scratch.explaining():
         for file in finished.values():
             durable.sync(file)
+        there = [paths[name] for name in finished if paths[name].exists()]
+        if there and not (overwrite or scratch.published):
+            raise OutputError(
+                f"{there[0]} appeared while the scene was classified and is left as it "
+                "is. Move it away, or add --overwrite, and repeat the command: it "
+                "resumes."
+            )
         scratch.mark_publishing()
         for name, file in reversed(finished.items()):
             side_car = file.with_name(file.name + ".aux.xml")

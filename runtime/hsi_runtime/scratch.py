@@ -62,6 +62,10 @@ class Scratch:
     """Raw files that take results piece by piece, until they are published.
 
     A context manager. Leaving it with an error keeps finished pieces for the next run.
+
+    Attributes:
+        pieces: What is finished, by number.
+        published: Whether files under the outputs' names may be ours.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Scratch:
         self.folder = folder_of(output)
         self.grid, self.layers = grid, list(wanted)
         self.pieces: dict[int, Piece] = {}
+        self.published = False
         self._plan, self._resume = plan, resume
         self._files: dict[str, IO[bytes]] = {}
         self._journal: IO[bytes] | None = None
@@ -99,6 +104,9 @@ class Scratch:
             plan = self.folder / PLAN
             text = (json.dumps(self._plan, indent=1, sort_keys=True) + "\n").encode()
             afresh = not self._may_resume(plan, text)
+            # Alone, the mark is of a run that was stopped while it removed its scratch.
+            ours = self._resume and not (afresh and plan.is_file())
+            self.published = ours and (self.folder / PUBLISHING).is_file()
             if afresh:
                 for name in (PUBLISHING, plan.name):
                     (self.folder / name).unlink(missing_ok=True)

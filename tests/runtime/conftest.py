@@ -110,7 +110,8 @@ def write_all(info_of: Callable[..., SceneInfo]) -> Callable[..., Counts]:
                     scratch.write(number, down, across, canvas.values, canvas.counts())
             for piece in scratch.pieces.values():
                 counts.add(piece.counts)
-            publish(scratch, convert(scratch, tags, "deflate"), paths_of(output))
+            finished = convert(scratch, tags, "deflate")
+            publish(scratch, finished, paths_of(output), overwrite=True)
             scratch.remove()
         return counts
 

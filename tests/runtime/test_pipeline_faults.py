@@ -150,6 +150,63 @@ def test_scene_that_changes_meanwhile_is_not_published(
     assert names <= {"s.tif", "o.tif.hsi-part"}
 
 
+@pytest.mark.parametrize(
+    ("name", "overwrite"),
+    [("o.tif", True), ("o.tif", False), ("o_confidence.tif", True), ("o.qml", False)],
+)
+def test_file_that_appears_meanwhile_is_not_replaced(
+    name: str,
+    overwrite: bool,
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    foreign = tmp_path / name
+
+    class Disturbed(Broken):
+        def predict(
+            self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+        ) -> dict[str, NDArray[np.float32]]:
+            foreign.write_bytes(b"foreign")
+            return super().predict(cube, outputs)
+
+    request = Request(scene, tmp_path / "o.tif", confidence=True)
+    said = f"{name} appeared while the scene was classified .* add --overwrite"
+    with pytest.raises(OutputError, match=said):
+        run(request, model, lambda: Disturbed(0))
+    assert {p.name for p in tmp_path.iterdir()} == {"s.tif", name, "o.tif.hsi-part"}
+    assert foreign.read_bytes() == b"foreign"
+    # Either way that the message names resumes.
+    if not overwrite:
+        foreign.unlink()
+    again = dataclasses.replace(request, overwrite=overwrite)
+    result = run(again, model, lambda: Broken(0))
+    assert result["resumed_windows"] == result["windows"]
+    assert foreign.read_bytes() != b"foreign"
+    assert not (tmp_path / "o.tif.hsi-part").exists()
+
+
+def test_output_of_a_run_that_was_faster_is_not_replaced(
+    model: ModelFile, tmp_path: Path, cube: NDArray[Any], write_scene_tiff: Write
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    request = Request(scene, tmp_path / "o.tif")
+    found: list[bytes] = []
+
+    def start() -> Broken:
+        """Start late: another run takes the lock, and publishes, before."""
+        run(request, model, lambda: Broken(0))
+        found.append((tmp_path / "o.tif").read_bytes())
+        return Broken(0.009)
+
+    with pytest.raises(OutputError, match=r"o\.tif exists; --overwrite replaces it"):
+        run(request, model, start)
+    assert found == [(tmp_path / "o.tif").read_bytes()]
+    assert not (tmp_path / "o.tif.hsi-part").exists()
+
+
 def test_windows_without_data_are_journaled(
     model: ModelFile, tmp_path: Path, cube: NDArray[Any], write_scene_tiff: Write
 ) -> None:

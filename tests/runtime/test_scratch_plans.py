@@ -117,3 +117,28 @@ def test_pieces_of_another_scene_or_run_are_not_dropped(
         open_scratch(other).__enter__()
     with open_scratch(PLAN) as scratch:
         assert set(scratch.pieces) == {0, 1, 2}
+
+
+def test_only_the_run_that_published_owns_the_outputs(
+    open_scratch: Callable[..., Scratch], tmp_path: Path
+) -> None:
+    with open_scratch(PLAN) as scratch:
+        fill(scratch)
+        assert not scratch.published
+        scratch.mark_publishing()
+    with open_scratch(PLAN) as scratch:
+        assert scratch.published
+    # It was stopped while it removed its scratch.
+    (folder_of(tmp_path / "o.tif") / "plan.json").unlink()
+    with open_scratch(PLAN) as scratch:
+        assert scratch.published
+        fill(scratch)
+        scratch.mark_publishing()
+    changed = {**PLAN, "scene": {"s.tif": FILE | {"bytes": 8}}}
+    with open_scratch(changed) as scratch:
+        assert not scratch.published
+    with open_scratch(changed) as scratch:
+        assert not scratch.published
+        scratch.mark_publishing()
+    with open_scratch(changed, resume=False) as scratch:
+        assert not scratch.published
