@@ -6,6 +6,7 @@ import resource
 import sys
 from pathlib import Path
 
+from hsi_runtime import cgroups
 from hsi_runtime.errors import ResourceError
 from hsi_runtime.model_file import ModelDocument
 from hsi_runtime.scene import SceneInfo
@@ -127,8 +128,9 @@ def check_blocks(info: SceneInfo, max_memory_bytes: int | None) -> None:
 
 
 def machine_bytes() -> int:
-    """Memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Memory of this machine, or what a container may have of it."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(machine, cgroups.memory_bytes() or machine)
 
 
 def peak_bytes() -> int:

@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
+from hsi_runtime import cgroups
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -21,8 +23,9 @@ POLL_S = 0.1
 
 
 def usable_cores() -> int:
-    """Count the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Count the cores that this process may use; a container's limit counts."""
+    cores = len(os.sched_getaffinity(0))
+    return min(cores, cgroups.cpus() or cores)
 
 
 class _Done:
