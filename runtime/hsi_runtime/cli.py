@@ -82,13 +82,14 @@ if TYPE_CHECKING:
 @click.option(
     "--vector",
     type=click.Path(path_type=Path),
-    help="Also write polygons of the classes to this GeoPackage.",
+    help="Also write polygons of the classes to this GeoPackage (.gpkg).",
 )
 @click.option(
     "--min-area",
     type=click.FloatRange(min=0),
     default=0.0,
-    help="Smallest polygon to keep, in square metres.",
+    help="Smallest polygon to keep, in square metres; in pixels where the scene's CRS "
+    "is geographic or missing.",
 )
 @click.option(
     "--compress",

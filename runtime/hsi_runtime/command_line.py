@@ -23,8 +23,9 @@ EXTRAS = {
     "safetensors": "train",
     "scipy": "train",
     "h5py": "train",
-    "pyogrio": "train",
-    "shapely": "train",  # or the smaller extra `vector`
+    # Also in `train`; but hsi-train misses torch before these.
+    "pyogrio": "vector",
+    "shapely": "vector",
     "matplotlib": "train",
     "tomli_w": "train",
     "onnx": "export",

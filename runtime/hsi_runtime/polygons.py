@@ -21,7 +21,30 @@ from hsi_runtime.legend import polygon_style
 from hsi_runtime.model_file import ModelDocument
 
 LAYER = "classes"
+SUFFIX = ".gpkg"
 MAX_PIXELS = 200_000_000  # the whole map is in memory here
+
+
+def check(output: Path, pixels: int) -> None:
+    """Refuse what cannot be written, before hours are spent on the map.
+
+    Args:
+        output: The GeoPackage.
+        pixels: Of the class map.
+
+    Raises:
+        OutputError: The name is none of a GeoPackage, or the map is too large.
+    """
+    if output.suffix.lower() != SUFFIX:
+        raise OutputError(
+            f"--vector {output}: polygons are written as a GeoPackage; give a name "
+            f"that ends in {SUFFIX}."
+        )
+    if pixels > MAX_PIXELS:
+        raise OutputError(
+            f"The class map has {pixels:,} pixels; --vector takes at most "
+            f"{MAX_PIXELS:,}. Use --window for a part."
+        )
 
 
 def write_polygons(
@@ -36,14 +59,9 @@ def write_polygons(
         min_area_m2: Smallest polygon to keep; in pixels where the map has no metres.
 
     Raises:
-        OutputError: The map is too large, or the file cannot be written.
+        OutputError: The file cannot be written.
     """
     with rasterio.Env(GDAL_CACHEMAX=64), open_tiff(class_map) as raster:
-        if raster.width * raster.height > MAX_PIXELS:
-            raise OutputError(
-                f"{class_map} has {raster.width * raster.height:,} pixels; --vector "
-                f"takes at most {MAX_PIXELS:,}. Use --window for a part."
-            )
         codes = raster.read(1)
         known = (codes != UNCLASSIFIED) & (codes != raster.nodata)
         side_m = resolution_m(raster.crs, raster.transform.to_gdal())

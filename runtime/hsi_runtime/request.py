@@ -35,8 +35,9 @@ class Request:
         abundances: Also write the abundances of a model that unmixes.
         preview: Also write a PNG.
         stac: Also write a STAC item.
-        vector: Also write polygons to this GeoPackage.
-        min_area_m2: Smallest polygon to keep.
+        vector: Also write polygons to this GeoPackage, ``.gpkg``.
+        min_area_m2: Smallest polygon to keep; in pixels where the scene's CRS is
+            geographic or missing.
         compress: Compression of the GeoTIFFs.
         overwrite: Replace what is there.
         resume: Go on where an interrupted run stopped.
@@ -123,6 +124,7 @@ def match_scene(scene: Scene, document: ModelDocument, request: Request) -> Matc
     Raises:
         BandMismatchError: The scene lacks what the model needs.
         ModelFileError: The model lacks what was asked for.
+        OutputError: Polygons cannot be written under that name, or of so many pixels.
         ResourceError: The memory allowed is too little.
         SceneError: The part asked for lies outside.
     """
@@ -145,6 +147,10 @@ def match_scene(scene: Scene, document: ModelDocument, request: Request) -> Matc
     # What does not suffice for one window is said before an engine starts.
     memory.share(document, request.tile, request.max_memory_bytes)
     memory.check_blocks(info, request.max_memory_bytes)
+    if request.vector is not None:
+        from hsi_runtime import polygons  # of an extra: one that is missing is told now
+
+        polygons.check(request.vector, region.rows * region.cols)
     return Matched(match, units, region)
 
 

@@ -117,6 +117,10 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
     ),
     "No suggested threshold": (hsi_run, f"scene.tif {MODEL} -o n.tif --reject auto"),
     "Too little memory": (hsi_run, f"scene.tif {MODEL} -o n.tif --max-memory 20M"),
+    "Polygons that cannot be written": (
+        hsi_run,
+        f"scene.tif {MODEL} -o n.tif --vector fields.shp",
+    ),
     "Window outside": (hsi_run, f"scene.tif {MODEL} -o n.tif --window 40,40,50,50"),
     "No abundances": (hsi_run, f"scene.tif {MODEL} -o n.tif --abundances"),
     "An interrupted run is in the way": (

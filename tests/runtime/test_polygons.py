@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ shapely = pytest.importorskip("shapely")
 
 from affine import Affine  # noqa: E402
 
+import hsi_runtime  # noqa: E402
 from hsi_runtime import polygons  # noqa: E402
 from hsi_runtime.class_map import Counts  # noqa: E402
-from hsi_runtime.errors import HsiError, OutputError  # noqa: E402
+from hsi_runtime.cli import main  # noqa: E402
+from hsi_runtime.errors import OutputError  # noqa: E402
 from hsi_runtime.model_file import ModelDocument, read_model  # noqa: E402
 from hsi_runtime.pipeline import run  # noqa: E402
 from hsi_runtime.request import Request  # noqa: E402
@@ -111,39 +114,59 @@ def test_small_polygons_are_dropped(
     assert read(tmp_path / "no.gpkg")[1] == []
 
 
-def test_map_that_is_too_large_is_refused(
-    mapped: Callable[..., Counts],
-    document: ModelDocument,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    mapped()
+@pytest.mark.parametrize("name", ["v.gpkg", "v.GPKG", "a.b.gpkg"])
+def test_names_of_geopackages_are_taken(name: str) -> None:
+    polygons.check(Path(name), polygons.MAX_PIXELS)
+
+
+@pytest.mark.parametrize("name", ["v.geojson", "v.shp", "v", "v.gpkg.zip", "."])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(OutputError, match=r"written as a GeoPackage; .* in \.gpkg"):
+        polygons.check(Path(name), 1)
+
+
+def test_map_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polygons, "MAX_PIXELS", 700)
     with pytest.raises(OutputError, match=r"720 pixels; --vector takes at most 700"):
-        polygons.write_polygons(tmp_path / "o.tif", tmp_path / "o.gpkg", document, 0)
-    assert not (tmp_path / "o.gpkg").exists()
+        polygons.check(Path("v.gpkg"), 720)
 
 
-@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.parametrize("change", ["name", "size", "pyogrio", "shapely"])
+def test_what_stands_against_polygons_is_told_before_the_engine_starts(
+    change: str, place: Any, invoke: Any, digests: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = {
+        "name": (5, "--vector v.shp: polygons are written as a GeoPackage"),
+        "size": (5, "The class map has 6 pixels; --vector takes at most 5."),
+        "pyogrio": (4, "the package pyogrio; install it with: pip install 'hsi-edge[v"),
+        "shapely": (4, "the package shapely; install it with: pip install 'hsi-edge[v"),
+    }[change]
+    if change == "size":
+        monkeypatch.setattr(polygons, "MAX_PIXELS", 5)
+    elif change != "name":
+        monkeypatch.setitem(sys.modules, change, None)
+        monkeypatch.delattr(hsi_runtime, "polygons")
+        monkeypatch.delitem(sys.modules, "hsi_runtime.polygons")
+    monkeypatch.setattr(
+        "hsi_runtime.backends.open_backend", lambda *_: pytest.fail("a start")
+    )
+    vector = "v.shp" if change == "name" else "v.gpkg"
+    given = ("scene.tif", "--vector", vector, "--window", "1,1,3,2")
+    before = digests(place.folder)
+    for more in ((), ("--dry-run",)):
+        code, out, err = invoke(main, *given, *more)
+        assert (code, out) == (expected[0], "")
+        assert expected[1] in err
+    assert digests(place.folder) == before
+
+
 def test_polygons_of_a_run(
-    large: bool,
-    tmp_path: Path,
-    cube: NDArray[Any],
-    write_model: Write,
-    write_scene_tiff: Write,
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, cube: NDArray[Any], write_model: Write, write_scene_tiff: Write
 ) -> None:
     scene = write_scene_tiff(tmp_path / "s.tif", cube)
     model = read_model(write_model(tmp_path / "m.onnx"))
     (tmp_path / "out").mkdir()
     request = Request(scene, tmp_path / "o.tif", vector=tmp_path / "out" / "v.gpkg")
-    if large:
-        monkeypatch.setattr(polygons, "MAX_PIXELS", 9)
-        with pytest.raises(HsiError, match="--vector takes at most 9"):
-            run(request, model)
-        assert not (tmp_path / "o.tif").exists()
-        assert list((tmp_path / "out").iterdir()) == []
-        return
     result = run(request, model)
     assert result["outputs"]["vector"] == str(tmp_path / "out" / "v.gpkg")
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["v.gpkg"]
