@@ -1,6 +1,7 @@
 """The runtime from Python: a model on an engine, arrays and files in, maps out."""
 
 from collections.abc import Callable
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, TypedDict, Unpack
@@ -166,7 +167,9 @@ def classify(
 
     Args:
         scene: GeoTIFF, or ENVI by its data file or header.
-        model: Model file, or one already on an engine.
+        model: Model file, or one already on an engine. That engine was prepared for
+            the default ``tile`` and no memory limit: where you set these, give the
+            file, whose engine is started for them.
         output: Class map; by default ``SCENE_classes.tif`` beside the scene.
         progress: Called with finished and all output pixels.
         **options: See `Request`.
@@ -177,8 +180,13 @@ def classify(
     Raises:
         HsiError: Any of its kinds; no output exists then that was not there before.
     """
-    ready = model if isinstance(model, Model) else Model(model)
     path = Path(scene)
     target = batch.output_of(path, None if output is None else Path(output), False)
     request = Request(scene=path, output=target, **options)
-    return pipeline.run(request, ready.file, lambda: ready.backend, progress)
+    if isinstance(model, Model):
+        ready = model
+        return pipeline.run(request, ready.file, lambda: ready.backend, progress)
+    file = read_model(Path(model))
+    limits = request.tile, request.max_memory_bytes
+    start = partial(open_backend, file, "auto", None, *limits)
+    return pipeline.run(request, file, start, progress)

@@ -96,6 +96,27 @@ def requests(
     return made
 
 
+def plan_all(
+    wanted: Sequence[Request], plan: Callable[[Request], dict[str, Any]]
+) -> dict[str, Any]:
+    """Plan many scenes; a bad one does not stop the others.
+
+    Args:
+        wanted: One request for each scene.
+        plan: Says what a run would do.
+
+    Returns:
+        ``scenes``: the plan of each, or for a bad one what `run_all` gives.
+    """
+    plans: list[dict[str, Any]] = []
+    for request in wanted:
+        try:
+            plans.append(plan(request))
+        except HsiError as error:
+            plans.append(_failed(request, error))
+    return {"scenes": plans}
+
+
 def run_all(
     wanted: Sequence[Request],
     model: ModelFile,
@@ -125,16 +146,13 @@ def run_all(
         return engines[0]
 
     for request in wanted:
-        base = {"scene": str(request.scene), "output": str(request.output)}
         try:
             if not request.overwrite and _is_finished(request, model):
-                results.append({**base, "status": "skipped"})
+                results.append({**_named(request), "status": "skipped"})
                 continue
             result = run(request, model, engine, progress)
         except HsiError as error:
-            log.error(f"{request.scene}: {error}")
-            failed = {"error": str(error), "exit_code": error.exit_code}
-            results.append({**base, "status": "failed", **failed})
+            results.append(_failed(request, error))
             continue
         results.append({**result, "status": "done"})
         done(result)
@@ -148,6 +166,17 @@ def run_all(
             "peak_memory_bytes": memory.peak_bytes(),
         },
     }
+
+
+def _named(request: Request) -> dict[str, Any]:
+    return {"scene": str(request.scene), "output": str(request.output)}
+
+
+def _failed(request: Request, error: HsiError) -> dict[str, Any]:
+    """Say that a scene failed, now and in the result."""
+    log.error(f"{request.scene}: {error}")
+    why = {"error": str(error), "exit_code": error.exit_code}
+    return {**_named(request), "status": "failed", **why}
 
 
 def _is_finished(request: Request, model: ModelFile) -> bool:
@@ -175,5 +204,5 @@ def _is_finished(request: Request, model: ModelFile) -> bool:
 
 def exit_code(results: dict[str, Any]) -> int:
     """Return the code of the first failure, or 0."""
-    codes = [r["exit_code"] for r in results["scenes"] if r["status"] == "failed"]
-    return int(codes[0]) if codes else 0
+    failed = [r for r in results["scenes"] if r.get("status") == "failed"]
+    return int(failed[0]["exit_code"]) if failed else 0

@@ -158,17 +158,17 @@ def command(
     listed = batch.expand(scenes)
     many = listed != list(scenes) or len(listed) > 1
     wanted = batch.requests(listed, output, _template(options), many)
+    alone = not many and shard is None
+    parts = batch.shard(wanted, shard)
     if dry_run:
-        plans = [reports.dry_run(r, loaded, device, threads) for r in wanted]
-        if many and not as_json:
-            click.echo("\n\n".join(map(reports.as_lines, plans)))
-            return 0
-        return _show({"scenes": plans} if many else plans[0], as_json)
+        plan = partial(reports.dry_run, model=loaded, device=device, threads=threads)
+        if alone:
+            return _show(plan(wanted[0]), as_json)
+        return _plan_many(parts, plan, as_json)
     limits = options["tile"], wanted[0].max_memory_bytes
     start = partial(open_backend, loaded, device, threads, *limits)
-    if not many and shard is None:
+    if alone:
         return _run_one(wanted[0], loaded, start, quiet, as_json)
-    parts = batch.shard(wanted, shard)
     return _run_many(parts, loaded, start, quiet, as_json)
 
 
@@ -189,6 +189,21 @@ def _template(options: dict[str, Any]) -> "Request":
         min_area_m2=options.pop("min_area"),
         **options,
     )
+
+
+def _plan_many(
+    wanted: "Sequence[Request]",
+    plan: "Callable[[Request], dict[str, Any]]",
+    as_json: bool,
+) -> int:
+    from hsi_runtime import batch, reports
+
+    plans = batch.plan_all(wanted, plan)
+    if as_json:
+        command_line.print_json(plans)
+    elif plans["scenes"]:
+        click.echo("\n\n".join(map(reports.as_lines, plans["scenes"])))
+    return batch.exit_code(plans)
 
 
 def _run_one(
@@ -248,6 +263,6 @@ def main() -> None:
     """Run hsi-run."""
     command_line.run(
         command,
-        "Nothing was published; earlier output is as it was. Repeat the command to "
-        "resume.",
+        "Nothing of the scene at work was published; earlier output is as it was. "
+        "Repeat the command to resume.",
     )

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 import hsi_runtime
-from hsi_runtime import Model, classify
+from hsi_runtime import Model, api, classify
 from hsi_runtime.errors import BandMismatchError, ModelFileError, SceneError
 from hsi_runtime.model_file import ModelDocument
 from hsi_runtime.windows import Window
@@ -136,6 +136,28 @@ def test_file_is_classified_as_by_the_command(
     ours = (tmp_path / "s_classes.tif").read_bytes()
     assert ours == (tmp_path / "by_command.tif").read_bytes()
     assert (tmp_path / "s_confidence.tif").exists()
+
+
+def test_limits_reach_the_engine_of_a_file(
+    path: Path,
+    model: Model,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    started: list[tuple[Any, ...]] = []
+
+    def start(*given: Any) -> Any:
+        started.append(given)
+        return model.backend
+
+    monkeypatch.setattr(api, "open_backend", start)
+    scene = write_scene_tiff(tmp_path / "s.tif", cube)
+    classify(scene, path, tmp_path / "o.tif", tile=7, max_memory_bytes=10**9)
+    assert [given[1:] for given in started] == [("auto", None, 7, 10**9)]
+    classify(scene, model, tmp_path / "p.tif", tile=7)
+    assert len(started) == 1
 
 
 def test_one_engine_serves_many_files(

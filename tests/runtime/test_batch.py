@@ -293,6 +293,51 @@ def test_plan_of_many_scenes(place: Place, invoke: Any, digests: Any) -> None:
     assert digests(place.folder) == before
 
 
+def test_plan_of_a_shard_with_a_bad_scene(
+    place: Place, invoke: Any, digests: Any
+) -> None:
+    before = digests(place.folder)
+    given = [place.folder / "list.txt", "-m", place.model, "--dry-run"]
+    code, out, err = invoke(main, *given, "--shard", "0/2", "--json")
+    assert code == 3
+    plans = json.loads(out)["scenes"]
+    assert [Path(p["scene"]).stem for p in plans] == ["s0", "bad", "s3"]
+    assert (plans[1]["status"], plans[1]["exit_code"]) == ("failed", 3)
+    assert plans[1]["error"] in err
+    assert plans[0]["windows"] == plans[2]["windows"] == 1
+    code, out, _ = invoke(main, *given)
+    assert code == 3
+    assert out.count("bands_read: 1-4\n") == 4
+    code, out, _ = invoke(main, *given, "--shard", "1/2")
+    assert (code, out.count("bands_read")) == (0, 2)
+    code, out, _ = invoke(main, *given, "--shard", "7/9")
+    assert (code, out) == (0, "")
+    one = [place.folder / "s0.tif", *given[1:], "--json"]
+    code, out, _ = invoke(main, *one, "--shard", "0/1")
+    assert [Path(p["scene"]).stem for p in json.loads(out)["scenes"]] == ["s0"]
+    assert digests(place.folder) == before
+
+
+def test_stopped_batch_does_not_deny_what_it_published(
+    place: Place, invoke: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predict = OnnxruntimeCpu.predict
+    calls: list[int] = []
+
+    def stopping(self: OnnxruntimeCpu, *given: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return predict(self, *given)
+
+    monkeypatch.setattr(OnnxruntimeCpu, "predict", stopping)
+    scenes = [place.folder / f"{name}.tif" for name in place.names]
+    code, out, err = invoke(main, *scenes, "-m", place.model)
+    assert (code, out) == (130, f"{place.folder / 's0_classes.tif'}\n")
+    assert "Nothing was published" not in err
+    assert "Nothing of the scene at work was published" in err
+
+
 def test_first_failure_gives_the_exit_code() -> None:
     scenes = [
         {"status": "done"},

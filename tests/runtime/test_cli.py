@@ -222,7 +222,8 @@ def test_stopped_run_publishes_nothing_and_resumes(
     monkeypatch.setattr(OnnxruntimeCpu, "predict", stopping)
     found = invoke(main, "scene.tif", "--tile", "8", "--overwrite")
     assert found.code == code
-    assert f"{said} Nothing was published; earlier output is as it was." in found.err
+    kept = "Nothing of the scene at work was published; earlier output is as it was."
+    assert f"{said} {kept}" in found.err
     assert "Repeat the command to resume" in found.err
     after = digests(place.folder)
     assert {k: v for k, v in after.items() if "hsi-part" not in k} == before
