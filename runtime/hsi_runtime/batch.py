@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from hsi_runtime import fingerprint, memory
 from hsi_runtime.backends import Backend
 from hsi_runtime.class_map import is_finished, layers, paths_of
-from hsi_runtime.errors import HsiError, OutputError, SceneError
+from hsi_runtime.errors import DeviceLostError, HsiError, OutputError, SceneError
 from hsi_runtime.model_file import ModelFile
 from hsi_runtime.pipeline import run
 from hsi_runtime.request import Request
@@ -126,6 +126,10 @@ def run_all(
 ) -> dict[str, Any]:
     """Classify many scenes with one engine; a bad scene does not stop the others.
 
+    A lost device does: after most errors of CUDA nothing in this process can use the
+    GPU again, so an engine started anew would fail, too. Scenes that need it then fail
+    untried.
+
     Args:
         wanted: One request for each scene.
         model: A verified model.
@@ -139,8 +143,13 @@ def run_all(
     """
     results: list[dict[str, Any]] = []
     engines: list[Backend] = []
+    lost = False
 
     def engine() -> Backend:
+        if lost:
+            raise DeviceLostError(
+                "Not tried: the GPU failed in an earlier scene; repeat the command."
+            )
         if not engines:
             engines.append(start())
         return engines[0]
@@ -152,6 +161,7 @@ def run_all(
                 continue
             result = run(request, model, engine, progress)
         except HsiError as error:
+            lost = lost or isinstance(error, DeviceLostError)
             results.append(_failed(request, error))
             continue
         results.append({**result, "status": "done"})
@@ -203,6 +213,12 @@ def _is_finished(request: Request, model: ModelFile) -> bool:
 
 
 def exit_code(results: dict[str, Any]) -> int:
-    """Return the code of the first failure, or 0."""
+    """Return the code of the first failure, or 0.
+
+    A lost device counts before all others: scenes were not tried, so the command must
+    be repeated, whatever is wrong with others.
+    """
     failed = [r for r in results["scenes"] if r.get("status") == "failed"]
-    return int(failed[0]["exit_code"]) if failed else 0
+    codes = [int(r["exit_code"]) for r in failed]
+    lost = DeviceLostError.exit_code
+    return lost if lost in codes else next(iter(codes), 0)

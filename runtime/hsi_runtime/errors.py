@@ -9,6 +9,7 @@ HsiError
     OutputError          output exists, is the input, or is not writable exit 5
     ResourceError        disk or memory ran out                          exit 6
     VerificationError    a result failed its check                       exit 7
+    DeviceLostError      the device failed in mid-run: repeat to resume  exit 75
 """
 
 import errno
@@ -70,3 +71,9 @@ class VerificationError(HsiError, AssertionError):
     """A finished result does not pass its own check."""
 
     exit_code = 7
+
+
+class DeviceLostError(HsiError, RuntimeError):
+    """The device failed while it computed; the same command resumes."""
+
+    exit_code = 75

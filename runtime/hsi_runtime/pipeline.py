@@ -19,7 +19,7 @@ from hsi_runtime.backends import (
     predict_in_parts,
 )
 from hsi_runtime.class_map import Canvas, Counts
-from hsi_runtime.errors import VerificationError
+from hsi_runtime.errors import DeviceLostError, VerificationError
 from hsi_runtime.model_file import ModelDocument, ModelFile
 from hsi_runtime.publish import convert, publish
 from hsi_runtime.regions import grid_of
@@ -28,7 +28,7 @@ from hsi_runtime.scene import Scene, SceneInfo, open_scene, valid_pixels
 from hsi_runtime.scratch import Scratch, was_publishing
 from hsi_runtime.strips import Strip, cut, read_strips
 from hsi_runtime.threads import ReadAhead, WriteBehind, in_background, map_ahead
-from hsi_runtime.windows import tiles
+from hsi_runtime.windows import Plan, tiles
 
 log = logging.getLogger(__name__)
 
@@ -130,9 +130,10 @@ def run(
             # Once more under the lock: another run may just have published.
             check_outputs(request.overwrite or scratch.published)
             resumed = set(scratch.pieces)
-            _classify(
-                scene, prepared, document, backend, reject, scratch, watch, progress
-            )
+            with _telling_what_is_kept(scratch, prepared.plan):
+                _classify(
+                    scene, prepared, document, backend, reject, scratch, watch, progress
+                )
             counts = _total(scratch, document, backend)
             fingerprint.check_unchanged(before, fingerprint.of_scene(scene.info))
             with watch.time("write"), scratch.explaining():
@@ -217,6 +218,18 @@ def _classify(
                     )
 
             behind.do(write)
+
+
+@contextlib.contextmanager
+def _telling_what_is_kept(scratch: Scratch, plan: Plan) -> Iterator[None]:
+    """Say it where the device is lost, so that the user knows what a rerun costs."""
+    try:
+        yield
+    except DeviceLostError as error:
+        raise DeviceLostError(
+            f"{error} {plan.windows(scratch.pieces)} of {plan.windows()} windows are "
+            "kept: the same command resumes."
+        ) from error
 
 
 def squares(

@@ -14,6 +14,7 @@ import pytest
 import rasterio
 import scipy.io
 import shapely
+from fake_gpu import CUDA, TENSORRT, Gpu
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -43,7 +44,7 @@ class Entry(NamedTuple):
 
 def entries() -> list[Entry]:
     found = re.findall(
-        r'^### (.+?)$\n+^```text title="(exit \d|warning)"\n(.*?)\n^```$',
+        r'^### (.+?)$\n+^```text title="(exit \d+|warning)"\n(.*?)\n^```$',
         PAGE.read_text(encoding="utf-8"),
         re.MULTILINE | re.DOTALL,
     )
@@ -66,6 +67,17 @@ def another_engine(patch: pytest.MonkeyPatch) -> None:
 
 def without(package: str) -> Patch:
     return lambda patch: patch.setitem(sys.modules, package, None)
+
+
+def gpu_that_fails(patch: pytest.MonkeyPatch) -> None:
+    """Pretend that there is a GPU (a FAKE), and that it fails in mid-run."""
+    gpu = Gpu()
+    gpu.cuda.lasts = 4
+    said = b"an illegal memory access was encountered"
+    patch.setattr(gpu.cuda, "cudaGetErrorString", lambda code: (code, said))
+    patch.setitem(sys.modules, CUDA, gpu.cuda)
+    patch.setitem(sys.modules, TENSORRT, gpu.trt)
+    patch.setenv("XDG_CACHE_HOME", str(Path("cache").resolve()))
 
 
 PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
@@ -117,6 +129,11 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
     ),
     "No suggested threshold": (hsi_run, f"scene.tif {MODEL} -o n.tif --reject auto"),
     "Too little memory": (hsi_run, f"scene.tif {MODEL} -o n.tif --max-memory 20M"),
+    "The GPU fails": (
+        hsi_run,
+        f"scene.tif {MODEL} -o n.tif --device tensorrt --tile 16",
+        gpu_that_fails,
+    ),
     "Polygons that cannot be written": (
         hsi_run,
         f"scene.tif {MODEL} -o n.tif --vector fields.shp",

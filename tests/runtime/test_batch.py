@@ -1,6 +1,8 @@
 import json
 import os
+import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -318,6 +320,51 @@ def test_plan_of_a_shard_with_a_bad_scene(
     assert digests(place.folder) == before
 
 
+def test_lost_gpu_stops_the_batch_and_a_new_process_ends_it(
+    place: Place,
+    invoke: Any,
+    fake_gpu: Any,
+    digests: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fake_gpu import CUDA, TENSORRT, Gpu
+
+    given = [place.folder / "list.txt", "-m", place.model, "--tile", "8", "--json"]
+    given += ["--device", "tensorrt", "-o"]
+    assert invoke(main, *given, make(place.folder / "whole")).code == 3
+    # A scene has 12 windows: the GPU is lost at the last of the second.
+    monkeypatch.setattr(fake_gpu.cuda, "waits", 0)
+    monkeypatch.setattr(fake_gpu.cuda, "lasts", 12 + 11)
+    code, out, err = invoke(main, *given, place.folder / "out")
+    assert code == 75
+    found = json.loads(out)["scenes"]
+    ends = [(s["status"], s.get("exit_code")) for s in found]
+    lost = ("failed", 75)
+    assert ends == [("done", None), lost, ("failed", 3), lost, lost]
+    for said in (found[1]["error"], found[3]["error"]):
+        assert said in err
+    kept = re.search(r"; start .* (\d+) of 12 windows are kept", found[1]["error"])
+    assert kept is not None
+    assert found[3]["error"] == found[4]["error"]
+    assert found[3]["error"].startswith("Not tried: the GPU failed in an earlier scene")
+    assert fake_gpu.cuda.waits == 12 + 12  # nothing was tried after that
+    another = Gpu()  # as another process finds it
+    monkeypatch.setitem(sys.modules, CUDA, another.cuda)
+    monkeypatch.setitem(sys.modules, TENSORRT, another.trt)
+    code, out, _ = invoke(main, *given, place.folder / "out")
+    assert code == 3  # the bad scene
+    found = json.loads(out)["scenes"]
+    states = [s["status"] for s in found]
+    assert states == ["skipped", "done", "failed", "done", "done"]
+    assert found[1]["resumed_windows"] == int(kept[1])
+    assert digests(place.folder / "out") == digests(place.folder / "whole")
+
+
+def make(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
 def test_stopped_batch_does_not_deny_what_it_published(
     place: Place, invoke: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,6 +383,14 @@ def test_stopped_batch_does_not_deny_what_it_published(
     assert (code, out) == (130, f"{place.folder / 's0_classes.tif'}\n")
     assert "Nothing was published" not in err
     assert "Nothing of the scene at work was published" in err
+
+
+def test_lost_device_gives_the_exit_code_before_the_first_failure() -> None:
+    scenes = [
+        {"status": "failed", "exit_code": 3},
+        {"status": "failed", "exit_code": 75},
+    ]
+    assert batch.exit_code({"scenes": scenes}) == 75
 
 
 def test_first_failure_gives_the_exit_code() -> None:

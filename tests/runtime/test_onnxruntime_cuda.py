@@ -16,7 +16,12 @@ from numpy.typing import NDArray
 
 from hsi_runtime.backends import onnxruntime_cuda, open_backend, predict_in_parts
 from hsi_runtime.backends.onnxruntime_cuda import OnnxruntimeCuda
-from hsi_runtime.errors import EngineError, ModelFileError, ResourceError
+from hsi_runtime.errors import (
+    DeviceLostError,
+    EngineError,
+    ModelFileError,
+    ResourceError,
+)
 from hsi_runtime.model_file import ModelFile
 
 Session = onnxruntime.InferenceSession
@@ -177,6 +182,54 @@ def test_exhausted_gpu_lets_the_halves_pass(
         backend.predict(padded)
     found = predict_in_parts(backend, padded, 2)["probabilities"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+LOST = (
+    "[ONNXRuntimeError] : 1 : FAIL : CUDA failure 700: an illegal memory access was "
+    "encountered ; GPU=0 ; hostname=a ; file=cuda_allocator.cc ; line=63 ; "
+    "expr=cudaMalloc((void**)&p, size); "
+)
+
+
+@pytest.mark.usefixtures("pretended")
+def test_gpu_that_fails_is_told_from_a_bug(
+    model: ModelFile, padded: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = OnnxruntimeCuda(model)
+    session = backend._session
+    said = LOST
+
+    class Failing:
+        """A session whose GPU is gone."""
+
+        def io_binding(self) -> Any:
+            return session.io_binding()
+
+        def run_with_iobinding(self, binding: Any) -> None:
+            raise RuntimeError(said)
+
+    def failing() -> None:
+        monkeypatch.setattr(backend, "_session", Failing())
+
+    failing()
+    match = r"^The GPU failed: an illegal memory access was encountered; start again"
+    with pytest.raises(EngineError, match=match):  # it may never have worked
+        backend.predict(padded)
+    monkeypatch.setattr(backend, "_session", session)
+    backend.predict(padded)
+    failing()
+    with pytest.raises(DeviceLostError, match=match):
+        predict_in_parts(backend, padded, 2)
+    said = "CUBLAS failure 14: CUBLAS_STATUS_INTERNAL_ERROR ; GPU=0"
+    with pytest.raises(DeviceLostError, match="failed: CUBLAS_STATUS_INTERNAL_ERROR;"):
+        backend.predict(padded)
+    said = "CUBLAS failure 3: CUBLAS_STATUS_ALLOC_FAILED ; GPU=0"
+    with pytest.raises(ResourceError):
+        backend.predict(padded)
+    said = "Invalid input name: /onnxruntime/core/providers/cuda/nn/conv.cc"
+    with pytest.raises(RuntimeError, match="Invalid input name") as error:
+        backend.predict(padded)
+    assert type(error.value) is RuntimeError
 
 
 @pytest.mark.usefixtures("pretended")

@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,13 @@ import rasterio
 from numpy.typing import NDArray
 
 from hsi_runtime import pipeline
-from hsi_runtime.errors import HsiError, OutputError, SceneError, VerificationError
+from hsi_runtime.errors import (
+    DeviceLostError,
+    HsiError,
+    OutputError,
+    SceneError,
+    VerificationError,
+)
 from hsi_runtime.model_file import PROBABILITIES, ModelFile
 from hsi_runtime.pipeline import run
 from hsi_runtime.request import Request
@@ -117,6 +124,39 @@ def test_failing_window_fails_the_run_and_publishes_nothing(
         run(request, model)
     run(dataclasses.replace(request, resume=False), model)
     assert not (tmp_path / "o.tif.hsi-part").exists()
+
+
+def test_lost_device_says_what_is_kept(
+    model: ModelFile, tmp_path: Path, cube: NDArray[Any], write_scene_tiff: Write
+) -> None:
+    scene = write_scene_tiff(tmp_path / "s.tif", cube, blockysize=4)
+    journal = tmp_path / "o.tif.hsi-part" / "journal.jsonl"
+
+    class Lost(Broken):
+        """A FAKE of an engine whose GPU fails in the third strip."""
+
+        def predict(
+            self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+        ) -> dict[str, NDArray[np.float32]]:
+            self.share += 1
+            if self.share == 20:
+                while not journal.stat().st_size:  # the writer may be behind
+                    time.sleep(0.01)
+                raise DeviceLostError("The GPU failed.")
+            return Broken(0).predict(cube, outputs)
+
+    request = Request(scene, tmp_path / "o.tif", tile=4)
+    with pytest.raises(DeviceLostError) as error:
+        run(request, model, lambda: Lost(0))
+    said = re.fullmatch(
+        r"The GPU failed\. (\d+) of (\d+) windows are kept: the same command resumes\.",
+        str(error.value),
+    )
+    assert said is not None
+    assert not request.output.exists()
+    result = run(request, model, lambda: Broken(0))
+    assert result["resumed_windows"] == int(said[1]) > 0
+    assert result["windows"] == int(said[2])
 
 
 @pytest.mark.parametrize("change", ["append", "touch", "rewrite", "remove"])

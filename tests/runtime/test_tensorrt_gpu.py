@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hsi_runtime.backends import WINDOWS_ON_GPU, open_backend, predict_in_parts
 from hsi_runtime.backends.tensorrt_gpu import TensorrtGpu
 from hsi_runtime.errors import (
+    DeviceLostError,
     EngineError,
     ModelFileError,
     ResourceError,
@@ -172,11 +173,12 @@ def test_failures_of_a_window_are_sentences(
     with pytest.raises(ResourceError, match="out of memory"):
         backend.predict(window)
     fake_gpu.trt.refuse["enqueue"] = "misaligned"
-    with pytest.raises(EngineError, match=r"1, 4, 20, 20\): misaligned\. Use --device"):
+    refused = r"1, 4, 20, 20\): misaligned\. Use --device"
+    with pytest.raises(DeviceLostError, match=refused):
         backend.predict(window)
     fake_gpu.trt.refuse.clear()
     fake_gpu.cuda.failing = fake_gpu.cuda.cudaError_t.cudaErrorIllegalAddress
-    with pytest.raises(EngineError, match="cudaErrorIllegalAddress"):
+    with pytest.raises(DeviceLostError, match="cudaErrorIllegalAddress"):
         backend.predict(window)
     fake_gpu.cuda.failing = fake_gpu.cuda.cudaError_t.cudaErrorMemoryAllocation
     with pytest.raises(ResourceError, match="GPU's memory ran out"):
@@ -190,6 +192,17 @@ def test_failures_of_a_window_are_sentences(
         np.testing.assert_array_equal(
             backend.predict(window)["probabilities"], expected
         )
+
+
+def test_gpu_that_never_answered_is_not_lost(
+    fake_gpu: Any, model: ModelFile, padded: NDArray[np.float32]
+) -> None:
+    TensorrtGpu(model, TILE)  # builds the engine, and tries it
+    backend = TensorrtGpu(model, TILE)
+    fake_gpu.cuda.lasts = fake_gpu.cuda.waits
+    for _ in range(2):
+        with pytest.raises(EngineError, match="GPU failed: cudaErrorIllegalAddress"):
+            backend.predict(padded[..., :20, :20])
 
 
 def test_gpu_without_room_for_buffers_is_a_sentence(

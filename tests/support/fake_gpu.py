@@ -11,6 +11,7 @@ import ctypes
 import enum
 import importlib.machinery
 import json
+import sys
 import time
 import types
 from collections.abc import Callable, Sequence
@@ -49,6 +50,7 @@ class Cuda(types.ModuleType):
         driver: Answer of the driver to the first question.
         free: Bytes that the GPU has left.
         failing: Error of all work from now on.
+        lasts: Waits that succeed; at the next, the GPU is lost.
     """
 
     cudaError_t, cudaMemcpyKind = Error, Kind  # noqa: N815
@@ -60,7 +62,7 @@ class Cuda(types.ModuleType):
         self.name, self.major, self.minor = b"Fake GPU", 8, 7
         self.memory: dict[int, tuple[Any, str]] = {}
         self.streams: dict[int, list[Callable[[], Any]]] = {}
-        self.waits = 0
+        self.waits, self.lasts = 0, sys.maxsize
 
     def cudaGetDeviceCount(self) -> tuple[Error, int | None]:  # noqa: N802
         return self.driver, None if self.driver else self.devices
@@ -116,6 +118,8 @@ class Cuda(types.ModuleType):
 
     def cudaStreamSynchronize(self, stream: int) -> tuple[Error]:  # noqa: N802
         self.waits += 1
+        if self.waits > self.lasts:
+            self.failing = Error.cudaErrorIllegalAddress
         if self.failing:
             return (self.failing,)
         while self.streams[stream]:

@@ -75,6 +75,11 @@ def explain(cuda: Any, code: Any) -> str:
     return words.decode() if isinstance(words, bytes) else str(words)
 
 
+def failed(why: str) -> str:
+    """Say that the GPU failed, and what to do."""
+    return f"The GPU failed: {why}; start again, or use --device cpu."
+
+
 def check(cuda: Any, answer: tuple[Any, ...]) -> Any:
     """Return what a call of CUDA gave besides its error code.
 
@@ -88,9 +93,7 @@ def check(cuda: Any, answer: tuple[Any, ...]) -> Any:
             "The GPU's memory ran out; choose a smaller --tile, or free the GPU."
         )
     if code != cuda.cudaError_t.cudaSuccess:
-        raise EngineError(
-            f"The GPU failed: {explain(cuda, code)}; start again, or use --device cpu."
-        )
+        raise EngineError(failed(explain(cuda, code)))
     return values[0] if values else None
 
 

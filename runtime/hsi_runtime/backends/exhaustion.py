@@ -1,5 +1,6 @@
-"""Tells a lack of memory from other failures of an engine."""
+"""Tells a lack of memory, and failures of a GPU, from other failures of an engine."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -8,10 +9,20 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import ResourceError
 
+# As in "CUDA failure 700: an illegal memory access was encountered ; GPU=0 ; ...
+# expr=cudaMalloc(...)": what was called when it failed is no reason.
+OF_GPU = re.compile(r"\bCU[A-Z_]+ failure \d+: ([^;\n]+)")
+
+
+def failure_of_gpu(error: Exception) -> str | None:
+    """Return onnxruntime's words for why CUDA failed, or None where it did not."""
+    found = OF_GPU.search(str(error))
+    return None if found is None else found[1].strip()
+
 
 def is_exhaustion(error: Exception) -> bool:
     """Tell whether an engine complains that it got no memory."""
-    said = str(error).lower()
+    said = (failure_of_gpu(error) or str(error)).lower()
     return "alloc" in said or "out of memory" in said
 
 

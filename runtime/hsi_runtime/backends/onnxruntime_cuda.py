@@ -12,8 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.backends import WINDOWS_ON_GPU, cuda_memory
-from hsi_runtime.backends.exhaustion import explained, is_exhaustion
-from hsi_runtime.errors import EngineError, ModelFileError, ResourceError
+from hsi_runtime.backends.exhaustion import explained, failure_of_gpu, is_exhaustion
+from hsi_runtime.errors import (
+    DeviceLostError,
+    EngineError,
+    HsiError,
+    ModelFileError,
+    ResourceError,
+)
 from hsi_runtime.model_file import INPUT_NAME, PROBABILITIES, ModelFile
 
 log = logging.getLogger(__name__)
@@ -54,6 +60,7 @@ class OnnxruntimeCuda:
 
     def __init__(self, model: ModelFile) -> None:
         self.precision: str = model.document.precision
+        self._answered = False
         two = _two_wheels()
         if not is_installed():
             raise EngineError(
@@ -94,14 +101,29 @@ class OnnxruntimeCuda:
     def predict(
         self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
     ) -> dict[str, NDArray[np.float32]]:
-        with explained(cube):
-            # Inputs and outputs of its own, so that two threads can ask at once.
-            binding = self._session.io_binding()
-            binding.bind_cpu_input(INPUT_NAME, np.ascontiguousarray(cube))
-            for name in outputs:
-                binding.bind_output(name, MEMORY)
-            self._session.run_with_iobinding(binding)
-            found: list[Any] = binding.copy_outputs_to_cpu()
+        """Classify windows; see `Backend`.
+
+        Raises:
+            ResourceError: Memory ran out: the window's parts may pass.
+            EngineError: The GPU fails on the first window.
+            DeviceLostError: It fails on a later one.
+        """
+        try:
+            with explained(cube):
+                # Inputs and outputs of its own, so that two threads can ask at once.
+                binding = self._session.io_binding()
+                binding.bind_cpu_input(INPUT_NAME, np.ascontiguousarray(cube))
+                for name in outputs:
+                    binding.bind_output(name, MEMORY)
+                self._session.run_with_iobinding(binding)
+                found: list[Any] = binding.copy_outputs_to_cpu()
+        except Exception as error:  # its errors share no base but Exception
+            why = failure_of_gpu(error)
+            if why is None:
+                raise
+            kind: type[HsiError] = DeviceLostError if self._answered else EngineError
+            raise kind(cuda_memory.failed(why)) from error
+        self._answered = True
         return dict(zip(outputs, found, strict=True))
 
 

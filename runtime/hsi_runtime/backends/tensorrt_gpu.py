@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from hsi_runtime.backends import WINDOWS_ON_GPU, cuda_memory, engine_build
 from hsi_runtime.backends.cuda_memory import Buffer, Gpu, Stream
 from hsi_runtime.backends.engine_cache import EngineCache, Key, folder
-from hsi_runtime.errors import EngineError, ResourceError
+from hsi_runtime.errors import DeviceLostError, EngineError, ResourceError
 from hsi_runtime.model_file import INPUT_NAME, PROBABILITIES, ModelFile
 
 log = logging.getLogger(__name__)
@@ -98,6 +98,7 @@ class TensorrtGpu:
 
     def __init__(self, model: ModelFile, tile: int) -> None:
         started = time.monotonic()
+        self._answered = False
         self._trt, self._cuda, gpu = load()
         self._document = document = model.document
         self.precision: str = document.precision
@@ -126,7 +127,8 @@ class TensorrtGpu:
         Raises:
             ResourceError: A window is larger than the engine was built for, or memory
                 ran out: its parts may pass.
-            EngineError: The GPU failed.
+            EngineError: The GPU fails on the first window.
+            DeviceLostError: It fails on a later one.
         """
         largest = self._profile.largest
         if cube.shape[2] > largest[2] or cube.shape[3] > largest[3]:
@@ -135,8 +137,22 @@ class TensorrtGpu:
                 f"the engine's {largest[2]} x {largest[3]}; choose a smaller --tile."
             )
         with self._slot() as slot:
-            parts = [slot.run(window[None], outputs) for window in cube]
+            parts = [self._answer(slot, window[None], outputs) for window in cube]
         return {n: np.concatenate([part[n] for part in parts]) for n in outputs}
+
+    def _answer(
+        self, slot: "_Slot", window: NDArray[np.float32], outputs: Sequence[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Classify one window; tell a GPU that is lost from one that never worked."""
+        slot.take(window)
+        try:
+            found = slot.run(outputs)
+        except EngineError as error:
+            if not self._answered:
+                raise
+            raise DeviceLostError(str(error)) from error
+        self._answered = True
+        return found
 
     def _build(self, model: ModelFile, cache: EngineCache, key: Key) -> bool:
         """Build the engine, try it, keep it; or take it from who was faster."""
@@ -201,16 +217,17 @@ class _Slot:
         for name, buffer in self._buffers.items():
             self._must(self._context.set_tensor_address(name, buffer.device), name)
 
-    def run(
-        self, window: NDArray[np.float32], outputs: Sequence[str]
-    ) -> dict[str, NDArray[np.float32]]:
-        """Classify one window ``(1, band, row, col)``; other threads can go on."""
-        cube, shape = self._buffers[INPUT_NAME], tuple(window.shape)
-        cube.values[: window.size] = window.ravel()
+    def take(self, window: NDArray[np.float32]) -> None:
+        """Take the window ``(1, band, row, col)`` to classify next."""
+        self._shape = shape = tuple(window.shape)
+        self._buffers[INPUT_NAME].values[: window.size] = window.ravel()
         self._must(self._context.set_input_shape(INPUT_NAME, shape), f"shape {shape}")
-        self._stream.upload(cube, window.size)
+
+    def run(self, outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Classify the window that was taken; other threads can go on."""
+        self._stream.upload(self._buffers[INPUT_NAME], prod(self._shape))
         enqueued = self._context.execute_async_v3(self._stream.handle)
-        self._must(enqueued, f"a window of shape {shape}")
+        self._must(enqueued, f"a window of shape {self._shape}")
         shapes = {n: tuple(self._context.get_tensor_shape(n)) for n in outputs}
         for name, made in shapes.items():
             self._stream.download(self._buffers[name], prod(made))
