@@ -1,5 +1,6 @@
 """Option values that are checked at the door, as callbacks for click."""
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,8 @@ def bounds(
         west, south, east, north = (float(v) for v in value.split(","))
     except ValueError as error:
         raise click.BadParameter(f"{value!r} is not W,S,E,N, four numbers.") from error
+    if not all(map(math.isfinite, (west, south, east, north))):
+        raise click.BadParameter(f"{value!r} holds a number that is not finite.")
     if not (west < east and south < north):
         raise click.BadParameter(f"{value!r} is empty: W < E and S < N are needed.")
     return west, south, east, north

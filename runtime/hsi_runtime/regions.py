@@ -56,6 +56,8 @@ def _from_bounds(info: SceneInfo, bounds: Bounds) -> Window:
     to_pixels = ~Affine.from_gdal(*info.transform)
     corners = [(west, south), (west, north), (east, south), (east, north)]
     places = [to_pixels @ corner for corner in corners]
+    if not all(math.isfinite(v) for place in places for v in place):
+        raise outside
     cols, rows = ([p[axis] for p in places] for axis in (0, 1))
     left, right = _touched(cols, info.cols)
     top, bottom = _touched(rows, info.rows)

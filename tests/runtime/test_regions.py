@@ -97,6 +97,7 @@ def test_bounds_end_at_the_scene(info_of: Callable[..., SceneInfo]) -> None:
         (4e5 + 60, 58e5 - 80, 4e5 + 70, 58e5),
         (4e5 + 5, 58e5 - 80, 4e5 + 5, 58e5),
         (float("nan"), 0, 1, 1),
+        (-float("inf"), -float("inf"), float("inf"), float("inf")),
     ],
 )
 def test_bounds_elsewhere_are_refused(
