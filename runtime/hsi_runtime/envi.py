@@ -6,6 +6,7 @@ the block cache.
 """
 
 import math
+import mmap
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -51,7 +52,7 @@ class EnviScene:
 
     def __init__(self, header_path: Path, data_path: Path) -> None:
         header = parse_header(header_path)
-        self.info, self._values = _open(header_path, data_path, header)
+        self.info, self._mapped, self._values = _open(header_path, data_path, header)
 
     def read(
         self,
@@ -60,6 +61,8 @@ class EnviScene:
         bands: NDArray[np.intp],
         out: Cube | None = None,
     ) -> Cube:
+        # Past the end of a file that has shrunk, the system would kill the process.
+        _check_size(self.info.path, len(self._mapped), self._mapped.size())
         block = self._values[:, slice(*rows), slice(*cols)]
         if out is None:
             out = np.empty((len(bands), *block.shape[1:]), dtype=self.info.dtype)
@@ -71,7 +74,7 @@ class EnviScene:
         return out
 
     def close(self) -> None:
-        del self._values
+        del self._values, self._mapped
 
 
 def find_header(path: Path, magic: bytes) -> tuple[Path, Path] | None:
@@ -130,7 +133,7 @@ def parse_header(path: Path) -> Header:
 
 def _open(
     header_path: Path, data_path: Path, header: Header
-) -> tuple[SceneInfo, NDArray[Any]]:
+) -> tuple[SceneInfo, mmap.mmap, NDArray[Any]]:
     shape = {k: _integer(header_path, header, k) for k in ("samples", "lines", "bands")}
     if min(shape.values()) < 1:
         raise SceneError(f"{header_path} declares an empty cube: {shape}.")
@@ -159,16 +162,17 @@ def _open(
         raise SceneError(f"{header_path}: header offset is negative: {offset}.")
     values = math.prod(shape.values())
     needed = offset + values * dtype.itemsize
-    found = data_path.stat().st_size
-    if found < needed:
-        raise SceneError(
-            f"{data_path} is truncated: its header promises {needed} bytes, "
-            f"the file has {found}."
-        )
-    mapped = np.memmap(data_path, dtype, "r", offset=offset, shape=(values,))
+    _check_size(data_path, needed, data_path.stat().st_size)
+    with open_binary(data_path) as file:
+        try:
+            mapped = mmap.mmap(file.fileno(), needed, access=mmap.ACCESS_READ)
+        except OSError as error:
+            said = f"{data_path} cannot be read: {error.strerror}."
+            raise SceneError(said) from error
+    flat = np.frombuffer(mapped, dtype, values, offset)
     sizes = shape["bands"], shape["lines"], shape["samples"]
     crs, transform = _georeference(header, notes)
-    return SceneInfo(
+    info = SceneInfo(
         path=data_path,
         driver="ENVI",
         bands=shape["bands"],
@@ -187,7 +191,16 @@ def _open(
         resolution_m=resolution_m(crs, transform) if crs and transform else None,
         notes=tuple(notes),
         files=(header_path, data_path),
-    ), in_file_order(mapped, interleave, sizes)
+    )
+    return info, mapped, in_file_order(flat, interleave, sizes)
+
+
+def _check_size(path: Path, needed: int, found: int) -> None:
+    if found < needed:
+        raise SceneError(
+            f"{path} is truncated: its header promises {needed} bytes, "
+            f"the file has {found}."
+        )
 
 
 def _spectral(

@@ -1,3 +1,6 @@
+import errno
+import mmap
+import os
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -107,6 +110,41 @@ def test_truncated_and_over_declared_files_are_refused_at_once(tmp_path: Path) -
     for fields in ({"bands": 4}, {"lines": 10**9}, {"bands": 10**12}):
         with pytest.raises(SceneError, match="truncated"):
             open_scene(write(tmp_path, **fields))
+
+
+@pytest.mark.parametrize("layout", AXES)
+def test_file_that_shrinks_between_two_reads(layout: str, tmp_path: Path) -> None:
+    data = write(tmp_path, interleave=layout)
+    scene = open_scene(data)
+    everywhere = (0, 4), (0, 5), np.arange(3)
+    scene.read(*everywhere)
+    os.truncate(data, 60)
+    with pytest.raises(SceneError, match="promises 120 bytes, the file has 60"):
+        scene.read(*everywhere)
+    os.truncate(data, 120)
+    scene.read(*everywhere)
+    scene.close()
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ENOMEM, errno.ENODEV])
+def test_file_that_cannot_be_mapped(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:  # stands for a full or strange system
+        raise OSError(number, os.strerror(number))
+
+    data = write(tmp_path)
+    monkeypatch.setattr(mmap, "mmap", fail)
+    said = rf"scene\.img cannot be read: {os.strerror(number)}\."
+    with pytest.raises(SceneError, match=said):
+        open_scene(data)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_data_that_may_not_be_read(tmp_path: Path) -> None:
+    write(tmp_path).chmod(0)
+    with pytest.raises(SceneError, match=r"scene\.img cannot be read: Permission"):
+        open_scene(tmp_path / "scene.hdr")
 
 
 @pytest.mark.parametrize("rotation", [0, 15, -66, 90, 180, -180])
