@@ -11,7 +11,13 @@ from typing import Any, TypeVar
 from hsi_runtime import fingerprint, memory
 from hsi_runtime.backends import Backend
 from hsi_runtime.class_map import is_finished, layers, paths_of
-from hsi_runtime.errors import DeviceLostError, HsiError, OutputError, SceneError
+from hsi_runtime.errors import (
+    DeviceLostError,
+    HsiError,
+    OutputError,
+    SceneError,
+    resource_error,
+)
 from hsi_runtime.model_file import ModelFile
 from hsi_runtime.pipeline import run
 from hsi_runtime.request import Request
@@ -112,7 +118,7 @@ def plan_all(
     for request in wanted:
         try:
             plans.append(plan(request))
-        except HsiError as error:
+        except (HsiError, MemoryError, OSError) as error:
             plans.append(_failed(request, error))
     return {"scenes": plans}
 
@@ -126,8 +132,9 @@ def run_all(
 ) -> dict[str, Any]:
     """Classify many scenes with one engine; a bad scene does not stop the others.
 
-    A lost device does: after most errors of CUDA nothing in this process can use the
-    GPU again, so an engine started anew would fail, too. Scenes that need it then fail
+    Nor does a lack of memory or an error of a disk; any other exception is a bug. A
+    lost device does: after most errors of CUDA nothing in this process can use the GPU
+    again, so an engine started anew would fail, too. Scenes that need it then fail
     untried.
 
     Args:
@@ -160,7 +167,7 @@ def run_all(
                 results.append({**_named(request), "status": "skipped"})
                 continue
             result = run(request, model, engine, progress)
-        except HsiError as error:
+        except (HsiError, MemoryError, OSError) as error:
             lost = lost or isinstance(error, DeviceLostError)
             results.append(_failed(request, error))
             continue
@@ -182,8 +189,12 @@ def _named(request: Request) -> dict[str, Any]:
     return {"scene": str(request.scene), "output": str(request.output)}
 
 
-def _failed(request: Request, error: HsiError) -> dict[str, Any]:
-    """Say that a scene failed, now and in the result."""
+def _failed(
+    request: Request, error: HsiError | MemoryError | OSError
+) -> dict[str, Any]:
+    """Say that a scene failed, now and in the result, with the code it has alone."""
+    if not isinstance(error, HsiError):
+        error = resource_error(error) or HsiError(f"{type(error).__name__}: {error}")
     log.error(f"{request.scene}: {error}")
     why = {"error": str(error), "exit_code": error.exit_code}
     return {**_named(request), "status": "failed", **why}

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from hsi_runtime.errors import DISK_FULL, HsiError
+from hsi_runtime.errors import HsiError, resource_error
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,7 +54,8 @@ def show_progress(quiet: bool) -> bool:
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
-        return text if record.levelno < logging.WARNING else f"warning: {text}"
+        kind = "warning" if record.levelno < logging.ERROR else "error"
+        return text if record.levelno < logging.WARNING else f"{kind}: {text}"
 
 
 def start_messages(quiet: bool) -> None:
@@ -124,14 +125,12 @@ def run(command: click.Command, after_interrupt: str = "") -> NoReturn:
             err=True,
         )
         code = 4
-    except MemoryError as error:
-        click.echo(f"Error: memory ran out ({error}); use smaller windows.", err=True)
-        code = 6
-    except OSError as error:
-        if error.errno not in DISK_FULL:
+    except (MemoryError, OSError) as error:
+        lack = resource_error(error)
+        if lack is None:
             raise
-        click.echo(f"Error: the disk is full ({error}); make room.", err=True)
-        code = 6
+        click.echo(f"Error: {lack}", err=True)
+        code = lack.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo(f"Stopped. {after_interrupt}".strip(), err=True)
         _leave(130)

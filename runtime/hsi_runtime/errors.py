@@ -77,3 +77,12 @@ class DeviceLostError(HsiError, RuntimeError):
     """The device failed while it computed; the same command resumes."""
 
     exit_code = 75
+
+
+def resource_error(error: MemoryError | OSError) -> ResourceError | None:
+    """Say that memory or a disk ran out, where that is what an error means."""
+    if isinstance(error, MemoryError):
+        return ResourceError(f"memory ran out ({error}); use smaller windows.")
+    if error.errno in DISK_FULL:
+        return ResourceError(f"the disk is full ({error}); make room.")
+    return None

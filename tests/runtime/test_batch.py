@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from hsi_runtime.batch import expand, output_of, requests, shard
 from hsi_runtime.cli import main
 from hsi_runtime.errors import OutputError, SceneError
 from hsi_runtime.request import Request
+from hsi_runtime.scene import open_scene
 
 Write = Callable[..., Path]
 TEMPLATE = Request(Path(), Path())
@@ -140,7 +142,7 @@ def test_bad_scene_does_not_stop_the_others(
     failed = found["scenes"][2]
     assert failed["exit_code"] == 3
     assert "neither a TIFF nor an ENVI file" in failed["error"]
-    assert failed["error"] in err
+    assert f"error: {place.folder / 'bad.tif'}: {failed['error']}" in err
     assert {k: found["summary"][k] for k in ("done", "skipped", "failed")} == {
         "done": 4, "skipped": 0, "failed": 1
     }  # fmt: skip
@@ -159,6 +161,51 @@ def test_bad_scene_does_not_stop_the_others(
         assert invoke(main, scene, "-m", place.model, "-o", single).code == 0
         together = place.folder / "out" / f"{name}_classes.tif"
         assert together.read_bytes() == single.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (MemoryError("8 GB"), 6, "memory ran out (8 GB); use smaller windows"),
+        (OSError(errno.ENOSPC, "No space left on device"), 6, "the disk is full"),
+        (OSError(errno.EIO, "Input/output error"), 1, "OSError: [Errno 5] Input/out"),
+    ],
+)
+def test_memory_and_disk_of_one_scene_do_not_stop_the_others(
+    error: Exception,
+    code: int,
+    said: str,
+    place: Place,
+    invoke: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail_on_scene(monkeypatch, "bad.tif", error)
+    found = invoke(main, place.folder / "list.txt", "-m", place.model, "--json")
+    assert found.code == code
+    scenes = json.loads(found.out)["scenes"]
+    assert [s["status"] for s in scenes] == ["done", "done", "failed", "done", "done"]
+    assert scenes[2]["exit_code"] == code
+    assert said in scenes[2]["error"]
+    assert f"error: {place.folder / 'bad.tif'}: {said}" in found.err
+
+
+def test_bug_stops_a_batch(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_on_scene(monkeypatch, "s1.tif", ZeroDivisionError())
+    arguments = [str(place.folder / "list.txt"), "-m", str(place.model)]
+    monkeypatch.setattr(sys, "argv", ["hsi-run", *arguments])
+    with pytest.raises(ZeroDivisionError):
+        main()
+
+
+def fail_on_scene(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
+    """Let one scene meet an error: a stand-in for a failing disk or full memory."""
+
+    def open_or_fail(path: Path) -> Any:
+        if path.name == name:
+            raise error
+        return open_scene(path)
+
+    monkeypatch.setattr("hsi_runtime.pipeline.open_scene", open_or_fail)
 
 
 def test_finished_outputs_are_skipped(place: Place, invoke: Any, digests: Any) -> None:

@@ -83,6 +83,7 @@ def test_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         (KeyboardInterrupt(), 130, "Stopped. Nothing was published."),
         (click.Abort(), 130, "Stopped."),
         (MemoryError("2 GB"), 6, "memory ran out (2 GB)"),
+        (OSError(28, "No space left"), 6, "the disk is full"),
         (click.UsageError("No such thing."), 2, "No such thing."),
         (BrokenPipeError(32, "Broken pipe"), 141, ""),
     ],
@@ -116,14 +117,15 @@ def test_success_and_options(invoke: Any) -> None:
         command_line.start_messages(quiet)
         logging.getLogger("hsi_runtime.x").info("progress")
         logging.getLogger("hsi_runtime.x").warning("careful")
+        logging.getLogger("hsi_runtime.x").error("failed")
         logging.getLogger("rasterio.x").warning("chatter")
         if as_json:
             command_line.print_json({"a": 1})
 
     main = running(command)
-    assert invoke(main) == (0, "", "progress\nwarning: careful\n")
-    assert invoke(main, "-q") == (0, "", "")
-    assert invoke(main, "--json", "-q") == (0, '{\n "a": 1\n}\n', "")
+    assert invoke(main) == (0, "", "progress\nwarning: careful\nerror: failed\n")
+    assert invoke(main, "-q") == (0, "", "error: failed\n")
+    assert invoke(main, "--json", "-q") == (0, '{\n "a": 1\n}\n', "error: failed\n")
     code, out, _ = invoke(main, "--version")
     assert code == 0
     assert "version" in out
