@@ -29,6 +29,7 @@ from hsi_runtime.threads import usable_cores
 # A larger block cache costs memory and gains nothing for reads along blocks. Nothing
 # but the file itself may be opened: no directory listing, no remote file, no side-car.
 GDAL_OPTIONS: dict[str, Any] = {
+NO_TRANSFORM = (0, 1, 0, 0, 0, 1)  # how GDAL says that there is none
     "GDAL_CACHEMAX": 64,
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_PAM_ENABLED": "NO",
@@ -176,8 +177,8 @@ def _control_points(dataset: Any) -> ControlPoints | None:
 
 
 def resolution_m(crs: Any, transform: tuple[float, ...]) -> float | None:
-    """Side of a pixel in metres; None for geographic or unknown coordinates."""
-    if not crs or not crs.is_projected:
+    """Side of a pixel in metres; None where coordinates are geographic or unknown."""
+    if not crs or not crs.is_projected or transform == NO_TRANSFORM:
         return None
     _, dx_col, dx_row, _, dy_col, dy_row = transform
     area = abs(dx_col * dy_row - dx_row * dy_col)

@@ -223,6 +223,15 @@ def test_resolution_in_metres(
     assert (info.crs is None) == (crs is None)
 
 
+def test_resolution_needs_a_transform(
+    tmp_path: Path, write_scene_tiff: WriteTiff, cube: NDArray[Any]
+) -> None:
+    info = open_scene(write_scene_tiff(tmp_path / "s.tif", cube, transform=None)).info
+    assert info.crs is not None
+    assert info.transform is None
+    assert info.resolution_m is None
+
+
 def test_no_georeference_is_none(
     tmp_path: Path, write_scene_tiff: WriteTiff, cube: NDArray[Any]
 ) -> None:
