@@ -48,8 +48,9 @@ class SceneInfo:
         bands: Number of bands.
         rows: Height in pixels.
         cols: Width in pixels.
-        dtype: Type of the stored values.
-        nodata: Fill value per band, NaN where a band has none.
+        dtype: Type of the stored values; wider for bytes that a mask covers.
+        nodata: Fill value per band, NaN where a band has none; `Scene.read` gives it to
+            the pixels that the file's own mask hides.
         scale: Quantity = stored value * scale + offset; None where not declared.
         offset: See ``scale``.
         wavelengths_nm: Band centres, or None where the file has none.
@@ -126,7 +127,8 @@ def open_scene(path: str | os.PathLike[str]) -> Scene:
     """Open a GeoTIFF or ENVI scene, by its data file or its ``.hdr``.
 
     Raises:
-        SceneError: There is no such file, or it is of no kind that can be read.
+        SceneError: There is no such file, it is of no kind that can be read, or
+            its mask lies in another file.
     """
     path = local_file(path)
     with open_binary(path) as file:
@@ -134,11 +136,13 @@ def open_scene(path: str | os.PathLike[str]) -> Scene:
     if magic[:4] in TIFF_MAGICS:
         from hsi_runtime.geotiff import GeoTiffScene
 
+        _check_mask(path)
         return GeoTiffScene(path)
     from hsi_runtime.envi import EnviScene, find_header
 
     header = find_header(path, magic)
     if header is not None:
+        _check_mask(header[1])
         return EnviScene(*header)
     hint = "hsi-run reads GeoTIFF and ENVI files (with their .hdr)"
     if magic.startswith(b"MATLAB") or magic == b"\x89HDF\r\n\x1a\n":
@@ -147,6 +151,17 @@ def open_scene(path: str | os.PathLike[str]) -> Scene:
             "convert the cube to GeoTIFF or ENVI to run on it"
         )
     raise SceneError(f"{path} is neither a TIFF nor an ENVI file: {hint}.")
+
+
+def _check_mask(path: Path) -> None:
+    """Refuse a scene whose mask lies beside it: only the scene itself is opened."""
+    mask = path.with_name(path.name + ".msk")
+    if mask.exists():
+        raise SceneError(
+            f"{path} has its mask in another file, {mask.name}, which is not read. Put "
+            "both into one: gdal_translate --config GDAL_TIFF_INTERNAL_MASK YES "
+            f"{path.name} masked.tif"
+        )
 
 
 def local_file(path: str | os.PathLike[str]) -> Path:
@@ -241,3 +256,21 @@ def representable(value: float | None, dtype: np.dtype[Any]) -> float:
     with np.errstate(over="ignore"):
         cast = float(dtype.type(value))
     return cast if np.isfinite(cast) else float("nan")
+
+
+def missing_value(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], float]:
+    """Choose the value of pixels that a mask hides.
+
+    Args:
+        dtype: Of the stored values.
+
+    Returns:
+        The type to hold the values in, wider for bytes because all of theirs may be
+        real; and NaN or the type's upper end, which `valid_pixels` never takes for
+        real.
+    """
+    if dtype.kind not in "iu":
+        return dtype, float("nan")
+    if dtype.itemsize == 1:
+        dtype = np.dtype(f"{dtype.kind}2")
+    return dtype, np.iinfo(dtype).max

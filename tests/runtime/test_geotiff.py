@@ -328,7 +328,6 @@ def test_hostile_side_cars_are_ignored(
         f'<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{url}</MDI>'
         f"</Metadata><SRS>EPSG:4326</SRS>{bands}</PAMDataset>"
     )
-    (tmp_path / "s.tif.msk").write_text("<VRTDataset/>")
     (tmp_path / "s.tif.ovr").write_text("<VRTDataset/>")
     (tmp_path / "s.tfw").write_text("9\n0\n0\n9\n0\n0\n")
     scene = open_scene(path)

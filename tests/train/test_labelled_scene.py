@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from masks import add_mask
 from scipy.io import savemat
 
 from hsi_runtime.errors import BandMismatchError, SceneError
@@ -179,6 +180,21 @@ def test_pixels_that_lack_a_band_are_not_used_and_counted(files: Files) -> None:
         scene.valid, valid_pixels(scene.cube, np.full(BANDS, -32768.0))
     )
     assert (scene.classes[~scene.valid] == UNLABELLED).all()
+    assert data.warnings == ["2 labelled pixels are nodata and are not used."]
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint8", "float32"])
+def test_masked_pixels_are_not_used_and_counted(files: Files, dtype: str) -> None:
+    seen = np.ones((ROWS, COLS), dtype=bool)
+    seen[8, 10:12] = seen[9, 9] = False  # two labelled pixels, and one without a label
+    cube = (some_cube() % 256).astype(dtype)
+    pair = files(cube)
+    add_mask(Path(pair[0]), seen)
+    data = load(pair, halo=100)
+    (scene,) = data.scenes
+    assert data.counts() == [7, 6]
+    np.testing.assert_array_equal(scene.valid, seen)
+    np.testing.assert_array_equal(scene.cube[:, seen], cube[:, seen])
     assert data.warnings == ["2 labelled pixels are nodata and are not used."]
 
 

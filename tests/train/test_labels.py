@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from masks import add_mask
 from rasterio.crs import CRS
 from scipy.io import savemat
 
@@ -49,6 +50,21 @@ def test_nodata_and_nan_mean_unlabelled(
     holes = np.where(CODES == 0, np.nan, CODES).astype("float32")
     path = write_tif(tmp_path / "nan.tif", holes)
     np.testing.assert_array_equal(read_codes(str(path), info)[0], CODES)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32", "float32"])
+@pytest.mark.parametrize("nodata", [None, 77])
+def test_masked_labels_mean_unlabelled(
+    dtype: str,
+    nodata: int | None,
+    tmp_path: Path,
+    write_tif: WriteTif,
+    make_info: MakeInfo,
+) -> None:
+    path = write_tif(tmp_path / "labels.tif", CODES.astype(dtype), nodata=nodata)
+    add_mask(path, CODES != 2)
+    values, _ = read_codes(str(path), make_info(3, 4, 2))
+    np.testing.assert_array_equal(values, np.where(CODES == 2, 0, CODES))
 
 
 def test_raster_without_georeference_is_read_silently(

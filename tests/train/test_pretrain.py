@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from masks import add_mask
 from safetensors.torch import load_file
 
 from hsi_runtime.errors import OutputError, RecipeError, SceneError
@@ -132,6 +133,16 @@ def test_fill_is_never_read(tmp_path: Path, write_tif: WriteTif) -> None:
     valid = (cube[:4] != -1).all(axis=0)
     np.testing.assert_allclose(source.mean, cube[:4, valid].mean(axis=1))
     np.testing.assert_allclose(source.std, cube[:4, valid].std(axis=1))
+
+
+def test_masked_pixels_are_never_read(tmp_path: Path, write_tif: WriteTif) -> None:
+    cube = np.random.default_rng(0).normal(500, 50, (4, 20, 20)).astype(np.int16)
+    seen = np.ones((20, 20), dtype=bool)
+    seen[:5] = seen[15, 15] = False
+    path = add_mask(write_tif(tmp_path / "a.tif", cube), seen)
+    (source,) = read_sources([str(path)], 6, pytest.fail)
+    np.testing.assert_array_equal(source.corners, complete_windows(seen, 6))
+    np.testing.assert_allclose(source.mean, cube[:, seen].mean(axis=1))
 
 
 def test_bands_marked_bad_are_left_out(tmp_path: Path, write_tif: WriteTif) -> None:
