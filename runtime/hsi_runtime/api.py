@@ -16,6 +16,7 @@ from hsi_runtime.class_map import Canvas, layers
 from hsi_runtime.model_file import ABUNDANCES, PROBABILITIES, ClassEntry, read_model
 from hsi_runtime.regions import Bounds
 from hsi_runtime.request import Request, match_scene, prepare
+from hsi_runtime.scene import Cube, missing_value
 from hsi_runtime.strips import read_strips
 from hsi_runtime.windows import Window
 
@@ -102,7 +103,8 @@ class Model:
 
         Args:
             cube: Stored units, shape ``(band, row, col)``; anything that numpy takes
-                for an array, such as one of xarray.
+                for an array, such as one of xarray. What is masked in an array of
+                numpy.ma is nodata.
             wavelengths_nm: Band centres; without them the band count must fit.
             fwhm_nm: Band widths.
             nodata: Fill value.
@@ -119,7 +121,7 @@ class Model:
         """
         document, engine = self.file.document, self.backend
         scene = ArrayScene(
-            np.asarray(cube), Path("array"), nodata, wavelengths_nm, fwhm_nm, scale,
+            _without_mask(cube), Path("array"), nodata, wavelengths_nm, fwhm_nm, scale,
             offset,
         )  # fmt: skip
         request = Request(Path(), Path(), tile=tile, reject_below=reject_below)
@@ -154,6 +156,16 @@ class Model:
             outputs[PROBABILITIES],
             outputs.get(ABUNDANCES),
         )
+
+
+def _without_mask(cube: ArrayLike) -> Cube:
+    """Take a cube for an array; what is masked gets a value that is nodata."""
+    masked: Any = np.ma.asanyarray(cube)
+    plain: Cube = masked.data
+    if np.ma.is_masked(masked):
+        dtype, missing = missing_value(plain.dtype)
+        plain = masked.astype(dtype).filled(missing)
+    return plain
 
 
 def classify(

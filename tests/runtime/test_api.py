@@ -79,6 +79,37 @@ def test_missing_values_stay_missing(model: Model, cube: NDArray[Any]) -> None:
     np.testing.assert_array_equal(np.isnan(found.probabilities).all(axis=0), gone)
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "uint8"])
+def test_masked_values_are_missing(
+    dtype: str, model: Model, cube: NDArray[Any]
+) -> None:
+    stored = (cube // 80).astype(dtype)
+    given: dict[str, Any] = {"wavelengths_nm": CENTRES, "scale": 1e-4}
+    partly = np.ma.MaskedArray(stored, np.zeros(cube.shape, bool))
+    expected = model.predict(stored, **given)
+    found = model.predict(partly, **given)
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+    partly[2, 5, 6] = np.ma.masked
+    partly[0, 7, 8] = np.ma.masked
+    for masked in (partly, list(partly)):
+        found = model.predict(masked, **given)
+        gone = found.classes == 255
+        assert np.argwhere(gone).tolist() == [[5, 6], [7, 8]]
+        np.testing.assert_array_equal(np.isnan(found.probabilities).all(axis=0), gone)
+
+
+def test_mask_of_a_band_that_the_model_does_not_need(
+    model: Model, cube: NDArray[Any]
+) -> None:
+    more = np.ma.MaskedArray(
+        np.concatenate([cube, cube[:1]]), np.zeros((5, 23, 31), bool)
+    )
+    more[4] = np.ma.masked
+    found = model.predict(more, wavelengths_nm=[*CENTRES, 950.0])
+    expected = model.predict(cube, wavelengths_nm=CENTRES)
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+
+
 def test_doubtful_pixels_are_unclassified(model: Model, cube: NDArray[Any]) -> None:
     found = model.predict(cube, wavelengths_nm=CENTRES, reject_below=0.9)
     best = found.probabilities.max(axis=0)
