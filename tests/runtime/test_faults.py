@@ -317,7 +317,6 @@ def test_hostile_side_cars_are_not_read(
     side_cars = {
         "s.tif.aux.xml": aux,
         "s.aux.xml": aux,
-        "s.tif.msk": vrt(f"{remote}/b.tif"),
         "s.tif.ovr": vrt(f"{remote}/c.tif"),
         "s.tif.vrt": vrt(f"{remote}/d.tif"),
         "s.hdr": "ENVI\nsamples = 1\n",
@@ -330,14 +329,20 @@ def test_hostile_side_cars_are_not_read(
     run(Request(path, tmp_path / "o.tif", preview=True), model)
     assert reference.read_bytes() == (tmp_path / "o.tif").read_bytes()
     # Nor beside a map that is there, when a batch looks whether it is finished.
-    for name in (".aux.xml", ".msk", ".ovr"):
+    for name in (".aux.xml", ".ovr"):
         (tmp_path / f"o.tif{name}").write_text(side_cars[f"s.tif{name}"])
+    mask = vrt(f"{remote}/b.tif")
+    (tmp_path / "o.tif.msk").write_text(mask)
     found = batch.run_all(
         [Request(path, tmp_path / "o.tif")], model, lambda: pytest.fail("a start")
     )
     assert [s["status"] for s in found["scenes"]] == ["skipped"]
-    assert trap.hits() == []
     assert np.array_equal(cube[:, 3:5], read_rows(path))
+    # A mask is refused, because to leave it out would change the map.
+    (tmp_path / "s.tif.msk").write_text(mask)
+    with pytest.raises(SceneError, match="has its mask in another file"):
+        open_scene(path)
+    assert trap.hits() == []
 
 
 def read_rows(path: Path) -> NDArray[Any]:
