@@ -58,10 +58,11 @@ class GeoTiffScene:
             raise SceneError(f"{path} is not a readable TIFF: {error}") from error
         try:
             _check_tags(path)
-            self._bands, self._alpha = _split_bands(path, self._dataset)
-            self._masked = _has_mask(self._dataset)
-            self._hides = self._masked or len(self._alpha) > 0
-            self.info = _describe(path, self._dataset, self._bands, self._hides)
+            with self._env:  # without it, GDAL's warnings go to stderr by themselves
+                self._bands, self._alpha = _split_bands(path, self._dataset)
+                self._masked = _has_mask(self._dataset)
+                self._hides = self._masked or len(self._alpha) > 0
+                self.info = _describe(path, self._dataset, self._bands, self._hides)
         except BaseException:
             self._dataset.close()
             raise
