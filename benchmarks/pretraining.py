@@ -46,6 +46,7 @@ from hsi_train.method import Defaults
 from hsi_train.pretrain import Pretrainable, Pretrainer, read_sources
 from hsi_train.recipe import Pretrain, Recipe
 from hsi_train.run_folder import ENCODER
+from hsi_train.spatial_split import spatial
 from hsi_train.split import Role, Roles
 
 METHOD = "s2former"
@@ -109,7 +110,7 @@ def draw(protocol: Protocol, data: LabelledData, seed: int) -> Roles:
     if protocol.mode == "per-class":
         return split.per_class(data, protocol.samples, seed)[0]
     if protocol.mode == "disjoint":
-        whole = split.spatial(data, RECEPTIVE_FIELD, SPATIAL_SEED)[0]
+        whole = spatial(data, RECEPTIVE_FIELD, SPATIAL_SEED)[0]
     else:
         whole = training.divide(wanted(protocol), data, RECEPTIVE_FIELD)[0]
     rng = np.random.default_rng(seed)

@@ -11,6 +11,7 @@ from rasterio.warp import transform as between_systems
 
 from hsi_train import overlap, split
 from hsi_train.labelled_scene import UNLABELLED, LabelledData, LabelledScene
+from hsi_train.spatial_split import spatial
 from hsi_train.split import Role, Roles
 
 MakeData = Callable[..., LabelledData]
@@ -109,7 +110,7 @@ def test_a_split_holds_in_whichever_line_the_ground_was_seen(
     make_data: MakeData, moves: tuple[tuple[float, float], ...]
 ) -> None:
     data, field = lines(make_data, *moves), 5
-    splits = split.spatial(data, field, seed=3)
+    splits = spatial(data, field, seed=3)
     held_out = {Role.TEST, Role.VALIDATION}
     assert closest(data, splits, [{Role.TRAIN}, held_out]) >= field
     assert closest(data, splits, [{Role.VALIDATION}, {Role.TEST}]) >= field
@@ -120,7 +121,7 @@ def test_a_split_holds_in_whichever_line_the_ground_was_seen(
 def test_equal_pixels_share_their_blocks(make_data: MakeData) -> None:
     """So that little is lost to the buffer between the scenes."""
     data = lines(make_data, (0, 0), (0, 0))
-    one, other = split.spatial(data, 5, seed=0)
+    one, other = spatial(data, 5, seed=0)
     np.testing.assert_array_equal(one, other)
 
 
@@ -128,7 +129,7 @@ def test_pixels_of_another_size_are_kept_apart_too(make_data: MakeData) -> None:
     rng = np.random.default_rng(4)
     fields = np.kron(rng.integers(1, 4, (9, 9)), np.ones((8, 8), int))
     data = at(make_data(fields, fields[::2, ::2]), north_up(0, 0), north_up(0, 0, 2.0))
-    splits = split.spatial(data, 3, seed=0)
+    splits = spatial(data, 3, seed=0)
     held_out = {Role.TEST, Role.VALIDATION}
     assert closest(data, splits, [{Role.TRAIN}, held_out]) >= 3
     assert overlap.places(data.scenes)[1] == overlap.Place(1, 0, 0)
@@ -152,9 +153,7 @@ def test_scenes_that_do_not_meet_are_divided_as_without_a_map(
     data = lines(make_data, (0, 0), (30, 7))
     nowhere = at(data, None, None)
     far = at(data, north_up(0, 0), north_up(0, 900))
-    for one, other in zip(
-        split.spatial(nowhere, 5, 2), split.spatial(far, 5, 2), strict=True
-    ):
+    for one, other in zip(spatial(nowhere, 5, 2), spatial(far, 5, 2), strict=True):
         np.testing.assert_array_equal(one, other)
 
 

@@ -8,6 +8,7 @@ import rasterio
 
 from hsi_train import labelled_scene, matlab, patches, recipe, split, target
 from hsi_train.labelled_scene import UNLABELLED
+from hsi_train.spatial_split import spatial
 from hsi_train.split import Role
 from hsi_train.training import bands_of, divide, read_data, train, values_of
 
@@ -97,7 +98,7 @@ def test_enmap_potsdam(data_dir: Path) -> None:
 
 def test_enmap_potsdam_disjoint_split_serves_every_class() -> None:
     data = read_data(shipped("enmap_potsdam-mf2cnet"), HALO)
-    splits = split.spatial(data, 13, 0)
+    splits = spatial(data, 13, 0)
     counts = split.count(data, splits)
     assert counts[:, Role.TRAIN].all()
     assert counts[:, Role.TEST].all()

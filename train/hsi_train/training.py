@@ -29,6 +29,7 @@ from hsi_train import (
     pretrain,
     recipe,
     run_folder,
+    spatial_split,
     split,
     target,
     whole_file,
@@ -258,7 +259,7 @@ def divide(wanted: Recipe, data: LabelledData, receptive_field: int) -> list[Rol
         return split.per_class(data, settings.samples_per_class, wanted.seed)
     if settings.train_fraction is not None:
         return split.fraction(data, settings.train_fraction, wanted.seed)
-    return split.spatial(data, receptive_field, wanted.seed)
+    return spatial_split.spatial(data, receptive_field, wanted.seed)
 
 
 def bands_of(data: LabelledData) -> Bands:
