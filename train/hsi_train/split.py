@@ -87,14 +87,19 @@ def from_test_labels(data: LabelledData, paths: Sequence[str]) -> list[Roles]:
 def _on_scenes(
     data: LabelledData, paths: Sequence[str]
 ) -> Iterator[tuple[str, LabelledScene, NDArray[np.int64]]]:
-    """Read one raster for each labelled scene, cut to the scene's labelled part."""
-    if len(paths) != len(data.labelled):
+    """Read one raster for each labelled scene, cut to the scene's labelled part.
+
+    Given for all scenes, or for the labelled ones alone, as a run writes them.
+    """
+    if len(paths) not in (len(data.labelled), len(data.scenes)):
         raise SceneError(
-            f"{len(paths)} split raster(s) for {len(data.labelled)} scene(s); give one "
-            "for each, in the same order."
+            f"{len(paths)} split raster(s) for {len(data.labelled)} scene(s), "
+            f"{len(data.scenes)} of them labelled; give one for each, or for each "
+            "labelled one, in the same order."
         )
-    used = [path for path, has in zip(paths, data.labelled, strict=True) if has]
-    for path, scene in zip(used, data.scenes, strict=True):
+    if len(paths) == len(data.labelled):
+        paths = [path for path, has in zip(paths, data.labelled, strict=True) if has]
+    for path, scene in zip(paths, data.scenes, strict=True):
         values, _ = read_codes(path, scene.info)
         rows, cols = scene.classes.shape
         part = values[scene.row : scene.row + rows, scene.col : scene.col + cols]
