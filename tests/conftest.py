@@ -20,6 +20,8 @@ pytest_plugins = ("small_model", "trained_model", "scenes")
 PROJECT = Path(__file__).parents[1]
 # As the commands do; before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A shell's background job ignores Ctrl-C; here it must arrive, in children, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure.
 settings.register_profile("hsi", deadline=None)
