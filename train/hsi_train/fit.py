@@ -99,8 +99,9 @@ def choose_settings(
     Few labels are trained by patches, dense ones by windows: whichever computes less
     for the same pixels, patches when in doubt, because they mix better. Scenes smaller
     than a window, plots, are cut into small windows: two plots in a step show few
-    classes. (NEON MLBS, plots of 20 px, validation kappa of one seed: MF2CNet .16
-    with large windows, .25 with small ones; S2VNet .00 and .31.)
+    classes. (NEON MLBS, plots of 20 px, validation kappa of one seed, overlapping plots
+    not yet divided together: MF2CNet .16 with large windows, .25 with small ones;
+    S2VNet .00 and .31.)
 
     Raises:
         RecipeError: Steps too small for batch statistics.
