@@ -3,6 +3,7 @@
 python -m hsi_train.accuracy scene_classes.tif truth.tif
 """
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rasterio.windows import Window
 
 from hsi_runtime import command_line
 from hsi_runtime.errors import SceneError
-from hsi_runtime.scene import open_scene
+from hsi_runtime.scene import SceneInfo, open_scene
 from hsi_train import area_estimate, labels, metrics
 from hsi_train.classes import ClassInfo
 
@@ -48,9 +49,9 @@ def compare(
         SceneError: The rasters do not lie on one grid, share no labelled pixel, the
             truth holds no codes, or the sample is too small.
     """
-    info = open_scene(str(class_map)).info
+    info = _describe(class_map)
     for path in filter(None, (truth, abundances)):
-        labels.check_grid(str(path), open_scene(str(path)).info, info)
+        labels.check_grid(str(path), _describe(path), info)
     with rasterio.Env(GDAL_CACHEMAX=64):
         found, true = _open(class_map), _open(truth)
         pure = _open(abundances) if abundances else None
@@ -129,6 +130,11 @@ def _largest(abundances: Any, window: Window) -> NDArray[np.float64]:
     offset = np.array(abundances.offsets)[:, None, None]
     largest: NDArray[np.float64] = (stored * scale + offset).filled(0.0).max(axis=0)
     return largest
+
+
+def _describe(path: Path) -> SceneInfo:
+    with contextlib.closing(open_scene(path)) as scene:
+        return scene.info
 
 
 def _open(path: Path) -> Any:

@@ -96,8 +96,9 @@ def near(masks: Sequence[Mask], reach: int, met: Sequence[Meeting]) -> list[Mask
     for meeting in met:
         far = meeting.reach
         there = _grown(np.pad(masks[meeting.other], far), far)
-        flat = out[meeting.scene].ravel()
-        flat[meeting.pixels] |= there[meeting.rows + far, meeting.cols + far]
+        out[meeting.scene].flat[meeting.pixels] |= there[
+            meeting.rows + far, meeting.cols + far
+        ]
     return out
 
 

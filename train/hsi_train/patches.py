@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from hsi_runtime.windows import mirror
+from hsi_train import overlap
 from hsi_train.labelled_scene import LabelledScene
 from hsi_train.method import IGNORED, Batch, Problem
 from hsi_train.split import Role, Roles
@@ -116,13 +117,8 @@ class Windows:
         ]
         # A window shows what the patches of its training pixels would show and nothing
         # else, so batch statistics hold no pixel that no patch contains.
-        self._context = [
-            s.valid
-            & ndimage.maximum_filter(
-                t != IGNORED, 2 * halo + 1, mode="constant", cval=0
-            )
-            for s, t in zip(scenes, self.targets, strict=True)
-        ]
+        shown = overlap.near([t != IGNORED for t in self.targets], halo, [])
+        self._context = [s.valid & m for s, m in zip(scenes, shown, strict=True)]
 
     def training_pixels(self) -> list[Place]:
         """List the training pixels, in order of scene, row and column."""
