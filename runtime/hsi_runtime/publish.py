@@ -19,6 +19,7 @@ from hsi_runtime.class_map import Layer
 from hsi_runtime.errors import OutputError, ResourceError, VerificationError
 from hsi_runtime.geotiff import open_tiff
 from hsi_runtime.scratch import Scratch
+from hsi_runtime.threads import usable_cores
 from hsi_runtime.vrt import raw_vrt
 
 VERIFY_ROWS = 512
@@ -104,7 +105,7 @@ def _cog(scratch: Scratch, layer: Layer, tags: dict[str, str], compress: str) ->
     vrt.write_bytes(raw_vrt(f"{layer.name}.raw", layer, scratch.grid, tags))
     options = {
         "GDAL_CACHEMAX": GDAL_CACHE_MB,
-        "GDAL_NUM_THREADS": "ALL_CPUS",
+        "GDAL_NUM_THREADS": usable_cores(),
         "CPL_TMPDIR": str(scratch.folder),
     }
     with rasterio.Env(**options):

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rio_cogeo.cogeo import cog_validate
 
+from hsi_runtime import publish
 from hsi_runtime.class_map import Counts
 from hsi_runtime.errors import ResourceError, VerificationError
 from hsi_runtime.geotiff import open_tiff
@@ -216,6 +217,29 @@ def test_disk_that_fills_up_at_the_end(
     assert only(tmp_path) == {"o.tif.hsi-part"}
     monkeypatch.undo()
     assert_resumes_well(tmp_path, document, write_all, probabilities_of(300, 300))
+
+
+def test_compression_keeps_to_the_cores_it_may_use(
+    document: ModelDocument,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    digests: Callable[[Path], dict[str, str]],
+    write_all: Callable[..., Counts],
+    probabilities_of: Callable[..., NDArray[np.float32]],
+) -> None:
+    copy, used = rasterio.shutil.copy, []
+
+    def watched(*args: Any, **options: Any) -> None:
+        used.append(rasterio.env.getenv()["GDAL_NUM_THREADS"])
+        copy(*args, **options)
+
+    monkeypatch.setattr(rasterio.shutil, "copy", watched)
+    for cores in (1, 3):
+        monkeypatch.setattr(publish, "usable_cores", lambda cores=cores: cores)
+        (tmp_path / str(cores)).mkdir()
+        write_all(tmp_path / f"{cores}/o.tif", document, probabilities_of(600, 600))
+    assert used == [1] * 3 + [3] * 3
+    assert digests(tmp_path / "1") == digests(tmp_path / "3")
 
 
 def test_gdal_error_while_copying_is_a_sentence(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rasterio.crs import CRS
 
 from hsi_train import patches, split
 from hsi_train.labelled_scene import LabelledData
@@ -215,6 +216,36 @@ def test_unlabelled_windows_show_nothing_of_tested_patches(
     assert len(list(few)) == 5
     roles[:, ::3] = role
     assert cut() == []
+
+
+def test_unlabelled_windows_show_nothing_that_an_overlapping_scene_tests(
+    make_data: MakeData,
+) -> None:
+    shape, shift = (20, 30), 10  # columns that the second scene lies to the right
+    data = make_data(*np.random.default_rng(0).integers(0, 3, (2, *shape)))
+    crs = CRS.from_epsg(32633).to_wkt()
+    scenes = [
+        replace(scene, info=replace(scene.info, transform=(x, 1, 0, 9, 0, -1), crs=crs))
+        for scene, x in zip(data.scenes, (0, shift), strict=True)
+    ]
+    data = replace(data, scenes=scenes)
+    roles = [np.full(shape, Role.NONE, dtype=np.uint8) for _ in scenes]
+    roles[0][:, 20:] = Role.TEST
+    roles[1][:, 25] = Role.TRAIN
+    roles[1][4, 25] = Role.VALIDATION
+
+    def cut() -> list[np.ndarray]:
+        windows = windows_of(data, roles)
+        found = windows.unlabelled(8, 99, np.random.default_rng(0))
+        return [cube for cube, _ in found]
+
+    before = cut()
+    tested = slice(20 - shift - HALO, 30 - shift + HALO)  # columns of the second
+    data.scenes[1].cube[:, :, tested] += 1
+    for one, other in zip(before, cut(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    data.scenes[1].cube[:, :, : tested.start] += 1
+    assert any((one != other).any() for one, other in zip(before, cut(), strict=True))
 
 
 @settings(max_examples=40, deadline=None)

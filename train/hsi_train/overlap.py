@@ -24,7 +24,7 @@ SAME_STEP = 1e-3  # pixels by which two grids may drift apart along a scene
 
 
 class Meeting(NamedTuple):
-    """Labelled pixels of one scene on, or near, the ground of another.
+    """Pixels of one scene on, or near, the ground of another.
 
     Attributes:
         scene: Number of the scene whose pixels they are.
@@ -57,12 +57,15 @@ class Place(NamedTuple):
     col: int
 
 
-def meetings(scenes: Sequence[LabelledScene], reach: int) -> list[Meeting]:
-    """Find the labelled pixels near the ground of another scene.
+def meetings(
+    scenes: Sequence[LabelledScene], reach: int, *, labelled_only: bool = True
+) -> list[Meeting]:
+    """Find the pixels near the ground of another scene.
 
     Args:
         scenes: Those without a georeference meet nobody.
         reach: In pixels of the scene whose pixels they are.
+        labelled_only: Leave out pixels without a label, which no split divides.
     """
     found = []
     for number, scene in enumerate(scenes):
@@ -73,7 +76,8 @@ def meetings(scenes: Sequence[LabelledScene], reach: int) -> list[Meeting]:
             far += not _on_one_grid(scene, other)  # a centre may round away
             if not _may_meet(scene, other, far):
                 continue
-            pixels = np.flatnonzero(scene.classes != UNLABELLED)
+            wanted = scene.classes != UNLABELLED if labelled_only else scene.valid
+            pixels = np.flatnonzero(wanted)
             rows, cols = np.unravel_index(pixels, scene.classes.shape)
             x, y = _within(other, scene, (cols + 0.5, rows + 0.5))
             height, width = other.classes.shape

@@ -133,23 +133,24 @@ class Windows:
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
         """Cut windows at random that show nothing of the test and validation pixels.
 
-        Pixels that a patch of theirs holds are filled, as missing ones are. No label
-        is needed; where all pixels were drawn at random, no such window may be left.
+        Pixels that a patch of theirs holds, also in a scene that overlaps theirs, are
+        filled, as missing ones are. No label is needed; where all pixels were drawn at
+        random, no such window may be left.
 
         Yields:
             Cube ``(band, outputs + 2 halo, outputs + 2 halo)`` in stored units, and
             whether nothing is filled in the patch of an output, ``(outputs, outputs)``.
         """
         side = 2 * self._halo + 1
+        tested = [np.isin(r, (Role.TEST, Role.VALIDATION)) for r in self._splits]
+        met = overlap.meetings(self._scenes, self._halo, labelled_only=False)
+        shown = overlap.near(tested, self._halo, met)
         masks, corners = [], []
-        for index, (scene, roles) in enumerate(
-            zip(self._scenes, self._splits, strict=True)
-        ):
-            tested = (roles == Role.TEST) | (roles == Role.VALIDATION)
-            known = scene.valid & ~ndimage.maximum_filter(tested, side, mode="mirror")
+        for index, (scene, seen) in enumerate(zip(self._scenes, shown, strict=True)):
+            known = scene.valid & ~seen
             whole = ndimage.minimum_filter(known, side, mode="mirror")
             masks.append((known, np.pad(whole, ((0, outputs), (0, outputs)))))
-            starts = product(*(range(0, length, outputs) for length in roles.shape))
+            starts = product(*(range(0, length, outputs) for length in known.shape))
             corners += [
                 (index, row, col)
                 for row, col in starts
