@@ -55,7 +55,7 @@ def test_salinas_a_ten_per_class(method: str, floor: float, tmp_path: Path) -> N
 def test_salinas_a_five_per_class_with_a_pretrained_encoder(tmp_path: Path) -> None:
     name = "salinas_a-s2former"
     results = [trained(name, tmp_path, 0)]
-    reused = {"init": str(tmp_path / f"{name}-0")}
+    reused = {"init": str(tmp_path / f"{name}-0" / "encoder.safetensors")}
     results += [trained(name, tmp_path, s, pretrain=reused) for s in range(1, 5)]
     assert means(results)[0] >= 0.97
 
