@@ -16,6 +16,7 @@ from hsi_train import patches, pretrain, split
 from hsi_train.fit import (
     DENSE_OUTPUTS,
     PLOT_OUTPUTS,
+    SMALL_STEPS,
     WARM_UP,
     Epoch,
     Trainer,
@@ -284,10 +285,14 @@ def test_dense_labels_are_trained_by_windows(make_data: MakeData) -> None:
 def test_scenes_smaller_than_a_window_are_cut_into_small_ones(
     make_data: MakeData,
 ) -> None:
-    data = make_data(fields())  # 25 x 25 px
+    """A step shows many plots, and few steps in an epoch make for more epochs."""
+    data = make_data(fields())  # 25 x 25 px: 16 windows, one step
     windows = Windows(data.scenes, split.fraction(data, 0.8, 0), HALO, np.zeros(5))
     chosen = choose_settings(Fit(), windows, HALO, Defaults())
-    assert (chosen.outputs, chosen.batch) == (PLOT_OUTPUTS, 8)
+    assert (chosen.outputs, chosen.batch) == (PLOT_OUTPUTS, 32)
+    assert chosen.epochs == SMALL_STEPS
+    fitted = choose_settings(Fit(), windows, HALO, Defaults(min_steps=0))
+    assert fitted.epochs == 0
 
 
 def test_what_the_recipe_says_stays(make_data: MakeData) -> None:
