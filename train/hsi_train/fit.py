@@ -102,9 +102,9 @@ def choose_settings(
     for the same pixels, patches when in doubt, because they mix better. Scenes smaller
     than a window, plots, are cut into small windows, of which a step has many: batch
     statistics of a few plots are not those of all. (NEON, plots of 20 px, test kappa of
-    one seed, with 8 windows in a step and 10 epochs, and with 32 and 30: S2AMSnet's
-    classifier, trained plainly on four genera, 0 and .49; ten genera, MF2CNet .30 and
-    .32, S2VNet .13 and .20.)
+    one seed, with 8 windows in a step and 10 epochs, and so: S2AMSnet's classifier,
+    trained plainly on four genera, 0 and .47; all genera, MF2CNet .30 and .35, S2VNet
+    .13 and .18.)
 
     Raises:
         RecipeError: Steps too small for batch statistics.
