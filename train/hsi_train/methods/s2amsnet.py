@@ -24,11 +24,10 @@ statistics are measured on the source and its copies together, not on the source
 
 Under shift (`benchmarks/domain_shift.py`) it keeps more than plain training on both
 scenes that were tried. On EnMAP Potsdam, trained in 360 steps, the max step with MI
-brings the gain; without MI nothing restrains the generators, and accuracy falls on the
-scene itself, too. On SalinasA, trained in 92 steps, MI leads the max step, by a
-gradient on the generators 8 to 170 times that of the inconsistency (in the first 31):
-there random generators do as well, and the max step helps without MI only
-(`mi_weight = 0`).
+brings the gain; without MI the method keeps no more than plain training does. On
+SalinasA, trained in 92 steps, MI leads the max step, by a gradient on the generators 8
+to 170 times that of the inconsistency (in the first 31): there random generators do as
+well, and the max step helps without MI only (`mi_weight = 0`).
 
 Axes: ``(batch, band or feature, row, col)``.
 """
