@@ -10,14 +10,12 @@ import baselines
 import numpy as np
 import pytest
 import rasterio
-import tomli_w
 from accuracy import Cell, Result
 from accuracy_data import DataSet, Division
 
 from hsi_runtime.errors import RecipeError
 from hsi_train import recipe
 from hsi_train.methods import names
-from hsi_train.simulate import SceneSpec, band_centres, write_scene
 from hsi_train.training import train
 
 pytestmark = pytest.mark.filterwarnings(
@@ -25,31 +23,6 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 DIVISION = Division({"scenes": ["a"], "labels": ["b"]}, {"mode": "disjoint"}, "1234")
-
-
-@pytest.fixture(scope="session")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write a labelled scene and the recipe that reads it; return the recipe."""
-    folder = tmp_path_factory.mktemp("tiny")
-    spec = SceneSpec(
-        rows=30,
-        cols=30,
-        wavelengths_nm=band_centres(12),
-        materials=("grass", "bright_soil", "water"),
-        resolution_m=8.0,
-        seed=5,
-    )
-    write_scene(spec, folder / "scene.tif", truth=folder / "labels.tif")
-    content = {
-        "method": "mf2cnet",
-        "data": {
-            "scenes": [str(folder / "scene.tif")],
-            "labels": [str(folder / "labels.tif")],
-        },
-    }
-    path = folder / "tiny.toml"
-    path.write_text(tomli_w.dumps(content))
-    return path
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,6 @@ import training_time
 from click.testing import CliRunner
 
 from hsi_train import methods, recipe
-from hsi_train.simulate import SceneSpec, band_centres, write_scene
 
 
 def test_every_method_has_a_recipe_for_both_scenes() -> None:
@@ -18,22 +17,10 @@ def test_every_method_has_a_recipe_for_both_scenes() -> None:
     assert len(training_time.RECIPES) == 2 * len(methods.names())
 
 
-def test_a_training_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = SceneSpec(
-        rows=40,
-        cols=40,
-        wavelengths_nm=band_centres(12),
-        materials=("grass", "water"),
-        resolution_m=8.0,
-        seed=5,
-    )
-    write_scene(spec, tmp_path / "scene.tif", truth=tmp_path / "labels.tif")
-    content = {
-        "method": "mf2cnet",
-        "data": {
-            "scenes": [str(tmp_path / "scene.tif")],
-            "labels": [str(tmp_path / "labels.tif")],
-        },
+def test_a_training_is_timed(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = recipe.load(str(scene)) | {
         "split": {"mode": "per-class", "samples_per_class": 5},
         "fit": {"epochs": 1},
     }
