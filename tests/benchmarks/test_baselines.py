@@ -1,33 +1,19 @@
+from pathlib import Path
+
 import baselines
 import numpy as np
 import pytest
 
 from hsi_train import recipe, split
 from hsi_train.labelled_scene import LabelledData
-from hsi_train.simulate import SceneSpec, band_centres, write_scene
 from hsi_train.split import Role
 from hsi_train.training import read_data
 
 
-@pytest.fixture(scope="module")
-def content(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
-    folder = tmp_path_factory.mktemp("scene")
-    spec = SceneSpec(
-        rows=30,
-        cols=30,
-        wavelengths_nm=band_centres(12),
-        materials=("grass", "bright_soil", "water"),
-        resolution_m=8.0,
-        seed=5,
-    )
-    write_scene(spec, folder / "scene.tif", truth=folder / "labels.tif")
-    return {
-        "data": {
-            "scenes": [str(folder / "scene.tif")],
-            "labels": [str(folder / "labels.tif")],
-        },
-        "split": {"mode": "per-class", "samples_per_class": 8},
-    }
+@pytest.fixture
+def content(scene: Path) -> dict[str, object]:
+    few = {"mode": "per-class", "samples_per_class": 8}
+    return recipe.load(str(scene)) | {"split": few}
 
 
 @pytest.mark.parametrize("name", baselines.BASELINES)
