@@ -21,13 +21,13 @@ METHODS = "train/hsi_train/methods"
 def methods() -> str:
     """Describe every method: what it is after, our departures, its options."""
     sections = []
-    for path in sorted((ROOT / METHODS).glob("[!_]*.py")):
-        file = f"{METHODS}/{path.name}"
-        title, _, text = source.about(file).partition("\n\n")
+    for name, paths in source.methods(ROOT / METHODS).items():
+        file = paths[0].relative_to(ROOT).as_posix().removesuffix("/__init__.py")
+        title, _, text = source.about(str(paths[0])).partition("\n\n")
+        options = source.fields(str(source.defining(paths, "Options")), "Options")
         sections.append(
-            f"## {title.removesuffix('.')} {{ #{path.stem} }}\n\n"
-            f"Name: `{path.stem}`. Source: `{file}`.\n\n{text}\n\n"
-            f"{source.fields(file, 'Options')}"
+            f"## {title.removesuffix('.')} {{ #{name} }}\n\n"
+            f"Name: `{name}`. Source: `{file}`.\n\n{text}\n\n{options}"
         )
     return "\n\n".join(sections)
 

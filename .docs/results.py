@@ -34,7 +34,7 @@ def decision() -> str:
         if "error" not in cell:
             found = accuracy.setdefault(cell["row"], {}).setdefault(cell["data"], [])
             found.append(cell["overall_accuracy"])
-    names = [p.stem for p in sorted(METHODS.glob("[!_]*.py"))]
+    names = list(source.methods(METHODS))
     rows = []
     for row in [*accuracy, *(n for n in names if not any(map(_is_of(n), accuracy)))]:
         method = max((n for n in names if _is_of(n)(row)), key=len, default=None)

@@ -60,6 +60,30 @@ def find(module: ast.Module, dotted: str) -> ast.ClassDef | ast.FunctionDef:
     return named[0]
 
 
+def methods(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of every method by its name: one, or those of its folder.
+
+    The first one describes the method.
+    """
+    found = {p.stem: [p] for p in folder.glob("[!_]*.py")}
+    for first in folder.glob("*/__init__.py"):
+        found[first.parent.name] = [first, *sorted(first.parent.glob("[!_]*.py"))]
+    return dict(sorted(found.items()))
+
+
+def defining(paths: list[Path], name: str) -> Path:
+    """Return the file that defines a class.
+
+    Raises:
+        LookupError: None of them does.
+    """
+    for path in paths:
+        names = [getattr(node, "name", None) for node in tree(str(path)).body]
+        if name in names:
+            return path
+    raise LookupError(f"there is no {name} in {paths[0]}")
+
+
 def about(path: str) -> str:
     """Return the docstring of a file."""
     return docstring(tree(path)).text

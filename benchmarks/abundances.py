@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hsi_train import checkpoint, recipe, training
+from hsi_train import recipe, training
 from hsi_train.methods.s2vnet import Method
+from hsi_train.run_folder import checkpoint
 
 RECIPE = "salinas_a-s2vnet"
 

@@ -33,8 +33,9 @@ import tomli_w
 from accuracy_data import Division
 
 from hsi_runtime.errors import HsiError, RecipeError
-from hsi_train import method, recipe, run_folder
+from hsi_train import methods, recipe
 from hsi_train.methods import names
+from hsi_train.run_folder import folder
 
 HERE = Path(__file__).parent
 KEPT = (*accuracy_table.FIGURES, "counts")
@@ -98,23 +99,28 @@ def settings_of(row: str, data: str) -> dict[str, Any]:
     for key, value in chosen.items():
         inner = isinstance(value, dict)
         content[key] = content.get(key, {}) | value if inner else value
-    method.check_options(name, content.get("options", {}))
+    methods.check_options(name, content.get("options", {}))
     accuracy_data.check_receptive_field(name)
     return content
 
 
 def code_digest(row: dict[str, Any]) -> str:
-    """Hash a method's own file, or the baselines'; comments and docstrings are free."""
+    """Hash a method's own files, or the baselines', but for comments and docstrings."""
     name = row["method"]
     if name in baselines.BASELINES:
-        path = Path(baselines.__file__)
+        paths = [Path(baselines.__file__)]
     else:
-        path = Path(str(sys.modules[method.method_class(name).__module__].__file__))
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            node.value.value = ""
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        path = Path(str(sys.modules[methods.method_class(name).__module__].__file__))
+        folder = path.parent.glob("*.py") if path.name == "__init__.py" else [path]
+        paths = sorted(folder)
+    digest = hashlib.sha256()
+    for path in paths:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                node.value.value = ""
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()
 
 
 def make_cell(data: str, row: str, seed: int, division: Division) -> Cell:
@@ -146,7 +152,7 @@ def train(cell: Cell, work: Path, threads: int) -> Result:
     else:
         command = [str(Path(sys.executable).with_name("hsi-train")), str(path)]
         command += ["-o", str(run), "--json", "-q", "--device", "cpu"]
-        if (run / run_folder.STATE).is_file():
+        if (run / folder.STATE).is_file():
             command.append("--resume")
         elif run.exists():
             command.append("--overwrite")

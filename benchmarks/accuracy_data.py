@@ -15,10 +15,12 @@ import msgspec
 import numpy as np
 
 from hsi_runtime.errors import RecipeError, SceneError
-from hsi_train import method as methods
-from hsi_train import recipe, run_folder, split, training
-from hsi_train.labelled_scene import UNLABELLED, LabelledData
-from hsi_train.split import Role, Roles
+from hsi_train import methods, recipe, training
+from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
+from hsi_train.run_folder import description
+from hsi_train.run_folder import folder as run_folder
+from hsi_train.splitting import split
+from hsi_train.splitting.split import Role, Roles
 
 RECEPTIVE_FIELD = 19  # the largest of all methods
 
@@ -128,7 +130,7 @@ def divisions(name: str, seeds: range, folder: Path) -> dict[int, Division]:
     wanted = recipe.parse(content)
     data = training.read_data(wanted, (RECEPTIVE_FIELD - 1) // 2)
     sources = [*wanted.data.scenes, *wanted.data.labels]
-    files = sorted(training.checksums(sources, data).items())
+    files = sorted(description.checksums(sources, data).items())
     found = {}
     for seed in seeds:
         if chosen.divide is not None:

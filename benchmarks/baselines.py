@@ -20,9 +20,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from hsi_train import metrics, recipe, training
-from hsi_train.labelled_scene import LabelledData
-from hsi_train.split import Role, Roles
+from hsi_train import recipe, training
+from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.measuring import metrics
+from hsi_train.splitting.split import Role, Roles
 
 FOLDS = 5
 TREES = 300

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from hsi_export import cost
 from hsi_export.exporting import export
-from hsi_runtime.memory import tile_on_cpu
-from hsi_runtime.model_file import (
+from hsi_runtime.machine import usable_cores
+from hsi_runtime.model.model_file import (
     Bands,
     ClassEntry,
     ModelFile,
@@ -25,8 +25,10 @@ from hsi_runtime.model_file import (
     Values,
     read_model,
 )
-from hsi_runtime.threads import usable_cores
-from hsi_train import checkpoint, method, metrics
+from hsi_runtime.walk.memory import tile_on_cpu
+from hsi_train import method, methods
+from hsi_train.measuring import metrics
+from hsi_train.run_folder import checkpoint
 from hsi_train.simulate import band_centres
 
 RESULTS = Path(__file__).parent / "results"
@@ -45,7 +47,7 @@ def make_method(name: str, bands: int, classes: int) -> method.BaseMethod:
         class_means=torch.rand(classes, bands) * 2000 + 1000,
         top=torch.tensor(4000.0),
     )
-    return method.build(name, problem, {}).eval()
+    return methods.build(name, problem, {}).eval()
 
 
 def tile_of(proto: Any, receptive_field: int) -> int:
@@ -64,7 +66,7 @@ def make_model(
     side = built.receptive_field + 40
     described = checkpoint.Description(
         method=name,
-        options=method.all_options(name, {}),
+        options=methods.all_options(name, {}),
         classes=[
             ClassEntry(code=k + 1, name=f"class {k + 1}", color=f"#{k:02x}80c0")
             for k in range(classes)

@@ -28,7 +28,7 @@ import onnx
 from limits import session
 
 from hsi_export import graph
-from hsi_runtime.windows import DEFAULT_TILE
+from hsi_runtime.walk.windows import DEFAULT_TILE
 from hsi_train.methods import names
 
 BASE = {"tile": DEFAULT_TILE, "threads": 1, "windows": 1, "bands": 200, "classes": 8}

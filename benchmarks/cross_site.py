@@ -22,10 +22,13 @@ import common
 import numpy as np
 from common import SHARES
 
-from hsi_train import metrics, patches, recipe, target, training
-from hsi_train.labelled_scene import UNLABELLED, LabelledData
-from hsi_train.method import method_class
-from hsi_train.split import Role, Roles
+from hsi_train import recipe, target, training
+from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
+from hsi_train.fitting import statistics as patches
+from hsi_train.measuring import metrics
+from hsi_train.methods import method_class
+from hsi_train.run_folder import description
+from hsi_train.splitting.split import Role, Roles
 
 RECIPE = "neon_mlbs_osbs-s2amsnet"
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -62,10 +65,10 @@ def baseline(name: str, seed: int) -> tuple[Scored, Scored]:
         found = model.predict(spectra)
         return common.shares_of(metrics.confusion(true, found, len(data.classes)))
 
-    statistics = patches.statistics(data.scenes, splits)
-    values = training.values_of(wanted, data, statistics)
+    statistics = patches.training_statistics(data.scenes, splits)
+    values = description.values_of(wanted, data, statistics)
     aimed = target.check(
-        wanted.target, wanted.data, training.bands_of(data), values, data.classes
+        wanted.target, wanted.data, description.bands_of(data), values, data.classes
     )
     scenes = [
         target.read(aimed, path, indices, 0)

@@ -33,14 +33,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hsi_export import graph
-from hsi_runtime.backends import Backend, best_tile, open_backend
-from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
-from hsi_runtime.model_file import ModelFile
-from hsi_runtime.threads import map_ahead, usable_cores
-from hsi_runtime.windows import tiles
-from hsi_train import checkpoint
+from hsi_runtime.engines.backend import Backend
+from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
+from hsi_runtime.engines.opening import best_tile, open_backend
+from hsi_runtime.machine import usable_cores
+from hsi_runtime.model.model_file import ModelFile
+from hsi_runtime.walk.threads import map_ahead
+from hsi_runtime.walk.windows import tiles
 from hsi_train.methods import names
 from hsi_train.methods.s2amsnet import Network
+from hsi_train.run_folder import checkpoint
 
 PATCHES = 256  # timed per round
 BATCHES = (1, 16, 64)

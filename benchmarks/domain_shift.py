@@ -27,11 +27,12 @@ import torch
 from common import SHARES
 from numpy.typing import NDArray
 
-from hsi_train import checkpoint, recipe
-from hsi_train.labelled_scene import LabelledData
-from hsi_train.predict import evaluate
+from hsi_train import recipe
+from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.fitting.predict import evaluate
+from hsi_train.run_folder import checkpoint
 from hsi_train.simulate import DomainShift, shift_cube
-from hsi_train.split import Role
+from hsi_train.splitting.split import Role
 from hsi_train.training import divide, read_data, train
 
 VARIANTS: dict[str, dict[str, Any]] = {

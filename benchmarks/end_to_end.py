@@ -24,7 +24,7 @@ from typing import Any
 import click
 import common
 
-from hsi_runtime.model_file import ModelFile, read_model
+from hsi_runtime.model.model_file import ModelFile, read_model
 from hsi_train.methods import names
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
 

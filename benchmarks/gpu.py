@@ -26,19 +26,13 @@ import common
 import numpy as np
 
 from hsi_export.exporting import export
-from hsi_runtime.backends import (
-    GPU_DEVICES,
-    WINDOWS_ON_GPU,
-    Backend,
-    cuda_memory,
-    onnxruntime_cuda,
-    open_backend,
-    tensorrt_gpu,
-)
+from hsi_runtime.engines import cuda_memory, onnxruntime_cuda, tensorrt_gpu
+from hsi_runtime.engines.backend import GPU_DEVICES, WINDOWS_ON_GPU, Backend
+from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.engines.self_test import self_test
 from hsi_runtime.errors import EngineError, HsiError
-from hsi_runtime.model_file import PROBABILITIES, ModelFile, read_model
-from hsi_runtime.self_test import self_test
-from hsi_runtime.threads import map_ahead
+from hsi_runtime.model.model_file import PROBABILITIES, ModelFile, read_model
+from hsi_runtime.walk.threads import map_ahead
 from hsi_train import recipe
 from hsi_train.methods import names
 from hsi_train.simulate import SceneSpec, band_centres, write_scene

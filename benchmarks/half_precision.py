@@ -30,15 +30,17 @@ from onnx.reference import ReferenceEvaluator
 import hsi_runtime
 from hsi_export import parity
 from hsi_export.exporting import export
-from hsi_runtime.backends import openvino_cpu
-from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
+from hsi_runtime.engines import openvino_cpu
+from hsi_runtime.engines.openvino_cpu import OpenvinoCpu
 from hsi_runtime.errors import EngineError
-from hsi_runtime.model_file import INPUT_NAME, PROBABILITIES
-from hsi_runtime.scene import SceneInfo
-from hsi_train import checkpoint, labelled_scene, recipe
+from hsi_runtime.model.model_file import INPUT_NAME, PROBABILITIES
+from hsi_runtime.scenes.scene import SceneInfo
+from hsi_train import recipe
+from hsi_train.data import labelled_scene
 from hsi_train.method import BaseMethod
 from hsi_train.methods import names
-from hsi_train.split import Role
+from hsi_train.run_folder import checkpoint
+from hsi_train.splitting.split import Role
 from hsi_train.training import read_data, train
 
 ROUNDS = 3

@@ -39,10 +39,12 @@ from onnxruntime.quantization import (
 import hsi_runtime
 from hsi_export import graph
 from hsi_export.exporting import export
-from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
-from hsi_runtime.model_file import INPUT_NAME, ModelFile
-from hsi_train import checkpoint, labelled_scene, recipe
-from hsi_train.split import Role
+from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
+from hsi_runtime.model.model_file import INPUT_NAME, ModelFile
+from hsi_train import recipe
+from hsi_train.data import labelled_scene
+from hsi_train.run_folder import checkpoint
+from hsi_train.splitting.split import Role
 
 METHODS = ("mf2cnet", "s2amsnet")
 OUTPUTS = 128  # the default tile

@@ -27,8 +27,9 @@ import torch
 from onnx import helper, numpy_helper
 
 from hsi_export import cost, graph
-from hsi_runtime.threads import map_ahead, usable_cores
-from hsi_runtime.windows import DEFAULT_TILE
+from hsi_runtime.machine import usable_cores
+from hsi_runtime.walk.threads import map_ahead
+from hsi_runtime.walk.windows import DEFAULT_TILE
 from hsi_train.methods import names
 
 RESULTS = Path(__file__).parent / "results"

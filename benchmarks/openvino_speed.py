@@ -21,12 +21,12 @@ import common
 import numpy as np
 
 from hsi_export import graph
-from hsi_runtime.backends import open_backend
-from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
+from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.engines.openvino_cpu import OpenvinoCpu
 from hsi_runtime.errors import EngineError
-from hsi_runtime.memory import tile_on_cpu
-from hsi_runtime.model_file import ModelFile
-from hsi_runtime.windows import DEFAULT_TILE
+from hsi_runtime.model.model_file import ModelFile
+from hsi_runtime.walk.memory import tile_on_cpu
+from hsi_runtime.walk.windows import DEFAULT_TILE
 from hsi_train.methods import names
 
 

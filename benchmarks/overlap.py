@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from onnx import TensorProto, helper, numpy_helper
 
 from hsi_export import package
-from hsi_runtime.model_file import UNSIGNED, ModelFile, read_model
+from hsi_runtime.model.model_file import UNSIGNED, ModelFile, read_model
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
 
 

@@ -37,17 +37,19 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from hsi_train import method as methods
-from hsi_train import metrics, patches, recipe, split, training
-from hsi_train.encoder_file import load_encoder
-from hsi_train.fit import Trainer, choose_settings
-from hsi_train.labelled_scene import LabelledData
-from hsi_train.method import Defaults
-from hsi_train.pretrain import Pretrainable, Pretrainer, read_sources
+from hsi_train import methods, recipe, training
+from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.fitting import windows as patches
+from hsi_train.fitting.encoder_file import ENCODER, load_encoder
+from hsi_train.fitting.pretrain import Pretrainable, Pretrainer, read_sources
+from hsi_train.fitting.statistics import describe_problem, training_statistics
+from hsi_train.fitting.trainer import Trainer, choose_settings
+from hsi_train.measuring import metrics
+from hsi_train.method import Defaults, Problem
 from hsi_train.recipe import Pretrain, Recipe
-from hsi_train.run_folder import ENCODER
-from hsi_train.spatial_split import spatial
-from hsi_train.split import Role, Roles
+from hsi_train.splitting import split
+from hsi_train.splitting.blocks import spatial
+from hsi_train.splitting.split import Role, Roles
 
 METHOD = "s2former"
 UNLABELLED = "$HSI_DATA/unlabelled"
@@ -158,7 +160,7 @@ def encoder(
     if not (run / ENCODER).is_file():
         run.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(seed)
-        unused = methods.Problem(
+        unused = Problem(
             *(torch.ones(1), torch.ones(1), torch.ones(2), torch.ones(2, 1)),
             torch.tensor(1.0),
         )
@@ -190,8 +192,8 @@ def network(
 ) -> metrics.Confusion:
     """Fit the head, train the rest unless the variant is a probe, and test."""
     scenes, splits, asked = data.scenes, [roles], wanted(protocol)
-    measured = patches.statistics(scenes, splits)
-    problem = patches.problem(scenes, splits, len(data.classes))
+    measured = training_statistics(scenes, splits)
+    problem = describe_problem(scenes, splits, len(data.classes))
     windows = patches.Windows(scenes, splits, HALO, measured.mean)
     options = {} if variant in PROBED else TRAINED[variant][1]
     torch.manual_seed(seed)

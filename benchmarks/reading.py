@@ -15,10 +15,10 @@ import click
 import common
 import numpy as np
 
-from hsi_runtime import windows
-from hsi_runtime.scene import open_scene
-from hsi_runtime.strips import read_strips
-from hsi_runtime.windows import Window
+from hsi_runtime.scenes.opening import open_scene
+from hsi_runtime.walk import windows
+from hsi_runtime.walk.strips import read_strips
+from hsi_runtime.walk.windows import Window
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
 
 CHUNK = 8 * 1024**2

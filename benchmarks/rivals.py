@@ -33,12 +33,12 @@ from torch import Tensor, nn
 
 import hsi_runtime
 from hsi_export.exporting import export
-from hsi_runtime.backends import open_backend
-from hsi_runtime.model_file import read_model
+from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.model.model_file import read_model
 from hsi_train import recipe
-from hsi_train.labelled_scene import LabelledScene
+from hsi_train.data.labelled_scene import LabelledScene
 from hsi_train.methods import names
-from hsi_train.split import Role
+from hsi_train.splitting.split import Role
 from hsi_train.training import divide, read_data
 
 SCENES = {"salinas_a": "SalinasA", "enmap_potsdam": "EnMAP Potsdam"}

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.optimize import nnls
 
-from hsi_train import method
+from hsi_train import methods
 from hsi_train.method import Problem
 from hsi_train.methods.s2vnet import Method
 
@@ -124,7 +124,7 @@ def autoencoder(
         class_means=torch.from_numpy(start.T.copy()),
         top=torch.tensor(np.percentile(cube, 99.9)),
     )
-    built = method.build("s2vnet", problem, {})
+    built = methods.build("s2vnet", problem, {})
     assert isinstance(built, Method)
     others = [p for n, p in built.named_parameters() if n != "theta"]
     optimizer = torch.optim.AdamW(

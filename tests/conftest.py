@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import settings
 
-from hsi_runtime.backends import cuda_memory, onnxruntime_cuda, tensorrt_gpu
+from hsi_runtime.engines import cuda_memory, onnxruntime_cuda, tensorrt_gpu
 from hsi_runtime.errors import EngineError
 
 # Of tests/support; one that another imports comes first, or pytest warns.

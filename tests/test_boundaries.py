@@ -59,7 +59,7 @@ def test_a_whole_run_imports_nothing_of_training(
     model = write_model(tmp_path / "m.onnx")
     found = modules_after(
         "from pathlib import Path\n"
-        "from hsi_runtime.model_file import read_model\n"
+        "from hsi_runtime.model.model_file import read_model\n"
         "from hsi_runtime.pipeline import run\n"
         "from hsi_runtime.request import Request\n"
         "scene, model, out = map(Path, sys.argv[1:])\n"

@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from rasterio.transform import Affine
 
 from hsi_export.exporting import export
-from hsi_runtime.model_file import read_model
+from hsi_runtime.model.model_file import read_model
 from hsi_runtime.pipeline import run
 from hsi_runtime.request import Request
-from hsi_runtime.scene import valid_pixels
-from hsi_train import checkpoint, labelled_scene, recipe
+from hsi_runtime.scenes.scene import valid_pixels
+from hsi_train import recipe
+from hsi_train.data import labelled_scene
+from hsi_train.run_folder import checkpoint
 from hsi_train.training import train
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]

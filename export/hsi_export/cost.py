@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hsi_export.probe import Inside, open_probe
-from hsi_runtime.model_file import INPUT_NAME
+from hsi_runtime.model.model_file import INPUT_NAME
 
 SIDE = 140  # of the window the figures are for, px
 SMALL = (1, 9)  # outputs on a side of the windows that are run

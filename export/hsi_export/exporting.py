@@ -10,9 +10,11 @@ import numpy as np
 
 from hsi_export import cost, graph, package, parity
 from hsi_export.parity import Limits
-from hsi_runtime.backends import DEVICES, open_backend, tensorrt_gpu
-from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
-from hsi_runtime.class_map import check_outputs
+from hsi_runtime.engines import tensorrt_gpu
+from hsi_runtime.engines.backend import DEVICES
+from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.engines.openvino_cpu import OpenvinoCpu
+from hsi_runtime.engines.self_test import self_test
 from hsi_runtime.errors import (
     DISK_FULL,
     EngineError,
@@ -20,12 +22,12 @@ from hsi_runtime.errors import (
     ResourceError,
     VerificationError,
 )
-from hsi_runtime.model_file import ModelFile, Precision, read_model
-from hsi_runtime.self_test import self_test
-from hsi_runtime.threads import usable_cores
-from hsi_runtime.windows import DEFAULT_TILE
-from hsi_train import checkpoint
-from hsi_train.checkpoint import Checkpoint
+from hsi_runtime.machine import usable_cores
+from hsi_runtime.model.model_file import ModelFile, Precision, read_model
+from hsi_runtime.output.names import check_outputs
+from hsi_runtime.walk.windows import DEFAULT_TILE
+from hsi_train.run_folder import checkpoint
+from hsi_train.run_folder.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from hsi_export.precision import Half

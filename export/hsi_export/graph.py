@@ -11,7 +11,7 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript.optimizer import fold_constants
 
-from hsi_runtime.model_file import INPUT_NAME
+from hsi_runtime.model.model_file import INPUT_NAME
 from hsi_train.method import BaseMethod
 
 OPSET = 20  # newer ones fuse attention in a way that TensorRT-RTX refuses

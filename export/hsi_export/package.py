@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from hsi_export.cost import Cost
 from hsi_export.parity import Limits, reference
-from hsi_runtime.model_file import (
+from hsi_runtime.model.model_file import (
     BFLOAT16_KEY,
     INPUT_NAME,
     METADATA_KEY,
@@ -26,9 +26,9 @@ from hsi_runtime.model_file import (
     SelfTest,
     sign,
 )
-from hsi_runtime.stac import classification_classes, timestamp
-from hsi_train.checkpoint import Checkpoint
+from hsi_runtime.output.stac import classification_classes, timestamp
 from hsi_train.layers import parameter_count
+from hsi_train.run_folder.checkpoint import Checkpoint
 
 SELF_TEST_OUTPUTS = 3  # classified square of the stored sample
 # QGIS-Deepness crops tiles of this side and feeds them to the graph.

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hsi_runtime.backends import Backend
+from hsi_runtime.engines.backend import Backend
 from hsi_runtime.errors import VerificationError
-from hsi_runtime.model_file import PROBABILITIES
+from hsi_runtime.model.model_file import PROBABILITIES
 from hsi_train.method import BaseMethod
 
 TIE = 1e-5  # two best classes nearer than this may swap by rounding

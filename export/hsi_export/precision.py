@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from hsi_export import half
 from hsi_export.probe import open_probe
 from hsi_runtime.errors import VerificationError
-from hsi_runtime.model_file import INPUT_NAME
+from hsi_runtime.model.model_file import INPUT_NAME
 
 LARGEST = float(np.finfo(np.float16).max)
 NEAR = LARGEST / 2  # other scenes may have twice the values of the one at hand

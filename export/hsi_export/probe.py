@@ -8,7 +8,7 @@ import onnx
 import onnxruntime  # noqa: TID251 - no engine for scenes, an instrument
 from numpy.typing import NDArray
 
-from hsi_runtime.model_file import INPUT_NAME
+from hsi_runtime.model.model_file import INPUT_NAME
 
 Inside = dict[str, NDArray[Any]]
 

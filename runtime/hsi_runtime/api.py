@@ -10,15 +10,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hsi_runtime import batch, pipeline
-from hsi_runtime.array_scene import ArrayScene
-from hsi_runtime.backends import open_backend
-from hsi_runtime.class_map import Canvas, layers
-from hsi_runtime.model_file import ABUNDANCES, PROBABILITIES, ClassEntry, read_model
-from hsi_runtime.regions import Bounds
-from hsi_runtime.request import Request, match_scene, prepare
-from hsi_runtime.scene import Cube, missing_value
-from hsi_runtime.strips import read_strips
-from hsi_runtime.windows import Window
+from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.model.model_file import (
+    ABUNDANCES,
+    PROBABILITIES,
+    ClassEntry,
+    read_model,
+)
+from hsi_runtime.output.layers import Canvas, layers
+from hsi_runtime.planning import match_scene, prepare
+from hsi_runtime.request import Request
+from hsi_runtime.scenes.array_scene import ArrayScene
+from hsi_runtime.scenes.scene import Cube, missing_value
+from hsi_runtime.walk.regions import Bounds
+from hsi_runtime.walk.strips import read_strips
+from hsi_runtime.walk.windows import Window
 
 AnyPath = str | PathLike[str]
 

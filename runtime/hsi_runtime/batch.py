@@ -8,9 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hsi_runtime import fingerprint, memory
-from hsi_runtime.backends import Backend
-from hsi_runtime.class_map import is_finished, layers, paths_of
+from hsi_runtime import machine
+from hsi_runtime.engines.backend import Backend
 from hsi_runtime.errors import (
     DeviceLostError,
     HsiError,
@@ -18,11 +17,15 @@ from hsi_runtime.errors import (
     SceneError,
     resource_error,
 )
-from hsi_runtime.model_file import ModelFile
+from hsi_runtime.model.model_file import ModelFile
+from hsi_runtime.output.journal import was_publishing
+from hsi_runtime.output.layers import layers
+from hsi_runtime.output.names import paths_of
+from hsi_runtime.output.provenance import is_finished
 from hsi_runtime.pipeline import run
 from hsi_runtime.request import Request
-from hsi_runtime.scene import open_scene
-from hsi_runtime.scratch import was_publishing
+from hsi_runtime.scenes import fingerprint
+from hsi_runtime.scenes.opening import open_scene
 
 log = logging.getLogger(__name__)
 
@@ -180,7 +183,7 @@ def run_all(
         "summary": {
             **{s: states.count(s) for s in ("done", "skipped", "failed")},
             "pixels": pixels,
-            "peak_memory_bytes": memory.peak_bytes(),
+            "peak_memory_bytes": machine.peak_bytes(),
         },
     }
 

@@ -15,8 +15,8 @@ from hsi_runtime import command_line
 from hsi_runtime import option_values as values
 
 if TYPE_CHECKING:
-    from hsi_runtime.backends import Backend
-    from hsi_runtime.model_file import ModelFile
+    from hsi_runtime.engines.backend import Backend
+    from hsi_runtime.model.model_file import ModelFile
     from hsi_runtime.request import Request
 
 
@@ -138,9 +138,9 @@ def command(
     if not scenes and not (describe or self_test or benchmark):
         raise click.UsageError("Missing SCENE.")
     from hsi_runtime import batch, reports
-    from hsi_runtime.backends import open_backend
+    from hsi_runtime.engines.opening import open_backend
     from hsi_runtime.errors import ModelFileError
-    from hsi_runtime.model_file import read_model
+    from hsi_runtime.model.model_file import read_model
 
     chosen = model or Path(os.environ.get("HSI_MODEL") or "model.onnx")
     if not os.path.exists(chosen):

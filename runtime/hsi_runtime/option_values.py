@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:  # it needs numpy, which --help does not
-    from hsi_runtime.windows import Window
+    from hsi_runtime.walk.windows import Window
 
 UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
@@ -26,7 +26,7 @@ def window(
         ) from error
     if col < 0 or row < 0 or width < 1 or height < 1:
         raise click.BadParameter(f"{value!r}: a corner is negative or a side empty.")
-    from hsi_runtime.windows import Window
+    from hsi_runtime.walk.windows import Window
 
     return Window(row, col, height, width)
 

@@ -11,24 +11,25 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from hsi_runtime import class_map, fingerprint, legend, memory, stac
-from hsi_runtime.backends import (
-    CPU_DEVICES,
-    Backend,
-    open_backend,
-    predict_in_parts,
-)
-from hsi_runtime.class_map import Canvas, Counts
+from hsi_runtime import machine, planning
+from hsi_runtime.engines.backend import CPU_DEVICES, Backend
+from hsi_runtime.engines.opening import open_backend, predict_in_parts
 from hsi_runtime.errors import DeviceLostError, VerificationError
-from hsi_runtime.model_file import ModelDocument, ModelFile
-from hsi_runtime.publish import convert, publish
-from hsi_runtime.regions import grid_of
-from hsi_runtime.request import Prepared, Request, match_scene, prepare
-from hsi_runtime.scene import Scene, SceneInfo, open_scene, valid_pixels
-from hsi_runtime.scratch import Scratch, was_publishing
-from hsi_runtime.strips import Strip, cut, read_strips
-from hsi_runtime.threads import ReadAhead, WriteBehind, in_background, map_ahead
-from hsi_runtime.windows import Plan, tiles
+from hsi_runtime.model.model_file import ModelDocument, ModelFile
+from hsi_runtime.output import layers as class_map
+from hsi_runtime.output import names, provenance, qgis_style, stac
+from hsi_runtime.output.journal import Journal, was_publishing
+from hsi_runtime.output.layers import Canvas, Counts
+from hsi_runtime.output.publish import convert, publish
+from hsi_runtime.planning import Prepared, match_scene, prepare
+from hsi_runtime.request import Request
+from hsi_runtime.scenes import fingerprint
+from hsi_runtime.scenes.opening import open_scene
+from hsi_runtime.scenes.scene import Scene, SceneInfo, valid_pixels
+from hsi_runtime.walk.regions import grid_of
+from hsi_runtime.walk.strips import Strip, cut, read_strips
+from hsi_runtime.walk.threads import ReadAhead, WriteBehind, in_background, map_ahead
+from hsi_runtime.walk.windows import Plan, tiles
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ def run(
     """
     started, watch = time.monotonic(), Stopwatch()
     document, wanted = model.document, request.wanted()
-    paths = class_map.paths_of(request.output)
+    paths = names.paths_of(request.output)
     if request.vector is not None:
         paths["vector"] = request.vector
     reject = request.threshold(document)
@@ -92,7 +93,7 @@ def run(
         stac.timestamp()  # a wrong clock setting is told now, not after hours
     scene = open_scene(request.scene)
     check_outputs = partial(
-        class_map.check_outputs,
+        names.check_outputs,
         [paths[w] for w in (*wanted, "qml")],
         [request.scene, *scene.info.files, model.path],
     )
@@ -113,7 +114,7 @@ def run(
         before = fingerprint.of_scene(scene.info)
         grid = grid_of(scene.info, prepared.region)
         layers = class_map.layers(document, wanted)
-        tags = class_map.provenance(
+        tags = provenance.provenance(
             model,
             scene.info,
             fingerprint.content_sha256(before),
@@ -123,10 +124,10 @@ def run(
             reject,
         )
         engine = f"{backend.device}, {backend.precision}"
-        plan = fingerprint.plan(
+        plan = planning.dependencies(
             model, before, prepared, engine, reject, [x.name for x in layers]
         )
-        with Scratch(request.output, grid, layers, plan, request.resume) as scratch:
+        with Journal(request.output, grid, layers, plan, request.resume) as scratch:
             # Once more under the lock: another run may just have published.
             check_outputs(request.overwrite or scratch.published)
             resumed = set(scratch.pieces)
@@ -169,7 +170,7 @@ def run(
         "windows": prepared.plan.windows(),
         "seconds": {"total": total, **watch.seconds},
         "pixels_per_second": grid.rows * grid.cols / total,
-        "peak_memory_bytes": memory.peak_bytes(),
+        "peak_memory_bytes": machine.peak_bytes(),
         "resumed_windows": prepared.plan.windows(resumed),
     }
 
@@ -180,7 +181,7 @@ def _classify(
     document: ModelDocument,
     backend: Backend,
     reject_below: float,
-    scratch: Scratch,
+    scratch: Journal,
     watch: Stopwatch,
     progress: Callable[[int, int], None],
 ) -> None:
@@ -221,7 +222,7 @@ def _classify(
 
 
 @contextlib.contextmanager
-def _telling_what_is_kept(scratch: Scratch, plan: Plan) -> Iterator[None]:
+def _telling_what_is_kept(scratch: Journal, plan: Plan) -> Iterator[None]:
     """Say it where the device is lost, so that the user knows what a rerun costs."""
     try:
         yield
@@ -287,14 +288,14 @@ def _draw(
 ) -> dict[str, Path]:
     """Make what is drawn from the finished class map; return the unpublished files."""
     drawn = {"qml": made.with_suffix(".qml")}
-    legend.write_qml(drawn["qml"], document)
+    qgis_style.write_qml(drawn["qml"], document)
     if request.preview:
-        from hsi_runtime.preview import write_preview
+        from hsi_runtime.output.preview import write_preview
 
         drawn["preview"] = made.with_suffix(".png")
         write_preview(made, drawn["preview"], document, counts)
     if request.vector is not None:
-        from hsi_runtime.polygons import write_polygons
+        from hsi_runtime.output.polygons import write_polygons
 
         # Beside its place, which may be on another disk than the map.
         drawn["vector"] = paths["vector"].with_name(
@@ -304,7 +305,7 @@ def _draw(
     return drawn
 
 
-def _total(scratch: Scratch, document: ModelDocument, backend: Backend) -> Counts:
+def _total(scratch: Journal, document: ModelDocument, backend: Backend) -> Counts:
     """Add up all pieces; refuse a map with many broken scores."""
     counts = Counts([0] * len(document.classes))
     for piece in scratch.pieces.values():

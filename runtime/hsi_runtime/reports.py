@@ -7,19 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from hsi_runtime import class_map, memory
-from hsi_runtime import self_test as testing
-from hsi_runtime.backends import (
-    GPU_DEVICES,
-    WINDOWS_ON_GPU,
-    best_tile,
-    open_backend,
-)
-from hsi_runtime.model_file import ModelFile
-from hsi_runtime.request import Request, match_scene, prepare
-from hsi_runtime.scene import open_scene
-from hsi_runtime.threads import map_ahead, usable_cores
-from hsi_runtime.windows import mirror
+from hsi_runtime.engines import self_test as testing
+from hsi_runtime.engines.backend import GPU_DEVICES, WINDOWS_ON_GPU
+from hsi_runtime.engines.opening import best_tile, open_backend
+from hsi_runtime.machine import usable_cores
+from hsi_runtime.model.model_file import ModelFile
+from hsi_runtime.output import layers as class_map
+from hsi_runtime.planning import match_scene, prepare
+from hsi_runtime.request import Request
+from hsi_runtime.scenes.opening import open_scene
+from hsi_runtime.walk import memory
+from hsi_runtime.walk.threads import map_ahead
+from hsi_runtime.walk.windows import mirror
 
 MIN_ROUNDS = 3
 BENCHMARK_S = 3.0

@@ -7,13 +7,13 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from hsi_runtime.errors import RecipeError, SceneError
-from hsi_runtime.scene import SceneInfo
-from hsi_train import method as methods
-from hsi_train import recipe, split
-from hsi_train.classes import ClassInfo
-from hsi_train.labelled_scene import LabelledData, LabelledScene
+from hsi_runtime.scenes.scene import SceneInfo
+from hsi_train import methods, recipe
+from hsi_train.data.classes import ClassInfo
+from hsi_train.data.labelled_scene import LabelledData, LabelledScene
 from hsi_train.methods import names
-from hsi_train.split import Role
+from hsi_train.splitting import split
+from hsi_train.splitting.split import Role
 from hsi_train.training import read_data
 
 

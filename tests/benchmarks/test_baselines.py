@@ -4,9 +4,10 @@ import baselines
 import numpy as np
 import pytest
 
-from hsi_train import recipe, split
-from hsi_train.labelled_scene import LabelledData
-from hsi_train.split import Role
+from hsi_train import recipe
+from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.splitting import split
+from hsi_train.splitting.split import Role
 from hsi_train.training import read_data
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
-from hsi_runtime.backends import open_backend
-from hsi_runtime.model_file import read_model
+from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.model.model_file import read_model
 
 
 @pytest.mark.parametrize("cores", [1, 2])

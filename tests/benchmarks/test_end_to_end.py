@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from hsi_runtime.model_file import ModelFile, read_model
+from hsi_runtime.model.model_file import ModelFile, read_model
 
 
 def found(method: str, wall: float, infer: float) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import gpu
 import pytest
 from click.testing import CliRunner
 
-from hsi_runtime.backends import onnxruntime_cuda
+from hsi_runtime.engines import onnxruntime_cuda
 from hsi_runtime.errors import VerificationError
-from hsi_runtime.model_file import read_model
+from hsi_runtime.model.model_file import read_model
 
 
 @pytest.fixture

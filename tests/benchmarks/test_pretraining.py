@@ -6,8 +6,8 @@ import pretraining
 import pytest
 
 from hsi_train import training
-from hsi_train.labelled_scene import open_any
-from hsi_train.split import Role
+from hsi_train.data.labelled_scene import open_any
+from hsi_train.splitting.split import Role
 
 
 def line(variant: str, seed: int, share: float) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import rivals
 
-from hsi_train.labelled_scene import LabelledScene
+from hsi_train.data.labelled_scene import LabelledScene
 
 SIDE = 12
 

@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from hsi_export.cli import main as hsi_export
-from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.cli import main as hsi_run
+from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_train.cli import main as hsi_train
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
 

@@ -3,7 +3,7 @@ import pytest
 
 
 def test_a_directive_is_replaced_and_other_text_kept() -> None:
-    text = "a {{ b }}\n{{ about runtime/hsi_runtime/legend.py }}\nc\n"
+    text = "a {{ b }}\n{{ about runtime/hsi_runtime/output/qgis_style.py }}\nc\n"
     found = hooks.on_page_markdown(text)
     assert found.startswith("a {{ b }}\nWrites styles in QGIS's format")
     assert found.endswith("\nc\n")

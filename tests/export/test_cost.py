@@ -6,7 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from hsi_export.cost import BYTES, SIDE, measure
-from hsi_runtime.model_file import read_model
+from hsi_runtime.model.model_file import read_model
 
 
 def graph_of(nodes: list[Any], weights: dict[str, Any], classes: int) -> Any:

@@ -12,15 +12,17 @@ from numpy.typing import NDArray
 
 from hsi_export import cost, graph, package, parity, precision
 from hsi_export.exporting import FP16, FP32
-from hsi_runtime.backends import GPU_DEVICES, engine_build, open_backend
-from hsi_runtime.model_file import PROBABILITIES, ModelFile, read_model
-from hsi_runtime.self_test import self_test
-from hsi_runtime.windows import DEFAULT_TILE
-from hsi_train import checkpoint
-from hsi_train import method as methods
-from hsi_train.checkpoint import Checkpoint
+from hsi_runtime.engines import engine_build
+from hsi_runtime.engines.backend import GPU_DEVICES
+from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.engines.self_test import self_test
+from hsi_runtime.model.model_file import PROBABILITIES, ModelFile, read_model
+from hsi_runtime.walk.windows import DEFAULT_TILE
+from hsi_train import methods
 from hsi_train.method import Batch, Problem
 from hsi_train.methods import names
+from hsi_train.run_folder import checkpoint
+from hsi_train.run_folder.checkpoint import Checkpoint
 
 BANDS, CLASSES = 200, 4
 TEMPERATURE = 1.5  # as if it had been calibrated
@@ -105,7 +107,7 @@ def export(name: str, folder: Path) -> Exported:
 
 
 def describe(name: str) -> checkpoint.Description:
-    from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
+    from hsi_runtime.model.model_file import Bands, ClassEntry, Provenance, Values
 
     return checkpoint.Description(
         method=name,

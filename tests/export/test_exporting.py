@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from hsi_export import exporting, graph
 from hsi_export.cli import main
-from hsi_runtime.backends import open_backend
-from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
-from hsi_runtime.model_file import read_model
-from hsi_train import checkpoint
+from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
+from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.model.model_file import read_model
 from hsi_train.method import BaseMethod
+from hsi_train.run_folder import checkpoint
 
 
 @pytest.fixture

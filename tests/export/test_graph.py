@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from hsi_export import graph, parity
-from hsi_runtime.backends import Backend, open_backend
-from hsi_runtime.model_file import PROBABILITIES, read_model
-from hsi_train import checkpoint
-from hsi_train.checkpoint import Checkpoint
+from hsi_runtime.engines.backend import Backend
+from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.model.model_file import PROBABILITIES, read_model
+from hsi_train.run_folder import checkpoint
+from hsi_train.run_folder.checkpoint import Checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from hsi_export import package, parity
-from hsi_runtime.model_file import ClassEntry, ModelDocument, metadata, read_model
-from hsi_train import checkpoint
+from hsi_runtime.model.model_file import ClassEntry, ModelDocument, metadata, read_model
+from hsi_train.run_folder import checkpoint
 
 
 def test_deepness_and_geodeep_find_their_keys(trained: Any) -> None:

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from hsi_export import parity
 from hsi_export.parity import Limits
 from hsi_runtime.errors import VerificationError
-from hsi_runtime.model_file import PROBABILITIES
-from hsi_train import checkpoint
-from hsi_train.checkpoint import Checkpoint
+from hsi_runtime.model.model_file import PROBABILITIES
+from hsi_train.run_folder import checkpoint
+from hsi_train.run_folder.checkpoint import Checkpoint
 
 Change = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 

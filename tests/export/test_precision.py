@@ -14,11 +14,11 @@ from hsi_export import exporting, graph, parity, precision
 from hsi_export.cli import main
 from hsi_export.exporting import FP16
 from hsi_export.parity import Limits
-from hsi_runtime.backends import open_backend
-from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
+from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.engines.openvino_cpu import OpenvinoCpu
 from hsi_runtime.errors import EngineError, VerificationError
-from hsi_runtime.model_file import read_model
-from hsi_train import checkpoint
+from hsi_runtime.model.model_file import read_model
+from hsi_train.run_folder import checkpoint
 
 BANDS, CLASSES, FIELD = 4, 3, 3
 

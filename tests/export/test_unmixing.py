@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hsi_export import graph
-from hsi_train import method as methods
+from hsi_train import methods
 from hsi_train.method import BaseMethod, Batch, Problem
 
 BANDS, CLASSES, SIDE = 9, 4, 11

@@ -8,11 +8,12 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 
-from hsi_runtime.class_map import Canvas, Counts, layers, paths_of
-from hsi_runtime.model_file import ModelDocument, ModelFile, read_model
-from hsi_runtime.publish import convert, publish
-from hsi_runtime.scene import SceneInfo
-from hsi_runtime.scratch import Scratch
+from hsi_runtime.model.model_file import ModelDocument, ModelFile, read_model
+from hsi_runtime.output.journal import Journal
+from hsi_runtime.output.layers import Canvas, Counts, layers
+from hsi_runtime.output.names import paths_of
+from hsi_runtime.output.publish import convert, publish
+from hsi_runtime.scenes.scene import SceneInfo
 
 NORTH_UP = Affine(2, 0, 4e5, 0, -2, 58e5)
 ALL = ("classes", "confidence", "probabilities")
@@ -97,7 +98,7 @@ def write_all(info_of: Callable[..., SceneInfo]) -> Callable[..., Counts]:
             for top, bottom in ((0, rows // 2), (rows // 2, rows))
             for left, right in ((0, cols // 3), (cols // 3, cols))
         ]
-        with Scratch(
+        with Journal(
             output, info or info_of(rows, cols), rasters, plan or {"scene": "s"}
         ) as scratch:
             for number, (down, across) in enumerate(pieces):
@@ -121,13 +122,13 @@ def write_all(info_of: Callable[..., SceneInfo]) -> Callable[..., Counts]:
 @pytest.fixture
 def open_scratch(
     document: ModelDocument, tmp_path: Path, info_of: Callable[..., SceneInfo]
-) -> Callable[..., Scratch]:
+) -> Callable[..., Journal]:
     """Describe the scratch of a class map of 6 x 9 pixels."""
 
-    def describe(plan: dict[str, Any] | None = None, **options: Any) -> Scratch:
+    def describe(plan: dict[str, Any] | None = None, **options: Any) -> Journal:
         rasters = layers(document, ["classes", "probabilities"])
         plan = {"scene": "s", "tile": 1} if plan is None else plan
-        return Scratch(tmp_path / "o.tif", info_of(6, 9), rasters, plan, **options)
+        return Journal(tmp_path / "o.tif", info_of(6, 9), rasters, plan, **options)
 
     return describe
 

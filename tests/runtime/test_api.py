@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 import hsi_runtime
 from hsi_runtime import Model, api, classify
 from hsi_runtime.errors import BandMismatchError, ModelFileError, SceneError
-from hsi_runtime.model_file import ModelDocument
-from hsi_runtime.windows import Window
+from hsi_runtime.model.model_file import ModelDocument
+from hsi_runtime.walk.windows import Window
 
 CENTRES = [450.0, 550.0, 650.0, 850.0]
 CODES = np.array([2, 3, 7])
@@ -210,7 +210,7 @@ def test_abundances_come_with_models_that_unmix(
     cube: NDArray[Any],
     write_model: Callable[..., Path],
 ) -> None:
-    from hsi_runtime.model_file import Array
+    from hsi_runtime.model.model_file import Array
 
     spectra = Array.pack(np.ones((3, 4), np.float32))
     outputs = ["probabilities", "abundances"]

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hsi_runtime import batch
-from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.batch import expand, output_of, requests, shard
 from hsi_runtime.cli import main
+from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.errors import OutputError, SceneError
 from hsi_runtime.request import Request
-from hsi_runtime.scene import open_scene
+from hsi_runtime.scenes.opening import open_scene
 
 Write = Callable[..., Path]
 TEMPLATE = Request(Path(), Path())

@@ -13,10 +13,10 @@ import rasterio
 from msgspec.structs import replace
 
 from hsi_runtime import reports
-from hsi_runtime.backends.onnxruntime_cpu import OnnxruntimeCpu
-from hsi_runtime.backends.openvino_cpu import OpenvinoCpu
 from hsi_runtime.cli import main
-from hsi_runtime.model_file import Array
+from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
+from hsi_runtime.engines.openvino_cpu import OpenvinoCpu
+from hsi_runtime.model.model_file import Array
 
 WAVELENGTHS = (450.0, 550.0, 650.0, 850.0)
 

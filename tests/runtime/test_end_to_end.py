@@ -8,16 +8,17 @@ import rasterio
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from hsi_runtime.bands import match_bands
 from hsi_runtime.cli import main
-from hsi_runtime.model_file import ModelFile, read_model
+from hsi_runtime.matching.bands import match_bands
+from hsi_runtime.model.model_file import ModelFile, read_model
 from hsi_runtime.pipeline import run
 from hsi_runtime.request import Request
-from hsi_runtime.scene import open_scene, valid_pixels
+from hsi_runtime.scenes.opening import open_scene
+from hsi_runtime.scenes.scene import valid_pixels
 
 torch = pytest.importorskip("torch")
 
-from hsi_train import checkpoint  # noqa: E402
+from hsi_train.run_folder import checkpoint  # noqa: E402
 from hsi_train.simulate import SceneSpec, band_centres, write_scene  # noqa: E402
 from hsi_train.simulate.files import Layout  # noqa: E402
 

@@ -15,12 +15,13 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 
-from hsi_runtime import batch, scratch
+from hsi_runtime import batch
 from hsi_runtime.errors import HsiError, SceneError
-from hsi_runtime.model_file import ModelFile, read_model
+from hsi_runtime.model.model_file import ModelFile, read_model
+from hsi_runtime.output import journal
 from hsi_runtime.pipeline import run
 from hsi_runtime.request import Request
-from hsi_runtime.scene import open_scene
+from hsi_runtime.scenes.opening import open_scene
 
 Write = Callable[..., Path]
 
@@ -100,7 +101,7 @@ def test_whatever_call_fails_nothing_half_done_is_published(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
-    monkeypatch.setattr(scratch, "SYNC_BYTES", 0)  # sync after every piece
+    monkeypatch.setattr(journal, "SYNC_BYTES", 0)  # sync after every piece
     (tmp_path / "reference").mkdir()
     run(request_of(scene, tmp_path / "reference"), model)
     reference = digests(tmp_path / "reference")

@@ -4,7 +4,7 @@ import click
 import pytest
 
 from hsi_runtime import option_values
-from hsi_runtime.windows import Window
+from hsi_runtime.walk.windows import Window
 
 
 def parsed(check: Any, value: str | None) -> Any:

@@ -10,9 +10,10 @@ import rasterio
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from hsi_runtime.backends import onnxruntime_cpu, open_backend
+from hsi_runtime.engines import onnxruntime_cpu
+from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import BandMismatchError, ModelFileError
-from hsi_runtime.model_file import ModelDocument, ModelFile, read_model
+from hsi_runtime.model.model_file import ModelDocument, ModelFile, read_model
 from hsi_runtime.pipeline import run
 from hsi_runtime.request import Request
 

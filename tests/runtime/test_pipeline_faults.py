@@ -19,7 +19,7 @@ from hsi_runtime.errors import (
     SceneError,
     VerificationError,
 )
-from hsi_runtime.model_file import PROBABILITIES, ModelFile
+from hsi_runtime.model.model_file import PROBABILITIES, ModelFile
 from hsi_runtime.pipeline import run
 from hsi_runtime.request import Request
 

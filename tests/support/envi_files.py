@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.scene import Scene
+from hsi_runtime.scenes.scene import Scene
 
 
 def header_text(**fields: Any) -> str:

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from hsi_train import split
-from hsi_train.labelled_scene import UNLABELLED, LabelledData
-from hsi_train.split import Role, Roles
+from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
+from hsi_train.splitting import split
+from hsi_train.splitting.split import Role, Roles
 
 
 def fields(rows: int, cols: int, classes: int, side: int, seed: int = 0) -> np.ndarray:

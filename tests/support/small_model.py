@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from hsi_runtime.model_file import (
+from hsi_runtime.model.model_file import (
     UNSIGNED,
     Array,
     Bands,

@@ -6,8 +6,9 @@ import pytest
 import rasterio
 from small_model import fixed_provenance
 
-from hsi_runtime.model_file import Bands, ClassEntry, Values
-from hsi_runtime.scene import open_scene, valid_pixels
+from hsi_runtime.model.model_file import Bands, ClassEntry, Values
+from hsi_runtime.scenes.opening import open_scene
+from hsi_runtime.scenes.scene import valid_pixels
 
 MATERIALS = ("grass", "conifer", "bright_soil", "water", "asphalt")
 
@@ -53,8 +54,9 @@ def write_checkpoint(run: Path, scene: Path, truth: Path) -> None:
     import torch
     from torch import nn
 
-    from hsi_train import checkpoint
-    from hsi_train import method as methods
+    from hsi_train import methods
+    from hsi_train.method import Problem
+    from hsi_train.run_folder import checkpoint
 
     opened = open_scene(scene)
     info = opened.info
@@ -70,7 +72,7 @@ def write_checkpoint(run: Path, scene: Path, truth: Path) -> None:
     mean, deviation = spectra.mean(axis=1), spectra.std(axis=1)
     options = {"features": 8, "hidden": 24, "spectral_stride": 4}
     torch.manual_seed(0)
-    problem = methods.Problem(
+    problem = Problem(
         band_mean=torch.from_numpy(mean),
         band_std=torch.from_numpy(deviation),
         class_counts=torch.tensor(counts),

@@ -11,10 +11,10 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
-from hsi_runtime.scene import SceneInfo
+from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train import cli as train_cli
-from hsi_train.classes import ClassInfo
-from hsi_train.labelled_scene import UNLABELLED, LabelledData, LabelledScene
+from hsi_train.data.classes import ClassInfo
+from hsi_train.data.labelled_scene import UNLABELLED, LabelledData, LabelledScene
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
 
 WEST_M, NORTH_M = 400_000.0, 5_800_000.0

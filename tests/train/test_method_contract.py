@@ -8,12 +8,12 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hsi_runtime.errors import RecipeError
-from hsi_train import method as methods
-from hsi_train.fit import MAX_GRADIENT_NORM
+from hsi_train import methods
+from hsi_train.fitting.pretrain import Pretrainable
+from hsi_train.fitting.trainer import MAX_GRADIENT_NORM
 from hsi_train.layers import parameter_count
 from hsi_train.method import IGNORED, BaseMethod, Batch, Problem
 from hsi_train.methods import names
-from hsi_train.pretrain import Pretrainable
 
 BANDS, CLASSES = 8, 4
 

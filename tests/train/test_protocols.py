@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy.io import savemat
 
 from hsi_runtime.errors import SceneError
-from hsi_train import recipe, split
-from hsi_train.split import Role
+from hsi_train import recipe
+from hsi_train.splitting import split
+from hsi_train.splitting.split import Role
 from hsi_train.training import divide, read_data
 
 Array = NDArray[Any]

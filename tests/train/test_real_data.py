@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 import rasterio
 
-from hsi_train import labelled_scene, matlab, patches, recipe, split, target
-from hsi_train.labelled_scene import UNLABELLED
-from hsi_train.spatial_split import spatial
-from hsi_train.split import Role
-from hsi_train.training import bands_of, divide, read_data, train, values_of
+from hsi_train import recipe, target
+from hsi_train.data import labelled_scene, matlab
+from hsi_train.data.labelled_scene import UNLABELLED
+from hsi_train.fitting import statistics as patches
+from hsi_train.run_folder.description import bands_of, values_of
+from hsi_train.splitting import split
+from hsi_train.splitting.blocks import spatial
+from hsi_train.splitting.split import Role
+from hsi_train.training import divide, read_data, train
 
 Cli = Callable[..., Any]
 
@@ -91,7 +95,7 @@ def test_enmap_potsdam(data_dir: Path) -> None:
     assert counts[[Role.TRAIN, Role.VALIDATION, Role.TEST]].tolist() == [
         3806, 1206, 660,
     ]  # fmt: skip
-    statistics = patches.statistics(data.scenes, splits)
+    statistics = patches.training_statistics(data.scenes, splits)
     assert np.isfinite(statistics.mean).all()
     assert (statistics.std > 1).all()
 
@@ -134,7 +138,7 @@ def test_neon_sites_share_four_genera() -> None:
     data = read_data(wanted, 9)
     assert [c.name for c in data.classes] == ["Acer", "Nyssa", "Pinus", "Quercus"]
     splits = divide(wanted, data, 19)
-    statistics = patches.statistics(data.scenes, splits)
+    statistics = patches.training_statistics(data.scenes, splits)
     assert wanted.target is not None
     aimed = target.check(
         wanted.target,

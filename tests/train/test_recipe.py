@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsi_runtime.errors import RecipeError
-from hsi_train import method as methods
-from hsi_train import recipe
+from hsi_train import methods, recipe
 from hsi_train.recipe import Data, Fit, Pretrain, Recipe, Split
 
 MINIMAL = {"method": "mf2cnet", "data": {"scenes": ["a.tif"], "labels": ["b.tif"]}}

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from hsi_runtime.errors import OutputError, RecipeError
-from hsi_train import checkpoint, recipe, seeds, training
+from hsi_train import recipe, seeds, training
 from hsi_train.recipe import Recipe
+from hsi_train.run_folder import checkpoint
 
 Cli = Callable[..., Any]
 

@@ -10,10 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from hsi_runtime.errors import BandMismatchError, OutputError, RecipeError, SceneError
-from hsi_train import checkpoint, fit, patches, recipe, target, training
-from hsi_train.classes import ClassInfo
-from hsi_train.labelled_scene import UNLABELLED
+from hsi_train import recipe, target, training
+from hsi_train.data.classes import ClassInfo
+from hsi_train.data.labelled_scene import UNLABELLED
+from hsi_train.fitting import statistics as patches
+from hsi_train.fitting import trainer
 from hsi_train.recipe import Recipe
+from hsi_train.run_folder import checkpoint, description
 from hsi_train.simulate import DomainShift, SceneSpec, band_centres, write_scene
 from hsi_train.target import class_indices
 from hsi_train.training import train
@@ -110,10 +113,10 @@ def test_the_target_is_classified_as_hsi_run_does(
     runs: tuple[Path, Path], other: tuple[Path, Path], tmp_path: Path
 ) -> None:
     from hsi_export.exporting import export
-    from hsi_runtime.model_file import read_model
+    from hsi_runtime.model.model_file import read_model
     from hsi_runtime.pipeline import run
     from hsi_runtime.request import Request
-    from hsi_train.accuracy import compare
+    from hsi_train.measuring.accuracy import compare
 
     export(runs[1], tmp_path / "model.onnx")
     model = read_model(tmp_path / "model.onnx")
@@ -143,13 +146,13 @@ def target_of(
     labels_path = write_tif(tmp_path / "gt.tif", codes)
     data = training.read_data(wanted, 6)
     splits = training.divide(wanted, data, 13)
-    statistics = patches.statistics(data.scenes, splits)
+    statistics = patches.training_statistics(data.scenes, splits)
     names = {"classes": changes.pop("classes", None)}
     found = target.check(
         recipe.Target(scenes=(str(path),), labels=(str(labels_path),), **names),
         wanted.data,
-        training.bands_of(data),
-        training.values_of(wanted, data, statistics),
+        description.bands_of(data),
+        description.values_of(wanted, data, statistics),
         data.classes,
     )
     return found, path
@@ -302,7 +305,7 @@ def test_a_bad_target_costs_no_training(
     def never(*_: Any) -> None:
         raise AssertionError("trained before the target was checked")
 
-    monkeypatch.setattr(fit.Trainer, "run", never)
+    monkeypatch.setattr(trainer.Trainer, "run", never)
     wanted = asked(example, [tmp_path / "none.tif", example.labels])
     with pytest.raises(SceneError, match=r"none\.tif"):
         train(wanted, tmp_path / "run", "cpu")

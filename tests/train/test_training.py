@@ -15,9 +15,10 @@ import torch
 from scipy.io import savemat
 
 from hsi_runtime.errors import EngineError, OutputError, RecipeError
-from hsi_train import checkpoint, recipe
-from hsi_train.fit import Epoch
+from hsi_train import recipe
+from hsi_train.fitting.trainer import Epoch
 from hsi_train.recipe import Recipe
+from hsi_train.run_folder import checkpoint
 from hsi_train.training import train
 
 WriteTif = Callable[..., Path]

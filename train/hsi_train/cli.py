@@ -14,7 +14,7 @@ from hsi_runtime.errors import RecipeError
 from hsi_train import methods
 
 if TYPE_CHECKING:
-    from hsi_train.fit import Epoch
+    from hsi_train.fitting.trainer import Epoch
 
 
 @click.command(name="hsi-train")

@@ -74,3 +74,20 @@ def class_softmax(scores: Tensor) -> Tensor:
     """
     powers = torch.exp(scores - scores.amax(dim=1, keepdim=True))
     return powers / powers.sum(dim=1, keepdim=True)
+
+
+class Probabilities(nn.Module):
+    """The one way from class scores to probabilities: ``softmax(scores / T)``.
+
+    ``temperature`` is one until it is fitted; it is saved and exported with the method.
+    """
+
+    temperature: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("temperature", torch.ones(()))
+
+    def forward(self, scores: Tensor) -> Tensor:
+        """Map scores ``(batch, class, row, col)`` to shares of one."""
+        return class_softmax(scores / self.temperature)

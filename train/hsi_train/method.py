@@ -1,32 +1,20 @@
-"""What every method is to the rest of hsi_train: a network, its objective, its options.
+"""What every method is to the rest of hsi_train: a network and its objective.
 
-A method is one file in ``methods/``; its file name is the name users type. The file
-defines two names:
-
-- ``Options``: a frozen msgspec struct, the ``[options]`` table of a recipe;
-- ``Method``: a subclass of `BaseMethod`.
-
-Nothing else has to be edited: the command line, the contract tests and the exporter
-find methods by listing the folder.
+`hsi_train.methods` finds and builds them.
 """
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 
-import msgspec
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hsi_runtime.errors import RecipeError
-from hsi_runtime.model_file import PROBABILITIES
-from hsi_train import methods
-from hsi_train.calibration import Probabilities
-
-if TYPE_CHECKING:
-    from hsi_train.patches import Windows
+from hsi_runtime.model.model_file import PROBABILITIES
+from hsi_train.layers import Probabilities
 
 IGNORED = -1  # class index of an output that has no say in the loss
 
@@ -46,6 +34,29 @@ class Batch(NamedTuple):
     def to(self, device: torch.device) -> "Batch":
         """Move both tensors."""
         return Batch(self.cube.to(device), self.classes.to(device))
+
+
+class Corner(NamedTuple):
+    """Where the outputs of a window start."""
+
+    scene: int
+    row: int
+    col: int
+
+
+class TrainingWindows(Protocol):
+    """What a method may ask of the training windows before the first step."""
+
+    def training_pixels(self) -> list[Corner]:
+        """List the training pixels, in order of scene, row and column."""
+
+    def unlabelled(
+        self, outputs: int, count: int, rng: np.random.Generator
+    ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        """Cut windows at random that show nothing of the test and validation pixels."""
+
+    def batch(self, places: list[Corner], outputs: int) -> Batch:
+        """Cut several windows into one batch."""
 
 
 class Problem(NamedTuple):
@@ -188,7 +199,7 @@ class BaseMethod(nn.Module):
         """
         return self.defaults
 
-    def prepare(self, windows: "Windows") -> None:
+    def prepare(self, windows: TrainingWindows) -> None:
         """Look at the training windows once, before the first step of a new run."""
 
     def inference_graph(self) -> nn.Module:
@@ -229,52 +240,3 @@ class InferenceGraph(nn.Module):
         Height and width shrink by twice the halo.
         """
         return (self.probabilities(self.network(cube)),)
-
-
-def method_class(name: str) -> type[BaseMethod]:
-    """Return the class of a method, to ask what it needs before it can be built.
-
-    Raises:
-        RecipeError: There is no such method.
-    """
-    found: type[BaseMethod] = _module(name).Method
-    return found
-
-
-def check_options(name: str, options: dict[str, Any]) -> msgspec.Struct:
-    """Parse the options of a method.
-
-    Raises:
-        RecipeError: The method or one of its options does not exist.
-    """
-    module = _module(name)
-    try:
-        parsed: msgspec.Struct = msgspec.convert(options, module.Options)
-    except msgspec.ValidationError as error:
-        raise RecipeError(f"[options] of {name}: {error}") from error
-    return parsed
-
-
-def all_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return the options with every default filled in."""
-    filled: dict[str, Any] = msgspec.to_builtins(check_options(name, options))
-    return filled
-
-
-def build(name: str, problem: Problem, options: dict[str, Any]) -> BaseMethod:
-    """Build an untrained method.
-
-    Raises:
-        RecipeError: The method or one of its options does not exist.
-    """
-    parsed = check_options(name, options)
-    method: BaseMethod = _module(name).Method(problem, parsed)
-    return method
-
-
-def _module(name: str) -> Any:
-    if name not in methods.names():
-        raise RecipeError(
-            f"There is no method {name!r}; there are {', '.join(methods.names())}."
-        )
-    return importlib.import_module(f"hsi_train.methods.{name}")

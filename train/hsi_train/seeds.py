@@ -13,10 +13,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from hsi_runtime import files
 from hsi_runtime.errors import OutputError
-from hsi_train import run_folder, training, whole_file
-from hsi_train.fit import Epoch
+from hsi_train import training
+from hsi_train.fitting.trainer import Epoch
 from hsi_train.recipe import Recipe
+from hsi_train.run_folder import folder as run_folder
 
 SUMMARY, REPORT = "seeds.json", "report.html"
 FIGURES = ("overall_accuracy", "average_accuracy", "kappa")
@@ -68,9 +70,9 @@ def train_seeds(
         results.append(found)
     found = summary(seeds, results)
     text = json.dumps(found, indent=1) + "\n"
-    whole_file.write_text(run / SUMMARY, text)
+    files.write_text(run / SUMMARY, text)
 
-    from hsi_train.report_seeds import write_report
+    from hsi_train.report.seeds import write_report
 
     write_report(run / REPORT, found, wanted.method)
     return found

@@ -14,24 +14,25 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hsi_runtime.bands import match_bands
 from hsi_runtime.errors import SceneError
-from hsi_runtime.model_file import Bands, Values
-from hsi_runtime.scene import valid_pixels
-from hsi_runtime.units import conversion
-from hsi_train import labels as label_files
-from hsi_train import metrics, recipe
-from hsi_train.classes import ClassInfo, ClassTable
-from hsi_train.labelled_scene import (
+from hsi_runtime.matching.bands import match_bands
+from hsi_runtime.matching.units import conversion
+from hsi_runtime.model.model_file import Bands, Values
+from hsi_runtime.scenes.scene import valid_pixels
+from hsi_train import recipe
+from hsi_train.data import labels as label_files
+from hsi_train.data.classes import ClassInfo, ClassTable
+from hsi_train.data.labelled_scene import (
     UNLABELLED,
     LabelledScene,
     expand_scenes,
     labelled_part,
     open_any,
 )
-from hsi_train.predict import evaluate
+from hsi_train.fitting.predict import evaluate
+from hsi_train.measuring import metrics
 from hsi_train.recipe import Data
-from hsi_train.split import Role
+from hsi_train.splitting.split import Role
 
 
 @dataclass(frozen=True)
@@ -234,33 +235,6 @@ def read(
         valid,
         np.where(valid, part, UNLABELLED).astype(np.int16),
     )
-
-
-def comparison(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Set the source's test pixels against the target: head and rows of a table."""
-
-    def percent(share: float | None) -> str:
-        return "-" if share is None else f"{100 * share:.2f} %"
-
-    target = result["target"]
-    rows = [
-        [name, *(percent(side[key]) for side in (result, target))]
-        for name, key in (
-            ("Overall accuracy", "overall_accuracy"),
-            ("Average accuracy", "average_accuracy"),
-        )
-    ]
-    rows.append(["Kappa", f"{result['kappa']:.3f}", f"{target['kappa']:.3f}"])
-    pairs = zip(result["per_class"], target["per_class"], strict=True)
-    for ours, theirs in pairs:
-        shares = (percent(ours["recall"]), percent(theirs["recall"]))
-        rows.append([f"Recall of {ours['name']}", *shares])
-    tested = sum(c["support"] for c in result["per_class"])
-    rows.append(["Pixels", f"{tested:,}", f"{target['counts']['compared']:,}"])
-    rows.append(
-        ["Share of the largest class", "", percent(target["largest_class_share"])]
-    )
-    return ["", "source (test pixels)", "target"], rows
 
 
 def _match(info: Any, bands: Bands) -> Any:

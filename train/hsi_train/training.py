@@ -1,48 +1,40 @@
 """The whole way from a recipe to a run folder, on one screen."""
 
-import hashlib
 import importlib.metadata
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
+from hsi_runtime import files as whole_file
 from hsi_runtime.errors import RecipeError
-from hsi_runtime.model_file import Bands, ClassEntry, Provenance, Values
-from hsi_train import (
-    area_estimate,
-    calibration,
-    checkpoint,
-    encoder_file,
-    labelled_scene,
-    matlab,
-    metrics,
-    patches,
-    predict,
-    pretrain,
-    recipe,
-    run_folder,
-    spatial_split,
-    split,
-    target,
-    whole_file,
-)
-from hsi_train import method as methods
-from hsi_train.device import memory_explained, torch_device
-from hsi_train.fit import Epoch, Trainer, choose_settings
-from hsi_train.labelled_scene import LabelledData
+from hsi_train import methods, recipe, target
+from hsi_train.data import labelled_scene
+from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.fitting import encoder_file, predict, pretrain
+from hsi_train.fitting.device import memory_explained, torch_device
+from hsi_train.fitting.scalars import scalars
+from hsi_train.fitting.statistics import describe_problem, training_statistics
+from hsi_train.fitting.trainer import Epoch, Trainer, choose_settings
+from hsi_train.fitting.windows import Windows
 from hsi_train.layers import parameter_count
-from hsi_train.patches import Statistics
+from hsi_train.measuring import area_estimate, calibration, metrics
+from hsi_train.method import BaseMethod
 from hsi_train.recipe import Fit, Recipe
-from hsi_train.scalars import scalars
-from hsi_train.split import Role, Roles
+from hsi_train.run_folder import checkpoint, folder
+from hsi_train.run_folder.description import (
+    bands_of,
+    describe,
+    sample_window,
+    values_of,
+)
+from hsi_train.splitting import blocks, split
+from hsi_train.splitting.split import Role, Roles
 
 log = logging.getLogger(__name__)
 
@@ -75,9 +67,9 @@ def train(
         HsiError: Any of its kinds; nothing is left in ``run`` by an unusable input.
     """
     started = time.monotonic()
-    run_folder.check_folder(run, resume, overwrite)
+    folder.check_folder(run, resume, overwrite)
     if overwrite:
-        run_folder.check_inputs(run, wanted)
+        folder.check_inputs(run, wanted)
     where = torch_device(device)
     kind = methods.method_class(wanted.method)
     methods.check_options(wanted.method, wanted.options)
@@ -95,8 +87,8 @@ def train(
         *calibration.warnings(int(counts[:, Role.VALIDATION].sum())),
     ]
     warned(cautions)
-    statistics = patches.statistics(data.scenes, splits)
-    windows = patches.Windows(data.scenes, splits, kind.halo_of(), statistics.mean)
+    statistics = training_statistics(data.scenes, splits)
+    windows = Windows(data.scenes, splits, kind.halo_of(), statistics.mean)
     bands, values = bands_of(data), values_of(wanted, data, statistics)
     aimed = None
     if wanted.target is not None:
@@ -104,7 +96,7 @@ def train(
         warned(aimed.warnings)
 
     torch.manual_seed(wanted.seed)
-    problem = patches.problem(data.scenes, splits, len(data.classes))
+    problem = describe_problem(data.scenes, splits, len(data.classes))
     method = methods.build(wanted.method, problem, wanted.options)
     if isinstance(method, pretrain.Pretrainable):
         method.pretrained = wanted.pretrain is not None
@@ -121,11 +113,11 @@ def train(
     trainer = Trainer(
         method, data, splits, windows, statistics, settings, wanted.seed, where
     )
-    begun = resume and (run / run_folder.STATE).is_file()
+    begun = resume and (run / folder.STATE).is_file()
     learner = None if begun else open_pretraining(wanted, method, where)
-    run_folder.prepare_folder(run, resolved, resume, overwrite)
+    folder.prepare_folder(run, resolved, resume, overwrite)
     if begun:
-        trainer.load(run / run_folder.STATE)
+        trainer.load(run / folder.STATE)
     else:
         if learner is not None:
             learner.run(run, resume, after_step)
@@ -133,18 +125,18 @@ def train(
             torch.manual_seed(wanted.seed)
         method.prepare(windows)
         # So that an interruption in the first epoch can be resumed.
-        trainer.save(run / run_folder.STATE)
-        (run / run_folder.PRETRAIN_STATE).unlink(missing_ok=True)
+        trainer.save(run / folder.STATE)
+        (run / encoder_file.PRETRAIN_STATE).unlink(missing_ok=True)
 
     finished = len(trainer.progress.history)
     # A resumed run took what its finished epochs took, too.
     started -= sum(epoch.seconds for epoch in trainer.progress.history)
-    run_folder.write_history(run / "history.csv", trainer.progress.history)
-    with scalars(run / run_folder.TENSORBOARD, finished) as write_scalars:
+    folder.write_history(run / "history.csv", trainer.progress.history)
+    with scalars(run / folder.TENSORBOARD, finished) as write_scalars:
 
         def epoch_done(epoch: Epoch) -> None:
-            trainer.save(run / run_folder.STATE)
-            run_folder.write_history(run / "history.csv", trainer.progress.history)
+            trainer.save(run / folder.STATE)
+            folder.write_history(run / "history.csv", trainer.progress.history)
             write_scalars(epoch)
             after_epoch(epoch)
 
@@ -183,26 +175,26 @@ def train(
         "warnings": cautions,
     }
     if wanted.pretrain is not None:
-        _, origin = encoder_file.read_encoder(run / run_folder.ENCODER)
+        _, origin = encoder_file.read_encoder(run / encoder_file.ENCODER)
         cautions += warned(pretrain.warnings(origin, data))
         result["pretraining"] = msgspec.to_builtins(origin)
     described = describe(resolved, data, counts, bands, values, result)
     sample = sample_window(data, splits, method.halo, statistics.mean)
     checkpoint.save(run, method, described, sample)
-    run_folder.write_splits(run, data, splits)
-    run_folder.write_confusion(run / "confusion.csv", matrix, data)
+    folder.write_splits(run, data, splits)
+    folder.write_confusion(run / "confusion.csv", matrix, data)
     if aimed is not None:
         result["target"] = target.measure(aimed, method.network, method.halo, where)
     result["seconds"] = time.monotonic() - started
-    whole_file.write_text(run / run_folder.METRICS, json.dumps(result, indent=1) + "\n")
+    whole_file.write_text(run / folder.METRICS, json.dumps(result, indent=1) + "\n")
 
-    from hsi_train.report import write_report
+    from hsi_train.report.page import write_report
 
     write_report(
         run / "report.html", method, data, splits, statistics, trainer.progress,
         result, described, where, aimed,
     )  # fmt: skip
-    (run / run_folder.STATE).unlink(missing_ok=True)
+    (run / folder.STATE).unlink(missing_ok=True)
     return result
 
 
@@ -214,7 +206,7 @@ def warned(sentences: list[str]) -> list[str]:
 
 
 def open_pretraining(
-    wanted: Recipe, method: methods.BaseMethod, device: torch.device
+    wanted: Recipe, method: BaseMethod, device: torch.device
 ) -> pretrain.Pretrainer | pretrain.Reuse | None:
     """Read what the encoder comes from, or return None where it starts at random."""
     if wanted.pretrain is None or not isinstance(method, pretrain.Pretrainable):
@@ -259,113 +251,4 @@ def divide(wanted: Recipe, data: LabelledData, receptive_field: int) -> list[Rol
         return split.per_class(data, settings.samples_per_class, wanted.seed)
     if settings.train_fraction is not None:
         return split.fraction(data, settings.train_fraction, wanted.seed)
-    return spatial_split.spatial(data, receptive_field, wanted.seed)
-
-
-def bands_of(data: LabelledData) -> Bands:
-    """Say which bands of which sensor the model will use."""
-    info, used = data.reference, data.bands
-    return Bands(
-        source_count=info.bands,
-        used=used.tolist(),
-        wavelengths_nm=_chosen(info.wavelengths_nm, used),
-        fwhm_nm=_chosen(info.fwhm_nm, used),
-    )
-
-
-def values_of(wanted: Recipe, data: LabelledData, statistics: Statistics) -> Values:
-    """Say what values the model will expect."""
-    info, used = data.reference, data.bands
-    return Values(
-        quantity=wanted.data.quantity,
-        dtype=info.dtype.name,
-        scale=_chosen(info.scale, used),
-        offset=_chosen(info.offset, used),
-        fill=statistics.mean.tolist(),
-    )
-
-
-def _chosen(
-    values: NDArray[np.float64] | None, used: NDArray[np.intp]
-) -> list[float] | None:
-    return None if values is None else values[used].tolist()
-
-
-def describe(
-    resolved: Recipe,
-    data: LabelledData,
-    counts: NDArray[np.int64],
-    bands: Bands,
-    values: Values,
-    result: dict[str, Any],
-) -> checkpoint.Description:
-    """Collect what an exported model must say about itself."""
-    sources = [*resolved.data.scenes, *resolved.data.labels, *resolved.split.files]
-    if resolved.pretrain is not None:
-        given = [recipe.expanded(p) for p in resolved.pretrain.scenes]
-        sources += labelled_scene.expand_scenes(given)
-        sources += filter(None, [resolved.pretrain.init])
-    return checkpoint.Description(
-        method=resolved.method,
-        options=resolved.options,
-        classes=[
-            ClassEntry(code=c.code, name=c.name, color=c.color) for c in data.classes
-        ],
-        bands=bands,
-        values=values,
-        resolution_m=data.reference.resolution_m,
-        reject_below=(result["calibration"] or {}).get("reject"),
-        provenance=Provenance(
-            version=result["version"],
-            seed=resolved.seed,
-            recipe=recipe.dump(resolved),
-            data_sha256=checksums(sources, data),
-            counts={k: result["counts"][k] for k in ("train", "validation", "test")},
-            overall_accuracy=result["overall_accuracy"],
-            average_accuracy=result["average_accuracy"],
-            kappa=result["kappa"],
-        ),
-    )
-
-
-def checksums(sources: Sequence[str], data: LabelledData) -> dict[str, str]:
-    """Hash every file that was read, by its name, or path where names are the same."""
-    paths = {Path(matlab.split_name(recipe.expanded(s))[0]) for s in sources}
-    paths |= {s.info.path for s in data.scenes}
-    out = {}
-    files = sorted(p for p in paths if p.is_file())
-    names = [p.name for p in files]
-    for path in files:
-        name = path.name if names.count(path.name) == 1 else str(path)
-        with path.open("rb") as file:
-            out[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return out
-
-
-def sample_window(
-    data: LabelledData, splits: list[Roles], halo: int, fill: NDArray[np.float64]
-) -> NDArray[Any]:
-    """Cut a real window round the first training pixels, as large as the scene gives.
-
-    Missing values are filled, so that the window needs no mask; ``fill`` has the shape
-    ``(band,)``.
-    """
-    number = next(i for i, r in enumerate(splits) if (r == Role.TRAIN).any())
-    scene, roles = data.scenes[number], splits[number]
-    side = checkpoint.SAMPLE_OUTPUTS + 2 * halo
-    row, col = (int(v) for v in np.argwhere(roles == Role.TRAIN)[0])
-    rows, cols = scene.valid.shape
-    # A scene smaller than the receptive field is continued by mirroring.
-    height, width = (max(min(side, n), 2 * halo + 1) for n in (rows, cols))
-    top = min(max(row - halo, 0), max(rows - height, 0))
-    left = min(max(col - halo, 0), max(cols - width, 0))
-    cube = patches.cut_cube(
-        scene,
-        scene.valid,
-        fill.astype(np.float32)[:, None, None],
-        (top, top + height),
-        (left, left + width),
-    )
-    if scene.cube.dtype.kind in "iu":
-        return np.rint(cube).astype(scene.cube.dtype)
-    return cube
+    return blocks.spatial(data, receptive_field, wanted.seed)

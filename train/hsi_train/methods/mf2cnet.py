@@ -25,8 +25,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hsi_train.calibration import Probabilities
-from hsi_train.layers import Standardise, crop_to, norm_affine
+from hsi_train.layers import Probabilities, Standardise, crop_to, norm_affine
 from hsi_train.method import BaseMethod, Problem
 
 GROUPS = 4

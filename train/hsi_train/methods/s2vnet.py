@@ -40,9 +40,9 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hsi_runtime.model_file import ABUNDANCES, PROBABILITIES
-from hsi_train.calibration import Probabilities
+from hsi_runtime.model.model_file import ABUNDANCES, PROBABILITIES
 from hsi_train.layers import (
+    Probabilities,
     Standardise,
     class_softmax,
     crop_to,

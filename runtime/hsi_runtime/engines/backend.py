@@ -1,0 +1,43 @@
+"""The small interface that every engine has, and the devices they run on."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_runtime.model.model_file import PROBABILITIES
+
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
+CPU_DEVICES = ("cpu", "openvino")
+GPU_DEVICES = ("tensorrt", "cuda")  # the faster one first
+WINDOWS_ON_GPU = 2  # at once
+
+
+class Backend(Protocol):
+    """An engine that holds one model.
+
+    Attributes:
+        device: One of `DEVICES`.
+        precision: The model's, unless the engine computes in another.
+        windows: How many threads may ask at once. On a CPU each window has cores of its
+            own; on a GPU one is copied while the other is computed.
+    """
+
+    device: str
+    precision: str
+    windows: int
+
+    def predict(
+        self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+    ) -> dict[str, NDArray[np.float32]]:
+        """Classify windows.
+
+        Args:
+            cube: Stored units of the training scene, shape
+                ``(batch, band, row, col)``, without missing values.
+            outputs: Names of what is wanted, from the model's document.
+
+        Returns:
+            Each by name, shape ``(batch, class, row - 2 halo, col - 2 halo)``.
+        """

@@ -1,0 +1,140 @@
+"""Starts the engine of a device, and classifies windows that may not fit it whole."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_runtime.engines.backend import CPU_DEVICES, DEVICES, GPU_DEVICES, Backend
+from hsi_runtime.errors import EngineError, HsiError, ResourceError
+from hsi_runtime.machine import usable_cores
+from hsi_runtime.model import graph_check
+from hsi_runtime.model.model_file import PROBABILITIES, ModelDocument, ModelFile
+from hsi_runtime.walk import memory
+from hsi_runtime.walk.windows import DEFAULT_TILE
+
+log = logging.getLogger(__name__)
+
+
+def open_backend(
+    model: ModelFile,
+    device: str = "auto",
+    threads: int | None = None,
+    tile: int | None = None,
+    max_memory_bytes: int | None = None,
+) -> Backend:
+    """Start the engine of a device.
+
+    Args:
+        model: A verified model file.
+        device: One of `DEVICES`; ``auto`` takes the best that is present, and says so.
+        threads: Threads of an engine on the CPU; all usable cores where None. They are
+            divided among the windows that are computed at once.
+        tile: Side of the largest square that will be classified at once, px; None for
+            the default.
+        max_memory_bytes: Limit of the whole process, or None.
+
+    Raises:
+        EngineError: The device is not known, or its engine is not there.
+        ModelFileError: The engine refuses the model.
+        ResourceError: Memory or disk ran out.
+        VerificationError: An engine built now does not answer like training.
+    """
+    if device not in DEVICES:
+        raise EngineError(
+            f"There is no device {device!r}; choose from {', '.join(DEVICES)}."
+        )
+    graph_check.check(model)
+    if device in GPU_DEVICES:
+        return _start_gpu(model, device, tile)
+    if device in CPU_DEVICES:
+        return _start_cpu(model, device, threads, tile, max_memory_bytes)
+    backend = _best_gpu(model, tile)
+    if backend is None:
+        backend = _start_cpu(model, "cpu", threads, tile, max_memory_bytes)
+    log.info(f"Engine: {backend.device}, the best that is present.")
+    return backend
+
+
+def _start_gpu(model: ModelFile, device: str, tile: int | None) -> Backend:
+    """Import and start one engine; the others stay on disk."""
+    if device == "tensorrt":
+        from hsi_runtime.engines.tensorrt_gpu import TensorrtGpu
+
+        # Smaller windows fit an engine for the default, too.
+        return TensorrtGpu(model, max(tile or 0, DEFAULT_TILE))
+    from hsi_runtime.engines.onnxruntime_cuda import OnnxruntimeCuda
+
+    return OnnxruntimeCuda(model)
+
+
+def _start_cpu(
+    model: ModelFile,
+    device: str,
+    threads: int | None,
+    tile: int | None,
+    max_memory_bytes: int | None,
+) -> Backend:
+    """Likewise; the threads are shared out evenly, and none is left over."""
+    threads = threads or usable_cores()
+    windows = memory.windows_at_once(model.document, tile, max_memory_bytes, threads)
+    if device == "openvino":
+        from hsi_runtime.engines import openvino_cpu
+
+        return openvino_cpu.start(model, threads, windows)
+    from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
+
+    return OnnxruntimeCpu(model, -(-threads // windows), windows)
+
+
+def _best_gpu(model: ModelFile, tile: int | None) -> Backend | None:
+    """Start the fastest engine that is installed and works; say why one does not."""
+    from hsi_runtime.engines import onnxruntime_cuda, tensorrt_gpu
+
+    installed = {
+        "tensorrt": tensorrt_gpu.is_installed,
+        "cuda": onnxruntime_cuda.is_installed,
+    }
+    for device in GPU_DEVICES:
+        if not installed[device]():
+            continue
+        try:
+            return _start_gpu(model, device, tile)
+        except HsiError as error:
+            log.warning(f"The engine {device} is installed, but: {error}")
+    return None
+
+
+def best_tile(document: ModelDocument, device: str) -> int:
+    """Choose the side of the squares that a device classifies fastest, px."""
+    if device in GPU_DEVICES:
+        return DEFAULT_TILE
+    return memory.tile_on_cpu(document.macs_per_pixel, document.working_bytes)
+
+
+def predict_in_parts(
+    backend: Backend,
+    cube: NDArray[np.float32],
+    halo: int,
+    outputs: Sequence[str] = (PROBABILITIES,),
+) -> dict[str, NDArray[np.float32]]:
+    """Classify a window; where memory runs out, its halves, down to single pixels.
+
+    Dense networks give the same answer for any window, so only time is lost.
+    """
+    try:
+        return backend.predict(cube, outputs)
+    except ResourceError:
+        axis = 2 if cube.shape[2] >= cube.shape[3] else 3
+        pixels = cube.shape[axis] - 2 * halo
+        if pixels < 2:
+            raise
+    half = pixels // 2
+    first = np.take(cube, range(half + 2 * halo), axis=axis)
+    last = np.take(cube, range(half, cube.shape[axis]), axis=axis)
+    parts = [predict_in_parts(backend, part, halo, outputs) for part in (first, last)]
+    return {
+        name: np.concatenate([part[name] for part in parts], axis=axis)
+        for name in outputs
+    }

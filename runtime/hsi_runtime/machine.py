@@ -1,0 +1,99 @@
+"""What this machine has, and what a container may use of it.
+
+Linux' control groups, version 1 or 2, lie within each other and all of their limits
+hold, so the smallest counts. A file that is missing, cannot be read, or says ``max`` is
+no limit.
+"""
+
+import os
+import re
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+def usable_cores() -> int:
+    """Count the cores that this process may use; a container's limit counts."""
+    cores = len(os.sched_getaffinity(0))
+    return min(cores, container_cpus() or cores)
+
+
+def machine_bytes() -> int:
+    """Memory of this machine, or what a container may have of it."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(machine, container_memory_bytes() or machine)
+
+
+def peak_bytes() -> int:
+    """Largest memory this process ever held.
+
+    Linux counts the memory of the program that started this one into ``getrusage``, so
+    its own high-water mark is read where there is one.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+        if found is not None:
+            return int(found[1]) * 1024
+    except OSError:
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def container_cpus() -> int | None:
+    """Count the processors that this process may keep busy; None without a limit.
+
+    A part of a processor counts as a whole one.
+    """
+    found = []
+    for folder in _folders("cpu"):
+        first = _numbers(folder / "cpu.cfs_quota_us")
+        second = _numbers(folder / "cpu.cfs_period_us")
+        for quota in (_numbers(folder / "cpu.max"), first + second):
+            if len(quota) == 2 and min(quota) > 0:  # time allowed in each period
+                found.append(-(-quota[0] // quota[1]))
+    return min(found, default=None)
+
+
+def container_memory_bytes() -> int | None:
+    """Memory that this process may hold; None without a limit.
+
+    Version 1 says that there is none by a number beyond any machine.
+    """
+    names = "memory.max", "memory.limit_in_bytes"
+    files = [folder / name for folder in _folders("memory") for name in names]
+    return min((n for f in files for n in _numbers(f) if n > 0), default=None)
+
+
+def _folders(controller: str) -> Iterator[Path]:
+    """Name the folders of this process's groups, the innermost first.
+
+    In a container the path may be that from outside; then only the root exists, and it
+    is the container's own group.
+    """
+    try:
+        lines = OWN_CGROUP.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return
+    for line in lines:
+        controllers, _, path = line.partition(":")[2].partition(":")
+        if controllers and controller not in controllers.split(","):
+            continue
+        # Version 2 has one tree for all, version 1 one for each controller.
+        top = CGROUPS / controller if controllers else CGROUPS
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for depth in range(len(parts), -1, -1):
+            yield top.joinpath(*parts[:depth])
+
+
+def _numbers(path: Path) -> list[int]:
+    """Read whole numbers; none where there is no such file, or it says ``max``."""
+    try:
+        return [int(word) for word in path.read_text(encoding="ascii").split()]
+    except (OSError, ValueError):
+        return []

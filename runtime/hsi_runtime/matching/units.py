@@ -1,0 +1,109 @@
+"""Brings a scene's stored values to the units a model was trained on."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_runtime.errors import BandMismatchError
+from hsi_runtime.matching.bands import BandMatch
+from hsi_runtime.model.model_file import Values
+from hsi_runtime.scenes.scene import SceneInfo
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """From a scene's stored values to a model's, band by band.
+
+    First ``value * gain + offset``, then resampling, then division by the model's
+    scale; a step that changes nothing is None.
+
+    Attributes:
+        gain: Shape ``(band, 1, 1)``.
+        offset: Shape ``(band, 1, 1)``.
+        resampling: Weights, shape ``(model band, band)``.
+        model_scale: Shape ``(model band, 1, 1)``.
+        model_offset: Shape ``(model band, 1, 1)``.
+        warnings: Sentences the user should read.
+    """
+
+    gain: NDArray[np.float32] | None = None
+    offset: NDArray[np.float32] | None = None
+    resampling: NDArray[np.float32] | None = None
+    model_scale: NDArray[np.float32] | None = None
+    model_offset: NDArray[np.float32] | None = None
+    warnings: tuple[str, ...] = ()
+
+    def apply(self, cube: NDArray[Any]) -> NDArray[np.float32]:
+        """Convert a cube ``(band, row, col)`` to float32 in the model's bands."""
+        # Engines want bands first, whatever the file's order.
+        values = cube.astype(np.float32, order="C")
+        if self.gain is not None and self.offset is not None:
+            values *= self.gain
+            values += self.offset
+        if self.resampling is not None:
+            # Missing values have no weight in a pixel that counts: see valid_pixels.
+            values = np.nan_to_num(values, copy=False, posinf=0, neginf=0)
+            values = np.tensordot(self.resampling, values, axes=1)
+        if self.model_scale is not None and self.model_offset is not None:
+            values -= self.model_offset
+            values /= self.model_scale
+        return values
+
+
+def conversion(info: SceneInfo, match: BandMatch, values: Values) -> Conversion:
+    """Compare the scale and offset of a scene with those of a model.
+
+    Both declared: convert. One declared, same kind of numbers (whole or decimal): taken
+    as they are, with a warning. Otherwise, different kinds: refused, because values
+    would be off by an unknown scale.
+
+    Raises:
+        BandMismatchError: The units cannot be brought together.
+    """
+    kinds = {np.dtype(values.dtype).kind == "f", info.dtype.kind == "f"}
+    said = (
+        f"{info.path.name} stores {info.dtype} "
+        f"({_declared(info.scale is not None)}), the model was trained on "
+        f"{values.dtype} ({_declared(values.scale is not None)})"
+    )
+    if info.scale is None or values.scale is None:
+        if len(kinds) == 2:
+            raise BandMismatchError(
+                f"{said}: the values may differ by a scale factor. Declare scale and "
+                "offset in both files, or convert the scene."
+            )
+        neither = info.scale is None and values.scale is None
+        return Conversion(
+            resampling=match.resampling,
+            warnings=() if neither else (f"{said}: values are taken as they are.",),
+        )
+    assert info.offset is not None
+    assert values.offset is not None
+    scale, offset = info.scale[match.indices], info.offset[match.indices]
+    model_scale, model_offset = np.array(values.scale), np.array(values.offset)
+    if match.resampling is not None:
+        return Conversion(
+            gain=_column(scale),
+            offset=_column(offset),
+            resampling=match.resampling,
+            model_scale=_column(model_scale),
+            model_offset=_column(model_offset),
+        )
+    if np.allclose(scale, model_scale, rtol=1e-6, atol=0) and np.allclose(
+        offset, model_offset, rtol=1e-6, atol=1e-9
+    ):
+        return Conversion()
+    return Conversion(
+        gain=_column(scale / model_scale),
+        offset=_column((offset - model_offset) / model_scale),
+    )
+
+
+def _column(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    return values.astype(np.float32)[:, None, None]
+
+
+def _declared(known: bool) -> str:
+    return "scale declared" if known else "no scale declared"

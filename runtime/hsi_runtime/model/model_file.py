@@ -1,0 +1,351 @@
+"""The contract: a ``.onnx`` file whose metadata says all the runtime must know.
+
+The document is JSON under the metadata key ``hsi``. Every field is required and an
+unknown one is an error, so nothing is ever guessed. The file is read once as bytes,
+its checksum is verified, and the engine is created from those same bytes.
+"""
+
+import base64
+import hashlib
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from hsi_runtime.errors import ModelFileError
+from hsi_runtime.model.protobuf import fields, messages, text
+from hsi_runtime.scenes.scene import DTYPES
+
+METADATA_KEY = "hsi"
+# Beside the document: a proof that an export may or may not have been able to give.
+BFLOAT16_KEY, PASSED = "hsi_bfloat16", "passed"
+SCHEMA_VERSION = 1
+INPUT_NAME = "cube"
+PROBABILITIES = "probabilities"
+ABUNDANCES = "abundances"
+MAX_BYTES = 2 * 1024**3  # the format's own limit for one file
+UNSIGNED = "0" * 64  # stands for the checksum while the checksum is computed
+
+Positive = Annotated[int, Meta(ge=1)]
+Precision = Literal["fp32", "fp16"]
+Color = Annotated[str, Meta(pattern="^#[0-9a-f]{6}$")]
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A piece of the document: no default, no unknown field."""
+
+
+class ClassEntry(_Part, frozen=True):
+    """One class.
+
+    Attributes:
+        code: Its value in labels and class maps.
+        name: What it is called.
+        color: ``#rrggbb``.
+    """
+
+    code: Annotated[int, Meta(ge=1, le=65534)]
+    name: str
+    color: Color
+
+
+class Bands(_Part, frozen=True):
+    """Bands of the training scene, and which of them the network wants.
+
+    Attributes:
+        source_count: Bands of the scene.
+        used: 0-based indices of the network's bands in the scene, in its order.
+        wavelengths_nm: Their centres, or null where the scene had none.
+        fwhm_nm: Their widths, or null.
+    """
+
+    source_count: Positive
+    used: list[int]
+    wavelengths_nm: list[float] | None
+    fwhm_nm: list[float] | None
+
+
+class Values(_Part, frozen=True):
+    """What the numbers of a cube mean; lists run over the used bands.
+
+    Attributes:
+        quantity: Such as ``reflectance``, ``radiance`` or ``unknown``.
+        dtype: Type of the stored values of the training scene.
+        scale: Quantity = stored * scale + offset; null where not declared.
+        offset: See ``scale``.
+        fill: Stored value that stands for a missing one.
+    """
+
+    quantity: str
+    dtype: str
+    scale: list[float] | None
+    offset: list[float] | None
+    fill: list[float]
+
+
+class Provenance(_Part, frozen=True):
+    """Where the weights come from.
+
+    Attributes:
+        version: Of hsi-edge.
+        seed: Of the training run.
+        recipe: The resolved recipe, TOML.
+        data_sha256: Checksum of each scene and label file, by file name.
+        counts: Pixels by role: train, validation, test.
+        overall_accuracy: On the held-out test pixels.
+        average_accuracy: On the held-out test pixels.
+        kappa: On the held-out test pixels.
+    """
+
+    version: str
+    seed: int
+    recipe: str
+    data_sha256: dict[str, str]
+    counts: dict[str, int]
+    overall_accuracy: float
+    average_accuracy: float
+    kappa: float
+
+
+class Array(_Part, frozen=True):
+    """A small array.
+
+    Attributes:
+        dtype: Of its values, little-endian, in numpy's notation.
+        shape: Length of each axis; the last one changes fastest.
+        data: The bytes, deflated (zlib), as base64.
+    """
+
+    dtype: Literal["<f4", "<i2", "<u2", "<i4", "<u4", "|u1", "|i1", "<f8"]
+    shape: list[Positive]
+    data: str
+
+    @staticmethod
+    def pack(values: NDArray[Any]) -> "Array":
+        """Encode an array."""
+        little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+        data = base64.b64encode(zlib.compress(little.tobytes(), 9)).decode()
+        return msgspec.convert(
+            {"dtype": little.dtype.str, "shape": list(values.shape), "data": data},
+            Array,
+        )
+
+    def unpack(self) -> NDArray[Any]:
+        """Decode the array.
+
+        Raises:
+            ModelFileError: The bytes are not an array of that shape.
+        """
+        dtype = np.dtype(self.dtype)
+        size = math.prod(self.shape) * dtype.itemsize
+        try:
+            # One byte more than promised tells a bomb from an array.
+            raw = zlib.decompressobj().decompress(base64.b64decode(self.data), size + 1)
+            return np.frombuffer(raw, dtype).reshape(self.shape)
+        except (ValueError, OverflowError, zlib.error) as error:
+            raise ModelFileError(f"The stored sample is damaged: {error}.") from error
+
+
+class SelfTest(_Part, frozen=True):
+    """A real window and what training computed for it.
+
+    Attributes:
+        cube: Stored units, shape ``(band, row, col)``.
+        probabilities: By torch in fp32, shape ``(class, row - 2 halo, col - 2 halo)``.
+        tolerance: Largest difference in probability a healthy engine shows.
+    """
+
+    cube: Array
+    probabilities: Array
+    tolerance: float
+
+
+class ModelDocument(_Part, frozen=True):
+    """All that a runtime must know of a model.
+
+    Attributes:
+        schema_version: Of this document.
+        method: Name of the method that was trained.
+        receptive_field: Side of the square that decides about its centre, px; odd.
+        classes: In the order of the graph's class axis.
+        bands: Which bands the network wants.
+        values: What the numbers of a cube mean.
+        reject_below: Confidence below which a pixel is better left unclassified, as
+            validation pixels suggest; null where they cannot tell. Applied only when
+            the user asks.
+        outputs: Names of the graph's outputs.
+        endmembers: Spectra that abundances refer to, shape ``(class, band)``, each with
+            a largest value of one; null where the model does not unmix.
+        precision: Of the weights in the graph.
+        parameters: Number of weights.
+        macs_per_pixel: Multiplications of the layers for each pixel of a window.
+        working_bytes: Memory that the graph holds at once for each pixel of a window.
+        provenance: Where the weights come from.
+        self_test: A sample with its answer, to try an engine on.
+        checksum: SHA-256 of the whole file with this field zeroed.
+    """
+
+    schema_version: Literal[1]
+    method: str
+    receptive_field: Positive
+    classes: list[ClassEntry]
+    bands: Bands
+    values: Values
+    reject_below: Annotated[float, Meta(ge=0, le=1)] | None
+    outputs: list[str]
+    endmembers: Array | None
+    precision: Precision
+    parameters: int
+    macs_per_pixel: Annotated[float, Meta(ge=0)]
+    working_bytes: Annotated[float, Meta(gt=0)]
+    provenance: Provenance
+    self_test: SelfTest
+    checksum: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+    @property
+    def halo(self) -> int:
+        """Context needed on each side of an output, in pixels."""
+        return (self.receptive_field - 1) // 2
+
+    @property
+    def unmixes(self) -> bool:
+        """Whether the model gives abundances, too."""
+        return ABUNDANCES in self.outputs
+
+    def __post_init__(self) -> None:
+        """Refuse a document that contradicts itself."""
+        count = len(self.bands.used)
+        lists = {
+            "bands.wavelengths_nm": self.bands.wavelengths_nm,
+            "bands.fwhm_nm": self.bands.fwhm_nm,
+            "values.scale": self.values.scale,
+            "values.offset": self.values.offset,
+            "values.fill": self.values.fill,
+        }
+        for name, values in lists.items():
+            if values is not None and len(values) != count:
+                raise ValueError(f"{name} has {len(values)} values for {count} bands")
+        if self.values.dtype not in DTYPES:
+            raise ValueError(f"values.dtype is {self.values.dtype!r}")
+        if (self.values.scale is None) != (self.values.offset is None):
+            raise ValueError("values.scale and values.offset must go together")
+        if not count or not all(
+            0 <= b < self.bands.source_count for b in self.bands.used
+        ):
+            raise ValueError("bands.used is empty or leaves the source's bands")
+        if self.receptive_field % 2 == 0:
+            raise ValueError("receptive_field is even")
+        if len({c.code for c in self.classes}) < max(len(self.classes), 2):
+            raise ValueError("classes are fewer than two or share a code")
+        if PROBABILITIES not in self.outputs:
+            raise ValueError(f"outputs lack {PROBABILITIES}")
+        spectra = None if self.endmembers is None else self.endmembers.shape
+        if spectra != ([len(self.classes), count] if self.unmixes else None):
+            raise ValueError(f"endmembers have shape {spectra}, outputs {self.outputs}")
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A verified model file.
+
+    Attributes:
+        path: Where it was read from.
+        document: What it says about itself.
+        onnx: All its bytes, for the engine.
+        sha256: Of those bytes.
+    """
+
+    path: Path
+    document: ModelDocument
+    onnx: bytes
+    sha256: str
+
+    @property
+    def proved_in_bfloat16(self) -> bool:
+        """Whether the export's comparison with torch passed in bfloat16, too."""
+        return metadata(self.onnx).get(BFLOAT16_KEY) == PASSED
+
+
+def read_model(path: Path) -> ModelFile:
+    """Read and verify a model file.
+
+    Raises:
+        ModelFileError: Missing, damaged, not ours, or of another schema version.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ModelFileError(f"{path} has {size} bytes; a model has at most 2 GiB.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
+    try:
+        text = metadata(data).get(METADATA_KEY)
+    except ValueError as error:
+        raise ModelFileError(f"{path} is not an ONNX file: {error}.") from error
+    if text is None:
+        raise ModelFileError(
+            f"{path} has no metadata {METADATA_KEY!r}: it was not written by "
+            "hsi-export, or its metadata was stripped."
+        )
+    document = _decode(path, text)
+    if signature(data, document.checksum) != document.checksum:
+        raise ModelFileError(
+            f"{path} is damaged: its checksum does not fit. Copy it again."
+        )
+    return ModelFile(path, document, data, hashlib.sha256(data).hexdigest())
+
+
+def _decode(path: Path, text: str) -> ModelDocument:
+    try:
+        version = msgspec.json.decode(text, type=dict[str, Any]).get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ModelFileError(
+                f"{path} has schema version {version}; this hsi-run reads version "
+                f"{SCHEMA_VERSION}. Export the run again, or install the hsi-edge "
+                "release that wrote it."
+            )
+        return msgspec.json.decode(text, type=ModelDocument)
+    except msgspec.DecodeError as error:
+        raise ModelFileError(f"{path}: metadata {METADATA_KEY!r}: {error}.") from error
+
+
+def signature(data: bytes, checksum: str) -> str:
+    """Hash a whole file with its own checksum blanked.
+
+    Graph and document are covered alike. The checksum must occur once.
+    """
+    if data.count(checksum.encode()) != 1:
+        return ""
+    blank = data.replace(checksum.encode(), UNSIGNED.encode())
+    return hashlib.sha256(blank).hexdigest()
+
+
+def sign(data: bytes) -> bytes:
+    """Put the checksum in the place of the blank one."""
+    if data.count(UNSIGNED.encode()) != 1:
+        raise ValueError("the blank checksum must occur exactly once")
+    digest = hashlib.sha256(data).hexdigest()
+    return data.replace(UNSIGNED.encode(), digest.encode())
+
+
+def metadata(data: bytes) -> dict[str, str]:
+    """Read the metadata of an ONNX file without the onnx package.
+
+    An ONNX file is a protocol-buffer message; field 14 of ``ModelProto`` repeats
+    messages of a key (field 1) and a value (field 2).
+
+    Raises:
+        ValueError: The bytes are no such message.
+    """
+    content = fields(data)
+    if len(messages(content, 7)) != 1:  # 7 is the graph
+        raise ValueError("it holds no graph")
+    entries = [fields(entry) for entry in messages(content, 14)]
+    return {text(entry, 1): text(entry, 2) for entry in entries}

@@ -1,0 +1,175 @@
+"""Says what is written for a scene: the rasters, their names, values and tags."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_runtime.model.model_file import ABUNDANCES, PROBABILITIES, ModelDocument
+
+UNCLASSIFIED = 0
+PROBABILITY_STEPS = 200  # probabilities are stored in steps of 1/200
+PROBABILITY_NODATA = 255
+ABUNDANCE_STEPS = 10_000  # the convention of reflectance products
+ABUNDANCE_NODATA = 65535
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One output raster.
+
+    Attributes:
+        name: ``classes``, ``confidence``, ``probabilities`` or ``abundances``.
+        source: Output of the model that it shows.
+        dtype: Of its values.
+        nodata: Value of pixels without data.
+        bands: Description of each band.
+        scale: Meaning of a step, or None.
+        names: Category by value, or None.
+        colors: ``#rrggbb`` by value, or None.
+        resampling: Of the overviews.
+    """
+
+    name: str
+    source: str
+    dtype: np.dtype[Any]
+    nodata: int
+    bands: list[str]
+    scale: float | None
+    names: dict[int, str] | None
+    colors: dict[int, str] | None
+    resampling: str
+
+
+def map_dtype(document: ModelDocument) -> np.dtype[Any]:
+    """Return the type of a class map: uint8 unless a code exceeds 254."""
+    top = max(c.code for c in document.classes)
+    return np.dtype(np.uint8 if top <= 254 else np.uint16)
+
+
+def layers(document: ModelDocument, wanted: Sequence[str]) -> list[Layer]:
+    """Describe the rasters that were asked for."""
+    dtype = map_dtype(document)
+    nodata = int(np.iinfo(dtype).max)
+    names = {UNCLASSIFIED: "unclassified", nodata: "nodata"}
+    colors = {UNCLASSIFIED: "#000000", nodata: "#ffffff"}
+    names |= {c.code: c.name for c in document.classes}
+    colors |= {c.code: c.color for c in document.classes}
+    each = [c.name for c in document.classes]
+    u1, u2 = np.dtype(np.uint8), np.dtype(np.uint16)
+    every = [
+        Layer(
+            "classes", PROBABILITIES, dtype, nodata, ["class"], None, names, colors,
+            "MODE",
+        ),
+        Layer(
+            "confidence", PROBABILITIES, u1, PROBABILITY_NODATA,
+            ["probability of the class"], 1 / PROBABILITY_STEPS, None, None, "AVERAGE",
+        ),
+        Layer(
+            "probabilities", PROBABILITIES, u1, PROBABILITY_NODATA, each,
+            1 / PROBABILITY_STEPS, None, None, "AVERAGE",
+        ),
+        Layer(
+            "abundances", ABUNDANCES, u2, ABUNDANCE_NODATA, each, 1 / ABUNDANCE_STEPS,
+            None, None, "AVERAGE",
+        ),
+    ]  # fmt: skip
+    return [layer for layer in every if layer.name in wanted]
+
+
+@dataclass
+class Counts:
+    """Pixels of a map, or of a piece of one.
+
+    Attributes:
+        of_class: By class index.
+        unclassified: Valid, but rejected.
+        nodata: Without data, or without a finite score.
+        broken: Those of ``nodata`` that had data but no finite score.
+    """
+
+    of_class: list[int]
+    unclassified: int = 0
+    nodata: int = 0
+    broken: int = 0
+
+    def add(self, other: "Counts") -> None:
+        """Add the pixels of another piece."""
+        pairs = zip(self.of_class, other.of_class, strict=True)
+        self.of_class = [a + b for a, b in pairs]
+        self.unclassified += other.unclassified
+        self.nodata += other.nodata
+        self.broken += other.broken
+
+
+class Canvas:
+    """The output values of one piece of the scene, in memory."""
+
+    def __init__(
+        self, wanted: Sequence[Layer], codes: Sequence[int], rows: int, cols: int
+    ) -> None:
+        """Start with nodata everywhere.
+
+        Args:
+            wanted: Rasters to fill.
+            codes: Label code of each class index.
+            rows: Height of the piece.
+            cols: Width of the piece.
+        """
+        self._layers = {layer.name: layer for layer in wanted}
+        self._codes = np.array(codes)
+        self._broken = 0
+        self.values = {
+            layer.name: np.full(
+                (len(layer.bands), rows, cols), layer.nodata, dtype=layer.dtype
+            )
+            for layer in wanted
+        }
+
+    def paint(
+        self,
+        row: int,
+        col: int,
+        found: dict[str, NDArray[np.float32]],
+        valid: NDArray[np.bool_],
+        reject_below: float,
+    ) -> None:
+        """Put a square of the model's outputs at its place.
+
+        Args:
+            row: First row within the piece.
+            col: First column within the piece.
+            found: Each output by name, shape ``(class, row, col)``.
+            valid: Pixels with data, shape ``(row, col)``.
+            reject_below: Pixels whose best probability is lower stay unclassified.
+        """
+        finite = np.all([np.isfinite(v).all(axis=0) for v in found.values()], axis=0)
+        self._broken += int((valid & ~finite).sum())
+        valid = valid & finite
+        shares = found[PROBABILITIES]
+        best = shares.max(axis=0)
+        place = np.s_[:, row : row + valid.shape[0], col : col + valid.shape[1]]
+        for name, layer in self._layers.items():
+            target = self.values[name][place]
+            if layer.scale is None:
+                codes = self._codes.astype(layer.dtype)[shares.argmax(axis=0)]
+                codes[best < reject_below] = UNCLASSIFIED
+                target[0][valid] = codes[valid]
+            else:
+                source = best[None] if name == "confidence" else found[layer.source]
+                steps = np.rint(source[:, valid] / layer.scale)
+                target[:, valid] = steps.astype(layer.dtype)
+
+    def counts(self) -> Counts:
+        """Count the pixels of the class map."""
+        layer = self._layers["classes"]
+        found = np.bincount(self.values["classes"].ravel(), minlength=layer.nodata + 1)
+        return Counts(
+            [int(found[code]) for code in self._codes],
+            int(found[UNCLASSIFIED]),
+            int(found[layer.nodata]),
+            self._broken,
+        )

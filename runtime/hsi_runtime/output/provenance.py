@@ -1,0 +1,73 @@
+"""The tags that say where a map comes from, and whether a map is already finished."""
+
+import importlib.metadata
+import os
+from pathlib import Path
+
+from rasterio.errors import RasterioError
+
+from hsi_runtime.model.model_file import (
+    ModelFile,
+)
+from hsi_runtime.scenes.geotiff import open_tiff
+from hsi_runtime.scenes.scene import SceneInfo
+
+
+def provenance(
+    model: ModelFile,
+    info: SceneInfo,
+    scene_sha256: str,
+    engine: tuple[str, str],
+    bands: str,
+    part: str,
+    reject_below: float,
+) -> dict[str, str]:
+    """Collect the tags that say where a map comes from; no clock, so bytes repeat.
+
+    Args:
+        model: That made the map.
+        info: Of the scene.
+        scene_sha256: What it holds, by `hsi_runtime.scenes.fingerprint.content_sha256`.
+        engine: Device and precision.
+        bands: How they were found.
+        part: Of the scene.
+        reject_below: Smallest accepted probability.
+    """
+    device, precision = engine
+    version = importlib.metadata.version("hsi-edge")
+    return {
+        "TIFFTAG_SOFTWARE": f"hsi-edge {version}",
+        "HSI_SCENE": info.path.name,
+        "HSI_SCENE_SHA256": scene_sha256,
+        "HSI_METHOD": model.document.method,
+        "HSI_MODEL_SHA256": model.sha256,
+        "HSI_PRECISION": precision,
+        "HSI_DEVICE": device,
+        "HSI_BANDS": bands,
+        "HSI_PART": part,
+        "HSI_REJECT": repr(reject_below),
+    }
+
+
+def is_finished(
+    output: Path, model: ModelFile, scene_sha256: str, part: str, reject_below: float
+) -> bool:
+    """Tell whether an output shows this part of this scene as this run would.
+
+    Args:
+        output: A raster, the class map or another.
+        model: That shall have made it.
+        scene_sha256: What the scene holds, by `fingerprint.content_sha256`.
+        part: Of the scene.
+        reject_below: Smallest accepted probability.
+    """
+    if not os.path.isfile(output):
+        return False
+    try:
+        with open_tiff(output) as raster:
+            tags = raster.tags()
+    except RasterioError:
+        return False
+    keys = "HSI_MODEL_SHA256", "HSI_SCENE_SHA256", "HSI_PART", "HSI_REJECT"
+    expected = [model.sha256, scene_sha256, part, repr(reject_below)]
+    return [tags.get(key) for key in keys] == expected

@@ -1,0 +1,134 @@
+"""Writes a STAC item that describes the outputs of a run."""
+
+import datetime
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+from rasterio.warp import transform_bounds
+
+from hsi_runtime.errors import OutputError
+from hsi_runtime.model.model_file import ClassEntry, ModelDocument
+from hsi_runtime.scenes.scene import SceneInfo
+
+VERSION = "1.1.0"
+EXTENSIONS = [
+    "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
+    "https://stac-extensions.github.io/processing/v1.2.0/schema.json",
+]
+NOT_IN_NAMES = re.compile("[^0-9A-Za-z_-]+")  # of classes, by the extension's schema
+COG = "image/tiff; application=geotiff; profile=cloud-optimized"
+TYPES = {"preview": "image/png", "vector": "application/geopackage+sqlite3"}
+ROLES = {"preview": ["overview"], "classes": ["data", "classification"]}
+
+
+def write_item(
+    folder: Path,
+    paths: dict[str, Path],
+    wanted: list[str],
+    grid: SceneInfo,
+    document: ModelDocument,
+    tags: dict[str, str],
+) -> Path:
+    """Write the item into a folder, and return its path there.
+
+    The time is that of the run, or ``SOURCE_DATE_EPOCH``.
+
+    Args:
+        folder: Where to write it.
+        paths: Output of each kind.
+        wanted: Kinds that were written.
+        grid: Size and georeference of the class map.
+        document: Of the model.
+        tags: Provenance, as in the class map.
+    """
+    item: dict[str, Any] = {
+        "type": "Feature",
+        "stac_version": VERSION,
+        "stac_extensions": EXTENSIONS,
+        "id": paths["classes"].stem,
+        **_footprint(grid),
+        "properties": {
+            "datetime": timestamp(),
+            "proj:wkt2": grid.crs,
+            "proj:shape": [grid.rows, grid.cols],
+            "processing:software": {"hsi-edge": tags["TIFFTAG_SOFTWARE"].split()[-1]},
+            **{_property(k): v for k, v in tags.items() if k.startswith("HSI_")},
+        },
+        "assets": {
+            name: {
+                "href": f"./{paths[name].name}",
+                "type": TYPES.get(name, COG),
+                "roles": ROLES.get(name, ["data"]),
+            }
+            for name in wanted
+            if name != "stac"
+        },
+        "links": [],
+    }
+    described = classification_classes(document.classes)
+    item["assets"]["classes"]["classification:classes"] = described
+    made = folder / paths["stac"].name
+    made.write_text(json.dumps(item, indent=1) + "\n", encoding="utf-8")
+    return made
+
+
+def timestamp() -> str:
+    """Return the present time, or ``SOURCE_DATE_EPOCH``, as STAC writes it.
+
+    Raises:
+        OutputError: ``SOURCE_DATE_EPOCH`` is no time.
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH")
+    now = datetime.datetime.now(datetime.UTC)
+    if epoch:
+        try:
+            now = datetime.datetime.fromtimestamp(int(epoch), datetime.UTC)
+        except (ValueError, OverflowError, OSError) as error:
+            raise OutputError(
+                f"SOURCE_DATE_EPOCH is {epoch!r}; expected seconds since 1970, or none."
+            ) from error
+    return now.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def classification_classes(classes: Sequence[ClassEntry]) -> list[dict[str, Any]]:
+    """Describe classes as the Classification extension wants them."""
+    return [
+        {
+            "value": c.code,
+            "name": NOT_IN_NAMES.sub("-", c.name).strip("-") or str(c.code),
+            "title": c.name,
+            "color_hint": c.color[1:].upper(),
+        }
+        for c in classes
+    ]
+
+
+def _property(tag: str) -> str:
+    """Turn ``HSI_MODEL_SHA256`` into ``hsi:model_sha256``."""
+    return tag.lower().replace("_", ":", 1)
+
+
+def _footprint(grid: SceneInfo) -> dict[str, Any]:
+    """Return geometry and bounding box in degrees; none without a place on Earth."""
+    if grid.transform is None or grid.crs is None:
+        return {"geometry": None}
+    to_map = Affine.from_gdal(*grid.transform)
+    corners = [(0, 0), (grid.cols, 0), (grid.cols, grid.rows), (0, grid.rows)]
+    x, y = zip(*(to_map @ corner for corner in corners), strict=True)
+    crs = CRS.from_wkt(grid.crs)
+    if not (crs.is_projected or crs.is_geographic):  # a local one
+        return {"geometry": None}
+    box = transform_bounds(crs, "EPSG:4326", min(x), min(y), max(x), max(y))
+    west, south, east, north = box
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    return {
+        "bbox": list(box),
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+    }

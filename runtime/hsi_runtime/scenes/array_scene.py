@@ -1,0 +1,95 @@
+"""A scene that is an array in memory."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hsi_runtime.errors import SceneError
+from hsi_runtime.scenes.scene import DTYPES, Cube, SceneInfo, representable
+
+
+class ArrayScene:
+    """A cube with what a file would say about it.
+
+    Args:
+        cube: Shape ``(band, row, col)``.
+        path: Name for messages.
+        nodata: Fill value, or None.
+        wavelengths_nm: Band centres, shape ``(band,)``, or None.
+        fwhm_nm: Band widths, shape ``(band,)``, or None.
+        scale: Quantity = stored value * scale + offset; None where not declared.
+        offset: See ``scale``.
+
+    Raises:
+        SceneError: The cube has another shape or type, or a list another length.
+    """
+
+    info: SceneInfo
+
+    def __init__(
+        self,
+        cube: Cube,
+        path: Path = Path("array"),
+        nodata: float | None = None,
+        wavelengths_nm: ArrayLike | None = None,
+        fwhm_nm: ArrayLike | None = None,
+        scale: float | None = None,
+        offset: float = 0.0,
+    ) -> None:
+        if cube.ndim != 3 or 0 in cube.shape:
+            raise SceneError(
+                f"{path} has shape {cube.shape}; expected (band, row, col)."
+            )
+        if cube.dtype.name not in DTYPES:
+            raise SceneError(
+                f"{path} holds {cube.dtype.name} values; expected one of "
+                f"{', '.join(DTYPES)}. Convert the cube."
+            )
+        bands, rows, cols = cube.shape
+        self._cube = cube
+        self.info = SceneInfo(
+            path=path,
+            driver="memory",
+            bands=bands,
+            rows=rows,
+            cols=cols,
+            dtype=cube.dtype,
+            nodata=np.full(bands, representable(nodata, cube.dtype)),
+            scale=None if scale is None else np.full(bands, scale),
+            offset=None if scale is None else np.full(bands, offset),
+            wavelengths_nm=_per_band(path, "wavelengths", wavelengths_nm, bands),
+            fwhm_nm=_per_band(path, "band widths", fwhm_nm, bands),
+            good=np.ones(bands, dtype=bool),
+            block=(rows, cols),
+        )
+
+    def read(
+        self,
+        rows: tuple[int, int],
+        cols: tuple[int, int],
+        bands: NDArray[np.intp],
+        out: Cube | None = None,
+    ) -> Cube:
+        picked = self._cube[bands, slice(*rows), slice(*cols)]
+        if out is None:
+            return np.ascontiguousarray(picked)
+        np.copyto(out, picked)
+        return out
+
+    def close(self) -> None:
+        pass
+
+
+def _per_band(
+    path: Path, what: str, values: ArrayLike | None, bands: int
+) -> NDArray[np.float64] | None:
+    if values is None:
+        return None
+    found: NDArray[Any] = np.asarray(values, dtype=np.float64)
+    if found.shape != (bands,):
+        raise SceneError(
+            f"{path} has {bands} bands, but {found.size} {what} were given."
+        )
+    return found

@@ -1,0 +1,198 @@
+"""Opens a scene: finds what the file is, and reads windows of it with their mask.
+
+Cubes are ``(band, row, col)`` in stored units. The driver is chosen from the file's
+first bytes, never by GDAL's own guess, because guessing opens whatever a hostile file
+refers to.
+"""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+# float32 holds every value of these exactly enough; int64 and complex it does not.
+DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+# Which of band (0), row (1) and column (2) a file counts slowest to fastest.
+FILE_AXES = {"bsq": (0, 1, 2), "bil": (1, 0, 2), "bip": (1, 2, 0)}
+ROWS_AT_ONCE = 8  # of a comparison: its result stays in a core's cache
+
+Cube = NDArray[Any]
+
+
+class ControlPoints(NamedTuple):
+    """Places on the ground of some pixels, for a scene that lies on no regular grid.
+
+    Attributes:
+        crs: Of the coordinates, as WKT, or None.
+        points: Row, column, x, y and z of each.
+    """
+
+    crs: str | None
+    points: tuple[tuple[float, float, float, float, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneInfo:
+    """What a scene says about itself; arrays are per band, shape ``(band,)``.
+
+    Attributes:
+        path: The file.
+        driver: ``GTiff``, ``ENVI`` or ``memory``.
+        bands: Number of bands.
+        rows: Height in pixels.
+        cols: Width in pixels.
+        dtype: Type of the stored values; wider for bytes that a mask covers.
+        nodata: Fill value per band, NaN where a band has none; `Scene.read` gives it to
+            the pixels that the file's own mask hides.
+        scale: Quantity = stored value * scale + offset; None where not declared.
+        offset: See ``scale``.
+        wavelengths_nm: Band centres, or None where the file has none.
+        fwhm_nm: Band widths, or None.
+        good: False for bands that the file marks as bad (ENVI ``bbl``).
+        block: Rows and columns of the file's own blocks.
+        interleave: Order of the values in the file, a key of `FILE_AXES`.
+        crs: Coordinate reference system as WKT, or None.
+        transform: GDAL's six numbers, or None where the scene has no georeference.
+        control: Ground control points, or None.
+        rpcs: GDAL's metadata items of a rational polynomial sensor model, or None.
+        resolution_m: Side of a pixel in metres, or None where unknown.
+        notes: Sentences a user should read before trusting the file.
+        files: All files of the scene, which no output may replace.
+    """
+
+    path: Path
+    driver: str
+    bands: int
+    rows: int
+    cols: int
+    dtype: np.dtype[Any]
+    nodata: NDArray[np.float64]
+    scale: NDArray[np.float64] | None = None
+    offset: NDArray[np.float64] | None = None
+    wavelengths_nm: NDArray[np.float64] | None = None
+    fwhm_nm: NDArray[np.float64] | None = None
+    good: NDArray[np.bool_]
+    block: tuple[int, int]
+    interleave: str = "bsq"
+    crs: str | None = None
+    transform: tuple[float, float, float, float, float, float] | None = None
+    control: ControlPoints | None = None
+    rpcs: dict[str, str] | None = None
+    resolution_m: float | None = None
+    notes: tuple[str, ...] = field(default=())
+    files: tuple[Path, ...] = ()
+
+
+class Scene(Protocol):
+    """An open scene."""
+
+    @property
+    def info(self) -> SceneInfo:
+        """What the file says about itself."""
+
+    def read(
+        self,
+        rows: tuple[int, int],
+        cols: tuple[int, int],
+        bands: NDArray[np.intp],
+        out: Cube | None = None,
+    ) -> Cube:
+        """Read a window of some bands, shape ``(band, row, col)``, stored units.
+
+        Args:
+            rows: Half-open interval.
+            cols: Half-open interval.
+            bands: 0-based indices, any order.
+            out: Array to fill, of any strides; those of `in_file_order` are fastest.
+
+        Returns:
+            ``out``, or a new array.
+
+        Raises:
+            SceneError: The window cannot be read.
+        """
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+def valid_pixels(cube: Cube, nodata: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Tell which pixels have a real value in every band.
+
+    Args:
+        cube: Stored units, shape ``(band, row, col)``.
+        nodata: Fill value of each band, NaN where none, shape ``(band,)``.
+
+    Returns:
+        Shape ``(row, col)``; False where any band is nodata, NaN, infinite, or
+        saturated: a whole number at the upper end of its type.
+    """
+    valid = np.ones(cube.shape[1:], dtype=bool)
+    if cube.dtype.kind == "f":
+        # The networks compute in float32, where larger values are infinite. A NaN
+        # becomes the largest and the smallest, and is neither in range.
+        limit = np.finfo(np.float32).max
+        valid &= (cube.max(axis=0) <= limit) & (cube.min(axis=0) >= -limit)
+    elif cube.dtype.itemsize > 1:
+        valid &= cube.max(axis=0) != np.iinfo(cube.dtype).max
+    if np.isnan(nodata).all():
+        return valid
+    if (nodata == nodata[0]).all():
+        fill = cube.dtype.type(nodata[0])
+        for first in range(0, len(valid), ROWS_AT_ONCE):
+            rows = slice(first, first + ROWS_AT_ONCE)
+            valid[rows] &= (cube[:, rows] != fill).all(axis=0)
+        return valid
+    for plane, value in zip(cube, nodata, strict=True):
+        if not np.isnan(value):
+            valid &= plane != cube.dtype.type(value)
+    return valid
+
+
+def in_file_order(
+    buffer: NDArray[Any], interleave: str, shape: tuple[int, int, int]
+) -> Cube:
+    """See the start of a flat buffer as a cube whose values lie as in the file.
+
+    Args:
+        buffer: Shape ``(value,)``.
+        interleave: A key of `FILE_AXES`.
+        shape: Wanted: bands, rows, columns.
+    """
+    axes = FILE_AXES[interleave]
+    stored = buffer[: math.prod(shape)].reshape([shape[axis] for axis in axes])
+    return stored.transpose(np.argsort(axes))
+
+
+def representable(value: float | None, dtype: np.dtype[Any]) -> float:
+    """Return a nodata value as float, or NaN where the dtype can never hold it."""
+    if value is None or np.isnan(value):
+        return float("nan")
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        held = limits.min <= value <= limits.max and value == int(value)
+        return float(value) if held else float("nan")
+    with np.errstate(over="ignore"):
+        cast = float(dtype.type(value))
+    return cast if np.isfinite(cast) else float("nan")
+
+
+def missing_value(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], float]:
+    """Choose the value of pixels that a mask hides.
+
+    Args:
+        dtype: Of the stored values.
+
+    Returns:
+        The type to hold the values in, wider for bytes because all of theirs may be
+        real; and NaN or the type's upper end, which `valid_pixels` never takes for
+        real.
+    """
+    if dtype.kind not in "iu":
+        return dtype, float("nan")
+    if dtype.itemsize == 1:
+        dtype = np.dtype(f"{dtype.kind}2")
+    return dtype, np.iinfo(dtype).max

@@ -1,0 +1,1 @@
+"""Walks a scene of any size: windows, strips, memory and threads."""

@@ -1,0 +1,121 @@
+"""Shares the memory that a run may use between reading and the engine."""
+
+from hsi_runtime.errors import ResourceError
+from hsi_runtime.machine import machine_bytes
+from hsi_runtime.model.model_file import ModelDocument
+from hsi_runtime.scenes.scene import SceneInfo
+from hsi_runtime.walk.strips import BUFFERS
+from hsi_runtime.walk.windows import DEFAULT_TILE, SMALL_TILE, STRIP_BYTES
+
+# Python, numpy, GDAL with its cache, the engine and its code, before any pixel.
+BASE_BYTES = 220 * 1024**2
+STRIP_SHARE = 0.3
+# Engines take their memory in growing steps and keep more than the graph needs.
+ENGINE_MARGIN = 1.6
+MACHINE_SHARE = 0.25  # of the machine's memory, for engines without a limit
+# Below this many multiplications for each byte that it holds, a network waits for
+# memory: small squares, which stay in the cache, are faster although they have more
+# context. Above, context costs more (`benchmarks/cost.py`).
+MACS_PER_BYTE = 100
+
+
+def tile_on_cpu(macs_per_pixel: float, working_bytes: float) -> int:
+    """Choose the side of the squares that a model is fastest with on a CPU, px.
+
+    Args:
+        macs_per_pixel: As in the model's document.
+        working_bytes: Likewise.
+    """
+    waits = macs_per_pixel < MACS_PER_BYTE * working_bytes
+    return SMALL_TILE if waits else DEFAULT_TILE
+
+
+def windows_at_once(
+    document: ModelDocument,
+    tile: int | None,
+    max_memory_bytes: int | None,
+    threads: int,
+) -> int:
+    """Choose how many windows a CPU computes at once, each on threads of its own.
+
+    One for each thread, as far as memory allows: threads that share a window wait for
+    each other.
+
+    Args:
+        document: Of the model.
+        tile: Side the user asked for, or None.
+        max_memory_bytes: Limit of the whole process, or None for a share of the
+            machine's.
+        threads: Of all windows together.
+    """
+    if max_memory_bytes is None:
+        engine = machine_bytes() * MACHINE_SHARE
+        least = tile_on_cpu(document.macs_per_pixel, document.working_bytes)
+    else:
+        engine, least = _engine_bytes(max_memory_bytes), SMALL_TILE
+    one = ((tile or least) + 2 * document.halo) ** 2 * document.working_bytes
+    return max(1, min(threads, int(engine / (one * ENGINE_MARGIN))))
+
+
+def share(
+    document: ModelDocument,
+    tile: int | None,
+    max_memory_bytes: int | None,
+    default_tile: int = DEFAULT_TILE,
+    windows: int = 1,
+) -> tuple[int, int]:
+    """Choose the side of the squares and the budget of a strip.
+
+    Args:
+        document: Of the model; says what a pixel costs its engine.
+        tile: Side the user asked for, or None.
+        max_memory_bytes: Limit of the whole process, or None.
+        default_tile: Side where memory allows it and the user did not choose.
+        windows: Computed at once.
+
+    Returns:
+        Side of the squares, px, and bytes of a strip.
+
+    Raises:
+        ResourceError: The limit is too small.
+    """
+    if max_memory_bytes is None:
+        return tile or default_tile, STRIP_BYTES
+    free = max_memory_bytes - BASE_BYTES
+    strip_bytes = min(int(free * STRIP_SHARE / BUFFERS), STRIP_BYTES)
+    engine = _engine_bytes(max_memory_bytes) / ENGINE_MARGIN / windows
+    side = int((max(engine, 0) / document.working_bytes) ** 0.5) - 2 * document.halo
+    if side < 1 or (tile is not None and side < tile):
+        smallest = tile or 1
+        pixels = (smallest + 2 * document.halo) ** 2
+        engine = pixels * document.working_bytes * ENGINE_MARGIN
+        needed = BASE_BYTES + engine / (1 - STRIP_SHARE)
+        raise ResourceError(
+            f"--max-memory allows {max_memory_bytes / 1e6:.0f} MB; this model needs "
+            f"about {needed / 1e6:.0f} MB for squares of {smallest} pixels."
+        )
+    return tile or min(side, default_tile), strip_bytes
+
+
+def _engine_bytes(max_memory_bytes: int) -> float:
+    return (max_memory_bytes - BASE_BYTES) * (1 - STRIP_SHARE)
+
+
+def check_blocks(info: SceneInfo, max_memory_bytes: int | None) -> None:
+    """Refuse a file whose blocks are too large to decode one of them.
+
+    Raises:
+        ResourceError: A block exceeds the limit of the process, or the machine.
+    """
+    if info.driver == "ENVI":  # mapped, not decoded
+        return
+    bands = info.bands if info.interleave == "bip" else 1
+    block = info.block[0] * info.block[1] * bands * info.dtype.itemsize
+    limit = max_memory_bytes or machine_bytes()
+    if block + BASE_BYTES > limit:
+        rows, cols = info.block
+        raise ResourceError(
+            f"{info.path.name} is stored in blocks of {cols} x {rows} pixels, "
+            f"{block / 1e6:,.0f} MB each; {limit / 1e6:,.0f} MB are allowed. Rewrite "
+            "it in tiles: gdal_translate -co TILED=YES."
+        )

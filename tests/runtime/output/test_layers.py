@@ -1,0 +1,220 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from hsi_runtime.errors import OutputError
+from hsi_runtime.model.model_file import ClassEntry, ModelDocument, ModelFile
+from hsi_runtime.output.layers import Canvas, Counts, layers, map_dtype
+from hsi_runtime.output.names import check_outputs, paths_of
+from hsi_runtime.output.provenance import is_finished, provenance
+from hsi_runtime.scenes.scene import SceneInfo
+
+ALL = ("classes", "confidence", "probabilities")
+
+
+def with_codes(document: ModelDocument, *codes: int) -> ModelDocument:
+    classes = [
+        ClassEntry(code=c, name=f"class {c}", color=f"#{c % 256:02x}10ff")
+        for c in codes
+    ]
+    return replace(document, classes=classes)
+
+
+@pytest.mark.parametrize(
+    ("top", "dtype", "nodata"),
+    [
+        (3, "uint8", 255),
+        (254, "uint8", 255),
+        (255, "uint16", 65535),
+        (65534, "uint16", 65535),
+    ],
+)
+def test_codes_are_the_users_and_nodata_is_declared(
+    top: int,
+    dtype: str,
+    nodata: int,
+    document: ModelDocument,
+    tmp_path: Path,
+    write_all: Callable[..., Counts],
+    probabilities_of: Callable[..., NDArray[np.float32]],
+) -> None:
+    described = with_codes(document, 1, top, 2)
+    assert map_dtype(described) == dtype
+    found = probabilities_of(9, 12)
+    valid = np.ones((9, 12), dtype=bool)
+    valid[0, :5] = valid[8, 11] = False
+    counts = write_all(tmp_path / "o.tif", described, found, valid)
+    with rasterio.open(tmp_path / "o.tif") as file:
+        values = file.read(1)
+        assert file.dtypes == (dtype,)
+        assert file.nodata == nodata
+        np.testing.assert_array_equal(file.dataset_mask() > 0, valid)
+    expected = np.array([1, top, 2])[found.argmax(axis=0)]
+    np.testing.assert_array_equal(values, np.where(valid, expected, nodata))
+    assert counts.nodata == 6
+    assert counts.of_class == [(values == c).sum() for c in (1, top, 2)]
+
+
+@given(st.data())
+def test_canvas_in_any_squares_holds_what_one_holds(
+    document: ModelDocument, data: st.DataObject
+) -> None:
+    rows, cols = data.draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
+    random = np.random.default_rng(data.draw(st.integers(0, 99)))
+    found = random.random((3, rows, cols)).astype(np.float32)
+    found[:, random.random((rows, cols)) < 0.1] = np.nan
+    valid = random.random((rows, cols)) < 0.8
+    rasters, codes = layers(document, ALL), [2, 3, 7]
+    whole = Canvas(rasters, codes, rows, cols)
+    whole.paint(0, 0, {"probabilities": found}, valid, 0.5)
+    parts = Canvas(rasters, codes, rows, cols)
+    side = data.draw(st.integers(1, 12))
+    for row in range(0, rows, side):
+        for col in range(0, cols, side):
+            part = np.s_[row : row + side, col : col + side]
+            square = {"probabilities": found[:, *part]}
+            parts.paint(row, col, square, valid[part], 0.5)
+    for name in ALL:
+        np.testing.assert_array_equal(parts.values[name], whole.values[name])
+    finite = np.isfinite(found).all(axis=0)
+    known = valid & finite
+    counts = parts.counts()
+    assert counts == whole.counts()
+    assert counts.nodata == (~known).sum()
+    assert counts.broken == (valid & ~finite).sum()
+    assert counts.unclassified == (found.max(axis=0)[known] < 0.5).sum()
+    assert sum(counts.of_class) + counts.unclassified + counts.nodata == rows * cols
+    assert (whole.values["classes"][0] == 255).sum() == counts.nodata
+
+
+def test_confidence_and_probabilities_are_steps_of_a_half_per_cent(
+    document: ModelDocument,
+    tmp_path: Path,
+    write_all: Callable[..., Counts],
+    probabilities_of: Callable[..., NDArray[np.float32]],
+) -> None:
+    found = probabilities_of(21, 20)
+    valid = np.random.default_rng(1).random((21, 20)) > 0.2
+    write_all(tmp_path / "o_classes.tif", document, found, valid)
+    with rasterio.open(tmp_path / "o_probabilities.tif") as file:
+        stored = file.read()
+        assert file.dtypes == ("uint8",) * 3
+        assert file.descriptions == ("grass", "wet soil", "Öl")
+        assert set(file.scales) == {1 / 200}
+        assert set(file.nodatavals) == {255}
+    np.testing.assert_allclose(
+        stored[:, valid] / 200, found[:, valid], atol=1 / 400 + 1e-6
+    )
+    assert (stored[:, ~valid] == 255).all()
+    with rasterio.open(tmp_path / "o_confidence.tif") as file:
+        confidence = file.read(1)
+        assert file.scales == (1 / 200,)
+    np.testing.assert_array_equal(confidence[valid], stored.max(axis=0)[valid])
+    assert stored[:, valid].max() <= 200
+
+
+def test_rejected_pixels_are_unclassified(
+    document: ModelDocument,
+    tmp_path: Path,
+    write_all: Callable[..., Counts],
+    probabilities_of: Callable[..., NDArray[np.float32]],
+) -> None:
+    found = probabilities_of(20, 20)
+    counts = write_all(tmp_path / "o.tif", document, found, reject=0.7)
+    with rasterio.open(tmp_path / "o.tif") as file:
+        values = file.read(1)
+        assert (file.dataset_mask() == 255).all()  # 0 is no nodata
+    np.testing.assert_array_equal(values == 0, found.max(axis=0) < 0.7)
+    assert counts.unclassified == (values == 0).sum()
+
+
+def test_outputs_are_named_after_the_class_map() -> None:
+    assert {k: p.name for k, p in paths_of(Path("a/b_classes.tif")).items()} == {
+        "classes": "b_classes.tif",
+        "confidence": "b_confidence.tif",
+        "probabilities": "b_probabilities.tif",
+        "abundances": "b_abundances.tif",
+        "preview": "b_preview.png",
+        "qml": "b_classes.qml",
+        "stac": "b_classes.stac.json",
+    }
+    assert paths_of(Path("c.tiff"))["confidence"].name == "c_confidence.tif"
+
+
+def test_outputs_that_are_refused(tmp_path: Path) -> None:
+    scene, free = tmp_path / "s.tif", tmp_path / "free.tif"
+    scene.write_bytes(b"scene")
+    check_outputs([free], [scene], overwrite=False)
+    (tmp_path / "link.tif").symlink_to(scene)
+    (tmp_path / "hard.tif").hardlink_to(scene)
+    (tmp_path / "sub").mkdir()
+    for alias in ("s.tif", "link.tif", "hard.tif", "sub/../s.tif"):
+        with pytest.raises(OutputError, match="is the input"):
+            check_outputs([free, tmp_path / alias], [scene], overwrite=True)
+    cases = {
+        "sub": "is a folder",
+        "nowhere/o.tif": "There is no folder",
+        "s.tif/o.tif": "There is no folder",
+        "long" * 90 + ".tif": "cannot be written: File name too long",
+    }
+    for name, match in cases.items():
+        with pytest.raises(OutputError, match=match):
+            check_outputs([tmp_path / name], [], overwrite=True)
+    with pytest.raises(OutputError, match=r"exists; --overwrite replaces it"):
+        check_outputs([scene], [], overwrite=False)
+    check_outputs([scene], [], overwrite=True)
+
+
+def test_two_outputs_of_one_name_are_refused(tmp_path: Path) -> None:
+    twin = tmp_path / "sub" / ".." / "o.tif"
+    with pytest.raises(OutputError, match="Two outputs would be written"):
+        check_outputs([tmp_path / "o.tif", twin], [], overwrite=True)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+def test_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(OutputError, match="not writable"):
+            check_outputs([tmp_path / "o.tif"], [], overwrite=False)
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_finished_is_a_map_of_this_scene_by_this_model(
+    document: ModelDocument,
+    tmp_path: Path,
+    write_scene_tiff: Callable[..., Path],
+    info_of: Callable[..., SceneInfo],
+    cube: NDArray[Any],
+) -> None:
+    model = ModelFile(tmp_path / "m.onnx", document, b"", "ab" * 32)
+    engine = "openvino", "bf16"
+    scene = "ef" * 32
+    tags = provenance(model, info_of(3, 4), scene, engine, "matched", "whole", 0.5)
+    assert tags["HSI_BANDS"] == "matched"
+    assert (tags["HSI_DEVICE"], tags["HSI_PRECISION"]) == engine
+    path = tmp_path / "o.tif"
+    assert not is_finished(path, model, scene, "whole", 0.5)
+    assert not is_finished(tmp_path, model, scene, "whole", 0.5)
+    write_scene_tiff(path, cube)
+    assert not is_finished(path, model, scene, "whole", 0.5)
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(**tags)
+    assert is_finished(path, model, scene, "whole", 0.5)
+    assert not is_finished(path, model, scene, "whole", 0.6)
+    assert not is_finished(path, model, scene, "window 0,0,2,2", 0.5)
+    assert not is_finished(path, model, "cd" * 32, "whole", 0.5)
+    other = ModelFile(model.path, document, b"", "cd" * 32)
+    assert not is_finished(path, other, scene, "whole", 0.5)
+    path.write_bytes(b"II*\0 torn")
+    assert not is_finished(path, model, scene, "whole", 0.5)

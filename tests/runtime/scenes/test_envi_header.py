@@ -1,0 +1,208 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from envi_files import everything, header_text, write
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hsi_runtime.errors import SceneError
+from hsi_runtime.scenes.envi import EnviScene, parse_header
+from hsi_runtime.scenes.opening import open_scene
+
+
+def test_header_fields_comments_and_braces(tmp_path: Path) -> None:
+    path = tmp_path / "a.hdr"
+    path.write_text(
+        "ENVI\n"
+        "; a comment = not a field\n"
+        "description = {\n  First line,\n ; hidden = {1\n  a = b; c}\n"
+        "  Wavelength   Units = Nanometers  \n"
+        "wavelength = { 1.5 ,\n 2.5,\n3.5\n}\n"
+        "map info = {UTM, 1, 1, 0, 0, 1, 1, 33, North, WGS-84, units=Meters}\n"
+        "empty =\n"
+        "lines=7\n"
+    )
+    header = parse_header(path)
+    assert header["wavelength units"] == "Nanometers"
+    assert [float(v) for v in header["wavelength"].split(",")] == [1.5, 2.5, 3.5]
+    assert header["map info"].endswith("units=Meters")
+    assert header["description"].endswith("a = b; c")
+    assert "hidden" not in header["description"]
+    assert header["empty"] == ""
+    assert header["lines"] == "7"
+    assert "a comment" not in header
+    assert "a" not in header
+
+
+def test_header_with_windows_line_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.hdr"
+    path.write_bytes(
+        header_text(wavelength="{1,\n2,\n3}").replace("\n", "\r\n").encode()
+    )
+    header = parse_header(path)
+    assert header["samples"] == "5"
+    assert header["byte order"] == "0"
+    assert [float(v) for v in header["wavelength"].split(",")] == [1, 2, 3]
+
+
+@settings(max_examples=30)
+@given(
+    st.dictionaries(
+        st.from_regex(r"[a-z]{1,8}( [a-z]{1,8}){0,2}", fullmatch=True),
+        st.lists(
+            st.from_regex(r"[A-Za-z0-9.:=+-]{1,9}", fullmatch=True), min_size=1
+        ).map(", ".join),
+        max_size=6,
+    )
+)
+def test_header_written_in_braces_reads_back(fields: dict[str, str]) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.hdr"
+        braced = "".join(f"{k} = {{\n{v}}}\n" for k, v in fields.items())
+        path.write_text("ENVI\n" + braced)
+        assert parse_header(path) == fields
+        path.write_text("ENVI\n" + "".join(f"{k}={v}\n" for k, v in fields.items()))
+        assert parse_header(path) == fields
+
+
+def test_header_cut_inside_a_list_is_damaged(tmp_path: Path) -> None:
+    data = write(tmp_path, wavelength="{450, 550, 6")
+    with pytest.raises(SceneError, match=r"wavelength.*brace"):
+        open_scene(data)
+    # An open list swallows the next one, which makes no list of numbers.
+    data = write(tmp_path, wavelength="{450, 550, 650", fwhm="{10, 10, 10}")
+    with pytest.raises(SceneError, match="wavelength has a value that is no number"):
+        open_scene(data)
+
+
+@pytest.mark.parametrize(
+    ("fields", "match"),
+    [
+        ({"samples": None}, "samples is missing"),
+        ({"lines": "many"}, "lines is missing or not a whole number"),
+        ({"bands": 0}, "empty cube"),
+        ({"bands": -3}, "empty cube"),
+        ({"interleave": None}, "expected bsq, bil or bip"),
+        ({"interleave": "bsx"}, "'bsx'; expected bsq, bil or bip"),
+        ({"data_type": 6}, "'6' is not supported"),  # complex
+        ({"data_type": 14}, "'14' is not supported"),  # int64
+        ({"data_type": None}, "'' is not supported"),
+        ({"file_compression": 1}, "gunzip"),
+        ({"header_offset": -2}, "header offset"),
+        ({"header_offset": "x"}, "header offset"),
+        ({"wavelength": "{1, 2}"}, "2 values of wavelength, 3 bands"),
+        ({"wavelength": "{1, 2, red}"}, "wavelength has a value that is no number"),
+        ({"wavelength": "{0.4, 0.5, 650}"}, "without a unit"),
+        ({"wavelength": "{0, 1, 2}"}, "positive"),
+        ({"wavelength": "{1, 2, nan}", "wavelength_units": "nm"}, "positive"),
+        ({"wavelength": "{1, 2, 3}", "wavelength_units": "GHz"}, "expected Nanometers"),
+        ({"wavelength": "{450,550,650}", "fwhm": "{1}"}, "1 values of fwhm"),
+        ({"bbl": "{1, 0}"}, "2 values of bbl"),
+        ({"data_ignore_value": "none"}, "data ignore value is not a number"),
+        ({"reflectance_scale_factor": "big"}, "reflectance scale factor"),
+        ({"reflectance_scale_factor": "0"}, "reflectance scale factor"),
+        ({"data_gain_values": "{1, 1}"}, "data gain values"),
+    ],
+)
+def test_header_that_cannot_be_used(
+    fields: dict[str, Any], match: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SceneError, match=match):
+        open_scene(write(tmp_path, **fields))
+
+
+def test_text_that_is_no_header(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "scene.hdr").write_text("samples = 5\n")
+    with pytest.raises(SceneError, match="neither a TIFF nor an ENVI"):
+        open_scene(tmp_path / "scene.img")
+    with pytest.raises(SceneError, match="first line must be ENVI"):
+        EnviScene(tmp_path / "scene.hdr", tmp_path / "scene.img")
+
+
+@pytest.mark.parametrize(
+    ("unit", "values", "expected", "said"),
+    [
+        ("Nanometers", "450, 550, 650", [450, 550, 650], 0),
+        ("Micrometers", "0.45, 0.55, 0.65", [450, 550, 650], 0),
+        ("um", "0.45, 0.55, 0.65", [450, 550, 650], 0),
+        ("µm", "0.45, 0.55, 0.65", [450, 550, 650], 0),
+        ("NM", "450, 550, 650", [450, 550, 650], 0),
+        (None, "450, 550, 650", [450, 550, 650], 1),
+        (None, "0.45, 0.55, 0.65", [450, 550, 650], 1),
+        ("Unknown", "0.45, 0.55, 0.65", [450, 550, 650], 1),
+    ],
+)
+def test_wavelength_units(
+    unit: str | None, values: str, expected: list[float], said: int, tmp_path: Path
+) -> None:
+    info = open_scene(
+        write(tmp_path, wavelength=f"{{{values}}}", wavelength_units=unit)
+    ).info
+    assert info.wavelengths_nm is not None
+    np.testing.assert_allclose(info.wavelengths_nm, expected)
+    assert len(info.notes) == said
+
+
+def test_widths_are_in_the_unit_of_the_centres(tmp_path: Path) -> None:
+    fields = {"wavelength": "{0.45,0.55,0.65}", "fwhm": "{0.0055, 0.006, 0.007}"}
+    info = open_scene(write(tmp_path, wavelength_units="Micrometers", **fields)).info
+    assert info.fwhm_nm is not None
+    np.testing.assert_allclose(info.fwhm_nm, [5.5, 6, 7])
+
+
+def test_bad_bands_and_nodata(tmp_path: Path) -> None:
+    info = open_scene(write(tmp_path, bbl="{1, 0, 1.0}", data_ignore_value="0.0")).info
+    assert info.good.tolist() == [True, False, True]
+    assert info.nodata.tolist() == [0, 0, 0]
+    for unreachable in ("-9999", "inf", "0.5", "nan"):
+        info = open_scene(write(tmp_path, data_ignore_value=unreachable)).info
+        assert np.isnan(info.nodata).all()
+
+
+@pytest.mark.parametrize(
+    ("fields", "scale", "offset"),
+    [
+        ({}, None, None),
+        ({"reflectance_scale_factor": "10000"}, [1e-4] * 3, [0] * 3),
+        ({"reflectance_scale_factor": "1.0"}, None, None),
+        ({"data_gain_values": "{2, 3, 4}"}, [2, 3, 4], [0] * 3),
+        ({"data_offset_values": "{2, 3, 4}"}, [1] * 3, [2, 3, 4]),
+        (
+            {"data_gain_values": "{2,3,4}", "data_offset_values": "{5, 6, 7}"},
+            [2, 3, 4],
+            [5, 6, 7],
+        ),
+        (
+            {"data_gain_values": "{2,3,4}", "reflectance_scale_factor": "100"},
+            [2, 3, 4],
+            [0] * 3,
+        ),
+    ],
+)
+def test_scale_and_offset(
+    fields: dict[str, str],
+    scale: list[float] | None,
+    offset: list[float] | None,
+    tmp_path: Path,
+) -> None:
+    info = open_scene(write(tmp_path, **fields)).info
+    found = [None if v is None else v.tolist() for v in (info.scale, info.offset)]
+    assert found == [scale, offset]
+
+
+def test_missing_byte_order_is_said(tmp_path: Path) -> None:
+    scene = open_scene(write(tmp_path, byte_order=None))
+    assert "no byte order" in scene.info.notes[0]
+    assert everything(scene)[0, 0, 1] == 1
+
+
+def test_names_of_fields_may_repeat_inside_braces(tmp_path: Path) -> None:
+    names = json.dumps(["samples = 9", "lines = 9"])[1:-1]
+    scene = open_scene(write(tmp_path, band_names=f"{{{names},\nbands = 9}}"))
+    assert (scene.info.bands, scene.info.rows, scene.info.cols) == (3, 4, 5)

@@ -1,0 +1,362 @@
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+
+from hsi_runtime.errors import SceneError
+from hsi_runtime.scenes.geotiff import GeoTiffScene
+from hsi_runtime.scenes.opening import open_scene
+
+WriteTiff = Callable[..., Path]
+CENTRES = (450.0, 550.0, 650.0, 850.0)
+LAYOUTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"interleave": "pixel"},
+    {"blockysize": 5},
+    {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"},
+    {"tiled": True, "blockxsize": 16, "blockysize": 16, "interleave": "pixel"},
+    {"compress": "zstd", "predictor": 2},
+    {"BIGTIFF": "YES", "ENDIANNESS": "BIG"},
+)
+
+
+@pytest.mark.parametrize("options", LAYOUTS)
+def test_windows_of_any_layout_read_like_rasterio(
+    options: dict[str, Any],
+    tmp_path: Path,
+    write_scene_tiff: WriteTiff,
+    cube: NDArray[Any],
+) -> None:
+    path = write_scene_tiff(tmp_path / "s.tif", cube, **options)
+    scene = GeoTiffScene(path)
+    info = scene.info
+    assert (info.bands, info.rows, info.cols, info.dtype.name) == (4, 23, 31, "uint16")
+    bands = np.array([3, 1, 0])
+    for rows, cols in (((0, 23), (0, 31)), ((4, 5), (30, 31)), ((15, 18), (14, 19))):
+        found = scene.read(rows, cols, bands)
+        np.testing.assert_array_equal(found, cube[bands, slice(*rows), slice(*cols)])
+    with rasterio.open(path) as file:
+        assert info.block == file.block_shapes[0]
+    scene.close()
+
+
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int8", "int16", "uint32", "int32", "float32", "float64"]
+)
+def test_dtypes(
+    dtype: str, tmp_path: Path, write_scene_tiff: WriteTiff, cube: NDArray[Any]
+) -> None:
+    values = (cube // 80).astype(dtype)
+    scene = open_scene(write_scene_tiff(tmp_path / "s.tif", values))
+    assert scene.info.dtype == dtype
+    found = scene.read((0, 23), (0, 31), np.arange(4))
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, values)
+    scene.close()
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128", "int64", "uint64"])
+def test_types_that_float32_cannot_hold_are_refused(
+    dtype: str, tmp_path: Path, write_scene_tiff: WriteTiff
+) -> None:
+    values = np.ones((2, 3, 3), dtype=dtype)
+    path = write_scene_tiff(tmp_path / "s.tif", values, wavelengths=None, scale=None)
+    with pytest.raises(SceneError, match=f"{dtype}; expected one of uint8"):
+        open_scene(path)
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"), [("Nanometers", 1), ("nm", 1), ("Micrometers", 1e-3), ("", 1)]
+)
+def test_wavelength_tags_of_bands(
+    unit: str, factor: float, tmp_path: Path, write_scene_tiff: WriteTiff
+) -> None:
+    path = write_scene_tiff(
+        tmp_path / "s.tif", np.ones((4, 2, 2), np.uint8), wavelengths=None
+    )
+    with rasterio.open(path, "r+") as file:
+        for band, centre in enumerate(CENTRES, start=1):
+            tags = {"wavelength": str(centre * factor), "fwhm": str(10.5 * factor)}
+            file.update_tags(band, **tags, wavelength_units=unit)
+    info = open_scene(path).info
+    assert info.wavelengths_nm is not None
+    assert info.fwhm_nm is not None
+    np.testing.assert_allclose(info.wavelengths_nm, CENTRES)
+    np.testing.assert_allclose(info.fwhm_nm, 10.5)
+    assert bool(info.notes) == (unit == "")
+
+
+def test_imagery_tags_serve_only_where_bands_have_no_own(
+    tmp_path: Path, write_scene_tiff: WriteTiff
+) -> None:
+    path = write_scene_tiff(
+        tmp_path / "s.tif", np.ones((4, 2, 2), np.uint8), wavelengths=None
+    )
+    with rasterio.open(path, "r+") as file:
+        for band, centre in enumerate(CENTRES, start=1):
+            tags = {"CENTRAL_WAVELENGTH_UM": f"{centre / 1000:.3f}", "FWHM_UM": "0.010"}
+            file.update_tags(band, ns="IMAGERY", **tags)
+    info = open_scene(path).info
+    assert info.wavelengths_nm is not None
+    np.testing.assert_allclose(info.wavelengths_nm, CENTRES)
+    with rasterio.open(path, "r+") as file:
+        for band in range(1, 5):
+            file.update_tags(
+                band, wavelength=str(500.25 + band), wavelength_units="Nanometers"
+            )
+    info = open_scene(path).info
+    assert info.wavelengths_nm is not None
+    np.testing.assert_allclose(info.wavelengths_nm, 500.25 + np.arange(1, 5))
+
+
+def test_bands_without_tags_have_no_wavelengths(
+    tmp_path: Path, write_scene_tiff: WriteTiff, cube: NDArray[Any]
+) -> None:
+    info = open_scene(write_scene_tiff(tmp_path / "a.tif", cube, None, None)).info
+    assert info.wavelengths_nm is None
+    assert info.scale is None
+    assert info.good.all()
+    # One band of four without a tag: not guessed.
+    info = open_scene(write_scene_tiff(tmp_path / "b.tif", cube, CENTRES[:3])).info
+    assert info.wavelengths_nm is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "match"),
+    [
+        ({"wavelength": "red"}, {"wavelength": "650"}, "not a number"),
+        (
+            {"wavelength": "450", "wavelength_units": "nm"},
+            {"wavelength": "0.65", "wavelength_units": "um"},
+            "disagree on units",
+        ),
+        ({"wavelength": "450"}, {"wavelength": "0.65"}, "without a unit"),
+        ({"wavelength": "-5"}, {"wavelength": "0.65"}, "positive"),
+        ({"wavelength": "nan"}, {"wavelength": "650"}, "wavelengths"),
+    ],
+)
+def test_wavelength_tags_that_make_no_sense(
+    first: dict[str, str],
+    second: dict[str, str],
+    match: str,
+    tmp_path: Path,
+    write_scene_tiff: WriteTiff,
+) -> None:
+    path = write_scene_tiff(tmp_path / "s.tif", np.ones((2, 2, 2), np.uint8), None)
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(1, **first)
+        file.update_tags(2, **second)
+    with pytest.raises(SceneError, match=match):
+        open_scene(path)
+
+
+def test_bad_band_tags_nodata_scale_and_offset(
+    tmp_path: Path, write_scene_tiff: WriteTiff, cube: NDArray[Any]
+) -> None:
+    path = write_scene_tiff(tmp_path / "s.tif", cube, nodata=0)
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(2, bbl="0")
+        file.update_tags(3, bbl="1.0")
+        file.offsets = (0.5, 0, 0, 0)
+    info = open_scene(path).info
+    assert info.good.tolist() == [True, False, True, True]
+    assert info.nodata.tolist() == [0] * 4
+    assert info.scale is not None
+    assert info.offset is not None
+    assert info.scale.tolist() == [1e-4] * 4
+    assert info.offset.tolist() == [0.5, 0, 0, 0]
+
+
+@pytest.mark.parametrize("nodata", [np.nan, -9999.0, 1e39])
+def test_nodata_of_float_scenes(
+    nodata: float, tmp_path: Path, write_scene_tiff: WriteTiff, cube: NDArray[Any]
+) -> None:
+    path = write_scene_tiff(tmp_path / "s.tif", cube.astype(np.float32))
+    # GDAL writes a nodata value that the type cannot hold only as a tag by hand.
+    with rasterio.open(path, "r+") as file:
+        file.nodata = nodata if abs(nodata) < 1e38 else None
+    info = open_scene(path).info
+    expected = nodata if nodata == -9999 else np.nan
+    np.testing.assert_equal(info.nodata, np.full(4, expected))
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Affine(2, 0, 400_000, 0, -2, 5_800_000),
+        Affine(2, 0, 400_000, 0, 2, 5_800_000),  # south up
+        Affine(1.5, 0.7, 400_000, 0.7, -1.5, 5_800_000),  # rotated
+    ],
+)
+def test_georeference_is_kept_as_it_is(
+    transform: Affine, tmp_path: Path, write_scene_tiff: WriteTiff, cube: NDArray[Any]
+) -> None:
+    path = write_scene_tiff(tmp_path / "s.tif", cube, transform=transform)
+    info = open_scene(path).info
+    assert info.transform == transform.to_gdal()
+    assert info.crs is not None
+    assert rasterio.crs.CRS.from_wkt(info.crs).to_epsg() == 32633
+    assert info.resolution_m is not None
+    assert info.resolution_m**2 == pytest.approx(abs(transform.determinant))
+
+
+@pytest.mark.parametrize(
+    ("crs", "metres"),
+    [("EPSG:32633", 2.0), ("EPSG:2263", 0.6096), ("EPSG:4326", None), (None, None)],
+)
+def test_resolution_in_metres(
+    crs: str | None,
+    metres: float | None,
+    tmp_path: Path,
+    write_scene_tiff: WriteTiff,
+    cube: NDArray[Any],
+) -> None:
+    info = open_scene(write_scene_tiff(tmp_path / "s.tif", cube, crs=crs)).info
+    assert info.resolution_m == (metres and pytest.approx(metres, rel=1e-4))
+    assert (info.crs is None) == (crs is None)
+
+
+def test_resolution_needs_a_transform(
+    tmp_path: Path, write_scene_tiff: WriteTiff, cube: NDArray[Any]
+) -> None:
+    info = open_scene(write_scene_tiff(tmp_path / "s.tif", cube, transform=None)).info
+    assert info.crs is not None
+    assert info.transform is None
+    assert info.resolution_m is None
+
+
+def test_no_georeference_is_none(
+    tmp_path: Path, write_scene_tiff: WriteTiff, cube: NDArray[Any]
+) -> None:
+    path = write_scene_tiff(tmp_path / "s.tif", cube, crs=None, transform=None)
+    info = open_scene(path).info
+    assert info.transform is None
+    assert info.crs is None
+
+
+@pytest.mark.parametrize("options", LAYOUTS)
+def test_truncation_is_an_error_wherever_it_is(
+    options: dict[str, Any], tmp_path: Path, write_scene_tiff: WriteTiff, cube: Any
+) -> None:
+    whole = write_scene_tiff(tmp_path / "whole.tif", cube, **options).read_bytes()
+    path = tmp_path / "cut.tif"
+    for step in range(30):
+        path.write_bytes(whole[: 8 + (len(whole) - 9) * step // 29])
+
+        def read_all() -> None:
+            scene = open_scene(path)
+            try:
+                scene.read((0, 23), (0, 31), np.arange(4))
+            finally:
+                scene.close()
+
+        with pytest.raises(SceneError, match=r"cut\.tif"):
+            read_all()
+
+
+def test_damaged_block_is_named_by_its_place(
+    tmp_path: Path, write_scene_tiff: WriteTiff, cube: NDArray[Any]
+) -> None:
+    path = write_scene_tiff(tmp_path / "s.tif", cube, compress="deflate", blockysize=1)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"\x78", len(data) // 2)  # a block's deflate header
+    data[start : start + 60] = bytes(60)
+    path.write_bytes(data)
+    scene = open_scene(path)
+    with pytest.raises(SceneError, match=r"rows 0-23, columns 0-31: .*complete\?"):
+        scene.read((0, 23), (0, 31), np.arange(4))
+    scene.close()
+
+
+@pytest.fixture
+def listener() -> Any:
+    """Accept connections on this machine and note that there was one."""
+    server = socket.create_server(("127.0.0.1", 0))
+    hits: list[int] = []
+
+    def accept() -> None:
+        while True:
+            try:
+                server.accept()[0].close()
+            except OSError:
+                return
+            hits.append(1)
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield server.getsockname()[1], hits
+    server.close()
+
+
+def test_vrt_named_tif_reaches_nothing_it_refers_to(
+    tmp_path: Path, listener: Any
+) -> None:
+    port, hits = listener
+    path = tmp_path / "scene.tif"
+    path.write_text(
+        '<VRTDataset rasterXSize="2" rasterYSize="2"><VRTRasterBand dataType="Byte" '
+        'band="1"><SimpleSource><SourceFilename>/vsicurl/http://127.0.0.1:'
+        f"{port}/a.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>"
+        "</VRTRasterBand></VRTDataset>"
+    )
+    with pytest.raises(SceneError, match="neither a TIFF nor an ENVI"):
+        open_scene(path)
+    with pytest.raises(SceneError, match="not a readable TIFF"):
+        GeoTiffScene(path)
+    assert not hits
+
+
+def test_hostile_side_cars_are_ignored(
+    tmp_path: Path, listener: Any, write_scene_tiff: WriteTiff, cube: NDArray[Any]
+) -> None:
+    port, hits = listener
+    path = write_scene_tiff(tmp_path / "s.tif", cube)
+    url = f"/vsicurl/http://127.0.0.1:{port}/a.tif"
+    bands = "".join(
+        f'<PAMRasterBand band="{b}"><NoDataValue>7</NoDataValue><Metadata>'
+        '<MDI key="wavelength">1</MDI></Metadata></PAMRasterBand>'
+        for b in range(1, 5)
+    )
+    side_car = tmp_path / "s.tif.aux.xml"
+    side_car.write_text(
+        f'<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{url}</MDI>'
+        f"</Metadata><SRS>EPSG:4326</SRS>{bands}</PAMDataset>"
+    )
+    (tmp_path / "s.tif.ovr").write_text("<VRTDataset/>")
+    (tmp_path / "s.tfw").write_text("9\n0\n0\n9\n0\n0\n")
+    scene = open_scene(path)
+    info = scene.info
+    assert np.isnan(info.nodata).all()
+    assert info.wavelengths_nm is not None
+    assert info.wavelengths_nm.tolist() == list(CENTRES)
+    assert info.resolution_m == 2
+    found = scene.read((0, 23), (0, 31), np.arange(4))
+    np.testing.assert_array_equal(found, cube)
+    scene.close()
+    assert not hits
+    assert side_car.read_text().startswith("<PAMDataset>")
+
+
+def test_file_stays_open_while_a_thread_reads_it(
+    tmp_path: Path, write_scene_tiff: Callable[..., Path], cube: NDArray[Any]
+) -> None:
+    scene = GeoTiffScene(write_scene_tiff(tmp_path / "s.tif", cube))
+    with scene._busy:  # as in a read
+        scene.close()
+        assert not scene._dataset.closed
+    scene.close()
+    assert scene._dataset.closed
+
+
+def test_a_scale_of_zero_is_refused(
+    tmp_path: Path, write_scene_tiff: Callable[..., Path], cube: NDArray[np.uint16]
+) -> None:
+    path = write_scene_tiff(tmp_path / "zero.tif", cube, scale=0.0)
+    with pytest.raises(SceneError, match="scale of 0"):
+        open_scene(path)

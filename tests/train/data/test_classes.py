@@ -1,0 +1,140 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from numpy.typing import NDArray
+
+from hsi_runtime.errors import SceneError
+from hsi_train.data.classes import PALETTE, ClassInfo, ClassTable
+
+
+def write(folder: Path, content: Any) -> str:
+    path = folder / "classes.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"1": "roof", "14": "Bäume"},
+        {"classes": {"1": "roof", "14": "Bäume"}, "sensor": "any"},
+        [{"code": 1, "name": "roof"}, {"code": 14, "name": "Bäume"}],
+        {"classes": [{"code": 1, "name": "roof"}, {"code": 14, "name": "Bäume"}]},
+    ],
+)
+def test_each_form_of_the_file(tmp_path: Path, content: Any) -> None:
+    table = ClassTable.from_json(write(tmp_path, content))
+    assert table.names == {1: "roof", 14: "Bäume"}
+    assert table.colors == {}
+
+
+def test_colours_of_objects(tmp_path: Path) -> None:
+    content = [{"code": 1, "name": "a", "color": "#FF8000"}, {"code": 2, "name": "b"}]
+    table = ClassTable.from_json(write(tmp_path, content))
+    classes, said = table.describe([1, 2])
+    assert classes[0] == ClassInfo(1, "a", "#ff8000")
+    assert classes[1] == ClassInfo(2, "b", PALETTE[1])
+    assert said == []
+
+
+@pytest.mark.parametrize("color", ["red", "#12345", "#1234567", "123456", "#12345g", 5])
+def test_bad_colour_is_shown(tmp_path: Path, color: Any) -> None:
+    content = [{"code": 1, "name": "a", "color": color}]
+    with pytest.raises(SceneError, match=rf"colour '{color}'.*#rrggbb"):
+        ClassTable.from_json(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [5, None, "text", ["a", "b"], [{"code": 1}], [{"name": "a"}], {"one": "roof"},
+     {"1": {"name": "roof"}}, {"1": None}, [{"code": "x", "name": "a"}]],
+)  # fmt: skip
+def test_other_forms_are_refused_with_an_example(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(SceneError, match=r"Classes .*classes\.json.*expected"):
+        ClassTable.from_json(write(tmp_path, content))
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe\x00", b"[1,"])
+def test_damaged_or_missing_file(tmp_path: Path, raw: bytes) -> None:
+    path = tmp_path / "classes.json"
+    with pytest.raises(SceneError, match=r"Classes .*classes\.json"):
+        ClassTable.from_json(str(path))
+    path.write_bytes(raw)
+    with pytest.raises(SceneError, match=r"Classes .*classes\.json"):
+        ClassTable.from_json(str(path))
+
+
+def test_codes_without_any_name_are_their_own_name() -> None:
+    classes, said = ClassTable().describe([3, 7])
+    assert [c.name for c in classes] == ["3", "7"]
+    assert len({c.color for c in classes}) == 2
+    assert said == []
+
+
+def test_missing_names_are_reported_when_others_have_one() -> None:
+    classes, said = ClassTable({3: "roof"}).describe([3, 7])
+    assert [c.name for c in classes] == ["roof", "7"]
+    assert said == ["Label codes without a name keep their code: [7]."]
+
+
+def test_later_table_wins() -> None:
+    first = ClassTable({1: "a", 2: "b"}, {1: "#000000"})
+    both = first.updated(ClassTable({2: "c"}, {1: "#ffffff"}))
+    assert both == ClassTable({1: "a", 2: "c"}, {1: "#ffffff"})
+
+
+def test_raster_names_by_position_and_colours_by_value() -> None:
+    table = ClassTable.from_raster(["", "roof", None, "tree"], {3: (255, 128, 0, 255)})
+    assert table == ClassTable({1: "roof", 3: "tree"}, {3: "#ff8000"})
+
+
+def test_many_classes_all_get_a_colour() -> None:
+    classes, _ = ClassTable().describe(list(range(1, 100)))
+    assert all(len(c.color) == 7 for c in classes)
+    assert len({c.color for c in classes[: len(PALETTE)]}) == len(PALETTE) >= 64
+
+
+# Machado et al. 2009, severity 1: linear RGB as seen without green or red cones.
+VISION = {
+    "normal": np.eye(3),
+    "deutan": np.array(
+        [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+         [-0.011820, 0.042940, 0.968881]]
+    ),
+    "protan": np.array(
+        [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+         [-0.003882, -0.048116, 1.051998]]
+    ),
+}  # fmt: skip
+TO_XYZ = np.array(
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750],
+     [0.0193339, 0.1191920, 0.9503041]]
+)  # fmt: skip
+
+
+def cielab(colors: tuple[str, ...], vision: str) -> NDArray[np.float64]:
+    """Convert ``#rrggbb`` to CIELAB, shape ``(color, 3)``."""
+    rgb = np.array([to_rgb(c) for c in colors])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ VISION[vision].T, 0, 1)
+    xyz = seen @ TO_XYZ.T / (0.95047, 1, 1.08883)
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.stack(
+        [116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])],
+        axis=1,
+    )
+
+
+@pytest.mark.parametrize("vision", VISION)
+@pytest.mark.parametrize(("count", "distance"), [(8, 15), (28, 10), (64, 7)])
+def test_default_colours_are_told_apart(
+    vision: str, count: int, distance: float
+) -> None:
+    seen = cielab(PALETTE[:count], vision)
+    assert len(seen) == count
+    apart = np.linalg.norm(seen[:, None] - seen[None], axis=2)
+    assert apart[~np.eye(count, dtype=bool)].min() > distance

@@ -1,0 +1,42 @@
+from typing import Any
+
+import pytest
+import torch
+
+from hsi_runtime.errors import EngineError, ResourceError
+from hsi_train.fitting.device import memory_explained, torch_device
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert torch_device("auto").type == torch_device("cpu").type == "cpu"
+    with pytest.raises(EngineError, match=r"no CUDA device.*--device cpu"):
+        torch_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["cuda:1", "gpu", "", "CPU"])
+@pytest.mark.parametrize("present", [True, False])
+def test_an_unknown_device_is_never_replaced(
+    monkeypatch: pytest.MonkeyPatch, name: str, present: bool
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: present)
+    with pytest.raises(EngineError, match="expected auto, cpu or cuda"):
+        torch_device(name)
+
+
+def test_memory_that_runs_out_is_told() -> None:
+    def ask_for(values: int) -> Any:
+        with memory_explained():
+            return torch.empty(values, dtype=torch.float64)
+
+    with pytest.raises(ResourceError, match=r"Memory ran out.*fit\.batch") as told:
+        ask_for(2**50)
+    assert isinstance(told.value.__cause__, RuntimeError)
+    assert ask_for(2).shape == (2,)
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="size of tensor"), memory_explained():
+        torch.ones(2) + torch.ones(3)
+    with pytest.raises(EngineError, match="allocation"), memory_explained():
+        raise EngineError("an engine's word on allocation")

@@ -1,0 +1,395 @@
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hsi_runtime.errors import OutputError, RecipeError
+from hsi_train import methods
+from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.fitting import pretrain
+from hsi_train.fitting import statistics as patches
+from hsi_train.fitting.trainer import (
+    DENSE_OUTPUTS,
+    PLOT_OUTPUTS,
+    SMALL_STEPS,
+    WARM_UP,
+    Epoch,
+    Trainer,
+    choose_settings,
+    warm_up_share,
+)
+from hsi_train.fitting.windows import Windows
+from hsi_train.method import Defaults
+from hsi_train.recipe import Fit
+from hsi_train.splitting import split
+from hsi_train.splitting.split import Role, Roles
+
+MakeData = Callable[..., LabelledData]
+
+HALO = 6
+OPTIONS = {"features": 4, "hidden": 8, "dropout": 0.2}
+
+
+def fields(seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.kron(rng.integers(1, 4, (5, 5)), np.ones((5, 5), dtype=int))
+
+
+@pytest.fixture
+def problem(make_data: MakeData) -> tuple[LabelledData, list[Roles]]:
+    data = make_data(fields())
+    splits = split.per_class(data, 6, 0)
+    splits[0][(splits[0] == Role.TEST) & (np.indices((25, 25))[0] < 6)] = (
+        Role.VALIDATION
+    )
+    return data, splits
+
+
+def trainer_of(
+    problem: tuple[LabelledData, list[Roles]], settings: Fit, seed: int = 0
+) -> Trainer:
+    data, splits = problem
+    statistics = patches.training_statistics(data.scenes, splits)
+    windows = Windows(data.scenes, splits, HALO, statistics.mean)
+    torch.manual_seed(seed)
+    known = patches.describe_problem(data.scenes, splits, len(data.classes))
+    return Trainer(
+        methods.build("mf2cnet", known, OPTIONS),
+        data,
+        splits,
+        windows,
+        statistics,
+        choose_settings(settings, windows, HALO, Defaults()),
+        seed,
+        torch.device("cpu"),
+    )
+
+
+def weights(trainer: Trainer) -> dict[str, Tensor]:
+    return {k: v.clone() for k, v in trainer._method.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def losses(trainer: Trainer) -> list[tuple[int, float, float | None]]:
+    return [(e.epoch, e.loss, e.validation_kappa) for e in trainer.progress.history]
+
+
+SHORT = Fit(epochs=4, batch=8)
+DENSE = Fit(epochs=4, outputs=7, batch=4)
+
+
+@pytest.mark.parametrize("settings", [SHORT, DENSE])
+def test_same_seed_same_weights(problem: Any, settings: Fit) -> None:
+    one, two = (trainer_of(problem, settings, 3) for _ in range(2))
+    one.run()
+    torch.manual_seed(99)
+    two = trainer_of(problem, settings, 3)
+    two.run()
+    assert same(weights(one), weights(two))
+    assert losses(one) == losses(two)
+    other = trainer_of(problem, settings, 4)
+    other.run()
+    assert not same(weights(one), weights(other))
+
+
+@pytest.mark.parametrize("settings", [SHORT, DENSE])
+@pytest.mark.parametrize("stopped_after", [0, 1, 3, 4])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    problem: Any, tmp_path: Path, settings: Fit, stopped_after: int
+) -> None:
+    whole = trainer_of(problem, settings)
+    whole.run()
+
+    first = trainer_of(problem, settings)
+    state = tmp_path / "resume.pt"
+    first.save(state)
+
+    def save_and_stop(epoch: Epoch) -> None:
+        first.save(state)
+        if epoch.epoch == stopped_after:
+            raise KeyboardInterrupt
+
+    if stopped_after:
+        with pytest.raises(KeyboardInterrupt):
+            first.run(save_and_stop)
+    torch.manual_seed(12345)  # another process begins elsewhere
+    second = trainer_of(problem, settings, seed=0)
+    torch.manual_seed(54321)
+    second.load(state)
+    second.run()
+    assert same(weights(whole), weights(second))
+    assert losses(whole) == losses(second)
+    assert [p.name for p in tmp_path.iterdir()] == ["resume.pt"]
+
+
+@pytest.mark.parametrize("total", [1, 2, 9, 10, 11, 20])
+def test_any_number_of_steps_can_be_trained(problem: Any, total: int) -> None:
+    trainer = trainer_of(problem, Fit(epochs=total, batch=18))  # all pixels: one step
+    steps: list[int] = []
+    trainer.run(after_step=lambda done, *_: steps.append(done))
+    assert steps == list(range(1, total + 1))
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "truncated", "other", "pickle"])
+def test_damaged_state_cannot_be_resumed(
+    problem: Any, tmp_path: Path, damage: str
+) -> None:
+    import pickle
+
+    trainer = trainer_of(problem, SHORT)
+    path = tmp_path / "resume.pt"
+    trainer.save(path)
+    if damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "text":
+        path.write_text("no state")
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    elif damage == "pickle":
+        path.write_bytes(pickle.dumps({"method": print}))
+    else:
+        torch.save({"method": {}}, path)
+    with pytest.raises(OutputError, match=r"resume\.pt cannot be resumed.*--overwrite"):
+        trainer.load(path)
+
+
+def scripted(
+    monkeypatch: pytest.MonkeyPatch, trainer: Trainer, kappas: list[float]
+) -> list[dict[str, Tensor]]:
+    """Let validation find these values; return the weights after each epoch."""
+    seen: list[dict[str, Tensor]] = []
+
+    def validate() -> tuple[float, float]:
+        seen.append(weights(trainer))
+        return (kappas[len(seen) - 1] if len(seen) <= len(kappas) else -1.0), 0.5
+
+    monkeypatch.setattr(trainer, "_validate", validate)
+    return seen
+
+
+def test_best_validation_wins_and_ties_go_to_the_later(
+    problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(problem, Fit(epochs=6, batch=18))
+    seen = scripted(monkeypatch, trainer, [0.9, 0.1, 0.1, 0.6, 0.6, 0.5])
+    trainer.run()
+    # The first half of the schedule does not compete.
+    assert trainer.progress.best_epoch == 5
+    assert trainer.progress.best_kappa == 0.6
+    assert same(weights(trainer), seen[4])
+
+
+def test_patience_stops(problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = trainer_of(problem, Fit(epochs=30, batch=18, patience=2))
+    scripted(monkeypatch, trainer, [0.1, 0.5, 0.4, 0.3, 0.9, 0.9])
+    trainer.run()
+    assert len(trainer.progress.history) == 4
+    assert trainer.progress.best_epoch == 2
+
+
+def test_without_validation_the_last_weights_stay(
+    problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, splits = problem
+    splits[0][splits[0] == Role.VALIDATION] = Role.TEST
+    trainer = trainer_of((data, splits), Fit(epochs=3, batch=18, patience=1))
+    after: list[dict[str, Tensor]] = []
+    trainer.run(lambda _: after.append(weights(trainer)))
+    assert len(after) == 3
+    assert trainer.progress.best_epoch == 3
+    assert all(e.validation_kappa is None for e in trainer.progress.history)
+    final = weights(trainer)
+    learned = [k for k in final if "running" not in k and "num_batches" not in k]
+    assert all(torch.equal(final[k], after[-1][k]) for k in learned)
+    assert not trainer._method.training
+
+
+def test_statistics_are_those_of_all_that_is_shown(
+    make_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_data(fields())
+    trainer = trainer_of((data, split.per_class(data, 6, 0)), SHORT)
+    method = trainer._method
+    monkeypatch.setattr(method, "shown", lambda cube: torch.cat([cube, 3 * cube]))
+    norm = next(m for m in method.network.modules() if isinstance(m, _BatchNorm))
+    seen: list[Tensor] = []
+    norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    trainer._settle()
+    assert sum(map(len, seen)) == 2 * len(trainer._windows.training_pixels())
+    means = [x.transpose(0, 1).flatten(1).mean(dim=1) for x in seen]
+    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(dim=0))
+
+
+def test_one_odd_patch_does_not_stop_training(make_data: MakeData) -> None:
+    data = make_data(fields())
+    splits = split.per_class(data, 3, 0)  # nine patches
+    trainer = trainer_of((data, splits), Fit(epochs=1, batch=8))
+    trainer.run()
+    assert math.isfinite(trainer.progress.history[0].loss)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_steps_too_small_for_batch_statistics(problem: Any, batch: int) -> None:
+    with pytest.raises(RecipeError, match=rf"fit\.batch is {batch}.*at least 3"):
+        trainer_of(problem, Fit(batch=batch, outputs=1))
+
+
+def test_loss_that_is_no_number_stops_with_advice(
+    problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(problem, SHORT)
+
+    def broken(_: Any) -> Tensor:
+        return sum(p.sum() for p in trainer._method.parameters()) * float("nan")  # type: ignore[return-value]
+
+    monkeypatch.setattr(trainer._method, "loss", broken)
+    with pytest.raises(RecipeError, match=r"loss became nan in epoch 1.*learning_rate"):
+        trainer.run()
+
+
+@pytest.mark.parametrize("settings", [SHORT, DENSE])
+def test_steps_are_counted_to_the_end(problem: Any, settings: Fit) -> None:
+    trainer = trainer_of(problem, settings)
+    counted: list[tuple[int, int]] = []
+    trainer.run(after_step=lambda done, steps, _: counted.append((done, steps)))
+    assert [done for done, _ in counted] == list(range(1, counted[0][1] + 1))
+    assert {steps for _, steps in counted} == {len(counted)}
+
+
+def test_few_labels_are_trained_by_patches(make_data: MakeData) -> None:
+    data = make_data(np.kron(fields(), np.ones((3, 3), dtype=int)))
+    splits = split.per_class(data, 5, 0)
+    windows = Windows(data.scenes, splits, HALO, np.zeros(5))
+    chosen = choose_settings(Fit(), windows, HALO, Defaults())
+    assert (chosen.outputs, chosen.batch) == (1, 60)
+    assert chosen.epochs is not None
+    assert chosen.epochs >= 50  # one step each
+
+
+def test_dense_labels_are_trained_by_windows(make_data: MakeData) -> None:
+    data = make_data(np.kron(fields(), np.ones((3, 3), dtype=int)))
+    splits = split.fraction(data, 0.8, 0)
+    windows = Windows(data.scenes, splits, HALO, np.zeros(5))
+    chosen = choose_settings(Fit(), windows, HALO, Defaults())
+    assert (chosen.outputs, chosen.batch) == (DENSE_OUTPUTS, 2)
+
+
+def test_scenes_smaller_than_a_window_are_cut_into_small_ones(
+    make_data: MakeData,
+) -> None:
+    """A step shows many plots, and few steps in an epoch make for more epochs."""
+    data = make_data(fields())  # 25 x 25 px: 16 windows, one step
+    windows = Windows(data.scenes, split.fraction(data, 0.8, 0), HALO, np.zeros(5))
+    chosen = choose_settings(Fit(), windows, HALO, Defaults())
+    assert (chosen.outputs, chosen.batch) == (PLOT_OUTPUTS, 32)
+    assert chosen.epochs == SMALL_STEPS
+    fitted = choose_settings(Fit(), windows, HALO, Defaults(min_steps=0))
+    assert fitted.epochs == 0
+
+
+def test_what_the_recipe_says_stays(make_data: MakeData) -> None:
+    data = make_data(fields())
+    windows = Windows(data.scenes, split.per_class(data, 5, 0), HALO, np.zeros(5))
+    asked = Fit(
+        epochs=3, outputs=9, batch=7, learning_rate=0.1, weight_decay=0.2, gain=0.3,
+        noise=0.4, patience=5,
+    )  # fmt: skip
+    chosen = choose_settings(asked, windows, HALO, Defaults())
+    assert msgspec.structs.asdict(chosen) == msgspec.structs.asdict(asked)
+
+
+def test_what_the_recipe_leaves_open_comes_from_the_method(
+    make_data: MakeData,
+) -> None:
+    data = make_data(fields())
+    windows = Windows(data.scenes, split.per_class(data, 5, 0), HALO, np.zeros(5))
+    own = Defaults(
+        learning_rate=0.5, weight_decay=0.25, gain=0.125, noise=0.0625, batch=5,
+        min_steps=99,
+    )  # fmt: skip
+    chosen = choose_settings(Fit(noise=0), windows, HALO, own)
+    assert chosen.learning_rate == 0.5
+    assert (chosen.weight_decay, chosen.gain, chosen.noise) == (0.25, 0.125, 0)
+    assert (chosen.batch, chosen.epochs) == (5, 33)  # three steps of 15 pixels
+
+
+def test_each_loss_steps_only_the_parameters_it_reaches(
+    problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(problem, Fit(epochs=4, batch=18))
+    method = trainer._method
+    names = [n for n, _ in method.named_parameters()]
+    first, second = names[0], names[1]
+    seen: list[dict[str, Tensor]] = []
+
+    def losses(_: Any) -> Iterator[Tensor]:
+        for name in (first, second):
+            seen.append({n: p.detach().clone() for n, p in method.named_parameters()})
+            yield method.get_parameter(name).square().sum()
+        seen.append({n: p.detach().clone() for n, p in method.named_parameters()})
+
+    monkeypatch.setattr(method, "losses", losses)
+    trainer.run()
+    for before, after, changed in zip(
+        seen[:2], seen[1:3], (first, second), strict=True
+    ):
+        assert [n for n in names if not torch.equal(before[n], after[n])] == [changed]
+
+
+def test_method_knows_how_far_the_training_is(
+    problem: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run goes on counting."""
+    settings = Fit(epochs=2, batch=9)  # 18 pixels: two steps in an epoch
+    seen: list[float] = []
+
+    def watched(trainer: Trainer) -> Trainer:
+        method = trainer._method
+        original = method.losses
+
+        def losses(batch: Any) -> Iterator[Tensor]:
+            seen.append(method.progress)
+            return original(batch)
+
+        monkeypatch.setattr(method, "losses", losses)
+        return trainer
+
+    first = watched(trainer_of(problem, settings))
+
+    def stop(_: Epoch) -> None:
+        first.save(tmp_path / "state")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        first.run(stop)
+    second = watched(trainer_of(problem, settings))
+    second.load(tmp_path / "state")
+    second.run()
+    assert seen == [0.0, 0.25, 0.5, 0.75]
+
+
+@pytest.mark.parametrize("share", [WARM_UP, pretrain.WARM_UP])
+@pytest.mark.parametrize("steps", [2, 9, 10, 11, 20, 21, 1000])
+def test_schedule_takes_any_number_of_steps(share: float, steps: int) -> None:
+    """A warm-up of exactly one step divides by zero in torch."""
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 1.0, total_steps=steps, pct_start=warm_up_share(share, steps)
+    )
+    rates = []
+    for _ in range(steps):
+        optimizer.step()
+        rates.append(schedule.get_last_lr()[0])
+        if len(rates) < steps:
+            schedule.step()
+    assert max(rates) > 0.03

@@ -1,0 +1,462 @@
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hsi_train import methods
+from hsi_train.layers import parameter_count
+from hsi_train.method import IGNORED, BaseMethod, Batch, Problem
+from hsi_train.methods import s2amsnet
+from hsi_train.methods.s2amsnet import Involution, Method
+
+BANDS, CLASSES, R = 7, 3, 19
+PLAIN = {"generators": False}
+
+
+def problem(bands: int = BANDS, classes: int = CLASSES) -> Problem:
+    return Problem(
+        band_mean=torch.linspace(500, 1500, bands, dtype=torch.float64),
+        band_std=torch.full((bands,), 200.0, dtype=torch.float64),
+        class_counts=torch.full((classes,), 10),
+        class_means=torch.ones(classes, bands, dtype=torch.float64),
+        top=torch.tensor(2500.0, dtype=torch.float64),
+    )
+
+
+def build(bands: int = BANDS, classes: int = CLASSES, **options: Any) -> Method:
+    torch.manual_seed(0)
+    method = methods.build("s2amsnet", problem(bands, classes), options)
+    assert isinstance(method, Method)
+    return method.train()
+
+
+def a_batch(outputs: int = 1, size: int = 4, seed: int = 1) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    side = outputs + R - 1
+    cube = 800 + 300 * torch.rand(size, BANDS, side, side, generator=generator)
+    classes = torch.randint(0, CLASSES, (size, outputs, outputs), generator=generator)
+    return Batch(cube, classes)
+
+
+def state(module: nn.Module) -> dict[str, Tensor]:
+    return {k: v.detach().clone() for k, v in module.state_dict().items()}
+
+
+def changed(module: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {k for k, v in module.state_dict().items() if not torch.equal(v, before[k])}
+
+
+def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step as the trainer takes it."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+
+
+def naive_involution(x: Tensor, kernels: Tensor) -> Tensor:
+    """Channel by channel and pixel by pixel."""
+    channels, groups = x.shape[1], kernels.shape[2]
+    rows, cols = kernels.shape[-2:]
+    out = torch.zeros(len(x), channels, rows, cols, dtype=x.dtype)
+    for c in range(channels):
+        for row in range(rows):
+            for col in range(cols):
+                part = x[:, c, row : row + 3, col : col + 3].flatten(1)
+                weights = kernels[:, :, c % groups, row, col]
+                out[:, c, row, col] = (part * weights).sum(dim=1)
+    return out
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 6, 7, 8, 12])
+def test_involution_forms_agree_with_a_naive_loop(channels: int) -> None:
+    torch.manual_seed(channels)
+    layer = Involution(channels, nn.BatchNorm2d).double()
+    x = torch.randn(2, channels, 5, 6, dtype=torch.float64)
+    layer.train()
+    layer(x)  # statistics other than 0 and 1
+    for training in (True, False):
+        for norm in layer.kernels:
+            norm.eval()
+        layer.training = training
+        kernels = layer.kernels(x[:, :, 1:-1, 1:-1]).unflatten(1, (9, -1))
+        assert kernels.shape[2] == math.ceil(channels / 3)
+        found = layer(x)
+        assert found.shape == (2, channels, 3, 4)
+        assert (found - naive_involution(x, kernels)).abs().max() < 1e-12
+
+
+def test_both_involution_forms_have_the_same_gradients() -> None:
+    torch.manual_seed(0)
+    gradients = []
+    for form in (s2amsnet._Involve.apply, s2amsnet.involve):
+        planes = torch.linspace(-1, 1, 2 * 3 * 2 * 30, dtype=torch.float64)
+        planes = planes.reshape(2, 3, 2, 5, 6).requires_grad_()
+        kernels = torch.linspace(-2, 1, 2 * 9 * 2 * 12, dtype=torch.float64)
+        kernels = kernels.reshape(2, 9, 2, 3, 4).requires_grad_()
+        form(planes, kernels).pow(3).sum().backward()
+        gradients.append((planes.grad, kernels.grad))
+    for fast, plain in zip(*gradients, strict=True):
+        assert plain.abs().max() > 0.1
+        torch.testing.assert_close(fast, plain, rtol=1e-12, atol=1e-12)
+
+
+def test_parameter_counts() -> None:
+    method = build(204, 6)
+    assert parameter_count(method.network) == 1_241_020
+    # As published, but for the sixth block and the biases that InstanceNorm cancels.
+    encoder = build(48).encoder
+    assert encoder is not None
+    assert parameter_count(encoder) == 135_608 - (2 * 9248) - 8 - 10 * 32
+
+
+@pytest.mark.parametrize("norm", ["bn", "ln"])
+def test_brightness_of_a_pixel_does_not_matter(norm: str) -> None:
+    method = build(norm=norm).double()
+    with torch.no_grad():
+        method.network(a_batch(2).cube.double())
+    method.eval()
+    cube = a_batch(3).cube.double()
+    gain = torch.rand(4, 1, 21, 21, dtype=torch.float64) * 3 + 0.1
+    with torch.inference_mode():
+        before, after = method.network(cube), method.network(gain * cube)
+    assert (before - after).abs().max() < 1e-10
+    assert before.std() > 1e-3
+
+
+def test_a_zero_pixel_is_harmless() -> None:
+    method = build()
+    cube = a_batch(2).cube
+    cube[:, :, 9, 9] = 0
+    cube.requires_grad_()
+    scores = method.network(cube)
+    assert torch.isfinite(scores).all()
+    scores.square().sum().backward()
+    assert cube.grad is not None
+    assert torch.isfinite(cube.grad).all()
+    unit = method.network.unit_spectra(cube)
+    assert not unit[:, :, 9, 9].any()
+    rest = unit.square().mean(dim=1)[:, :9]
+    torch.testing.assert_close(rest, torch.ones_like(rest))
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_each_step_moves_its_own_side_only(outputs: int) -> None:
+    method = build()
+    optimizer = torch.optim.AdamW(method.parameter_groups(1e-3), weight_decay=0.1)
+    for seed in range(2):  # the second round finds gradients and moments of the first
+        losses = method.losses(a_batch(outputs, seed=seed))
+        before = state(method)
+        step(optimizer, next(losses))
+        moved = changed(method, before)
+        assert moved
+        assert all(name.startswith("network.") for name in moved)
+        before = state(method)
+        step(optimizer, next(losses))
+        moved = changed(method, before)
+        assert moved
+        assert not any(name.startswith("network.") for name in moved)
+        assert {name.partition(".")[0] for name in moved} == {"generators", "encoder"}
+        assert next(losses, None) is None
+    assert all(p.requires_grad for p in method.parameters())
+
+
+def test_running_statistics_are_learned_in_the_min_step() -> None:
+    method = build()
+    before = state(method)
+    losses = method.losses(a_batch())
+    next(losses)
+    moved = changed(method, before)
+    assert any(name.endswith("running_var") for name in moved)
+    before = state(method)
+    next(losses)
+    assert changed(method, before) == set()
+
+
+def test_the_max_step_sees_the_function_of_the_min_step() -> None:
+    method = build()
+    cube = a_batch(2).cube
+    expected = method.network(cube)
+    with s2amsnet.frozen(method.network):
+        found = method.network(cube)
+    assert torch.equal(found, expected)
+    assert not found.requires_grad
+
+
+def kl(p: Tensor, q: Tensor) -> Tensor:
+    return (p * (p / q).log()).sum(dim=1)
+
+
+def test_inconsistency_is_the_kl_divergence_over_known_outputs() -> None:
+    torch.manual_seed(0)
+    scores = tuple(torch.randn(2, CLASSES, 3, 4, dtype=torch.float64) for _ in range(4))
+    classes = torch.randint(-1, CLASSES, (2, 3, 4))
+    assert (classes == IGNORED).any()
+    altered1, altered2, mixed1, mixed2 = (torch.softmax(s, dim=1) for s in scores)
+    each = kl(mixed2, altered1) + kl(mixed1, altered2)
+    found = s2amsnet.inconsistency(scores, classes)
+    assert float(found) == pytest.approx(float(each[classes != IGNORED].mean()))
+    assert found > 0
+    same = s2amsnet.inconsistency((scores[0],) * 4, classes)
+    assert float(same) == pytest.approx(0, abs=1e-12)
+    nothing = s2amsnet.inconsistency(scores, torch.full_like(classes, IGNORED))
+    assert float(nothing) == 0
+
+
+def test_contrast_is_what_its_formula_says() -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(5, 6), torch.randn(5, 6)
+    rows = [v / v.norm() for v in (*a, *b)]
+    terms = []
+    for i, row in enumerate(rows):
+        similar = [math.exp(float(row @ other) / 0.07) for other in rows]
+        partner = (i + 5) % 10
+        others = sum(s for j, s in enumerate(similar) if j not in (i, partner))
+        terms.append(-math.log(similar[partner] / (similar[partner] + others)))
+    assert float(s2amsnet.contrast(a, b)) == pytest.approx(sum(terms) / 10, rel=1e-4)
+    assert s2amsnet.contrast(a, a) < s2amsnet.contrast(a, b)
+    assert float(s2amsnet.contrast(a[:1], b[:1])) == 0
+
+
+def test_squares_are_the_patches_of_a_window() -> None:
+    x = torch.arange(2 * 3 * 8 * 7, dtype=torch.float32).reshape(2, 3, 8, 7)
+    found = s2amsnet.squares(x, 3)
+    assert found.shape == (8, 3, 3, 3)
+    assert torch.equal(found[0], x[0, :, :3, :3])
+    assert torch.equal(found[1], x[0, :, :3, 3:6])
+    assert torch.equal(found[6], x[1, :, 3:6, :3])
+    assert torch.equal(s2amsnet.squares(x[..., :3, :3], 3), x[..., :3, :3])
+
+
+def test_losses_are_those_of_the_parts() -> None:
+    method = build(kl_weight=0.3, mi_weight=2.0)
+    batch = a_batch(2)
+    x = method.network.unit_spectra(batch.cube)
+    copies = [x * f for f in torch.rand(4, BANDS, 1, 1) + 0.5]
+    scores = method.network(torch.cat([x, *copies])).chunk(5)
+    inconsistent = s2amsnet.inconsistency(scores[1:], batch.classes)
+    plain = sum(F.cross_entropy(s, batch.classes) for s in scores)
+    found = method.min_loss(x, copies, batch.classes)
+    torch.testing.assert_close(found, plain + 0.3 * inconsistent)
+
+    scores = method.network(torch.cat(copies)).chunk(4)
+    expected = -0.3 * s2amsnet.inconsistency(scores, batch.classes)
+    assert method.encoder is not None
+    views = [method.encoder(s2amsnet.squares(y, R)) for y in (x, *copies[:2])]
+    for own, *others in zip(*views, strict=True):
+        for other in others:
+            expected = expected + 2.0 * s2amsnet.contrast(other, own) / 5
+    found = method.max_loss(x, copies, batch.classes)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ce_on_source": False},
+        {"generators": False},
+        {"generators": False, "spectral_randomisation": True},
+    ],
+)
+def test_what_is_shown_is_what_a_min_step_sees(options: dict[str, Any]) -> None:
+    method, batch = build(**options), a_batch(2)
+    seen: list[Tensor] = []
+    method.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    torch.manual_seed(3)
+    next(method.losses(batch))
+    torch.manual_seed(3)
+    torch.testing.assert_close(method.shown(batch.cube), seen[0])
+
+
+def test_the_source_may_be_left_out_of_the_cross_entropy() -> None:
+    method = build(ce_on_source=False, kl_weight=0.0)
+    batch = a_batch(2)
+    x = method.network.unit_spectra(batch.cube)
+    copies = [x * f for f in torch.rand(4, BANDS, 1, 1) + 0.5]
+    scores = method.network(torch.cat(copies)).chunk(4)
+    expected = sum(F.cross_entropy(s, batch.classes) for s in scores)
+    torch.testing.assert_close(
+        method.min_loss(x, copies, batch.classes), torch.as_tensor(expected)
+    )
+
+
+class PlainlyTrained(BaseMethod):
+    receptive_field = R
+
+    def __init__(self) -> None:
+        super().__init__(problem())
+        self.network = s2amsnet.Network(problem(), nn.BatchNorm2d)
+
+
+def test_without_generators_it_is_plain_training_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    plain = PlainlyTrained().train()
+    method = build(generators=False)
+    assert method.training_only() == []
+    for trained in (plain, method):
+        optimizer = torch.optim.AdamW(trained.parameter_groups(1e-3))
+        for seed in range(3):
+            for loss in trained.losses(a_batch(2, seed=seed)):
+                step(optimizer, loss)
+    assert changed(method, state(plain)) == set()
+
+
+def test_training_is_reproducible_and_depends_on_the_seed() -> None:
+    def trained(seed: int) -> dict[str, Tensor]:
+        method = build()
+        torch.manual_seed(seed)
+        optimizer = torch.optim.AdamW(method.parameter_groups(1e-3))
+        for loss in method.losses(a_batch()):
+            step(optimizer, loss)
+        return state(method)
+
+    first = trained(1)
+    assert all(torch.equal(v, first[k]) for k, v in trained(1).items())
+    assert not all(torch.equal(v, first[k]) for k, v in trained(2).items())
+
+
+def test_generators_learn_at_a_tenth_of_the_rate() -> None:
+    method = build()
+    fast, slow = method.parameter_groups(1e-2)
+    assert (fast["lr"], slow["lr"]) == (1e-2, pytest.approx(1e-3))
+    every = [*fast["params"], *slow["params"]]
+    assert {id(p) for p in every} == {id(p) for p in method.parameters()}
+    assert {id(p) for p in slow["params"]} == {
+        id(p) for p in method.generators.parameters()
+    }
+    assert len(build(generators=False).parameter_groups(1e-2)) == 1
+
+
+def test_what_is_dropped() -> None:
+    method = build()
+    of_network = {f"network.{n}" for n, _ in method.network.named_parameters()}
+    dropped = method.training_only()
+    assert {n.partition(".")[0] for n in dropped} == {"generators", "encoder"}
+    assert not of_network & set(dropped)
+
+
+@pytest.mark.parametrize(
+    ("options", "losses", "parts"),
+    [
+        ({}, 2, {"generators", "encoder"}),
+        ({"mi_weight": 0.0}, 2, {"generators"}),
+        ({"max_step": False}, 1, {"generators"}),
+        (PLAIN, 1, set()),
+        (PLAIN | {"spectral_randomisation": True}, 1, set()),
+        (PLAIN | {"norm": "ln"}, 1, set()),
+    ],
+)
+def test_options(options: dict[str, Any], losses: int, parts: set[str]) -> None:
+    method = build(**options)
+    assert {n.partition(".")[0] for n in method.training_only()} == parts
+    values = [float(loss.detach()) for loss in method.losses(a_batch())]
+    assert len(values) == losses
+    assert all(map(math.isfinite, values))
+
+
+def test_layer_norm_looks_at_one_pixel_alone() -> None:
+    network = build(norm="ln").network
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    norm = s2amsnet.ChannelNorm(6)
+    x = torch.randn(2, 6, 4, 5)
+    expected = F.layer_norm(x.movedim(1, -1), (6,)).movedim(-1, 1)
+    torch.testing.assert_close(norm(x), expected)
+
+
+def test_random_spectra_tilt_within_bounds() -> None:
+    torch.manual_seed(0)
+    gains = s2amsnet.randomise_spectra(torch.ones(200, 11, 2, 2))
+    assert torch.equal(gains[:, :, :1, :1].expand_as(gains), gains)
+    spectra = gains[:, :, 0, 0]
+    steps = spectra.diff(dim=1)
+    assert (steps - steps[:, :1]).abs().max() < 1e-5  # straight
+    tilt = (spectra[:, -1] - spectra[:, 0]) / 2 / spectra[:, 5]
+    assert 0.4 < tilt.max() <= 0.5 + 1e-5
+    assert -0.5 - 1e-5 <= tilt.min() < -0.4
+    assert 0.7 - 1e-5 <= spectra[:, 5].min() < spectra[:, 5].max() <= 1.3 + 1e-5
+
+
+def test_randomisation_and_generators_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="generators = false"):
+        build(spectral_randomisation=True)
+
+
+@pytest.mark.parametrize(
+    "options", [{"norm": "gn"}, {"kl_weight": -1.0}, {"mi_weight": "much"}]
+)
+def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="options"):
+        build(**options)
+
+
+def test_cosines_are_smooth_and_of_unit_power() -> None:
+    basis = s2amsnet.cosines(200, 8)
+    assert basis.shape == (200, 8)
+    assert float(basis.square().sum(dim=1).mean()) == pytest.approx(1)
+    sizes = basis.abs().amax(dim=0)
+    assert (sizes.diff() < 0).all()
+    crossings = (basis[1:].sign() != basis[:-1].sign()).sum(dim=0)
+    assert crossings.tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_change_is_a_sum_of_cosines_where_it_shall_be_smooth(smooth: bool) -> None:
+    bands = 30
+    torch.manual_seed(0)
+    generator = s2amsnet.Generator(bands, 0.5, smooth)
+    x = torch.rand(3, bands, 19, 19)
+    with torch.no_grad():
+        change = 2 * generator(x) - x  # equal shares at first
+    spectra = change.movedim(1, 0).flatten(1)  # (band, pixel)
+    basis = s2amsnet.cosines(bands, s2amsnet.SMOOTH)
+    left = spectra - basis @ torch.linalg.lstsq(basis, spectra).solution
+    share = float(left.square().mean() / spectra.square().mean())
+    assert share < 1e-9 if smooth else share > 0.3
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_generator_scale_is_the_size_of_the_first_change(smooth: bool) -> None:
+    x = a_batch().cube / 1000
+    changes = []
+    for scale in (1e-6, 0.1, 0.4):
+        torch.manual_seed(0)
+        generator = s2amsnet.Generator(BANDS, scale, smooth)
+        altered = 2 * generator(x)  # equal shares at first
+        changes.append(float((altered - x).detach().square().mean().sqrt()))
+    assert changes[0] < 1e-4
+    assert changes[2] == pytest.approx(4 * changes[1], rel=1e-2)
+    assert 0.02 < changes[1] < 0.2
+
+
+def test_style_changes_from_call_to_call_and_from_sample_to_sample() -> None:
+    (generator, _) = build().generators
+    one = a_batch().cube[:1] / 1000
+    x = one.expand(3, -1, -1, -1)
+    first = generator(x)
+    assert first.shape == x.shape
+    assert (first[0] - first[1]).abs().max() > 1e-3
+    assert (first - generator(x)).abs().max() > 1e-3
+
+
+def test_mixed_precision_keeps_norms_and_contrast_in_fp32() -> None:
+    method = build()
+    batch = a_batch(2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert method.network.unit_spectra(batch.cube).dtype == torch.float32
+        a, b = torch.randn(6, 40), torch.randn(6, 40)
+        found = s2amsnet.contrast(a.bfloat16(), b.bfloat16())
+        losses = list(method.losses(batch))
+    rows = F.normalize(torch.cat([a, b]).bfloat16().double(), dim=1)
+    logits = rows @ rows.T / 0.07
+    logits.fill_diagonal_(-math.inf)
+    expected = F.cross_entropy(logits, torch.arange(12).roll(6))
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    for loss in losses:
+        loss.backward()  # type: ignore[no-untyped-call]
+        assert math.isfinite(float(loss.detach()))
+    assert all(
+        p.grad is not None and torch.isfinite(p.grad).all() for p in method.parameters()
+    )

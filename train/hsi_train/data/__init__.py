@@ -1,0 +1,1 @@
+"""Labelled scenes: rasters, MATLAB files and vector labels become cubes and classes."""

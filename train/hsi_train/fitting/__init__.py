@@ -1,0 +1,1 @@
+"""Trains networks: windows, optimisation, pre-training and resuming."""

@@ -1,0 +1,47 @@
+"""Where training runs, and what it says when that has too little memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from hsi_runtime.engines.memory_errors import is_exhaustion
+from hsi_runtime.errors import EngineError, HsiError, ResourceError
+
+
+def torch_device(name: str) -> torch.device:
+    """Return the device asked for; ``auto`` takes a GPU where one works.
+
+    Raises:
+        EngineError: CUDA was asked for and does not work, or something unknown was.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise EngineError(
+            f"Training knows no device {name!r}; expected auto, cpu or cuda. "
+            "CUDA_VISIBLE_DEVICES chooses among several GPUs."
+        )
+    present = torch.cuda.is_available()
+    if name == "cuda" and not present:
+        raise EngineError(
+            "--device cuda: torch finds no CUDA device; check the driver and that "
+            "torch is a CUDA build, or use --device cpu."
+        )
+    return torch.device("cuda" if present and name != "cpu" else "cpu")
+
+
+@contextmanager
+def memory_explained() -> Iterator[None]:
+    """Turn torch's failure to allocate into a sentence; let other errors pass.
+
+    Raises:
+        ResourceError: Memory ran out, the machine's or the GPU's.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, HsiError) or not is_exhaustion(error):
+            raise
+        raise ResourceError(
+            "Memory ran out in training; choose a smaller fit.batch or fit.outputs "
+            "(pretrain.batch or pretrain.outputs in pre-training)."
+        ) from error

@@ -1,0 +1,383 @@
+"""The training loop: windows in, the best weights out."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hsi_runtime.errors import RecipeError
+from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.fitting.predict import score
+from hsi_train.fitting.resume_state import (
+    loaded_state,
+    random_state,
+    restore_random,
+    save_state,
+)
+from hsi_train.fitting.statistics import Statistics
+from hsi_train.fitting.windows import Windows, augment, shuffled
+from hsi_train.measuring import metrics
+from hsi_train.method import BaseMethod, Batch, Corner, Defaults
+from hsi_train.recipe import Fit
+from hsi_train.splitting.split import Role, Roles
+
+DENSE_OUTPUTS = 32  # classified square of a window where labels are dense
+PLOT_OUTPUTS = 8  # the same where no scene is that large
+STEP_OUTPUTS = 2 * DENSE_OUTPUTS**2  # classified by the windows of a step
+DENSE_GAIN = 4  # windows must save this factor of work to be chosen over patches
+MIN_EPOCHS = 10
+SMALL_STEPS = 200  # of windows smaller than DENSE_OUTPUTS, at least
+MIN_PATCHES = 3  # even steps of at most three patches hold at least two
+WARM_UP = 0.1  # share of the steps
+MAX_GRADIENT_NORM = 1.0
+
+State = dict[str, Tensor]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The ``[fit]`` table of a recipe, complete; see `Fit`."""
+
+    epochs: int
+    outputs: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    gain: float
+    noise: float
+    patience: int
+
+
+def warm_up_share(share: float, steps: int) -> float:
+    """Return the share of a schedule that warms up.
+
+    torch divides by zero where that is exactly one step: two, then.
+    """
+    return 2 / steps if share * steps == 1 else share
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of ``history.csv``; validation is None without validation pixels."""
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    validation_kappa: float | None
+    validation_accuracy: float | None
+    seconds: float
+
+
+@dataclass
+class Progress:
+    """What a resumed run needs besides weights and optimiser.
+
+    Attributes:
+        history: One entry for each finished epoch.
+        best_kappa: Of the validation pixels.
+        best_epoch: Number of the epoch whose weights are kept, from 1; 0 where none was
+            needed.
+        best: Those weights.
+    """
+
+    history: list[Epoch] = field(default_factory=list)
+    best_kappa: float = -math.inf
+    best_epoch: int = 0
+    best: State | None = None
+
+
+def choose_settings(
+    wanted: Fit, windows: Windows, halo: int, defaults: Defaults
+) -> Settings:
+    """Fill in what the recipe leaves open, from the data and the method's defaults.
+
+    Few labels are trained by patches, dense ones by windows: whichever computes less
+    for the same pixels, patches when in doubt, because they mix better. Scenes smaller
+    than a window, plots, are cut into small windows, of which a step has many: batch
+    statistics of a few plots are not those of all. (NEON, plots of 20 px, test kappa of
+    one seed, with 8 windows in a step and 10 epochs, and so: S2AMSnet's classifier,
+    trained plainly on four genera, 0 and .47; all genera, MF2CNet .30 and .35, S2VNet
+    .13 and .18.)
+
+    Raises:
+        RecipeError: Steps too small for batch statistics.
+    """
+    outputs, batch, epochs = wanted.outputs, wanted.batch, wanted.epochs
+    pixels = len(windows.training_pixels())
+    if outputs is None:
+        largest = max(min(target.shape) for target in windows.targets)
+        side = DENSE_OUTPUTS if largest >= DENSE_OUTPUTS else PLOT_OUTPUTS
+        patch_work = pixels * (2 * halo + 1) ** 2
+        dense_work = len(windows.grid(side, None)) * (side + 2 * halo) ** 2
+        outputs = side if patch_work > DENSE_GAIN * dense_work else 1
+    if batch is None:
+        dense = max(2, STEP_OUTPUTS // outputs**2)
+        batch = dense if outputs > 1 else defaults.batch
+    if outputs == 1 and batch < MIN_PATCHES:
+        raise RecipeError(
+            f"fit.batch is {batch}, so a step may hold a single pixel, which has no "
+            f"batch statistics; use at least {MIN_PATCHES}, or windows (fit.outputs)."
+        )
+    if epochs is None:
+        steps = math.ceil(_length(windows, outputs) / batch)
+        small = 1 < outputs < DENSE_OUTPUTS
+        least = max(defaults.min_steps, SMALL_STEPS if small else 0)
+        epochs = max(MIN_EPOCHS, math.ceil(least / steps)) if defaults.min_steps else 0
+    rates = {
+        key: getattr(wanted if getattr(wanted, key) is not None else defaults, key)
+        for key in ("learning_rate", "weight_decay", "gain", "noise")
+    }
+    return Settings(
+        epochs=epochs, outputs=outputs, batch=batch, patience=wanted.patience, **rates
+    )
+
+
+def _length(windows: Windows, outputs: int) -> int:
+    if outputs == 1:
+        return len(windows.training_pixels())
+    return len(windows.grid(outputs, None))
+
+
+class Trainer:
+    """Trains one method, epoch by epoch, and can be saved between epochs."""
+
+    def __init__(
+        self,
+        method: BaseMethod,
+        data: LabelledData,
+        splits: list[Roles],
+        windows: Windows,
+        statistics: Statistics,
+        settings: Settings,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self._method = method.to(device)
+        self._data, self._splits, self._windows = data, splits, windows
+        self._statistics, self._settings, self._device = statistics, settings, device
+        self._epochs, self._outputs = settings.epochs, settings.outputs
+        self._batch = settings.batch
+        self._rng = np.random.default_rng(seed)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._steps = math.ceil(_length(windows, self._outputs) / self._batch)
+        groups = method.parameter_groups(settings.learning_rate)
+        self._optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+        total = max(self._epochs * self._steps, 1)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
+            self._optimizer,
+            [group["lr"] for group in groups],
+            total_steps=total,
+            pct_start=warm_up_share(WARM_UP, total),
+        )
+        self._validates = any((r == Role.VALIDATION).any() for r in splits)
+        # bf16 has the range of fp32: no loss scaling. Older GPUs stay in fp32.
+        self._amp = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self.progress = Progress()
+
+    def run(
+        self,
+        after_epoch: Callable[[Epoch], None] = lambda _: None,
+        after_step: Callable[[int, int, float], None] = lambda *_: None,
+    ) -> None:
+        """Train to the end and load the best weights.
+
+        With validation pixels, the weights of the epoch with the best kappa win, ties
+        going to the later one; without, the last. Test pixels have no say. Epochs of
+        the schedule's first half do not compete, unless patience may stop it there:
+        their rate is high, and a lucky validation is no settled network.
+
+        Args:
+            after_epoch: Called with each finished epoch; may save the trainer.
+            after_step: Called with finished steps, all steps and the loss.
+        """
+        progress = self.progress
+        for epoch in range(len(progress.history) + 1, self._epochs + 1):
+            waited = epoch - 1 - progress.best_epoch
+            if 0 < self._settings.patience <= waited:
+                break
+            started = time.monotonic()
+            loss = self._train_epoch(epoch, after_step)
+            kappa, accuracy = self._validate()
+            eligible = epoch > self._epochs // 2 or self._settings.patience
+            if kappa is None or (eligible and kappa >= progress.best_kappa):
+                progress.best_kappa = -math.inf if kappa is None else kappa
+                progress.best_epoch = epoch
+                progress.best = {
+                    k: v.detach().cpu().clone()
+                    for k, v in self._method.state_dict().items()
+                }
+            progress.history.append(
+                Epoch(
+                    epoch,
+                    loss,
+                    float(self._schedule.get_last_lr()[0]),
+                    kappa,
+                    accuracy,
+                    time.monotonic() - started,
+                )
+            )
+            after_epoch(progress.history[-1])
+        if progress.best is not None:
+            self._method.load_state_dict(progress.best)
+        self._settle()
+        self._method.eval()
+
+    def _train_epoch(
+        self, epoch: int, after_step: Callable[[int, int, float], None]
+    ) -> float:
+        self._method.train()
+        total = 0.0
+        for step, places in enumerate(self._epoch_places(), start=1):
+            batch = self._windows.batch(places, self._outputs)
+            batch = augment(
+                batch,
+                self._statistics,
+                self._settings.gain,
+                self._settings.noise,
+                self._generator,
+            ).to(self._device)
+            value = self._train_step(batch)
+            if not math.isfinite(value):
+                raise RecipeError(
+                    f"The loss became {value} in epoch {epoch}; lower "
+                    "fit.learning_rate, or look for extreme values in the scene."
+                )
+            total += value
+            done = (epoch - 1) * self._steps + step
+            after_step(done, self._epochs * self._steps, value)
+        return total / self._steps
+
+    def _train_step(self, batch: Batch) -> float:
+        """Take an optimiser step for each loss of the method; return the first."""
+        values = []
+        taken = self._schedule.last_epoch  # steps, counting those before a resume
+        self._method.progress = taken / self._schedule.total_steps
+        losses = self._method.losses(batch)
+        while True:
+            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
+                loss = next(losses, None)
+            if loss is None:
+                break
+            # Parameters without a gradient stay: a loss steps what it reaches.
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(
+                self._method.parameters(), MAX_GRADIENT_NORM, error_if_nonfinite=False
+            )
+            self._optimizer.step()
+            values.append(float(loss.detach()))
+        self._schedule.step()
+        return values[0] if all(map(math.isfinite, values)) else math.nan
+
+    def _epoch_places(self) -> list[list[Corner]]:
+        """Draw the windows of an epoch: as many steps each time, whatever the shift."""
+        if self._outputs == 1:
+            return list(
+                shuffled(self._windows.training_pixels(), self._batch, self._rng)
+            )
+        steps: list[list[Corner]] = []
+        while len(steps) < self._steps:
+            grid = self._windows.grid(self._outputs, self._rng)
+            steps += shuffled(grid, self._batch, self._rng)
+        return steps[: self._steps]
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        """Measure batch statistics again, on the training windows, not augmented.
+
+        Running averages lag behind the weights and have seen augmented windows only.
+        A method that shows its network altered copies keeps the statistics of both:
+        those of the windows alone are another function than the one that learned.
+        Only the norms are in training mode, so that nothing is dropped: a network whose
+        forms differ in training asks its norms. With validation pixels, the new
+        statistics stay only if these agree.
+        """
+        network = self._method.network
+        norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
+        if not norms:
+            return
+        before = copy.deepcopy(self._method.state_dict())
+        self._method.eval()
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a plain mean over all batches
+            norm.train()
+        if self._outputs == 1:
+            places = self._windows.training_pixels()
+        else:
+            places = self._windows.grid(self._outputs, None)
+        # Whole batches, in an order that mixes the scene.
+        rng = np.random.default_rng(0)
+        for chosen in shuffled(places, self._batch, rng):
+            cube = self._windows.batch(chosen, self._outputs).cube
+            network(self._method.shown(cube.to(self._device)))
+        for norm in norms:
+            norm.momentum = 0.1
+        self._method.eval()
+        kappa, _ = self._validate()
+        if kappa is not None and kappa < self.progress.best_kappa:
+            self._method.load_state_dict(before)
+
+    def _validate(self) -> tuple[float | None, float | None]:
+        if not self._validates:
+            return None, None
+        matrix = self.score(Role.VALIDATION).confusion()
+        return metrics.kappa(matrix), metrics.overall_accuracy(matrix)
+
+    def score(self, role: Role) -> metrics.Scored:
+        """Score the pixels of a role with the present weights."""
+        return score(
+            self._method.network,
+            self._data.scenes,
+            self._splits,
+            role,
+            self._statistics.mean,
+            self._method.halo,
+            len(self._data.classes),
+            self._device,
+        )
+
+    def save(self, path: Path) -> None:
+        """Save all that `load` needs to go on as if nothing had happened."""
+        progress = self.progress
+        state: dict[str, Any] = {
+            "method": self._method.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": self._schedule.state_dict(),
+            "numpy": self._rng.bit_generator.state,
+            "generator": self._generator.get_state(),
+            "random": random_state(self._device),
+            "history": [vars(e) for e in progress.history],
+            "best_kappa": progress.best_kappa,
+            "best_epoch": progress.best_epoch,
+            "best": progress.best,
+        }
+        save_state(path, state)
+
+    def load(self, path: Path) -> None:
+        """Go on where `save` was called.
+
+        Raises:
+            OutputError: The file is damaged or of another run.
+        """
+        with loaded_state(path) as state:
+            self._method.load_state_dict(state["method"])
+            self._optimizer.load_state_dict(state["optimizer"])
+            self._schedule.load_state_dict(state["schedule"])
+            self._rng.bit_generator.state = state["numpy"]
+            self._generator.set_state(state["generator"])
+            restore_random(state["random"], self._device)
+            self.progress = Progress(
+                [Epoch(**e) for e in state["history"]],
+                state["best_kappa"],
+                state["best_epoch"],
+                state["best"],
+            )

@@ -1,0 +1,1 @@
+"""Measures maps: accuracy, calibration and area estimates."""

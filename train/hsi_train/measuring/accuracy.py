@@ -1,0 +1,141 @@
+"""Compares a class map with a truth raster on the same grid."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from hsi_runtime.errors import SceneError
+from hsi_runtime.scenes.opening import open_scene
+from hsi_runtime.scenes.scene import SceneInfo
+from hsi_train.data import labels
+from hsi_train.data.classes import ClassInfo
+from hsi_train.measuring import area_estimate, metrics
+
+ROWS = 512  # read at once
+
+
+def compare(
+    class_map: Path,
+    truth: Path,
+    abundances: Path | None = None,
+    min_abundance: float = 0.0,
+    probability_sample: bool = False,
+) -> dict[str, Any]:
+    """Measure accuracy where the truth has a label and the map has data.
+
+    Args:
+        class_map: Output of hsi-run.
+        truth: Codes on the same grid; 0, nodata and NaN are unlabelled.
+        abundances: Fractions of the materials, one band for each, as such or by the
+            scale that the file declares, as hsi-run writes them; optional.
+        min_abundance: Only pixels whose largest fraction reaches it count.
+        probability_sample: The truth was drawn at random, from the whole map or within
+            each of its classes: estimate areas, too.
+
+    Returns:
+        Pixels compared, overall accuracy, average accuracy and kappa; with a sample
+        also ``area_adjusted``, see `area_estimate.report`.
+
+    Raises:
+        SceneError: The rasters do not lie on one grid, share no labelled pixel, the
+            truth holds no codes, or the sample is too small.
+    """
+    info = _describe(class_map)
+    for path in filter(None, (truth, abundances)):
+        labels.check_grid(str(path), _describe(path), info)
+    with rasterio.Env(GDAL_CACHEMAX=64):
+        found, true = _open(class_map), _open(truth)
+        pure = _open(abundances) if abundances else None
+        pairs: dict[tuple[int, int], int] = {}
+        mapped: dict[int, int] = {}  # pixels of each code of the map
+        for top in range(0, found.height, ROWS):
+            window = Window(0, top, found.width, min(ROWS, found.height - top))
+            codes = found.read(1, window=window)
+            classes = labels.whole_codes(
+                str(truth), true.read(1, window=window), true.nodata
+            )
+            known = codes != found.nodata
+            present, numbers = np.unique(codes[known], return_counts=True)
+            for code, n in zip(present, numbers, strict=True):
+                mapped[int(code)] = mapped.get(int(code), 0) + int(n)
+            use = (classes != 0) & known
+            if pure is not None:
+                use &= _largest(pure, window) >= min_abundance
+            both = np.stack([classes[use], codes[use]]).astype(np.int64)
+            values, counts = np.unique(both, axis=1, return_counts=True)
+            for (label, code), n in zip(values.T, counts, strict=True):
+                key = int(label), int(code)
+                pairs[key] = pairs.get(key, 0) + int(n)
+    if not pairs:
+        raise SceneError(f"{class_map} and {truth} share no labelled pixel.")
+    every = sorted({code for pair in pairs for code in pair} | mapped.keys())
+    matrix = np.zeros((len(every), len(every)), dtype=np.int64)
+    for (label, code), n in pairs.items():
+        matrix[every.index(label), every.index(code)] = n
+    result: dict[str, Any] = {
+        "pixels": int(matrix.sum()),
+        "overall_accuracy": metrics.overall_accuracy(matrix),
+        "average_accuracy": metrics.average_accuracy(matrix),
+        "kappa": metrics.kappa(matrix),
+    }
+    if probability_sample:
+        counts = np.array([mapped.get(code, 0) for code in every])
+        if lacking := area_estimate.unsampled(matrix, counts):
+            raise SceneError(
+                f"{truth}: fewer than {area_estimate.MIN_SAMPLES} pixels of the sample "
+                f"are mapped as {', '.join(str(every[k]) for k in lacking)}, so areas "
+                "cannot be estimated; label more random pixels there."
+            )
+        side = info.resolution_m
+        result["area_adjusted"] = area_estimate.report(
+            matrix,
+            counts,
+            [ClassInfo(code, str(code), "") for code in every],
+            None if side is None else side**2,
+        )
+    return result
+
+
+def area_table(adjusted: dict[str, Any]) -> str:
+    """Show the estimates with their 95 % intervals as text, a line for each class."""
+
+    def percent(interval: list[float] | None) -> str:
+        if interval is None:
+            return f"{'-':>21}"
+        value, low, high = (100 * v for v in interval)
+        return f"{value:6.1f} ({low:5.1f}..{high:5.1f})"
+
+    lines = ["class     area share, %          user's, %              producer's, %"]
+    for entry in adjusted["classes"]:
+        keys = ("area_share", "users_accuracy", "producers_accuracy")
+        figures = "  ".join(percent(entry[key]) for key in keys)
+        lines.append(f"{entry['code']:5}  {figures}".rstrip())
+    overall = percent(adjusted["overall_accuracy"]).strip()
+    return "\n".join([*lines, f"overall accuracy, of the area: {overall} %"])
+
+
+def _largest(abundances: Any, window: Window) -> NDArray[np.float64]:
+    """Read the largest fraction of each pixel of a window, 0 where there is none."""
+    stored = abundances.read(window=window, masked=True)  # (material, row, col)
+    scale = np.array(abundances.scales)[:, None, None]
+    offset = np.array(abundances.offsets)[:, None, None]
+    largest: NDArray[np.float64] = (stored * scale + offset).filled(0.0).max(axis=0)
+    return largest
+
+
+def _describe(path: Path) -> SceneInfo:
+    with contextlib.closing(open_scene(path)) as scene:
+        return scene.info
+
+
+def _open(path: Path) -> Any:
+    try:
+        return rasterio.open(path, driver="GTiff")
+    except RasterioError as error:
+        raise SceneError(f"{path} is not a readable GeoTIFF: {error}") from error

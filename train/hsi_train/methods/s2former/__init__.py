@@ -1,0 +1,244 @@
+"""S2Former: a spectral-spatial transformer, pre-trained without labels.
+
+After the abstract of Chao, Lv, Ma, Qiu, Fang, Shen, Yao, "Cross-Domain Transfer with
+Self-Supervised Spectral-Spatial Modeling for Hyperspectral Image Classification",
+arXiv 2601.18088, 2026. The abstract gives the parts: pre-training on other scenes
+without labels; a spatial and a spectral branch coupled by cross-attention both ways;
+random masking; frequency domain consistency (FDC), a loss on the high frequencies of
+the Fourier magnitude; diffusion-aligned fine-tuning (DAFT), distillation along the
+path on which a diffusion model denoises a feature. Every size, formula and setting is
+ours; this is not a reproduction of the paper's numbers.
+
+With few labels a pre-trained encoder stays as it is. Pixels of the target without
+labels tell how its features differ from neighbour to neighbour, and a linear head is
+fitted that prefers what neighbours share. On disjoint splits of two small scenes that
+gains 7 and 8 points on training from scratch, but 6 with an untrained encoder, too;
+neither FDC nor DAFT adds to it: ``benchmarks/results/pretraining.md``.
+
+Differs from the paper: a pixel has one state a layer, one spatial and sixteen spectral
+tokens, and attends to its real neighbours, so a window is classified densely; whole
+pixels are masked, in both branches.
+
+Bands of any sensor become 128 pseudo-bands by a fixed resampling of the band index, so
+one encoder serves all sensors.
+
+One paper, one folder: `network` is the encoder with its head, `pretraining` and
+`distillation` are training only, `linear_head` fits the head where labels are few, and
+`folded` is the form that is exported. This file puts them together.
+
+Axes: tokens last, ``(batch, row, col, [group,] feature)``.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hsi_runtime.errors import RecipeError
+from hsi_train.fitting import statistics
+from hsi_train.fitting.pretrain import Pretrainable
+from hsi_train.method import IGNORED, Batch, Defaults, Problem, TrainingWindows
+from hsi_train.methods.s2former import linear_head
+from hsi_train.methods.s2former.distillation import Distillation, another_view, unit
+from hsi_train.methods.s2former.network import (
+    BLOCKS,
+    FEATURES,
+    REACH,
+    Adapter,
+    Network,
+    Options,
+)
+from hsi_train.methods.s2former.pretraining import Pretraining
+
+FEW_LABELS = 1000  # up to here a pre-trained encoder gets its head from a probe
+CUT = 128  # windows encoded at once for the probe
+AROUND, AROUND_SIDE = 32, 32  # windows of pixels without labels, and their outputs
+PROBED = Defaults(learning_rate=1e-3, min_steps=0)
+DAFT = Defaults(learning_rate=1e-3, min_steps=200)
+DENOISER_WARM_UP = 200  # steps
+
+
+class Surroundings(NamedTuple):
+    """What pixels without labels tell of the features.
+
+    Attributes:
+        features: Shape ``(pixel, feature)``.
+        steps: Covariance of the differences of neighbours, ``(feature, feature)``.
+    """
+
+    features: Tensor
+    steps: Tensor
+
+
+def neighbours_known(known: Tensor, axis: int) -> Tensor:
+    """Say where a pixel and the next along an axis are both known."""
+    length = known.shape[axis] - 1
+    return known.narrow(axis, 0, length) & known.narrow(axis, 1, length)
+
+
+class Method(Pretrainable):
+    """S2Former; from scratch, or on a pre-trained encoder."""
+
+    receptive_field = 2 * BLOCKS * REACH + 1
+    defaults = Defaults(learning_rate=1e-3, min_steps=100)
+    network: Network
+
+    def __init__(self, problem: Problem, options: Options) -> None:
+        super().__init__(problem, options.class_weighting)
+        self._options = options
+        self.network = Network(problem, options)
+        self.pretraining = Pretraining(options)
+        self.daft = Distillation(self.network) if options.daft else None
+
+    def folded_graph(self) -> nn.Module:
+        from hsi_train.methods.s2former.folded import (
+            FoldedGraph,  # which imports this file
+        )
+
+        return FoldedGraph(self.network, self.probabilities)
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What pre-training trains and other runs may start from."""
+        return self.network.encoder
+
+    @staticmethod
+    def adapter(mean: Tensor, std: Tensor) -> nn.Module:
+        return Adapter(mean, std)
+
+    def pretraining_loss(self, cube: Tensor) -> Tensor:
+        loss: Tensor = self.pretraining(self.encoder, cube)
+        return loss
+
+    @property
+    def probes(self) -> bool:
+        """Whether the encoder knows more than the labels: its head is fitted first."""
+        few = int(self.problem.class_counts.sum()) <= FEW_LABELS
+        return self.pretrained and few
+
+    def fit_defaults(self) -> Defaults:
+        if self.probes:
+            return PROBED if self.daft is None else DAFT
+        if self.daft is None:
+            return self.defaults
+        raise RecipeError(
+            "options.daft tunes a pre-trained encoder with at most "
+            f"{FEW_LABELS} training pixels; give --pretrain-scene or --init and few "
+            "labels, or leave it out."
+        )
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        slow = self._options.encoder_rate if self.probes else 1.0
+        fast = list(self.network.head.parameters())
+        if self.daft is not None:
+            fast += self.daft.denoiser.parameters()
+        return [
+            {"params": list(self.encoder.parameters()), "lr": slow * learning_rate},
+            {"params": fast, "lr": learning_rate},
+        ]
+
+    def prepare(self, windows: TrainingWindows) -> None:
+        """Measure the features and fit the head before a pre-trained encoder moves."""
+        if not self.probes:
+            return
+        places, head = windows.training_pixels(), self.network.head
+        around = self._unlabelled(windows)
+        features, classes = self._features(windows)
+        head.measure(features if around is None else around.features)
+        quiet = torch.eye(FEATURES).to(features)
+        if around is not None:
+            steps = around.steps * head.gain * head.gain[:, None]
+            quiet = linear_head.quietening(steps).to(features)
+        fitted = linear_head.fit(head.standardise(features) @ quiet, classes, places)
+        with torch.no_grad():
+            head.linear.weight.copy_(fitted.weight @ quiet)
+            head.linear.bias.copy_(fitted.bias)
+        if self.daft:
+            self.daft.teacher.load_state_dict(self.network.state_dict())
+            self._warm_up(self.daft, unit(head.standardise(features)))
+
+    @torch.no_grad()
+    def _unlabelled(self, windows: TrainingWindows) -> Surroundings | None:
+        """Measure the target scenes without labels, as pre-training does its scenes.
+
+        The adapter's statistics become those of the pixels. Nothing is measured where
+        too few pixels are untouched by test and validation pixels.
+        """
+        rng = np.random.default_rng(int(torch.randint(2**31, ())))
+        found = list(windows.unlabelled(AROUND_SIDE, AROUND, rng))
+        inside = slice(self.halo, -self.halo)
+        inner = [cube[:, inside, inside][:, known] for cube, known in found]
+        if sum(spectra.shape[1] for spectra in inner) < FEATURES:
+            return None
+        spectra = np.concatenate(inner, axis=1).astype(np.float64)
+        measured = statistics.spectral_statistics(spectra)
+        mean, std = (torch.from_numpy(v) for v in (measured.mean, measured.std))
+        network, device = self.network.eval(), self.class_weights.device
+        network.adapter.load_state_dict(Adapter(mean, std).state_dict())
+        steps = torch.zeros(FEATURES, FEATURES, dtype=torch.float64, device=device)
+        features, count = [], 0
+        for cube, known in found:
+            grid = network.features(torch.from_numpy(cube)[None].to(device))[0]
+            mask = torch.from_numpy(known).to(device)
+            features.append(grid[mask])
+            for axis in (0, 1):
+                change = grid.diff(dim=axis)[neighbours_known(mask, axis)].double()
+                steps += change.T @ change
+                count += len(change)
+        return Surroundings(torch.cat(features), steps / max(count, 1))
+
+    @torch.no_grad()
+    def _features(self, windows: TrainingWindows) -> tuple[Tensor, Tensor]:
+        """Features ``(pixel, feature)`` and classes of all training pixels."""
+        self.network.eval()
+        device = self.class_weights.device
+        places = windows.training_pixels()
+        features, classes = [], []
+        for start in range(0, len(places), CUT):
+            batch = windows.batch(places[start : start + CUT], 1).to(device)
+            features.append(self.network.features(batch.cube)[:, 0, 0])
+            classes.append(batch.classes[:, 0, 0])
+        return torch.cat(features), torch.cat(classes)
+
+    @staticmethod
+    def _warm_up(daft: Distillation, features: Tensor) -> None:
+        optimizer = torch.optim.AdamW(daft.denoiser.parameters(), lr=1e-3)
+        for _ in range(DENOISER_WARM_UP):
+            optimizer.zero_grad()
+            daft.denoising_loss(features).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+    def losses(self, batch: Batch) -> Iterator[Tensor]:
+        if self.daft is None:
+            yield self.loss(batch)
+            return
+        yield self._distilled(self.daft, batch)
+        self.daft.follow(self.network, self._options.teacher_momentum)
+
+    def _distilled(self, daft: Distillation, batch: Batch) -> Tensor:
+        network, labelled = self.network, batch.classes != IGNORED
+        features = network.features(batch.cube)  # (batch, row, col, feature)
+        scores = network.head(features)
+        loss = self.cross_entropy(scores.permute(0, 3, 1, 2), batch.classes)
+        if not labelled.any():
+            return loss
+        with torch.no_grad():
+            seen = another_view(daft.teacher.eval().features, batch.cube)
+            said = daft.teacher.head(seen)[labelled]
+            theirs = unit(daft.teacher.head.standardise(seen)[labelled])
+        ours = unit(network.head.standardise(features)[labelled])  # (pixel, feature)
+        path, steps = daft.trajectory_losses(ours, theirs)
+        soft = F.kl_div(
+            F.log_softmax(scores[labelled] / 2, dim=-1),
+            F.log_softmax(said / 2, dim=-1),
+            log_target=True,
+            reduction="batchmean",
+        )
+        # Late enough for the student to have a trajectory worth comparing.
+        ramp = math.exp(-5 * (1 - min(1.0, self.progress / 0.3)) ** 2)
+        agreement = 0.5 * path + 0.5 * steps + 0.5 * 4 * soft
+        return loss + ramp * agreement + daft.denoising_loss(theirs)

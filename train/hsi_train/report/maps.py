@@ -1,0 +1,241 @@
+"""Pictures of the scenes: composites, labels, split, class map and confidence."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hsi_train import target
+from hsi_train.data.labelled_scene import UNLABELLED, LabelledData, LabelledScene
+from hsi_train.fitting.predict import class_and_confidence
+from hsi_train.fitting.statistics import Statistics
+from hsi_train.method import BaseMethod
+from hsi_train.report.html import (
+    Safe,
+    figure,
+    grid,
+    joined,
+    legend,
+    named,
+    paragraph,
+    scale,
+    swatch,
+    text,
+)
+from hsi_train.report.pictures import (
+    NODATA,
+    NOTHING,
+    SHARE_COLORS,
+    SHARE_STEPS,
+    composite,
+    composites,
+    painted,
+    painted_shares,
+    photograph,
+)
+from hsi_train.splitting.split import Role, Roles
+from hsi_train.target import Target
+
+MAX_MAPS = 6  # scenes that are drawn
+MAX_MAP_PIXELS = 500_000  # a larger scene is classified only where it has labels
+PICTURE_PIXELS = 1_000_000  # of one kind of picture, in all scenes together
+CHANNELS = ("red", "green", "blue")
+
+# Told apart with any colour vision, and in grey.
+ROLE_COLORS = {
+    Role.TRAIN: "#004488",
+    Role.VALIDATION: "#ddaa33",
+    Role.TEST: "#bb5566",
+    Role.BUFFER: "#b0b0b0",
+}
+
+
+def maps(
+    method: BaseMethod,
+    data: LabelledData,
+    splits: list[Roles],
+    statistics: Statistics,
+    device: torch.device,
+) -> Safe:
+    """Draw the first scenes, each with its split and what the method makes of it.
+
+    Args:
+        method: In evaluation mode.
+        data: Scenes and classes.
+        splits: Role of every pixel, one array for each scene.
+        statistics: Of the training pixels.
+        device: Where the method lives.
+    """
+    bands, sentence = composites(data)
+    pairs = zip(data.scenes, splits, strict=True)
+    drawn = _gallery(method, pairs, len(data.scenes), bands, data, statistics, device)
+    return joined(paragraph(sentence), drawn) if sentence else drawn
+
+
+def target_maps(
+    method: BaseMethod,
+    aimed: Target,
+    data: LabelledData,
+    statistics: Statistics,
+    device: torch.device,
+) -> Safe:
+    """Draw the first target scenes with a known label as `maps` does, without a split.
+
+    Args:
+        method: In evaluation mode.
+        aimed: The target scenes.
+        data: Source scenes and classes.
+        statistics: Of the training pixels.
+        device: Where the method lives.
+    """
+    known = [(p, found) for p, found in aimed.scenes if (found != UNLABELLED).any()]
+    scenes = ((target.read(aimed, p, found, method.halo), None) for p, found in known)
+    bands, _ = composites(data)
+    return _gallery(method, scenes, len(known), bands, data, statistics, device)
+
+
+def _gallery(
+    method: BaseMethod,
+    scenes: Iterable[tuple[LabelledScene, Roles | None]],
+    total: int,
+    bands: dict[str, list[int]],
+    data: LabelledData,
+    statistics: Statistics,
+    device: torch.device,
+) -> Safe:
+    """Head and draw the first scenes; explain the colours; count those left out.
+
+    Args:
+        method: In evaluation mode.
+        scenes: Each with its split; a target scene has none. No more than `MAX_MAPS`
+            are asked for.
+        total: How many there are.
+        bands: Of the composites.
+        data: Source scenes and classes.
+        statistics: Of the training pixels.
+        device: Where the method lives.
+    """
+    many = min(total, MAX_MAPS)
+    parts: list[Safe] = []
+    for scene, roles in islice(scenes, many):
+        wanted = scene.valid
+        large = wanted.size > MAX_MAP_PIXELS
+        if large:
+            wanted = scene.classes != UNLABELLED
+        found = class_and_confidence(method, scene, wanted, statistics.mean, device)
+        panels = _panels(scene, roles, bands, data, *found, PICTURE_PIXELS // many)
+        parts += [_heading(scene), layout(panels, scene.valid.shape, many)]
+        if large:
+            parts.append(
+                paragraph(
+                    "This scene is large: only the tiles that hold labels are "
+                    "classified here, the rest is grey. hsi-run maps all of it."
+                )
+            )
+    present = [named(c) for c in data.classes]
+    parts.append(
+        legend([*present, swatch(NOTHING, "no label"), swatch(NODATA, "nodata")])
+    )
+    if total > many:
+        parts.append(paragraph(f"{total - many} more scenes are not drawn."))
+    return joined(*parts)
+
+
+def share_scale() -> Safe:
+    """Explain the colours of `painted_shares`."""
+    return scale(SHARE_COLORS[:: SHARE_STEPS // 10], "0", "1")
+
+
+def layout(panels: list[Safe], shape: tuple[int, ...], scenes: int) -> Safe:
+    """Lay the pictures of a scene side by side, as its shape suggests."""
+    aspect = shape[1] / shape[0]
+    if aspect >= 4:
+        return grid(panels, 1, 1, "map strip", f"--aspect:{aspect:.2f}")
+    if aspect >= 1.8:
+        return grid(panels, 1, 2, "map")
+    many = min(len(panels), 6)
+    if aspect <= 0.4:
+        return grid(panels, 3, many, "map tall")
+    return grid(panels, 3, many, "map") if scenes > 2 else grid(panels, 2, 3, "map")
+
+
+def _panels(
+    scene: LabelledScene,
+    roles: Roles | None,
+    bands: dict[str, list[int]],
+    data: LabelledData,
+    found: NDArray[np.int16],
+    confidence: NDArray[np.float32],
+    limit: int,
+) -> list[Safe]:
+    name = scene.info.path.name
+    centres = data.reference.wavelengths_nm
+    panels = []
+    for title, chosen in bands.items():
+        said = [f"band {data.bands[b] + 1}" for b in chosen]
+        if centres is not None:
+            nm = centres[data.bands[chosen]]
+            # Bands of a target scene may be in another order, or resampled.
+            numbers = [f" ({s})" if roles is not None else "" for s in said]
+            said = [f"{n:.0f} nm{s}" for n, s in zip(nm, numbers, strict=True)]
+        caption = ", ".join(f"{c} {s}" for c, s in zip(CHANNELS, said, strict=True))
+        uri = photograph(composite(scene, chosen), limit)
+        panels.append(_panel(uri, title, name, text(caption)))
+    colors = [c.color for c in data.classes]
+    labelled = int((scene.classes != UNLABELLED).sum())
+    valid = scene.valid
+    split = [] if roles is None else [_split_panel(scene, roles, limit)]
+    return [
+        *panels,
+        _panel(
+            painted(scene.classes, colors, valid, limit, rare=True),
+            "Labels", name, text(f"{labelled:,} pixels"),
+        ),
+        *split,
+        _panel(
+            painted(found, colors, valid, limit),
+            "Class map", name, text("by the trained network"),
+        ),
+        _panel(
+            painted_shares(confidence, valid, limit),
+            "Confidence", name, joined("probability of the class shown", share_scale()),
+        ),
+    ]  # fmt: skip
+
+
+def _split_panel(scene: LabelledScene, roles: Roles, limit: int) -> Safe:
+    counts = np.bincount(roles.ravel(), minlength=len(Role))
+    keys = [
+        swatch(color, f"{role.name.lower()} {counts[role]:,}")
+        for role, color in ROLE_COLORS.items()
+        if counts[role]
+    ]
+    # The highest index wins where a picture is thinned out: training pixels are rare.
+    order = [Role.BUFFER, Role.TEST, Role.VALIDATION, Role.TRAIN]
+    parts = np.full(roles.shape, UNLABELLED)
+    for index, role in enumerate(order):
+        parts[roles == role] = index
+    role_colors = [ROLE_COLORS[role] for role in order]
+    uri = painted(parts, role_colors, scene.valid, limit, rare=True)
+    caption = Safe(f'<span class="keys">{" ".join(keys)}</span>')
+    return _panel(uri, "Split", scene.info.path.name, caption)
+
+
+def _panel(uri: str, title: str, scene: str, caption: Safe) -> Safe:
+    below = Safe(f"<b>{text(title)}</b><br>{caption}")
+    return figure(uri, f"{title} of {scene}", below)
+
+
+def _heading(scene: LabelledScene) -> Safe:
+    info, (rows, cols) = scene.info, scene.valid.shape
+    said = f"{rows:,} rows x {cols:,} columns"
+    if info.resolution_m is not None:
+        said += f" of {info.resolution_m:g} m pixels"
+    if (rows, cols) != (info.rows, info.cols):
+        said += (
+            f": the labelled part, from row {scene.row + 1:,} and column "
+            f"{scene.col + 1:,}, of {info.rows:,} x {info.cols:,}"
+        )
+    return joined(Safe(f"<h3>{text(info.path.name)}</h3>"), paragraph(said, "soft"))

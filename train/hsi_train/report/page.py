@@ -1,0 +1,210 @@
+"""Writes ``report.html``: one self-contained page to judge a run by."""
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hsi_runtime import files
+from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.fitting.statistics import Statistics
+from hsi_train.fitting.trainer import Progress
+from hsi_train.method import BaseMethod
+from hsi_train.report.html import (
+    Safe,
+    anchor,
+    figure,
+    grid,
+    joined,
+    page,
+    paragraph,
+    percent,
+    section,
+    svg,
+    table,
+    text,
+)
+from hsi_train.report.maps import maps, target_maps
+from hsi_train.report.plots import (
+    draw_confusion,
+    draw_loss,
+    draw_reliability,
+    draw_validation,
+    plot_style,
+)
+from hsi_train.report.spectra import spectra_section
+from hsi_train.report.tables import (
+    area_table,
+    calibration_table,
+    cards,
+    class_table,
+    comparison,
+    confusion_table,
+    interval,
+    provenance_table,
+)
+from hsi_train.report.unmixing import unmixing
+from hsi_train.run_folder.checkpoint import Description
+from hsi_train.splitting import split
+from hsi_train.splitting.split import Roles
+from hsi_train.target import Target
+
+FITTING_CLASSES = 12  # whose confusion matrix leaves room beside it
+
+
+@plot_style()
+def write_report(
+    path: Path,
+    method: BaseMethod,
+    data: LabelledData,
+    splits: list[Roles],
+    statistics: Statistics,
+    progress: Progress,
+    result: dict[str, Any],
+    described: Description,
+    device: torch.device,
+    aimed: Target | None = None,
+) -> None:
+    """Write the page: maps, accuracy, curves, spectra, recipe and provenance.
+
+    Args:
+        path: Of the page.
+        method: In evaluation mode.
+        data: Scenes and classes.
+        splits: Role of every pixel, one array for each scene.
+        statistics: Of the training pixels.
+        progress: Of the training.
+        result: The content of ``metrics.json``.
+        described: What the checkpoint says about itself.
+        device: Where the method lives.
+        aimed: The target scenes that ``result`` measures, if any.
+    """
+    values = described.values
+    counts = split.count(data, splits)
+    contents = {
+        "Maps": maps(method, data, splits, statistics, device),
+        "Accuracy of each class": class_table(result, data.classes, counts),
+        "Confusion matrix": _confusion(result, data),
+        "Area-adjusted accuracy": _area_adjusted(result, data),
+        "Source and target": _target(result, aimed, method, data, statistics, device),
+        "Calibration": _calibration(result),
+        "Training": _training(progress),
+        "Mean spectra": spectra_section(
+            data, splits, statistics.mean, values.quantity, values.scale
+        ),
+        "Endmembers and abundances": unmixing(method, data, statistics, device),
+        "Provenance": provenance_table(result, described),
+        "Recipe": Safe(f"<pre>{escape(described.provenance.recipe)}</pre>"),
+    }
+    present = {title: inside for title, inside in contents.items() if inside}
+    links = "\n".join(
+        f'<a href="#{anchor(title)}">{text(title)}</a>' for title in present
+    )
+    content = page(
+        described.method,
+        _head(data, result, described),
+        cards(result),
+        *(paragraph(sentence, "warning") for sentence in result["warnings"]),
+        Safe(f"<nav>{links}</nav>"),
+        *(section(title, inside) for title, inside in present.items()),
+    )
+    files.write_text(path, content)
+
+
+def _head(data: LabelledData, result: dict[str, Any], described: Description) -> Safe:
+    scene = data.reference.path.name
+    more = f" and {len(data.scenes) - 1} more" if len(data.scenes) > 1 else ""
+    headline = (
+        f"{described.method}: {percent(result['overall_accuracy'])} of the test pixels "
+        "are right"
+    )
+    said = (
+        f"Trained on {scene}{more}: {len(data.classes)} classes, {len(data.bands)} "
+        f"bands, {result['counts']['train']:,} training pixels."
+    )
+    return joined(Safe(f"<h1>{text(headline)}</h1>"), paragraph(said, "soft"))
+
+
+def _confusion(result: dict[str, Any], data: LabelledData) -> Safe:
+    drawn = draw_confusion(result["confusion"], [c.name for c in data.classes])
+    picture = figure(
+        svg(drawn),
+        f"Confusion matrix of {len(data.classes)} classes; confusion.csv holds it as "
+        "numbers",
+        "Test pixels. Colour: share of the true class, on a square-root scale; a grey "
+        "row has no test pixel.",
+        width_px=96 * drawn.get_size_inches()[0],
+    )
+    worst = confusion_table(result, data.classes)
+    listed = (
+        joined(Safe("<h3>Most frequent confusions</h3>"), worst)
+        if worst
+        else paragraph("No test pixel is wrong.")
+    )
+    if len(data.classes) > FITTING_CLASSES:
+        return joined(picture, listed)
+    return Safe(f'<div class="pair">{picture}<div>{listed}</div></div>')
+
+
+def _area_adjusted(result: dict[str, Any], data: LabelledData) -> Safe:
+    adjusted = result.get("area_adjusted")
+    if not adjusted:
+        return Safe()
+    return joined(
+        paragraph(
+            "Accuracy and area of the whole map, estimated from the test pixels as a "
+            "probability sample (Olofsson et al. 2014); in brackets 95 % intervals."
+        ),
+        paragraph(joined("Overall accuracy:", interval(adjusted["overall_accuracy"]))),
+        area_table(adjusted, data.classes),
+    )
+
+
+def _target(
+    result: dict[str, Any],
+    aimed: Target | None,
+    method: BaseMethod,
+    data: LabelledData,
+    statistics: Statistics,
+    device: torch.device,
+) -> Safe:
+    if aimed is None:
+        return Safe()
+    said = result["target"]["warnings"]
+    return joined(
+        *(paragraph(sentence, "warning") for sentence in said),
+        table(*comparison(result)),
+        target_maps(method, aimed, data, statistics, device),
+    )
+
+
+def _calibration(result: dict[str, Any]) -> Safe:
+    calibration = result.get("calibration")
+    if not calibration:
+        return Safe()
+    picture = figure(
+        svg(draw_reliability(calibration)),
+        "Reliability diagram: accuracy of the test pixels over their confidence, and "
+        "how many pixels have which confidence, before and after calibration",
+        "Test pixels. On the dotted line confidence is what it says; below it the "
+        "network is too sure of itself, above it not sure enough.",
+    )
+    return Safe(f'<div class="pair">{picture}{calibration_table(calibration)}</div>')
+
+
+def _training(progress: Progress) -> Safe:
+    if not progress.history:
+        return paragraph(
+            "No epoch was trained: with few labels the head was fitted to the features "
+            "of the pre-trained encoder at once. fit.epochs trains on from there."
+        )
+    plots = [figure(svg(draw_loss(progress)), "Training loss over the epochs")]
+    validation = draw_validation(progress)
+    if validation is None:
+        said = paragraph("There are no validation pixels: the last epoch is kept.")
+        return joined(grid(plots, 1, 2), said)
+    plots.append(
+        figure(svg(validation), "Accuracy and kappa of the validation pixels by epoch")
+    )
+    return grid(plots, 1, 2)

@@ -1,0 +1,214 @@
+"""The tables of the report: accuracy, confusions, areas, calibration, provenance."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_train.data.classes import ClassInfo
+from hsi_train.report.html import Safe, bar, named, percent, table, text
+from hsi_train.run_folder.checkpoint import Description
+from hsi_train.splitting.split import Role
+
+MAX_CONFUSIONS = 10
+# An area from so many m² on, the unit of all areas in m², decimals, name.
+UNITS = ((1e8, 1e6, 1, "km²"), (1e6, 1e4, 1, "ha"), (0.0, 1.0, 0, "m²"))
+
+
+def cards(result: dict[str, Any]) -> Safe:
+    """Show the figures to judge the run by."""
+    tested = sum(c["support"] for c in result["per_class"])
+    entries = [
+        ("Overall accuracy", percent(result["overall_accuracy"]), "of the test pixels"),
+        ("Average accuracy", percent(result["average_accuracy"]), "mean recall"),
+        ("Kappa", f"{result['kappa']:.3f}", "beyond chance"),
+        ("Test pixels", f"{tested:,}", _seen(result)),
+    ]
+    recalls = [c for c in result["per_class"] if c["recall"] is not None]
+    worst = min(recalls, key=lambda c: c["recall"])
+    of = Safe(f"of <bdi>{text(worst['name'])}</bdi>")
+    entries.insert(2, ("Lowest recall", percent(worst["recall"]), of))
+    calibration = result.get("calibration")
+    if calibration:
+        before = percent(calibration["expected_calibration_error_uncalibrated"])
+        entries.append(
+            ("Calibration error", percent(calibration["expected_calibration_error"]),
+             f"{before} before calibration")
+        )  # fmt: skip
+    inside = "".join(
+        f"<div><dt>{text(name)}</dt><dd>{text(value)}<small>{text(note)}</small>"
+        "</dd></div>"
+        for name, value, note in entries
+    )
+    return Safe(f'<dl class="cards">{inside}</dl>')
+
+
+def _seen(result: dict[str, Any]) -> str:
+    return f"{result['test_pixels_in_training_windows']:,} inside training windows"
+
+
+def class_table(
+    result: dict[str, Any], classes: Sequence[ClassInfo], counts: NDArray[np.int64]
+) -> Safe:
+    """Tabulate precision, recall and F1.
+
+    Args:
+        result: The content of ``metrics.json``.
+        classes: By class index.
+        counts: Pixels, shape ``(class, role)``.
+    """
+    head = [
+        "class",
+        "precision",
+        "recall",
+        "F1",
+        "test pixels",
+        "training",
+        "validation",
+    ]
+    rows = [
+        [
+            named(info),
+            *(bar(c[key]) for key in ("precision", "recall", "f1")),
+            *(f"{pixels[role]:,}" for role in (Role.TEST, Role.TRAIN, Role.VALIDATION)),
+            str(info.code),
+        ]
+        for info, c, pixels in zip(classes, result["per_class"], counts, strict=True)
+    ]
+    head.append("code")
+    return table(head, rows)
+
+
+def confusion_table(result: dict[str, Any], classes: Sequence[ClassInfo]) -> Safe:
+    """List the most frequent confusions; empty where there is none."""
+    matrix = np.array(result["confusion"])
+    support = matrix.sum(axis=1)
+    wrong = matrix * ~np.eye(len(matrix), dtype=bool)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSIONS]
+    pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
+    rows = [
+        [
+            named(classes[true]), named(classes[found]), f"{wrong[true, found]:,}",
+            percent(wrong[true, found] / support[true]),
+        ]
+        for true, found in pairs
+        if wrong[true, found]
+    ]  # fmt: skip
+    if not rows:
+        return Safe()
+    return table(["true", "taken for", "pixels", "of the true"], rows, "pairs")
+
+
+def area_table(adjusted: dict[str, Any], classes: Sequence[ClassInfo]) -> Safe:
+    """Tabulate estimates with their 95 % intervals."""
+    by_code = {c.code: c for c in classes}
+    areas = [c["area_m2"] for c in adjusted["classes"] if c["area_m2"]]
+    largest = max((a[0] for a in areas), default=0.0)
+    _, size, decimals, unit = next(u for u in UNITS if largest >= u[0])
+    head = ["class", "share of the map area", "user's accuracy", "producer's accuracy"]
+    rows = []
+    for c in adjusted["classes"]:
+        shares = ("area_share", "users_accuracy", "producers_accuracy")
+        rows.append([named(by_code[c["code"]]), *(interval(c[key]) for key in shares)])
+    if areas:
+        head.insert(2, f"area [{unit}]")
+        cells = [c["area_m2"] for c in adjusted["classes"]]
+        for row, cell in zip(rows, cells, strict=True):
+            row.insert(2, _area(cell, size, decimals))
+    return table(head, rows)
+
+
+def interval(triple: Sequence[float] | None) -> Safe:
+    """Write a share in [0, 1] with the ends of its interval; a dash stands for none."""
+    if triple is None:
+        return Safe("-")
+    share, low, high = (100 * v for v in triple)
+    return Safe(f"{share:.1f} % <small>[{low:.1f}, {high:.1f}]</small>")
+
+
+def _area(triple: Sequence[float] | None, size: float, decimals: int) -> Safe:
+    if triple is None:
+        return Safe("-")
+    area, low, high = (f"{v / size:,.{decimals}f}" for v in triple)
+    return Safe(f"{area} <small>[{low}, {high}]</small>")
+
+
+def calibration_table(calibration: dict[str, Any]) -> Safe:
+    """Tabulate the temperature, its effect, and the threshold it suggests."""
+    rows = [
+        ["Temperature", f"{calibration['temperature']:.3f}"],
+        ["Fitted on", f"{calibration['pixels']:,} validation pixels"],
+        ["Expected calibration error before",
+         percent(calibration["expected_calibration_error_uncalibrated"])],
+        ["Expected calibration error after",
+         percent(calibration["expected_calibration_error"])],
+    ]  # fmt: skip
+    if calibration["reject"] is not None:
+        rows += [
+            ["Suggested --reject", f"{calibration['reject']:.3f}"],
+            ["Accuracy of what it keeps", percent(calibration["reject_accuracy"])],
+            ["Share of pixels that it keeps", percent(calibration["reject_coverage"])],
+        ]
+    return table([], rows, "facts")
+
+
+def provenance_table(result: dict[str, Any], described: Description) -> Safe:
+    """Say what was trained, on what, and by what."""
+    bands, values = described.bands, described.values
+    used = f"{len(bands.used)} of {bands.source_count}"
+    if bands.wavelengths_nm is not None:
+        nm = bands.wavelengths_nm
+        used += f", {min(nm):.0f} to {max(nm):.0f} nm"
+    counts = result["counts"]
+    rows = [
+        ["Method", described.method],
+        ["Version of hsi-edge", described.provenance.version],
+        ["Seed", str(result["seed"])],
+        ["Pixels: training / validation / test",
+         f"{counts['train']:,} / {counts['validation']:,} / {counts['test']:,}"],
+        ["Bands", used],
+        ["Values", f"{values.quantity}, stored as {values.dtype}"],
+        ["Receptive field", f"{result['receptive_field']} px"],
+        ["Parameters", f"{result['parameters']:,}"],
+        ["Epoch that was kept", str(result["best_epoch"])],
+        ["Time", f"{result['seconds']:.0f} s"],
+    ]  # fmt: skip
+    if "pretraining" in result:
+        origin = result["pretraining"]
+        rows.append(
+            ["Encoder", f"{origin['method']}, {origin['steps']:,} steps, seed "
+             f"{origin['seed']}, on {', '.join(origin['scenes'])}"]
+        )  # fmt: skip
+    rows += [
+        [f"SHA-256 of {name}", Safe(f"<code>{text(digest)}</code>")]
+        for name, digest in described.provenance.data_sha256.items()
+    ]
+    return table([], rows, "facts")
+
+
+def comparison(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Set the source's test pixels against the target: head and rows of a table."""
+
+    def percent(share: float | None) -> str:
+        return "-" if share is None else f"{100 * share:.2f} %"
+
+    target = result["target"]
+    rows = [
+        [name, *(percent(side[key]) for side in (result, target))]
+        for name, key in (
+            ("Overall accuracy", "overall_accuracy"),
+            ("Average accuracy", "average_accuracy"),
+        )
+    ]
+    rows.append(["Kappa", f"{result['kappa']:.3f}", f"{target['kappa']:.3f}"])
+    pairs = zip(result["per_class"], target["per_class"], strict=True)
+    for ours, theirs in pairs:
+        shares = (percent(ours["recall"]), percent(theirs["recall"]))
+        rows.append([f"Recall of {ours['name']}", *shares])
+    tested = sum(c["support"] for c in result["per_class"])
+    rows.append(["Pixels", f"{tested:,}", f"{target['counts']['compared']:,}"])
+    rows.append(
+        ["Share of the largest class", "", percent(target["largest_class_share"])]
+    )
+    return ["", "source (test pixels)", "target"], rows

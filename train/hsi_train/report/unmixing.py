@@ -1,0 +1,110 @@
+"""Draws what a method that unmixes has learnt: endmembers and abundance maps."""
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from hsi_runtime.model.model_file import ABUNDANCES
+from hsi_train.data.labelled_scene import LabelledData, LabelledScene
+from hsi_train.fitting.predict import output_maps
+from hsi_train.fitting.statistics import Statistics
+from hsi_train.method import BaseMethod
+from hsi_train.report.html import (
+    Safe,
+    figure,
+    grid,
+    joined,
+    named,
+    paragraph,
+    svg,
+    text,
+)
+from hsi_train.report.maps import layout, share_scale
+from hsi_train.report.pictures import painted_shares
+from hsi_train.report.spectra import INK, SpectralAxis, spectral_axis, spectral_plot
+
+MAX_SCENES = 2  # whose abundances are drawn
+MAX_PIXELS = 500_000  # of a scene that is drawn
+MAP_PIXELS = 1_500_000  # of all abundance maps together
+
+
+def unmixing(
+    method: BaseMethod, data: LabelledData, statistics: Statistics, device: torch.device
+) -> Safe:
+    """Draw endmembers and abundances; empty for a method that does not unmix.
+
+    Args:
+        method: In evaluation mode.
+        data: Scenes and classes.
+        statistics: Of the training pixels.
+        device: Where the method lives.
+    """
+    found = method.endmembers()
+    if found is None:
+        return Safe()
+    spectra = found.cpu().numpy()
+    means = method.problem.class_means.cpu().numpy()
+    axis = spectral_axis(data)
+    panels = [
+        figure(
+            svg(draw_endmember(axis, spectrum, mean, info.color)),
+            f"Endmember of class {info.name}",
+            named(info),
+        )
+        for info, spectrum, mean in zip(data.classes, spectra, means, strict=True)
+    ]
+    parts = [
+        paragraph(
+            "Line: endmember, its largest value set to 1; dashed: mean of the training "
+            "pixels, scaled alike. Where they differ much, the endmember is not the "
+            "spectrum of the class."
+        ),
+        grid(panels, 1, 3),
+    ]
+    small = [s for s in data.scenes if s.valid.size <= MAX_PIXELS][:MAX_SCENES]
+    for scene in small:
+        maps = output_maps(
+            method, ABUNDANCES, scene, scene.valid, statistics.mean, device
+        )
+        limit = MAP_PIXELS // (len(small) * len(maps))
+        parts += [
+            Safe(f"<h3>Abundances in {text(scene.info.path.name)}</h3>"),
+            paragraph(joined("Share of each class in a pixel:", share_scale())),
+            abundance_maps(maps, scene, data, limit),
+        ]
+    return joined(*parts)
+
+
+def draw_endmember(
+    axis: SpectralAxis,
+    spectrum: NDArray[np.float32],
+    mean: NDArray[np.float64],
+    color: str,
+) -> Figure:
+    """Plot an endmember over the mean of its class, both of shape ``(band,)``."""
+    drawn, plot = spectral_plot(axis, "largest value = 1")
+    line = axis.values(spectrum)
+    plot.fill_between(axis.places, 0, line, color=color, alpha=0.55, lw=0)
+    plot.plot(
+        axis.places, line, color=INK, lw=1.2, marker=".", ms=3, markevery=axis.marks()
+    )
+    dashes = (0, (4, 2))
+    plot.plot(axis.places, axis.values(mean / mean.max()), color=INK, lw=0.9, ls=dashes)
+    plot.set_ylim(0, 1.05)
+    return drawn
+
+
+def abundance_maps(
+    maps: NDArray[np.float32], scene: LabelledScene, data: LabelledData, limit: int
+) -> Safe:
+    """Paint ``(class, row, col)`` as a map for each class, of at most some pixels."""
+    panels = [
+        figure(
+            painted_shares(shares, scene.valid, limit),
+            f"Abundance of {info.name} in {scene.info.path.name}",
+            named(info),
+        )
+        for info, shares in zip(data.classes, maps, strict=True)
+    ]
+    return layout(panels, scene.valid.shape, 1)

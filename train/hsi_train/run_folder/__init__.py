@@ -1,0 +1,1 @@
+"""The folder of a run: its files, the checkpoint, and the model's description."""

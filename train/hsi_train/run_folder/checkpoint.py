@@ -1,0 +1,102 @@
+"""The checkpoint of a run: weights, and all that an export must know, in one file.
+
+Safetensors holds tensors and text and cannot run code. Besides the weights it keeps
+real windows of the training scene, so that an export can be verified after the scene
+has moved.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hsi_runtime.errors import ModelFileError
+from hsi_runtime.model.model_file import Bands, ClassEntry, Provenance, Values
+from hsi_train import methods
+from hsi_train.fitting.tensor_file import read_tensors, write_tensors
+from hsi_train.method import BaseMethod, Problem
+
+FILE_NAME = "checkpoint.safetensors"
+METADATA_KEY = "hsi_checkpoint"
+SAMPLE = "sample"
+PROBLEM = "problem."  # prefix of the tensors that the method was built from
+SAMPLE_OUTPUTS = 48  # classified square of the stored window
+
+
+class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the checkpoint says about its weights; the document of the model to be."""
+
+    method: str
+    options: dict[str, Any]
+    classes: list[ClassEntry]
+    bands: Bands
+    values: Values
+    resolution_m: float | None
+    provenance: Provenance
+    reject_below: float | None = None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained method, in evaluation mode, with its description.
+
+    Attributes:
+        method: With its weights.
+        description: Its data, classes and origin.
+        sample: Real window, stored units, shape ``(band, row, col)``.
+    """
+
+    method: BaseMethod
+    description: Description
+    sample: NDArray[Any]
+
+
+def save(
+    run: Path, method: BaseMethod, description: Description, sample: NDArray[Any]
+) -> Path:
+    """Write the checkpoint of a run."""
+    state = method.state_dict()
+    state |= {PROBLEM + k: v for k, v in method.problem._asdict().items()}
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
+    tensors[SAMPLE] = torch.from_numpy(np.ascontiguousarray(sample))
+    path = run / FILE_NAME
+    text = msgspec.json.encode(description).decode()
+    write_tensors(path, tensors, METADATA_KEY, text)
+    return path
+
+
+def load(run: Path) -> Checkpoint:
+    """Read the checkpoint of a run.
+
+    Raises:
+        ModelFileError: Missing, damaged, or not ours.
+    """
+    path = run / FILE_NAME if run.is_dir() else run
+    if not path.is_file():
+        seeds = sorted(str(p.parent) for p in run.glob(f"seed-*/{FILE_NAME}"))
+        wanted = f"one of {', '.join(seeds)}" if seeds else "the folder hsi-train wrote"
+        raise ModelFileError(f"There is no checkpoint {path}; give {wanted}.")
+    tensors, text = read_tensors(path, METADATA_KEY)
+    if text is None or SAMPLE not in tensors:
+        raise ModelFileError(f"{path} was not written by hsi-train.")
+    try:
+        description = msgspec.json.decode(text, type=Description)
+    except msgspec.DecodeError as error:
+        raise ModelFileError(f"{path} is of another version: {error}.") from error
+    sample = tensors.pop(SAMPLE).numpy()
+    try:
+        problem = Problem(*(tensors.pop(PROBLEM + field) for field in Problem._fields))
+    except KeyError as error:
+        raise ModelFileError(f"{path} is of another version: no {error}.") from error
+    method = methods.build(description.method, problem, description.options)
+    try:
+        method.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelFileError(
+            f"{path}: the weights do not fit method {description.method}: {error}"
+        ) from error
+    return Checkpoint(method.eval(), description, sample)

@@ -1,0 +1,128 @@
+"""Describes a trained network for export: bands, values, provenance, a sample."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_runtime.model.model_file import Bands, ClassEntry, Provenance, Values
+from hsi_train import recipe
+from hsi_train.data import labelled_scene, matlab
+from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.fitting import windows
+from hsi_train.fitting.statistics import Statistics
+from hsi_train.recipe import Recipe
+from hsi_train.run_folder import checkpoint
+from hsi_train.splitting.split import Role, Roles
+
+
+def bands_of(data: LabelledData) -> Bands:
+    """Say which bands of which sensor the model will use."""
+    info, used = data.reference, data.bands
+    return Bands(
+        source_count=info.bands,
+        used=used.tolist(),
+        wavelengths_nm=_chosen(info.wavelengths_nm, used),
+        fwhm_nm=_chosen(info.fwhm_nm, used),
+    )
+
+
+def values_of(wanted: Recipe, data: LabelledData, statistics: Statistics) -> Values:
+    """Say what values the model will expect."""
+    info, used = data.reference, data.bands
+    return Values(
+        quantity=wanted.data.quantity,
+        dtype=info.dtype.name,
+        scale=_chosen(info.scale, used),
+        offset=_chosen(info.offset, used),
+        fill=statistics.mean.tolist(),
+    )
+
+
+def _chosen(
+    values: NDArray[np.float64] | None, used: NDArray[np.intp]
+) -> list[float] | None:
+    return None if values is None else values[used].tolist()
+
+
+def describe(
+    resolved: Recipe,
+    data: LabelledData,
+    counts: NDArray[np.int64],
+    bands: Bands,
+    values: Values,
+    result: dict[str, Any],
+) -> checkpoint.Description:
+    """Collect what an exported model must say about itself."""
+    sources = [*resolved.data.scenes, *resolved.data.labels, *resolved.split.files]
+    if resolved.pretrain is not None:
+        given = [recipe.expanded(p) for p in resolved.pretrain.scenes]
+        sources += labelled_scene.expand_scenes(given)
+        sources += filter(None, [resolved.pretrain.init])
+    return checkpoint.Description(
+        method=resolved.method,
+        options=resolved.options,
+        classes=[
+            ClassEntry(code=c.code, name=c.name, color=c.color) for c in data.classes
+        ],
+        bands=bands,
+        values=values,
+        resolution_m=data.reference.resolution_m,
+        reject_below=(result["calibration"] or {}).get("reject"),
+        provenance=Provenance(
+            version=result["version"],
+            seed=resolved.seed,
+            recipe=recipe.dump(resolved),
+            data_sha256=checksums(sources, data),
+            counts={k: result["counts"][k] for k in ("train", "validation", "test")},
+            overall_accuracy=result["overall_accuracy"],
+            average_accuracy=result["average_accuracy"],
+            kappa=result["kappa"],
+        ),
+    )
+
+
+def checksums(sources: Sequence[str], data: LabelledData) -> dict[str, str]:
+    """Hash every file that was read, by its name, or path where names are the same."""
+    paths = {Path(matlab.split_name(recipe.expanded(s))[0]) for s in sources}
+    paths |= {s.info.path for s in data.scenes}
+    out = {}
+    files = sorted(p for p in paths if p.is_file())
+    names = [p.name for p in files]
+    for path in files:
+        name = path.name if names.count(path.name) == 1 else str(path)
+        with path.open("rb") as file:
+            out[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return out
+
+
+def sample_window(
+    data: LabelledData, splits: list[Roles], halo: int, fill: NDArray[np.float64]
+) -> NDArray[Any]:
+    """Cut a real window round the first training pixels, as large as the scene gives.
+
+    Missing values are filled, so that the window needs no mask; ``fill`` has the shape
+    ``(band,)``.
+    """
+    number = next(i for i, r in enumerate(splits) if (r == Role.TRAIN).any())
+    scene, roles = data.scenes[number], splits[number]
+    side = checkpoint.SAMPLE_OUTPUTS + 2 * halo
+    row, col = (int(v) for v in np.argwhere(roles == Role.TRAIN)[0])
+    rows, cols = scene.valid.shape
+    # A scene smaller than the receptive field is continued by mirroring.
+    height, width = (max(min(side, n), 2 * halo + 1) for n in (rows, cols))
+    top = min(max(row - halo, 0), max(rows - height, 0))
+    left = min(max(col - halo, 0), max(cols - width, 0))
+    cube = windows.cut_cube(
+        scene,
+        scene.valid,
+        fill.astype(np.float32)[:, None, None],
+        (top, top + height),
+        (left, left + width),
+    )
+    if scene.cube.dtype.kind in "iu":
+        return np.rint(cube).astype(scene.cube.dtype)
+    return cube

@@ -1,0 +1,150 @@
+"""The folder of a run: what may be overwritten, and the small files in it."""
+
+import csv
+import io
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hsi_runtime import files
+from hsi_runtime.errors import OutputError, RecipeError
+from hsi_train import recipe
+from hsi_train.data import matlab
+from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.rasters import write_raster
+from hsi_train.fitting.encoder_file import ENCODER, PRETRAIN_STATE
+from hsi_train.fitting.trainer import Epoch
+from hsi_train.measuring import metrics
+from hsi_train.recipe import Recipe
+from hsi_train.run_folder import checkpoint
+from hsi_train.splitting.split import Roles
+
+RECIPE, STATE, METRICS = "recipe.toml", "resume.pt", "metrics.json"
+TENSORBOARD = "tensorboard"
+# What a run folder may hold, exported models included.
+OWN_FILES = (
+    *(RECIPE, STATE, METRICS, checkpoint.FILE_NAME, "report.html"),
+    *("history.csv", "confusion.csv", "split.tif", "split_*.tif", "model.*"),
+    *(TENSORBOARD, ENCODER, PRETRAIN_STATE),
+)
+ENDS = ("", files.PARTIAL)
+
+
+def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that must not be written, before any work.
+
+    Raises:
+        OutputError: It holds a run, or something else, or nothing to resume.
+    """
+    if run.exists() and not run.is_dir():
+        raise OutputError(f"{run} is a file; -o names the folder of the run.")
+    if resume:
+        if not (interrupted(run) and (run / RECIPE).is_file()):
+            raise OutputError(f"{run} holds no interrupted run to resume.")
+        return
+    occupied = run.is_dir() and any(run.iterdir())
+    if occupied and not overwrite:
+        hint = "--resume goes on with it; " if interrupted(run) else ""
+        raise OutputError(f"{run} is not empty; {hint}--overwrite replaces the run.")
+    if occupied and not (run / RECIPE).is_file():
+        raise OutputError(
+            f"{run} is no run of hsi-train ({RECIPE} is missing), so --overwrite does "
+            "not touch it; choose another folder."
+        )
+    foreign = [
+        p.name
+        for p in sorted(run.iterdir() if occupied else ())
+        if not any(p.match(f"{own}{end}") for own in OWN_FILES for end in ENDS)
+    ]
+    if foreign:
+        raise OutputError(
+            f"{run} holds {', '.join(foreign[:3])}, which --overwrite would delete; "
+            "move what is no part of the run, or choose another folder."
+        )
+
+
+def interrupted(run: Path) -> bool:
+    """Tell whether a folder holds a training that can go on."""
+    return any((run / name).is_file() for name in (STATE, PRETRAIN_STATE))
+
+
+def check_inputs(run: Path, wanted: Recipe) -> None:
+    """Refuse to replace a run that the new one reads from.
+
+    Raises:
+        OutputError: A scene, label, class, split or encoder file lies in the folder.
+    """
+    data = wanted.data
+    sources = [*data.scenes, *data.labels, *wanted.split.files, data.classes or ""]
+    if wanted.target is not None:
+        target = wanted.target
+        sources += [*target.scenes, *target.labels, target.classes or ""]
+    if wanted.pretrain is not None:
+        sources += [*wanted.pretrain.scenes, wanted.pretrain.init or ""]
+    for source in filter(None, sources):
+        path = Path(matlab.split_name(recipe.expanded(source))[0]).resolve()
+        if path.is_relative_to(run.resolve()):
+            raise OutputError(
+                f"{source} is an input and lies in {run}, which --overwrite would "
+                "delete; move it, or choose another folder."
+            )
+
+
+def prepare_folder(run: Path, resolved: Recipe, resume: bool, overwrite: bool) -> None:
+    """Create the run folder with its recipe, or check that a resumed one agrees.
+
+    Raises:
+        RecipeError: The interrupted run has another recipe.
+        OutputError: The folder cannot be written.
+    """
+    text = recipe.dump(resolved)
+    if resume:
+        if (run / RECIPE).read_text(encoding="utf-8") != text:
+            raise RecipeError(
+                f"{run / RECIPE} differs from what is asked for now; resume with the "
+                "same settings, or start again with --overwrite."
+            )
+        return
+    try:
+        if overwrite and run.is_dir():
+            shutil.rmtree(run)
+        run.mkdir(parents=True, exist_ok=True)
+        files.write_text(run / RECIPE, text)
+    except OSError as error:
+        raise OutputError(f"{run} cannot be written: {error.strerror}.") from error
+
+
+def write_history(path: Path, history: list[Epoch]) -> None:
+    """Write one line for each finished epoch."""
+    lines = [["" if v is None else v for v in vars(e).values()] for e in history]
+    _write_csv(path, [[f.name for f in fields(Epoch)], *lines])
+
+
+def write_confusion(path: Path, matrix: metrics.Confusion, data: LabelledData) -> None:
+    """Write the confusion matrix: a row for each true class."""
+    names = [c.name for c in data.classes]
+    lines = [[n, *row.tolist()] for n, row in zip(names, matrix, strict=True)]
+    _write_csv(path, [["true \\ predicted", *names], *lines])
+
+
+def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    files.write_text(path, text.getvalue())
+
+
+def write_splits(run: Path, data: LabelledData, splits: list[Roles]) -> None:
+    """Write each scene's roles as a GeoTIFF on its whole grid."""
+    stems = [scene.info.path.stem for scene in data.scenes]
+    for number, (scene, roles) in enumerate(zip(data.scenes, splits, strict=True), 1):
+        stem = f"_{scene.info.path.stem}" if len(splits) > 1 else ""
+        if stems.count(scene.info.path.stem) > 1:
+            stem += f"_{number}"
+        whole = np.zeros((scene.info.rows, scene.info.cols), dtype=np.uint8)
+        height, width = roles.shape
+        whole[scene.row : scene.row + height, scene.col : scene.col + width] = roles
+        write_raster(run / f"split{stem}.tif", whole, scene.info)

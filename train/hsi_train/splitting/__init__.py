@@ -1,0 +1,1 @@
+"""Divides labelled pixels into training, validation and test."""
