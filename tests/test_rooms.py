@@ -12,17 +12,20 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MOST_FILES = 12  # in a folder, besides __init__.py
 ROOMS = {
-    "runtime/hsi_runtime": """
-        errors files machine scenes model matching walk engines output
-        request planning pipeline batch reports option_values command_line api cli
-    """.split(),
-    "train/hsi_train": """
-        recipe layers data measuring splitting method fitting methods run_folder
-        target report training seeds accuracy simulate api cli
-    """.split(),
-    "export/hsi_export": """
-        graph probe cost half precision parity package exporting cli
-    """.split(),
+    package: order.split()
+    for package, order in {
+        "runtime/hsi_runtime": """
+            errors files machine scenes model matching walk engines output request
+            planning pipeline batch reports option_values command_line api cli
+        """,
+        "train/hsi_train": """
+            recipe layers data measuring splitting method fitting methods run_folder
+            target report training seeds accuracy simulate api cli
+        """,
+        "export/hsi_export": """
+            graph probe cost half precision parity package exporting cli
+        """,
+    }.items()
 }
 
 
