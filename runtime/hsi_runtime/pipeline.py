@@ -119,7 +119,7 @@ def run(
             scene.info,
             fingerprint.content_sha256(before),
             (backend.device, backend.precision),
-            prepared.match.how,
+            prepared.match.method,
             request.part,
             reject,
         )

@@ -147,7 +147,7 @@ def dry_run(
         "rows": info.rows,
         "cols": info.cols,
         "bands": info.bands,
-        "bands_found": prepared.match.how,
+        "bands_found": prepared.match.method,
         "bands_matched": len(model.document.bands.used),
         "bands_read": [int(i) + 1 for i in prepared.match.indices],
         "converted_units": prepared.units.gain is not None,

@@ -1,4 +1,4 @@
-"""Wavelengths: reads them from tags, and matches a scene's bands to a model's."""
+"""Matches the bands of a scene to those of a model, by wavelength or by position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ TOLERANCE_NM = 2.0  # a recalibrated sensor moves by less, its next band is fart
 
 @dataclass(frozen=True)
 class BandMatch:
-    """Which bands of a scene to feed to a model.
+    """The bands of a scene that are fed to a model.
 
     Attributes:
         indices: 0-based bands of the scene to read, shape ``(band,)``; in the model's
             order, unless they are resampled.
         warnings: Sentences the user should read.
-        resampling: Weights that turn them into the model's bands, shape
+        resampling: Weights that turn these bands into the model's bands, shape
             ``(model band, band)``; None where they are the model's bands.
     """
 
@@ -31,8 +31,8 @@ class BandMatch:
     resampling: NDArray[np.float32] | None = None
 
     @property
-    def how(self) -> str:
-        """Say in a word how the bands were found."""
+    def method(self) -> str:
+        """Name how the model's bands were made: matched or resampled."""
         return "resampled" if self.resampling is not None else "matched"
 
 
@@ -87,58 +87,76 @@ def match_bands(
 
 
 def _by_wavelength(
-    info: SceneInfo, wanted: Wavelengths, widths: Wavelengths | None, tolerance: float
+    info: SceneInfo,
+    requested: Wavelengths,
+    widths: Wavelengths | None,
+    tolerance: float,
 ) -> BandMatch:
     assert info.wavelengths_nm is not None
-    distance = np.abs(info.wavelengths_nm[None, :] - wanted[:, None])  # (model, scene)
-    usable = np.where(info.good[None, :], distance, np.inf)
+    distance = np.abs(info.wavelengths_nm[None, :] - requested[:, None])
+    usable = np.where(info.good[None, :], distance, np.inf)  # (model, scene)
     indices = usable.argmin(axis=1)
     matched = usable.min(axis=1) <= tolerance
     if not matched.all():
-        found = _resampled(info, wanted, widths, int(matched.sum()), tolerance)
-        if isinstance(found, BandMatch):
-            return found
-        missing = wanted[~matched & ~found]
-        shown = ", ".join(f"{nm:.1f}" for nm in missing[:5])
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        bad = int(((distance.min(axis=1) <= tolerance) & ~matched).sum())
-        marked = f" ({bad} of them are there but marked bad)" if bad else ""
-        raise BandMismatchError(
-            f"The model needs {len(wanted)} bands from {wanted.min():.1f} to "
-            f"{wanted.max():.1f} nm; {info.path.name} has {info.bands} bands from "
-            f"{info.wavelengths_nm.min():.1f} to {info.wavelengths_nm.max():.1f} nm, "
-            f"and only {int(matched.sum())} match within {tolerance:g} nm. "
-            f"Missing: {shown}{more} nm{marked}, and the neighbours are too far apart "
-            "to resample. Use a scene that covers the model's bands."
+        table, covered = resample.weights(
+            info.wavelengths_nm, info.good, requested, widths
         )
+        if not covered.all():
+            raise _missing(info, requested, distance, (matched, covered), tolerance)
+        return _resampled(info, table, int(matched.sum()), tolerance)
     if len(np.unique(indices)) < len(indices):
         # Bands of overlapping spectrometers lie closer than a recalibration moves.
-        indices = _assign(info, wanted, usable, tolerance)
+        indices = _assign(info, requested, usable, tolerance)
     return BandMatch(indices)
 
 
 def _resampled(
-    info: SceneInfo,
-    wanted: Wavelengths,
-    widths: Wavelengths | None,
-    matched: int,
-    tolerance: float,
-) -> BandMatch | NDArray[np.bool_]:
-    """Resample if the scene covers all bands; else tell which ones it covers."""
-    assert info.wavelengths_nm is not None
-    table, covered = resample.weights(info.wavelengths_nm, info.good, wanted, widths)
-    if not covered.all():
-        return covered
+    info: SceneInfo, table: resample.Weights, matched: int, tolerance: float
+) -> BandMatch:
+    """Match through weights that cover every band of the model."""
     used = np.flatnonzero(table.any(axis=0))
-    said = (
-        f"{info.path.name} is resampled: {matched} of the model's {len(wanted)} bands "
+    warning = (
+        f"{info.path.name} is resampled: {matched} of the model's {len(table)} bands "
         f"match within {tolerance:g} nm; {len(used)} bands of the scene are weighed."
     )
-    return BandMatch(used, (said,), table[:, used])
+    return BandMatch(used, (warning,), table[:, used])
+
+
+def _missing(
+    info: SceneInfo,
+    requested: Wavelengths,
+    distance: Wavelengths,
+    available: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+    tolerance: float,
+) -> BandMismatchError:
+    """Name the model's bands that are neither matched nor covered by neighbours.
+
+    Args:
+        info: The scene.
+        requested: Centres of the model's bands.
+        distance: Distance of each pair of centres, ``(model, scene)``.
+        available: Which model bands are matched, and which could be resampled.
+        tolerance: Largest accepted distance.
+    """
+    assert info.wavelengths_nm is not None
+    matched, covered = available
+    missing = requested[~matched & ~covered]
+    shown = ", ".join(f"{nm:.1f}" for nm in missing[:5])
+    more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    bad = int(((distance.min(axis=1) <= tolerance) & ~matched).sum())
+    marked = f" ({bad} of them are there but marked bad)" if bad else ""
+    return BandMismatchError(
+        f"The model needs {len(requested)} bands from {requested.min():.1f} to "
+        f"{requested.max():.1f} nm; {info.path.name} has {info.bands} bands from "
+        f"{info.wavelengths_nm.min():.1f} to {info.wavelengths_nm.max():.1f} nm, "
+        f"and only {int(matched.sum())} match within {tolerance:g} nm. "
+        f"Missing: {shown}{more} nm{marked}, and the neighbours are too far apart "
+        "to resample. Use a scene that covers the model's bands."
+    )
 
 
 def _assign(
-    info: SceneInfo, wanted: Wavelengths, usable: Wavelengths, tolerance: float
+    info: SceneInfo, requested: Wavelengths, usable: Wavelengths, tolerance: float
 ) -> NDArray[np.intp]:
     """Give every model band a scene band of its own, at the least sum of squares.
 
@@ -147,12 +165,12 @@ def _assign(
 
     Args:
         info: The scene.
-        wanted: Centres of the model's bands.
+        requested: Centres of the model's bands.
         usable: Distance of each pair, infinite for a bad band, ``(model, scene)``.
         tolerance: Largest accepted distance.
     """
     assert info.wavelengths_nm is not None
-    rows = np.argsort(wanted, kind="stable")
+    rows = np.argsort(requested, kind="stable")
     cols = np.argsort(info.wavelengths_nm, kind="stable")
     sorted_pairs = usable[rows][:, cols]
     costs = np.where(sorted_pairs <= tolerance, sorted_pairs**2, np.inf)
@@ -163,7 +181,7 @@ def _assign(
         totals[m + 1, 1:] = np.minimum.accumulate(totals[m, :-1] + cost)
     if not np.isfinite(totals[-1, -1]):
         raise BandMismatchError(
-            f"Some of the model's {len(wanted)} bands share a band of "
+            f"Some of the model's {len(requested)} bands share a band of "
             f"{info.path.name}, which has {info.bands}: no scene band of their own "
             f"lies within {tolerance:g} nm. The scene's bands are coarser than the "
             "model's; use a scene of the same sensor."

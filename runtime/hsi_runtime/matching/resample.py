@@ -27,7 +27,7 @@ def spacing(centres: Wavelengths) -> Wavelengths:
 def weights(
     have: Wavelengths,
     usable: NDArray[np.bool_],
-    wanted: Wavelengths,
+    requested: Wavelengths,
     widths: Wavelengths | None,
 ) -> tuple[Weights, NDArray[np.bool_]]:
     """Weigh scene bands so that they stand for model bands.
@@ -38,7 +38,7 @@ def weights(
     Args:
         have: Centres of the scene, nm.
         usable: False for bad bands.
-        wanted: Centres of the model, nm.
+        requested: Centres of the model, nm.
         widths: Full widths at half maximum of the model's bands, nm; None takes their
             spacing.
 
@@ -46,16 +46,16 @@ def weights(
         Weights, rows adding up to one, shape ``(model band, scene band)``; and which
         model bands the scene covers. Rows of others are zero.
     """
-    apart = spacing(wanted)
+    apart = spacing(requested)
     apart[np.isinf(apart)] = 0  # one band alone says nothing of its width
     fwhm = apart if widths is None else widths
     reach = MAX_GAP * np.maximum(fwhm, apart)
-    table = np.zeros((len(wanted), len(have)), dtype=np.float32)
-    covered = np.zeros(len(wanted), dtype=bool)
+    table = np.zeros((len(requested), len(have)), dtype=np.float32)
+    covered = np.zeros(len(requested), dtype=bool)
     places = np.flatnonzero(usable)
     places = places[np.argsort(have[places])]
     centres = have[places]
-    for row, (centre, width) in enumerate(zip(wanted, fwhm, strict=True)):
+    for row, (centre, width) in enumerate(zip(requested, fwhm, strict=True)):
         right = int(np.searchsorted(centres, centre))
         left = right - 1
         if right < len(centres) and centres[right] == centre:

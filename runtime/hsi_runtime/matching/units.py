@@ -63,7 +63,7 @@ def conversion(info: SceneInfo, match: BandMatch, values: Values) -> Conversion:
         BandMismatchError: The units cannot be brought together.
     """
     kinds = {np.dtype(values.dtype).kind == "f", info.dtype.kind == "f"}
-    said = (
+    both = (
         f"{info.path.name} stores {info.dtype} "
         f"({_declared(info.scale is not None)}), the model was trained on "
         f"{values.dtype} ({_declared(values.scale is not None)})"
@@ -71,13 +71,13 @@ def conversion(info: SceneInfo, match: BandMatch, values: Values) -> Conversion:
     if info.scale is None or values.scale is None:
         if len(kinds) == 2:
             raise BandMismatchError(
-                f"{said}: the values may differ by a scale factor. Declare scale and "
+                f"{both}: the values may differ by a scale factor. Declare scale and "
                 "offset in both files, or convert the scene."
             )
         neither = info.scale is None and values.scale is None
         return Conversion(
             resampling=match.resampling,
-            warnings=() if neither else (f"{said}: values are taken as they are.",),
+            warnings=() if neither else (f"{both}: values are taken as they are.",),
         )
     assert info.offset is not None
     assert values.offset is not None

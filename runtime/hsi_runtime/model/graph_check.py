@@ -150,8 +150,8 @@ def _check_signature(model: ModelFile, graph: memoryview) -> None:
     )
     promised = [(inputs, INPUT_NAME, bands)]
     promised += [(outputs, name, classes) for name in document.outputs]
-    for found, name, channels in promised:
-        kind, sizes = found.get(name, (0, []))
+    for values, name, channels in promised:
+        kind, sizes = values.get(name, (0, []))
         if kind != FLOAT or len(sizes) != 4 or sizes[1] != channels:
             raise ModelFileError(
                 f"{model.path}: the graph takes {_listed(inputs)} and gives "

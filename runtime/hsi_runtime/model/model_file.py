@@ -56,7 +56,7 @@ class ClassEntry(_Part, frozen=True):
 
 
 class Bands(_Part, frozen=True):
-    """Bands of the training scene, and which of them the network wants.
+    """Bands of the training scene, and which of them the network needs.
 
     Attributes:
         source_count: Bands of the scene.
@@ -93,8 +93,8 @@ class Provenance(_Part, frozen=True):
     """Where the weights come from.
 
     Attributes:
-        version: Of hsi-edge.
-        seed: Of the training run.
+        version: Version of hsi-edge that trained them.
+        seed: Random seed of the training run.
         recipe: The resolved recipe, TOML.
         data_sha256: Checksum of each scene and label file, by file name.
         counts: Pixels by role: train, validation, test.
@@ -117,7 +117,7 @@ class Array(_Part, frozen=True):
     """A small array.
 
     Attributes:
-        dtype: Of its values, little-endian, in numpy's notation.
+        dtype: Type of the values, little-endian, in numpy's notation.
         shape: Length of each axis; the last one changes fastest.
         data: The bytes, deflated (zlib), as base64.
     """
@@ -170,11 +170,11 @@ class ModelDocument(_Part, frozen=True):
     """All that a runtime must know of a model.
 
     Attributes:
-        schema_version: Of this document.
+        schema_version: Version of this document's schema.
         method: Name of the method that was trained.
         receptive_field: Side of the square that decides about its centre, px; odd.
-        classes: In the order of the graph's class axis.
-        bands: Which bands the network wants.
+        classes: Classes, in the order of the graph's class axis.
+        bands: Bands that the network needs.
         values: What the numbers of a cube mean.
         reject_below: Confidence below which a pixel is better left unclassified, as
             validation pixels suggest; null where they cannot tell. Applied only when
@@ -182,7 +182,7 @@ class ModelDocument(_Part, frozen=True):
         outputs: Names of the graph's outputs.
         endmembers: Spectra that abundances refer to, shape ``(class, band)``, each with
             a largest value of one; null where the model does not unmix.
-        precision: Of the weights in the graph.
+        precision: Precision of the weights in the graph.
         parameters: Number of weights.
         macs_per_pixel: Multiplications of the layers for each pixel of a window.
         working_bytes: Memory that the graph holds at once for each pixel of a window.
@@ -215,7 +215,7 @@ class ModelDocument(_Part, frozen=True):
 
     @property
     def unmixes(self) -> bool:
-        """Whether the model gives abundances, too."""
+        """True if the model gives abundances, too."""
         return ABUNDANCES in self.outputs
 
     def __post_init__(self) -> None:
@@ -258,7 +258,7 @@ class ModelFile:
         path: Where it was read from.
         document: What it says about itself.
         onnx: All its bytes, for the engine.
-        sha256: Of those bytes.
+        sha256: Checksum of those bytes.
     """
 
     path: Path
@@ -268,7 +268,7 @@ class ModelFile:
 
     @property
     def proved_in_bfloat16(self) -> bool:
-        """Whether the export's comparison with torch passed in bfloat16, too."""
+        """True if the export's comparison with torch passed in bfloat16, too."""
         return metadata(self.onnx).get(BFLOAT16_KEY) == PASSED
 
 

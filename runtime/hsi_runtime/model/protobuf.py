@@ -10,13 +10,13 @@ def fields(data: bytes | memoryview) -> list[tuple[int, memoryview | int]]:
         ValueError: The bytes are no such message.
     """
     view, at = memoryview(data), 0
-    found: list[tuple[int, memoryview | int]] = []
+    result: list[tuple[int, memoryview | int]] = []
     while at < len(view):
         tag, at = _varint(view, at)
         number, kind = tag >> 3, tag & 7
         if kind == 0:
             value, at = _varint(view, at)
-            found.append((number, value))
+            result.append((number, value))
             continue
         if kind == 2:
             length, at = _varint(view, at)
@@ -26,9 +26,9 @@ def fields(data: bytes | memoryview) -> list[tuple[int, memoryview | int]]:
             raise ValueError("it is no protocol-buffer message")
         if at + length > len(view):
             raise ValueError("it ends in the middle of a field")
-        found.append((number, view[at : at + length]))
+        result.append((number, view[at : at + length]))
         at += length
-    return found
+    return result
 
 
 def messages(
@@ -44,8 +44,8 @@ def text(content: list[tuple[int, memoryview | int]], number: int) -> str:
     Raises:
         ValueError: It is no UTF-8.
     """
-    found = messages(content, number)
-    return bytes(found[-1]).decode() if found else ""
+    result = messages(content, number)
+    return bytes(result[-1]).decode() if result else ""
 
 
 def repeated(content: list[tuple[int, memoryview | int]], number: int) -> list[int]:
@@ -54,16 +54,16 @@ def repeated(content: list[tuple[int, memoryview | int]], number: int) -> list[i
     Raises:
         ValueError: They end in the middle of a number.
     """
-    found = []
+    result = []
     for value in (v for n, v in content if n == number):
         if isinstance(value, int):
-            found.append(value)
+            result.append(value)
             continue
         at = 0
         while at < len(value):
             whole, at = _varint(value, at)
-            found.append(whole)
-    return [v - (1 << 64) if v >= 1 << 63 else v for v in found]
+            result.append(whole)
+    return [v - (1 << 64) if v >= 1 << 63 else v for v in result]
 
 
 def _varint(view: memoryview, at: int) -> tuple[int, int]:

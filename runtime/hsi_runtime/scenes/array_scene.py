@@ -87,9 +87,9 @@ def _per_band(
 ) -> NDArray[np.float64] | None:
     if values is None:
         return None
-    found: NDArray[Any] = np.asarray(values, dtype=np.float64)
-    if found.shape != (bands,):
+    array: NDArray[Any] = np.asarray(values, dtype=np.float64)
+    if array.shape != (bands,):
         raise SceneError(
-            f"{path} has {bands} bands, but {found.size} {what} were given."
+            f"{path} has {bands} bands, but {array.size} {what} were given."
         )
-    return found
+    return array

@@ -3,15 +3,12 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.scene import SceneInfo
-
-if TYPE_CHECKING:
-    pass
 
 SAMPLES, SAMPLE_BYTES = 16, 65536
 
@@ -60,7 +57,7 @@ def content_sha256(scene: dict[str, Any]) -> str:
 
 
 def only_content_differs(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    """Tell whether two plans are of the same files, whatever these hold, and equal."""
+    """Return True if two plans differ in nothing but the content of the same files."""
 
     def with_paths_only(plan: dict[str, Any]) -> dict[str, Any]:
         files = msgspec.convert(plan.get("scene"), dict[str, dict[str, Any]])

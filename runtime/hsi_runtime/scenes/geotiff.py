@@ -1,6 +1,5 @@
 """Reads GeoTIFF scenes through rasterio, with the GTiff driver and no other."""
 
-import struct
 import threading
 import warnings
 from pathlib import Path
@@ -14,18 +13,17 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
 
 from hsi_runtime.errors import SceneError
-from hsi_runtime.files import open_binary
 from hsi_runtime.machine import usable_cores
 from hsi_runtime.scenes import wavelengths as spectral
-from hsi_runtime.scenes.georeference import resolution_m
+from hsi_runtime.scenes.georeference import control_points, resolution_m
 from hsi_runtime.scenes.scene import (
     DTYPES,
-    ControlPoints,
     Cube,
     SceneInfo,
     missing_value,
     representable,
 )
+from hsi_runtime.scenes.tiff_tags import check_tags
 
 # A larger block cache costs memory and gains nothing for reads along blocks. Nothing
 # but the file itself may be opened: no directory listing, no remote file, no side-car.
@@ -37,9 +35,6 @@ GDAL_OPTIONS: dict[str, Any] = {
     # Half of the cores decode blocks; the engine wants the others.
     "GDAL_NUM_THREADS": max(1, min(4, usable_cores() // 2)),
 }
-# Bytes of one value by the number of a tag's type.
-TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
-TAG_BYTES |= {13: 4, 16: 8, 17: 8, 18: 8}
 
 
 class GeoTiffScene:
@@ -56,7 +51,7 @@ class GeoTiffScene:
         except RasterioError as error:
             raise SceneError(f"{path} is not a readable TIFF: {error}") from error
         try:
-            _check_tags(path)
+            check_tags(path)
             with self._env:  # without it, GDAL's warnings go to stderr by themselves
                 self._bands, self._alpha = _split_bands(path, self._dataset)
                 self._masked = _has_mask(self._dataset)
@@ -94,7 +89,7 @@ class GeoTiffScene:
         return out
 
     def _hidden(self, window: Window) -> NDArray[np.bool_]:
-        """Tell which pixels have no data by mask or alpha, shape ``(row, col)``."""
+        """Return True where mask or alpha hide a pixel, shape ``(row, col)``."""
         planes = [self._dataset.read(int(b) + 1, window=window) for b in self._alpha]
         if self._masked:
             planes.append(self._dataset.read_masks(1, window=window))
@@ -115,59 +110,8 @@ def open_tiff(path: Path) -> Any:
         return rasterio.open(path, driver="GTiff")
 
 
-def _check_tags(path: Path) -> None:
-    """Refuse a file with tags beyond its end: GDAL ignores those without an error.
-
-    Tags often lie behind the pixels, and nodata and wavelengths are among them. A mask
-    has tags of its own, in a later directory.
-    """
-    size = path.stat().st_size
-    with open_binary(path) as file:
-        reach = _reach_of_tags(file, size)
-    if reach > size:
-        raise SceneError(
-            f"{path} is truncated: its tags reach to byte {reach}, the file has "
-            f"{size}. Copy it again."
-        )
-
-
-def _reach_of_tags(file: Any, size: int) -> int:
-    """Return the end of the tags that lie farthest back, or of some beyond the file.
-
-    Args:
-        file: A TIFF, open for reading bytes.
-        size: Its length in bytes.
-    """
-    head = file.read(16)
-    order = "<" if head[:2] == b"II" else ">"
-    big = head[2:4] in (b"+\0", b"\0+")
-    pointer, number, entry = (
-        struct.Struct(order + kind)
-        for kind in (("Q", "Q", "HHQQ") if big else ("I", "H", "HHII"))
-    )
-    (start,) = pointer.unpack_from(head, pointer.size)
-    reach: int = 0
-    seen = {0}
-    while start not in seen:  # a hostile file leads back to where it has been
-        seen.add(start)
-        reach = max(reach, start + number.size)
-        if reach > size:
-            return reach
-        file.seek(start)
-        (count,) = number.unpack(file.read(number.size))
-        reach = max(reach, start + number.size + count * entry.size + pointer.size)
-        if reach > size:
-            return reach
-        for _, kind, values, offset in entry.iter_unpack(file.read(count * entry.size)):
-            length = values * TAG_BYTES.get(kind, 0)
-            if length > pointer.size:
-                reach = max(reach, offset + length)
-        (start,) = pointer.unpack(file.read(pointer.size))
-    return reach
-
-
 def _split_bands(path: Path, dataset: Any) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Tell measured bands from alpha bands, which are masks; 0-based.
+    """Split bands into measurements and alpha bands, which are masks; 0-based.
 
     GDAL takes the last of four bands of bytes for alpha unless it is told otherwise;
     its wavelength shows that it is a measurement.
@@ -184,7 +128,7 @@ def _split_bands(path: Path, dataset: Any) -> tuple[NDArray[np.intp], NDArray[np
 
 
 def _has_mask(dataset: Any) -> bool:
-    """Tell whether the file holds a mask of all bands, which is no band itself."""
+    """Return True if the file holds a mask of all bands that is not itself a band."""
     flags = dataset.mask_flag_enums[0]
     return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
 
@@ -243,19 +187,9 @@ def _describe(
         interleave="bip" if dataset.interleaving == Interleaving.pixel else "bsq",
         crs=dataset.crs.to_wkt() if dataset.crs else None,
         transform=dataset.transform.to_gdal() if georeferenced else None,
-        control=_control_points(dataset),
+        control=control_points(dataset),
         rpcs=dataset.tags(ns="RPC") or None,
         resolution_m=resolution_m(dataset.crs, dataset.transform.to_gdal()),
         notes=tuple(notes),
         files=(path,),
-    )
-
-
-def _control_points(dataset: Any) -> ControlPoints | None:
-    points, crs = dataset.gcps
-    if not points:
-        return None
-    return ControlPoints(
-        crs.to_wkt() if crs else None,
-        tuple((p.row, p.col, p.x, p.y, p.z or 0.0) for p in points),
     )

@@ -25,7 +25,8 @@ def open_scene(path: str | os.PathLike[str]) -> Scene:
 
         _check_mask(path)
         return GeoTiffScene(path)
-    from hsi_runtime.scenes.envi import EnviScene, find_header
+    from hsi_runtime.scenes.envi import EnviScene
+    from hsi_runtime.scenes.envi_header import find_header
 
     header = find_header(path, magic)
     if header is not None:

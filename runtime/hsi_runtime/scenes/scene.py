@@ -20,13 +20,14 @@ FILE_AXES = {"bsq": (0, 1, 2), "bil": (1, 0, 2), "bip": (1, 2, 0)}
 ROWS_AT_ONCE = 8  # of a comparison: its result stays in a core's cache
 
 Cube = NDArray[Any]
+Transform = tuple[float, float, float, float, float, float]  # in GDAL's order
 
 
 class ControlPoints(NamedTuple):
     """Places on the ground of some pixels, for a scene that lies on no regular grid.
 
     Attributes:
-        crs: Of the coordinates, as WKT, or None.
+        crs: Reference system of the coordinates, as WKT, or None.
         points: Row, column, x, y and z of each.
     """
 
@@ -78,7 +79,7 @@ class SceneInfo:
     block: tuple[int, int]
     interleave: str = "bsq"
     crs: str | None = None
-    transform: tuple[float, float, float, float, float, float] | None = None
+    transform: Transform | None = None
     control: ControlPoints | None = None
     rpcs: dict[str, str] | None = None
     resolution_m: float | None = None
@@ -120,7 +121,7 @@ class Scene(Protocol):
 
 
 def valid_pixels(cube: Cube, nodata: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Tell which pixels have a real value in every band.
+    """Find the pixels that have a real value in every band.
 
     Args:
         cube: Stored units, shape ``(band, row, col)``.
@@ -160,7 +161,7 @@ def in_file_order(
     Args:
         buffer: Shape ``(value,)``.
         interleave: A key of `FILE_AXES`.
-        shape: Wanted: bands, rows, columns.
+        shape: Bands, rows, columns of the cube.
     """
     axes = FILE_AXES[interleave]
     stored = buffer[: math.prod(shape)].reshape([shape[axis] for axis in axes])
@@ -184,7 +185,7 @@ def missing_value(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], float]:
     """Choose the value of pixels that a mask hides.
 
     Args:
-        dtype: Of the stored values.
+        dtype: Type of the stored values.
 
     Returns:
         The type to hold the values in, wider for bytes because all of theirs may be

@@ -226,7 +226,7 @@ def test_scene_at_other_centres_is_resampled_with_a_warning() -> None:
     wanted = np.arange(400.0, 1000.0, 10.0)
     scene = scene_of(np.arange(395.0, 1005.0, 8.0))
     found = match_bands(scene, list(wanted), 60, range(60))
-    assert found.how == "resampled"
+    assert found.method == "resampled"
     assert found.resampling is not None
     assert found.resampling.shape == (60, len(found.indices))
     said = (
@@ -234,4 +234,6 @@ def test_scene_at_other_centres_is_resampled_with_a_warning() -> None:
         r"bands of the scene are weighed\."
     )
     assert re.fullmatch(said, found.warnings[0])
-    assert match_bands(scene_of(wanted), list(wanted), 60, range(60)).how == "matched"
+    assert (
+        match_bands(scene_of(wanted), list(wanted), 60, range(60)).method == "matched"
+    )

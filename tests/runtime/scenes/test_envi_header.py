@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hsi_runtime.errors import SceneError
-from hsi_runtime.scenes.envi import EnviScene, parse_header
+from hsi_runtime.scenes.envi import EnviScene
+from hsi_runtime.scenes.envi_header import read_header
 from hsi_runtime.scenes.opening import open_scene
 
 
@@ -25,7 +26,7 @@ def test_header_fields_comments_and_braces(tmp_path: Path) -> None:
         "empty =\n"
         "lines=7\n"
     )
-    header = parse_header(path)
+    header = read_header(path).fields
     assert header["wavelength units"] == "Nanometers"
     assert [float(v) for v in header["wavelength"].split(",")] == [1.5, 2.5, 3.5]
     assert header["map info"].endswith("units=Meters")
@@ -42,7 +43,7 @@ def test_header_with_windows_line_ends(tmp_path: Path) -> None:
     path.write_bytes(
         header_text(wavelength="{1,\n2,\n3}").replace("\n", "\r\n").encode()
     )
-    header = parse_header(path)
+    header = read_header(path).fields
     assert header["samples"] == "5"
     assert header["byte order"] == "0"
     assert [float(v) for v in header["wavelength"].split(",")] == [1, 2, 3]
@@ -65,9 +66,9 @@ def test_header_written_in_braces_reads_back(fields: dict[str, str]) -> None:
         path = Path(folder) / "a.hdr"
         braced = "".join(f"{k} = {{\n{v}}}\n" for k, v in fields.items())
         path.write_text("ENVI\n" + braced)
-        assert parse_header(path) == fields
+        assert read_header(path).fields == fields
         path.write_text("ENVI\n" + "".join(f"{k}={v}\n" for k, v in fields.items()))
-        assert parse_header(path) == fields
+        assert read_header(path).fields == fields
 
 
 def test_header_cut_inside_a_list_is_damaged(tmp_path: Path) -> None:
