@@ -7,9 +7,9 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from hsi_runtime.errors import RecipeError, SceneError
+from hsi_runtime.model.model_file import ClassEntry
 from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train import methods, recipe
-from hsi_train.data.classes import ClassInfo
 from hsi_train.data.labelled_scene import LabelledData, LabelledScene
 from hsi_train.methods import names
 from hsi_train.splitting import split
@@ -36,7 +36,9 @@ def striped(side: int = 90, row: int = 0, col: int = 0) -> LabelledData:
     cube = np.zeros((1, side, side), dtype=np.float32)
     valid = np.ones((side, side), dtype=bool)
     scene = LabelledScene(info, row, col, cube, valid, classes)
-    kinds = [ClassInfo(k + 1, f"class {k + 1}", "#808080") for k in range(3)]
+    kinds = [
+        ClassEntry(code=k + 1, name=f"class {k + 1}", color="#808080") for k in range(3)
+    ]
     return LabelledData([scene], kinds, np.arange(1), [], [True])
 
 

@@ -11,9 +11,9 @@ import rasterio
 from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
+from hsi_runtime.model.model_file import ClassEntry
 from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train import cli as train_cli
-from hsi_train.data.classes import ClassInfo
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData, LabelledScene
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
 
@@ -106,7 +106,9 @@ def make_data() -> Callable[..., LabelledData]:
             info = info_of(array.shape[0], array.shape[1], bands)
             scenes.append(LabelledScene(info, 0, 0, cube, known, index))
         classes = [
-            ClassInfo(int(code), f"class {code}", f"#{40 * n + 15:02x}8040")
+            ClassEntry(
+                code=int(code), name=f"class {code}", color=f"#{40 * n + 15:02x}8040"
+            )
             for n, code in enumerate(present)
         ]
         return LabelledData(scenes, classes, np.arange(bands), [], [True] * len(scenes))

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from hsi_runtime.errors import BandMismatchError, OutputError, RecipeError, SceneError
+from hsi_runtime.model.model_file import ClassEntry
 from hsi_train import recipe, target, training
-from hsi_train.data.classes import ClassInfo
 from hsi_train.data.labelled_scene import UNLABELLED
 from hsi_train.fitting import statistics as patches
 from hsi_train.fitting import trainer
@@ -261,8 +261,10 @@ def test_nodata_and_unknown_classes_do_not_count(
 
 
 def test_classes_match_by_name_else_by_code() -> None:
-    def infos(*pairs: tuple[int, str]) -> list[ClassInfo]:
-        return [ClassInfo(code, name, "#000000") for code, name in pairs]
+    def infos(*pairs: tuple[int, str]) -> list[ClassEntry]:
+        return [
+            ClassEntry(code=code, name=name, color="#000000") for code, name in pairs
+        ]
 
     source = infos((1, "grass"), (2, "soil"), (3, "3"))
     swapped = infos((1, "soil"), (2, "grass"), (3, "lava"))

@@ -34,13 +34,13 @@ def command(
         raise click.UsageError(
             "--abundances picks pixels, so they are no --probability-sample."
         )
-    found = compare(class_map, truth, abundances, min_abundance, probability_sample)
+    result = compare(class_map, truth, abundances, min_abundance, probability_sample)
     click.echo(
         "{pixels:,} pixels: overall accuracy {overall_accuracy:.2%}, average accuracy "
-        "{average_accuracy:.2%}, kappa {kappa:.3f}".format(**found)
+        "{average_accuracy:.2%}, kappa {kappa:.3f}".format(**result)
     )
     if probability_sample:
-        click.echo(area_table(found["area_adjusted"]))
+        click.echo(area_table(result["area_adjusted"]))
 
 
 if __name__ == "__main__":

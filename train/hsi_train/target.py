@@ -17,11 +17,11 @@ from torch import nn
 from hsi_runtime.errors import SceneError
 from hsi_runtime.matching.bands import match_bands
 from hsi_runtime.matching.units import conversion
-from hsi_runtime.model.model_file import Bands, Values
+from hsi_runtime.model.model_file import Bands, ClassEntry, Values
 from hsi_runtime.scenes.scene import valid_pixels
 from hsi_train import recipe
 from hsi_train.data import labels as label_files
-from hsi_train.data.classes import ClassInfo, ClassTable
+from hsi_train.data.classes import ClassTable
 from hsi_train.data.labelled_scene import (
     UNLABELLED,
     LabelledScene,
@@ -52,7 +52,7 @@ class Target:
     scenes: list[tuple[str, NDArray[np.int16]]]
     bands: Bands
     values: Values
-    classes: list[ClassInfo]
+    classes: list[ClassEntry]
     labelled: int
     warnings: list[str]
 
@@ -62,7 +62,7 @@ def check(
     source: Data,
     bands: Bands,
     values: Values,
-    classes: list[ClassInfo],
+    classes: list[ClassEntry],
 ) -> Target:
     """Check headers and labels of the target scenes against what the model will be.
 
@@ -139,7 +139,7 @@ def check(
 
 
 def class_indices(
-    found: Sequence[ClassInfo], classes: Sequence[ClassInfo]
+    found: Sequence[ClassEntry], classes: Sequence[ClassEntry]
 ) -> dict[int, int]:
     """Find each target class among the source's: by name, or by code without a name.
 

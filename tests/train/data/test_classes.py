@@ -8,7 +8,8 @@ from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
-from hsi_train.data.classes import PALETTE, ClassInfo, ClassTable
+from hsi_runtime.model.model_file import ClassEntry
+from hsi_train.data.classes import PALETTE, ClassTable
 
 
 def write(folder: Path, content: Any) -> str:
@@ -36,8 +37,8 @@ def test_colours_of_objects(tmp_path: Path) -> None:
     content = [{"code": 1, "name": "a", "color": "#FF8000"}, {"code": 2, "name": "b"}]
     table = ClassTable.from_json(write(tmp_path, content))
     classes, said = table.describe([1, 2])
-    assert classes[0] == ClassInfo(1, "a", "#ff8000")
-    assert classes[1] == ClassInfo(2, "b", PALETTE[1])
+    assert classes[0] == ClassEntry(code=1, name="a", color="#ff8000")
+    assert classes[1] == ClassEntry(code=2, name="b", color=PALETTE[1])
     assert said == []
 
 

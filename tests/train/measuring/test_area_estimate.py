@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from hsi_train.data.classes import ClassInfo
+from hsi_runtime.model.model_file import ClassEntry
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.measuring import area_estimate
 
@@ -90,7 +90,9 @@ def test_a_table_or_the_reason_why_there_is_none(make_data: MakeData) -> None:
 
 
 def test_report_has_shares_and_areas() -> None:
-    classes = [ClassInfo(k + 1, f"class {k}", "#000000") for k in range(4)]
+    classes = [
+        ClassEntry(code=k + 1, name=f"class {k}", color="#000000") for k in range(4)
+    ]
     found = area_estimate.report(SAMPLE, MAPPED, classes, 900.0)
     entry = found["classes"][0]
     assert entry["code"] == 1

@@ -4,11 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as reference
 
-from hsi_train.data.classes import ClassInfo
+from hsi_runtime.model.model_file import ClassEntry
 from hsi_train.measuring import metrics
 
 CLASSES = 4
-INFO = [ClassInfo(10 + k, f"class {k}", "#000000") for k in range(CLASSES)]
+INFO = [
+    ClassEntry(code=10 + k, name=f"class {k}", color="#000000") for k in range(CLASSES)
+]
 
 labels = st.integers(0, CLASSES - 1)
 pairs = st.lists(st.tuples(labels, labels), min_size=2, max_size=60)

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hsi_train.data.classes import ClassInfo
+from hsi_runtime.model.model_file import ClassEntry
 from hsi_train.report import html
 from hsi_train.report.html import Safe
 from hsi_train.report.plots import plot_style
@@ -42,7 +42,7 @@ def test_what_no_page_can_hold_is_replaced(odd: str) -> None:
 
 @pytest.mark.parametrize("name", ["水 田", "غابة", "Öl & Gras", "a_b $c$ {d}", "🌲"])
 def test_any_script_is_welcome(read_page: ReadPage, name: str) -> None:
-    shown = html.named(ClassInfo(1, name, "#102030"))
+    shown = html.named(ClassEntry(code=1, name=name, color="#102030"))
     page = read_page(shown)
     assert page.text == name
     assert {"class": "swatch", "style": "--c:#102030"} in page.all("span")

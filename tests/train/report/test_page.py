@@ -10,9 +10,8 @@ import pytest
 import torch
 from msgspec.structs import replace
 
-from hsi_runtime.model.model_file import Bands, Provenance, Values
+from hsi_runtime.model.model_file import Bands, ClassEntry, Provenance, Values
 from hsi_train import methods, recipe
-from hsi_train.data.classes import ClassInfo
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.fitting import predict
 from hsi_train.fitting import statistics as patches
@@ -46,7 +45,7 @@ def made_report(
     codes = rng.integers(0, len(names) + 1, (24, 30))
     data = make_data(codes)
     classes = [
-        ClassInfo(c.code, name, "#8090a0")
+        ClassEntry(code=c.code, name=name, color="#8090a0")
         for c, name in zip(data.classes, names, strict=True)
     ]
     data = LabelledData(data.scenes, classes, data.bands, [], [True])

@@ -4,8 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hsi_runtime.model.model_file import Bands, Provenance, Values
-from hsi_train.data.classes import ClassInfo
+from hsi_runtime.model.model_file import Bands, ClassEntry, Provenance, Values
 from hsi_train.measuring import metrics
 from hsi_train.report import tables
 from hsi_train.run_folder.checkpoint import Description
@@ -13,9 +12,9 @@ from hsi_train.run_folder.checkpoint import Description
 ReadPage = Callable[[str], Any]
 
 CLASSES = [
-    ClassInfo(3, "roof <1>", "#111111"),
-    ClassInfo(5, "水", "#222222"),
-    ClassInfo(9, "soil", "#333333"),
+    ClassEntry(code=3, name="roof <1>", color="#111111"),
+    ClassEntry(code=5, name="水", color="#222222"),
+    ClassEntry(code=9, name="soil", color="#333333"),
 ]
 MATRIX = np.array([[90, 10, 0], [0, 0, 0], [1, 20, 3]])
 CALIBRATION: dict[str, Any] = {
@@ -80,7 +79,7 @@ def test_confusions_come_in_order(read_page: ReadPage) -> None:
 
 def test_only_the_most_frequent_confusions_are_listed(read_page: ReadPage) -> None:
     matrix = np.arange(36).reshape(6, 6)
-    classes = [ClassInfo(n, f"{n}", "#000000") for n in range(6)]
+    classes = [ClassEntry(code=n, name=f"{n}", color="#000000") for n in range(6)]
     table = tables.confusion_table({"confusion": matrix.tolist()}, classes)
     rows = read_page(table).rows[1:]
     assert [row[2] for row in rows] == ["34", "33", "32", "31", "30", "29", "27", "26",

@@ -132,7 +132,7 @@ def test_pixels_of_another_size_are_kept_apart_too(make_data: MakeData) -> None:
     splits = spatial(data, 3, seed=0)
     held_out = {Role.TEST, Role.VALIDATION}
     assert closest(data, splits, [{Role.TRAIN}, held_out]) >= 3
-    assert overlap.places(data.scenes)[1] == overlap.Place(1, 0, 0)
+    assert overlap.grid_offsets(data.scenes)[1] == overlap.GridOffset(1, 0, 0)
 
 
 def test_a_random_draw_says_what_the_other_line_has_shown(make_data: MakeData) -> None:

@@ -4,12 +4,16 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
+from hsi_runtime.model.model_file import ClassEntry
+
+MAX_CODE = 65534  # 65535 is nodata in a uint16 class map
+Codes = NDArray[np.int64]
 
 # The first seven are Okabe and Ito's (Color Universal Design, 2008) without black. Each
 # further colour is the one farthest in CIELAB from all before it, white and light grey,
@@ -27,20 +31,6 @@ PALETTE = (
     "#3c2da5", "#ffa5e1", "#00f0d2", "#f04b4b", "#f069ff", "#f03c78", "#870069",
     "#c3005a",
 )  # fmt: skip
-
-
-class ClassInfo(NamedTuple):
-    """One class as the user knows it.
-
-    Attributes:
-        code: Its value in the user's labels and in the class map.
-        name: What it is called.
-        color: ``#rrggbb``.
-    """
-
-    code: int
-    name: str
-    color: str
 
 
 @dataclass(frozen=True)
@@ -98,7 +88,7 @@ class ClassTable:
         """Return this table with the entries of another put over it."""
         return ClassTable(self.names | other.names, self.colors | other.colors)
 
-    def describe(self, codes: list[int]) -> tuple[list[ClassInfo], list[str]]:
+    def describe(self, codes: list[int]) -> tuple[list[ClassEntry], list[str]]:
         """Describe the classes that are present, in order of code.
 
         Returns:
@@ -109,14 +99,8 @@ class ClassTable:
         for number, code in enumerate(codes):
             name = self.names.get(code, str(code))
             color = self.colors.get(code, PALETTE[number % len(PALETTE)])
-            classes.append(ClassInfo(code, name, color.lower()))
-        said = []
+            classes.append(ClassEntry(code=code, name=name, color=color.lower()))
+        messages = []
         if self.names and unnamed:
-            said.append(f"Label codes without a name keep their code: {unnamed}.")
-        return classes, said
-
-
-MAX_CODE = 65534  # 65535 is nodata in a uint16 class map
-
-
-Codes = NDArray[np.int64]
+            messages.append(f"Label codes without a name keep their code: {unnamed}.")
+        return classes, messages

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
-from hsi_runtime.matching.bands import match_bands
+from hsi_runtime.model.model_file import ClassEntry
 from hsi_runtime.scenes.opening import open_scene
 from hsi_runtime.scenes.scene import Cube, Scene, SceneInfo, valid_pixels
 from hsi_train.data import labels as label_files
 from hsi_train.data import matlab
-from hsi_train.data.classes import ClassInfo, ClassTable
+from hsi_train.data.bands import good_bands, matching_bands
+from hsi_train.data.classes import ClassTable
 
 UNLABELLED = -1  # class index of a pixel without a label
 
@@ -61,11 +62,11 @@ class LabelledData:
         classes: Code, name and colour of every class, by class index.
         bands: 0-based bands of the first scene that are used.
         warnings: Sentences the user should read.
-        labelled: Of every scene given, whether it has a label and is in ``scenes``.
+        labelled: For every scene given, True if it has a label and is in ``scenes``.
     """
 
     scenes: list[LabelledScene]
-    classes: list[ClassInfo]
+    classes: list[ClassEntry]
     bands: NDArray[np.intp]
     warnings: list[str]
     labelled: list[bool]
@@ -90,11 +91,11 @@ def expand_scenes(paths: Sequence[str]) -> list[str]:
     Raises:
         SceneError: A folder without any scene.
     """
-    found: list[str] = []
+    scenes: list[str] = []
     for path in paths:
         folder = Path(path)
         if not folder.is_dir():
-            found.append(path)
+            scenes.append(path)
             continue
         inside = sorted(
             p
@@ -103,8 +104,8 @@ def expand_scenes(paths: Sequence[str]) -> list[str]:
         )
         if not inside:
             raise SceneError(f"{folder} holds no .tif, .hdr or .mat scene.")
-        found += [str(p) for p in inside]
-    return found
+        scenes += [str(p) for p in inside]
+    return scenes
 
 
 def open_any(path: str) -> Scene:
@@ -145,9 +146,6 @@ def load(
         SceneError: Scenes or labels cannot be used together.
     """
     scene_paths = expand_scenes(scene_paths)
-    warnings: list[str] = []
-    unlabelled: list[str] = []
-    labelled: list[bool] = []
     table = ClassTable.from_json(class_file) if class_file else ClassTable()
     source = label_files.open_labels(
         label_paths, len(scene_paths), label_field, table.names
@@ -157,46 +155,70 @@ def load(
             source, label_files.open_labels(test_label_paths, len(scene_paths))
         )
     _check_given_once(scene_paths)
-    parts: list[_Part] = []
-    bands: NDArray[np.intp] | None = None
-    first: SceneInfo | None = None
-    for number, path in enumerate(scene_paths):
-        scene = open_any(path)
-        try:
-            info = scene.info
-            warnings += info.notes
-            codes = source.codes(number, info)
-            labelled.append(bool(codes.any()))
-            if not labelled[-1]:
-                unlabelled.append(info.path.name)
-                continue
-            if first is None or bands is None:
-                first, bands = info, _good_bands(info)
-            same = _matching_bands(first, info, bands, warnings)
-            row, col, rows, cols = labelled_part(codes, halo)
-            if whole:
-                row, col, rows, cols = 0, 0, info.rows, info.cols
-            cube = scene.read((row, row + rows), (col, col + cols), same)
-            codes = codes[row : row + rows, col : col + cols]
-            parts.append(_Part(info, cube, codes, row, col, info.nodata[same]))
-        finally:
-            scene.close()
-    warnings += source.warnings()
-    if unlabelled:
-        shown = ", ".join(unlabelled[:3]) + (", ..." if len(unlabelled) > 3 else "")
-        warnings.append(
-            f"{len(unlabelled)} scene(s) have no labelled pixel and are left out: "
-            f"{shown}."
-        )
-    if not parts or bands is None or first is None:
+    reader = _Reader(source, halo, whole)
+    scenes = [reader.read(number, path) for number, path in enumerate(scene_paths)]
+    parts = [part for part in scenes if part is not None]
+    if reader.bands is None:
         raise SceneError(
             f"No labelled pixel in {len(scene_paths)} scene(s): every label is 0 or "
             "lies outside. Check that labels and scenes belong together."
         )
+    warnings = reader.messages()
     table = source.class_table().updated(table)
     _drop_classes(parts, table, exclude)
-    bands, parts = _drop_empty_bands(parts, bands, warnings)
+    bands, parts = _drop_empty_bands(parts, reader.bands, warnings)
+    labelled = [part is not None for part in scenes]
     return _assemble(parts, bands, table, warnings, labelled)
+
+
+class _Reader:
+    """Reads scene after scene, all on the used bands of the first with a label."""
+
+    def __init__(self, source: label_files.Labels, halo: int, whole: bool) -> None:
+        self._source, self._halo, self._whole = source, halo, whole
+        self._first: SceneInfo | None = None
+        self._messages: list[str] = []
+        self._unlabelled: list[str] = []
+        self.bands: NDArray[np.intp] | None = None
+
+    def read(self, number: int, path: str) -> _Part | None:
+        """Read the labelled part of a scene, or None where it has no label."""
+        scene = open_any(path)
+        try:
+            info = scene.info
+            self._messages += info.notes
+            codes = self._source.codes(number, info)
+            if not codes.any():
+                self._unlabelled.append(info.path.name)
+                return None
+            if self._first is None or self.bands is None:
+                self._first, self.bands = info, good_bands(info)
+            same = matching_bands(self._first, info, self.bands, self._messages)
+            row, col, rows, cols = labelled_part(codes, self._halo)
+            if self._whole:
+                row, col, rows, cols = 0, 0, info.rows, info.cols
+            return _Part(
+                info=info,
+                cube=scene.read((row, row + rows), (col, col + cols), same),
+                codes=codes[row : row + rows, col : col + cols],
+                row=row,
+                col=col,
+                nodata=info.nodata[same],
+            )
+        finally:
+            scene.close()
+
+    def messages(self) -> list[str]:
+        """Return messages for the user, after all scenes were read."""
+        messages = self._messages + self._source.warnings()
+        names = self._unlabelled
+        if names:
+            listed = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            messages.append(
+                f"{len(names)} scene(s) have no labelled pixel and are left out: "
+                f"{listed}."
+            )
+        return messages
 
 
 def _check_given_once(paths: Sequence[str]) -> None:
@@ -218,65 +240,15 @@ def _drop_classes(
     """Make the pixels of some classes unlabelled, in place."""
     present = {int(code) for part in parts for code in np.unique(part.codes)} - {0}
     by_name = {table.names.get(code, str(code)): code for code in present}
-    for wanted in exclude:
-        code = by_name.get(wanted) if isinstance(wanted, str) else wanted
+    for excluded in exclude:
+        code = by_name.get(excluded) if isinstance(excluded, str) else excluded
         if code not in present:
             raise SceneError(
-                f"data.exclude names {wanted!r}, but no label has it; classes are "
+                f"data.exclude names {excluded!r}, but no label has it; classes are "
                 f"{', '.join(sorted(by_name))}."
             )
         for part in parts:
             part.codes[part.codes == code] = 0
-
-
-def _good_bands(info: SceneInfo) -> NDArray[np.intp]:
-    if not info.good.any():
-        raise SceneError(
-            f"{info.path.name} marks every band as bad (bbl is 0); correct its header "
-            "or tags."
-        )
-    return np.flatnonzero(info.good)
-
-
-def _matching_bands(
-    first: SceneInfo, info: SceneInfo, bands: NDArray[np.intp], warnings: list[str]
-) -> NDArray[np.intp]:
-    """Find the first scene's used bands in another scene."""
-    if info is first:
-        return bands
-    centres = None if first.wavelengths_nm is None else first.wavelengths_nm[bands]
-    match = match_bands(
-        info, None if centres is None else centres.tolist(), first.bands, bands.tolist()
-    )
-    if match.resampling is not None:
-        raise SceneError(
-            f"{info.path.name} and {first.path.name} have different band centres; "
-            "training needs one list of bands. Resample one of them first."
-        )
-    if info.dtype != first.dtype:
-        raise SceneError(
-            f"{info.path.name} stores {info.dtype}, {first.path.name} {first.dtype}; "
-            "training needs all scenes in the same stored units."
-        )
-    for name in ("scale", "offset"):
-        ours, theirs = getattr(first, name), getattr(info, name)
-        here = None if ours is None else ours[bands]
-        there = None if theirs is None else theirs[match.indices]
-        if not _same(here, there):
-            raise SceneError(
-                f"{info.path.name} declares another {name} than {first.path.name}; "
-                "training needs all scenes in the same stored units."
-            )
-    for sentence in match.warnings:
-        if sentence not in warnings:
-            warnings.append(sentence)
-    return match.indices
-
-
-def _same(a: NDArray[np.float64] | None, b: NDArray[np.float64] | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    return np.allclose(a, b, rtol=1e-6, atol=0)
 
 
 def labelled_part(codes: NDArray[Any], halo: int) -> tuple[int, int, int, int]:
@@ -327,9 +299,9 @@ def _assemble(
     present = np.unique(np.concatenate([part.codes[valid] for part, valid in pairs]))
     present = present[present != 0]
     if len(present) < 2:
-        found = ", ".join(map(str, present)) or "none"
+        listed = ", ".join(map(str, present)) or "none"
         raise SceneError(
-            f"Labels hold {len(present)} class(es) with valid pixels ({found}); "
+            f"Labels hold {len(present)} class(es) with valid pixels ({listed}); "
             "training needs at least two. Code 0 means unlabelled."
         )
     codes = np.unique(np.concatenate([np.unique(part.codes) for part in parts]))
@@ -337,13 +309,26 @@ def _assemble(
     if gone:
         names = ", ".join(table.names.get(code, str(code)) for code in gone)
         warnings.append(f"Classes without any valid pixel are left out: {names}.")
-    classes, said = table.describe([int(code) for code in present])
-    warnings += said
+    classes, messages = table.describe([int(code) for code in present])
+    warnings += messages
     scenes = []
     for part, valid in pairs:
         index = np.searchsorted(present, part.codes).astype(np.int16)
         index[(part.codes == 0) | ~valid] = UNLABELLED
         scenes.append(
-            LabelledScene(part.info, part.row, part.col, part.cube, valid, index)
+            LabelledScene(
+                info=part.info,
+                row=part.row,
+                col=part.col,
+                cube=part.cube,
+                valid=valid,
+                classes=index,
+            )
         )
-    return LabelledData(scenes, classes, bands, warnings, labelled)
+    return LabelledData(
+        scenes=scenes,
+        classes=classes,
+        bands=bands,
+        warnings=warnings,
+        labelled=labelled,
+    )

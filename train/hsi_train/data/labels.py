@@ -29,10 +29,10 @@ class Labels(Protocol):
         """Return label codes on a scene's grid, 0 = unlabelled, ``(row, col)``."""
 
     def class_table(self) -> ClassTable:
-        """Return what the files say of names and colours."""
+        """Return the names and colours in the files."""
 
     def warnings(self) -> list[str]:
-        """Return what the user should know, after all codes were read."""
+        """Return messages for the user, after all codes were read."""
 
 
 def open_labels(
@@ -44,8 +44,8 @@ def open_labels(
     """Open one label raster for each scene, or one vector file for all.
 
     Args:
-        paths: Of the files.
-        scenes: How many scenes they label.
+        paths: Label files.
+        scenes: Number of scenes that they label.
         label_field: Attribute of the vector file that holds the class.
         named: Class names by code, from the class file: texts in a vector file take
             these codes.
@@ -156,16 +156,16 @@ def whole_codes(
 def _read_raster(path: str, info: SceneInfo) -> tuple[NDArray[Any], ClassTable]:
     scene = open_scene(path)  # the checks of a scene: kind, truncation, wavelengths
     try:
-        found = scene.info
-        if found.bands != 1:
-            raise SceneError(f"{path} has {found.bands} bands; labels have one.")
-        values = scene.read((0, found.rows), (0, found.cols), np.array([0]))[0]
+        raster = scene.info
+        if raster.bands != 1:
+            raise SceneError(f"{path} has {raster.bands} bands; labels have one.")
+        values = scene.read((0, raster.rows), (0, raster.cols), np.array([0]))[0]
     finally:
         scene.close()
-    check_grid(path, found, info)
-    if not np.isnan(found.nodata[0]):
-        values = np.where(values == found.nodata[0], 0, values)
-    return values, _table_of(found.path) if found.driver == "GTiff" else ClassTable()
+    check_grid(path, raster, info)
+    if not np.isnan(raster.nodata[0]):
+        values = np.where(values == raster.nodata[0], 0, values)
+    return values, _table_of(raster.path) if raster.driver == "GTiff" else ClassTable()
 
 
 def _check_size(path: str, shape: tuple[int, ...], scene: SceneInfo) -> None:
@@ -181,7 +181,7 @@ def check_grid(path: str, labels: SceneInfo, scene: SceneInfo) -> None:
     """Refuse a raster of another size than the scene, or in another place.
 
     Raises:
-        SceneError: It is one.
+        SceneError: The grids differ.
     """
     _check_size(path, (labels.rows, labels.cols), scene)
     if labels.transform is None or scene.transform is None:

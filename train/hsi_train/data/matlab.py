@@ -14,7 +14,7 @@ HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
 def is_matlab(path: str) -> bool:
-    """Tell whether a path means a MATLAB file, ``file.mat`` or ``file.mat:name``."""
+    """Return True for a MATLAB file, ``file.mat`` or ``file.mat:name``."""
     return path.lower().endswith(".mat") or ".mat:" in path.lower()
 
 

@@ -96,25 +96,25 @@ class VectorLabels:
         return self._table
 
     def warnings(self) -> list[str]:
-        said = []
+        messages = []
         outside = int(((self._codes > 0) & ~self._used).sum())
         if outside:
-            said.append(
+            messages.append(
                 f"{outside} of {len(self._codes)} features of {self._path} lie outside "
                 "every scene."
             )
         if self._unlisted:
-            said.append(
+            messages.append(
                 "Classes that the class file does not name get codes of their own: "
                 f"{', '.join(self._unlisted)}."
             )
         if self._empty:
-            said.append(f"{self._empty} features have no class and are not used.")
+            messages.append(f"{self._empty} features have no class and are not used.")
         if self._contested:
-            said.append(
+            messages.append(
                 f"{self._contested} pixels are claimed by two classes and not used."
             )
-        return said
+        return messages
 
     def _in_crs_of(self, info: SceneInfo) -> NDArray[Any]:
         if self._crs is None or info.crs is None:
@@ -148,16 +148,16 @@ def _layer(path: str) -> str:
     return layers[0]
 
 
-def _field(path: str, fields: list[str], wanted: str | None) -> str:
-    if wanted is None and len(fields) == 1:
+def _field(path: str, fields: list[str], requested: str | None) -> str:
+    if requested is None and len(fields) == 1:
         return fields[0]
-    if wanted not in fields:
-        found = "none was named" if wanted is None else f"there is no {wanted!r}"
+    if requested not in fields:
+        reason = "none was named" if requested is None else f"there is no {requested!r}"
         raise SceneError(
-            f"{path}: --label-field must name the field with the class; {found}. "
+            f"{path}: --label-field must name the field with the class; {reason}. "
             f"Fields: {', '.join(fields) or 'none'}."
         )
-    return wanted
+    return requested
 
 
 def _codes_of(
@@ -168,9 +168,9 @@ def _codes_of(
     Texts that it does not name are counted on from its highest code.
 
     Args:
-        path: For messages.
-        name: Of the field.
-        values: Of the field, one for each feature.
+        path: The file, for messages.
+        name: The field.
+        values: Values of the field, one for each feature.
         named: Class names by code, from the class file.
 
     Returns:

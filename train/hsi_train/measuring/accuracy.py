@@ -1,8 +1,9 @@
 """Compares a class map with a truth raster on the same grid."""
 
 import contextlib
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -11,10 +12,10 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from hsi_runtime.errors import SceneError
+from hsi_runtime.model.model_file import ClassEntry
 from hsi_runtime.scenes.opening import open_scene
 from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train.data import labels
-from hsi_train.data.classes import ClassInfo
 from hsi_train.measuring import area_estimate, metrics
 
 ROWS = 512  # read at once
@@ -49,35 +50,10 @@ def compare(
     info = _describe(class_map)
     for path in filter(None, (truth, abundances)):
         labels.check_grid(str(path), _describe(path), info)
-    with rasterio.Env(GDAL_CACHEMAX=64):
-        found, true = _open(class_map), _open(truth)
-        pure = _open(abundances) if abundances else None
-        pairs: dict[tuple[int, int], int] = {}
-        mapped: dict[int, int] = {}  # pixels of each code of the map
-        for top in range(0, found.height, ROWS):
-            window = Window(0, top, found.width, min(ROWS, found.height - top))
-            codes = found.read(1, window=window)
-            classes = labels.whole_codes(
-                str(truth), true.read(1, window=window), true.nodata
-            )
-            known = codes != found.nodata
-            present, numbers = np.unique(codes[known], return_counts=True)
-            for code, n in zip(present, numbers, strict=True):
-                mapped[int(code)] = mapped.get(int(code), 0) + int(n)
-            use = (classes != 0) & known
-            if pure is not None:
-                use &= _largest(pure, window) >= min_abundance
-            both = np.stack([classes[use], codes[use]]).astype(np.int64)
-            values, counts = np.unique(both, axis=1, return_counts=True)
-            for (label, code), n in zip(values.T, counts, strict=True):
-                key = int(label), int(code)
-                pairs[key] = pairs.get(key, 0) + int(n)
-    if not pairs:
+    tally = _count(class_map, truth, abundances, min_abundance)
+    if not tally.pairs:
         raise SceneError(f"{class_map} and {truth} share no labelled pixel.")
-    every = sorted({code for pair in pairs for code in pair} | mapped.keys())
-    matrix = np.zeros((len(every), len(every)), dtype=np.int64)
-    for (label, code), n in pairs.items():
-        matrix[every.index(label), every.index(code)] = n
+    codes, matrix = tally.confusion()
     result: dict[str, Any] = {
         "pixels": int(matrix.sum()),
         "overall_accuracy": metrics.overall_accuracy(matrix),
@@ -85,27 +61,77 @@ def compare(
         "kappa": metrics.kappa(matrix),
     }
     if probability_sample:
-        counts = np.array([mapped.get(code, 0) for code in every])
-        if lacking := area_estimate.unsampled(matrix, counts):
+        mapped = np.array([tally.mapped[code] for code in codes])
+        if lacking := area_estimate.unsampled(matrix, mapped):
             raise SceneError(
                 f"{truth}: fewer than {area_estimate.MIN_SAMPLES} pixels of the sample "
-                f"are mapped as {', '.join(str(every[k]) for k in lacking)}, so areas "
+                f"are mapped as {', '.join(str(codes[k]) for k in lacking)}, so areas "
                 "cannot be estimated; label more random pixels there."
             )
+        classes = [ClassEntry(code=code, name=str(code), color="") for code in codes]
         side = info.resolution_m
         result["area_adjusted"] = area_estimate.report(
-            matrix,
-            counts,
-            [ClassInfo(code, str(code), "") for code in every],
-            None if side is None else side**2,
+            matrix, mapped, classes, None if side is None else side**2
         )
     return result
+
+
+class _Tally(NamedTuple):
+    """Pixels counted by code.
+
+    Attributes:
+        pairs: Labelled pixels by code of the truth and code of the map.
+        mapped: All pixels of the map by code.
+    """
+
+    pairs: Counter[tuple[int, int]]
+    mapped: Counter[int]
+
+    def confusion(self) -> tuple[list[int], metrics.Confusion]:
+        """Return all codes in order, and the matrix of the pairs."""
+        codes = sorted(
+            {code for pair in self.pairs for code in pair} | set(self.mapped)
+        )
+        matrix = np.zeros((len(codes), len(codes)), dtype=np.int64)
+        for (label, code), n in self.pairs.items():
+            matrix[codes.index(label), codes.index(code)] = n
+        return codes, matrix
+
+
+def _count(
+    class_map: Path, truth: Path, abundances: Path | None, min_abundance: float
+) -> _Tally:
+    """Count the pixels of both rasters, some rows at a time; see `compare`."""
+    tally = _Tally(Counter(), Counter())
+    with rasterio.Env(GDAL_CACHEMAX=64):
+        predicted, true = _open(class_map), _open(truth)
+        pure = _open(abundances) if abundances else None
+        for top in range(0, predicted.height, ROWS):
+            height = min(ROWS, predicted.height - top)
+            window = Window(0, top, predicted.width, height)
+            codes = predicted.read(1, window=window)
+            classes = labels.whole_codes(
+                str(truth), true.read(1, window=window), true.nodata
+            )
+            known = codes != predicted.nodata
+            for code, n in zip(
+                *np.unique(codes[known], return_counts=True), strict=True
+            ):
+                tally.mapped[int(code)] += int(n)
+            use = (classes != 0) & known
+            if pure is not None:
+                use &= _largest(pure, window) >= min_abundance
+            both = np.stack([classes[use], codes[use]]).astype(np.int64)
+            values, counts = np.unique(both, axis=1, return_counts=True)
+            for (label, code), n in zip(values.T, counts, strict=True):
+                tally.pairs[int(label), int(code)] += int(n)
+    return tally
 
 
 def area_table(adjusted: dict[str, Any]) -> str:
     """Show the estimates with their 95 % intervals as text, a line for each class."""
 
-    def percent(interval: list[float] | None) -> str:
+    def shown(interval: list[float] | None) -> str:
         if interval is None:
             return f"{'-':>21}"
         value, low, high = (100 * v for v in interval)
@@ -114,9 +140,9 @@ def area_table(adjusted: dict[str, Any]) -> str:
     lines = ["class     area share, %          user's, %              producer's, %"]
     for entry in adjusted["classes"]:
         keys = ("area_share", "users_accuracy", "producers_accuracy")
-        figures = "  ".join(percent(entry[key]) for key in keys)
+        figures = "  ".join(shown(entry[key]) for key in keys)
         lines.append(f"{entry['code']:5}  {figures}".rstrip())
-    overall = percent(adjusted["overall_accuracy"]).strip()
+    overall = shown(adjusted["overall_accuracy"]).strip()
     return "\n".join([*lines, f"overall accuracy, of the area: {overall} %"])
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_train.data.classes import ClassInfo
+from hsi_runtime.model.model_file import ClassEntry
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.measuring.metrics import Confusion
 
@@ -33,11 +33,11 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class AreaEstimate:
-    """What a sample says of a map; lists run over the classes.
+    """Estimates from a sample of a map; lists run over the classes.
 
     Attributes:
         overall_accuracy: Share of the area that is mapped right.
-        area_shares: Of each class on the ground.
+        area_shares: Share of each class on the ground.
         users_accuracy: Share of a mapped class that is right; None where not mapped.
         producers_accuracy: Share of a class that is mapped as such; None where the
             sample has none of it.
@@ -108,7 +108,7 @@ def unsampled(matrix: Confusion, mapped: NDArray[np.int64]) -> list[int]:
 def measure(
     matrix: Confusion, mapped: NDArray[np.int64], data: LabelledData
 ) -> tuple[dict[str, Any] | None, list[str]]:
-    """Collect the table, or say why there is none; see `report`."""
+    """Collect the table of `report`, or None and the message why it is missing."""
     lacking = [data.classes[k].name for k in unsampled(matrix, mapped)]
     if lacking:
         return None, [
@@ -124,7 +124,7 @@ def measure(
 def report(
     matrix: Confusion,
     mapped: NDArray[np.int64],
-    classes: Sequence[ClassInfo],
+    classes: Sequence[ClassEntry],
     pixel_m2: float | None,
 ) -> dict[str, Any]:
     """Collect the ``area_adjusted`` table of ``metrics.json``.
@@ -132,10 +132,10 @@ def report(
     Args:
         matrix: Sampled pixels, shape ``(true class, mapped class)``.
         mapped: Pixels of the map, shape ``(class,)``.
-        classes: By class index.
+        classes: Classes in order of class index.
         pixel_m2: Area of a pixel, or None where it is not known.
     """
-    found = estimate(matrix, mapped)
+    estimated = estimate(matrix, mapped)
     total = None if pixel_m2 is None else float(mapped.sum()) * pixel_m2
     entries = [
         {
@@ -148,13 +148,13 @@ def report(
         }
         for info, share, users, producers in zip(
             classes,
-            found.area_shares,
-            found.users_accuracy,
-            found.producers_accuracy,
+            estimated.area_shares,
+            estimated.users_accuracy,
+            estimated.producers_accuracy,
             strict=True,
         )
     ]
-    return {"overall_accuracy": list(found.overall_accuracy), "classes": entries}
+    return {"overall_accuracy": list(estimated.overall_accuracy), "classes": entries}
 
 
 def _interval(value: float, variance: float) -> Interval:

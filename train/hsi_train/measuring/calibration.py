@@ -89,7 +89,7 @@ class Rejection(NamedTuple):
 
     Attributes:
         below: Pixels of lower confidence are better left unclassified.
-        accuracy: Of the pixels that stay.
+        accuracy: Accuracy of the pixels that stay.
         coverage: Share of pixels that stay.
     """
 
@@ -107,14 +107,14 @@ def suggest_rejection(validation: Scored, temperature: float) -> Rejection | Non
     confidence, right = _confidence(validation, temperature)
     if (~right).sum() < MIN_ERRORS:
         return None
-    wanted = 1 - (1 - right.mean()) / 2
-    for percent in range(1, 100):
-        kept = confidence >= percent / 100
+    required = 1 - (1 - right.mean()) / 2
+    for step in range(1, 100):
+        kept = confidence >= step / 100
         if kept.mean() < MIN_COVERAGE:
             return None
         accuracy = right[kept].mean()
-        if accuracy >= wanted:
-            return Rejection(percent / 100, float(accuracy), float(kept.mean()))
+        if accuracy >= required:
+            return Rejection(step / 100, float(accuracy), float(kept.mean()))
     return None
 
 
@@ -124,7 +124,7 @@ def calibrate(
     """Fit the temperature of a method in place, and measure what it changes.
 
     Args:
-        probabilities: Of the method.
+        probabilities: Last layer of the method.
         validation: Scores that the temperature is fitted on.
         tested: Scores that the calibration error is measured on.
 
@@ -153,7 +153,7 @@ def calibrate(
 
 
 def warnings(pixels: int) -> list[str]:
-    """Say that so many validation pixels are too few."""
+    """Warn about too few validation pixels."""
     if pixels >= MIN_PIXELS:
         return []
     return [

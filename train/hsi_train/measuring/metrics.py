@@ -6,16 +6,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_train.data.classes import ClassInfo
+from hsi_runtime.model.model_file import ClassEntry
 
 Confusion = NDArray[np.int64]  # (true class, predicted class)
 
 
 class Scored(NamedTuple):
-    """Pixels with a label, and what a network says of them.
+    """Class scores of pixels that have a label.
 
     Attributes:
-        scores: Of each class, before any softmax, shape ``(pixel, class)``.
+        scores: Score of each class, before any softmax, shape ``(pixel, class)``.
         classes: Class index of the label, shape ``(pixel,)``.
     """
 
@@ -65,7 +65,7 @@ def kappa(matrix: Confusion) -> float:
     return (overall_accuracy(matrix) - expected) / (1 - expected)
 
 
-def report(matrix: Confusion, classes: Sequence[ClassInfo]) -> dict[str, Any]:
+def report(matrix: Confusion, classes: Sequence[ClassEntry]) -> dict[str, Any]:
     """Collect the accuracy keys of ``metrics.json``."""
     per_class = []
     for k, (info, recall) in enumerate(zip(classes, recalls(matrix), strict=True)):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_train.data.classes import ClassInfo
+from hsi_runtime.model.model_file import ClassEntry
 from hsi_train.report.html import Safe, bar, named, percent, table, text
 from hsi_train.run_folder.checkpoint import Description
 from hsi_train.splitting.split import Role
@@ -49,7 +49,7 @@ def _seen(result: dict[str, Any]) -> str:
 
 
 def class_table(
-    result: dict[str, Any], classes: Sequence[ClassInfo], counts: NDArray[np.int64]
+    result: dict[str, Any], classes: Sequence[ClassEntry], counts: NDArray[np.int64]
 ) -> Safe:
     """Tabulate precision, recall and F1.
 
@@ -80,7 +80,7 @@ def class_table(
     return table(head, rows)
 
 
-def confusion_table(result: dict[str, Any], classes: Sequence[ClassInfo]) -> Safe:
+def confusion_table(result: dict[str, Any], classes: Sequence[ClassEntry]) -> Safe:
     """List the most frequent confusions; empty where there is none."""
     matrix = np.array(result["confusion"])
     support = matrix.sum(axis=1)
@@ -100,7 +100,7 @@ def confusion_table(result: dict[str, Any], classes: Sequence[ClassInfo]) -> Saf
     return table(["true", "taken for", "pixels", "of the true"], rows, "pairs")
 
 
-def area_table(adjusted: dict[str, Any], classes: Sequence[ClassInfo]) -> Safe:
+def area_table(adjusted: dict[str, Any], classes: Sequence[ClassEntry]) -> Safe:
     """Tabulate estimates with their 95 % intervals."""
     by_code = {c.code: c for c in classes}
     areas = [c["area_m2"] for c in adjusted["classes"] if c["area_m2"]]

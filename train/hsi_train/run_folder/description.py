@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.model.model_file import Bands, ClassEntry, Provenance, Values
+from hsi_runtime.model.model_file import Bands, Provenance, Values
 from hsi_train import recipe
 from hsi_train.data import labelled_scene, matlab
 from hsi_train.data.labelled_scene import LabelledData
@@ -65,9 +65,7 @@ def describe(
     return checkpoint.Description(
         method=resolved.method,
         options=resolved.options,
-        classes=[
-            ClassEntry(code=c.code, name=c.name, color=c.color) for c in data.classes
-        ],
+        classes=data.classes,
         bands=bands,
         values=values,
         resolution_m=data.reference.resolution_m,

@@ -49,7 +49,9 @@ def parse_shift(
     show_default=True,
     help="First and last band centre, nm.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of landscape and noise.")
+@click.option(
+    "--seed", default=0, show_default=True, help="Seed of landscape and noise."
+)
 @click.option(
     "--origin-row", default=0, show_default=True, help="Place in the landscape."
 )

@@ -1,4 +1,4 @@
-"""What a simulated scene is asked to be, and what follows from that alone."""
+"""Describes a scene to simulate, and derives what depends on that alone."""
 
 from typing import Literal
 
@@ -50,7 +50,7 @@ class SceneSpec(msgspec.Struct, frozen=True, kw_only=True):
         cols: Width in pixels.
         wavelengths_nm: Band centres, rising, within 350..2500.
         fwhm_nm: Width of all bands; None takes the spacing of the centres.
-        seed: Of the landscape and the noise, 0..2**32 - 1.
+        seed: Seed of the landscape and the noise, 0..2**32 - 1.
         materials: Names from `materials`; their order gives the codes 1..K.
         resolution_m: Side of a pixel on the ground.
         noise: Factor on the sensor's noise, 0 is none.
@@ -58,7 +58,7 @@ class SceneSpec(msgspec.Struct, frozen=True, kw_only=True):
         nodata_border: Whether slanted edges are empty, as in a rotated flight line.
         origin_row: Row of the landscape where the scene starts. Scenes of one seed that
             do not overlap are different places of the same landscape.
-        dtype: Of the stored cube.
+        dtype: Type of the stored cube.
         shift: Difference from the usual sensor and sky.
     """
 

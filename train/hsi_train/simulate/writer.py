@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import rasterio
@@ -67,7 +67,7 @@ def write_scene(
 
     Args:
         spec: The scene.
-        path: Of the GeoTIFF, or of ENVI's data file, whose header ends in ``.hdr``.
+        path: The GeoTIFF, or ENVI's data file, whose header ends in ``.hdr``.
         layout: ``tiff-band`` and ``tiff-pixel`` are tiled GeoTIFFs, ``tiff-striped`` is
             band by band in GDAL's own strips; ``bsq``, ``bil``, ``bip`` are ENVI.
         compress: ``deflate``, ``lzw`` or ``zstd``, for GeoTIFF.
@@ -82,21 +82,8 @@ def write_scene(
         OutputError: If an output exists, or cannot be written.
         ResourceError: If the disk lacks the room.
     """
-    if layout not in get_args(Layout):
-        raise OutputError(
-            f"No layout is named {layout!r}; choose from {', '.join(get_args(Layout))}."
-        )
-    if compress not in (None, *COMPRESSIONS):
-        raise OutputError(
-            f"No compression is named {compress!r}; choose from "
-            f"{', '.join(COMPRESSIONS)}."
-        )
+    _check_options(layout, compress, sparse)
     envi = not layout.startswith("tiff")
-    if envi and (compress or sparse):
-        raise OutputError(
-            "An ENVI file is neither compressed nor sparse; drop that option, or "
-            "choose a tiff layout."
-        )
     header = path.with_suffix(".hdr")
     outputs = [path] + [p for p in (truth, abundances) if p] + [header] * envi
     pixel_bytes = len(spec.wavelengths_nm) * np.dtype(spec.dtype).itemsize
@@ -112,31 +99,60 @@ def write_scene(
             def place(target: Path) -> Path:
                 return files.enter_context(replacing(target))
 
-            cube_file: TiffCube | EnviCube
+            cube: TiffCube | EnviCube
             if envi:
                 place(header).write_text(envi_header(spec, layout), encoding="ascii")
-                cube_file = EnviCube(spec, place(path), layout)
+                cube = EnviCube(spec, place(path), layout)
             else:
-                cube_file = TiffCube(spec, place(path), layout, compress, sparse)
-            files.callback(cube_file.close)
-            truth_file = truth and open_truth(spec, place(truth))
-            if truth_file:
-                files.callback(truth_file.close)
-            shares_file = abundances and open_abundances(spec, place(abundances))
-            if shares_file:
-                files.callback(shares_file.close)
-            for row0 in range(0, spec.rows, strip_rows):
-                rows = min(strip_rows, spec.rows - row0)
-                cube, shares, valid = sensor.window(row0, rows)
-                window = Window(0, row0, spec.cols, rows)
-                cube_file.write(cube, row0)
-                if truth_file:
-                    truth_file.write(truth_labels(shares, valid), 1, window=window)
-                if shares_file:
-                    shares_file.write(np.where(valid, shares, -1), window=window)
+                cube = TiffCube(spec, place(path), layout, compress, sparse)
+            files.callback(cube.close)
+            labels = truth and open_truth(spec, place(truth))
+            if labels:
+                files.callback(labels.close)
+            shares = abundances and open_abundances(spec, place(abundances))
+            if shares:
+                files.callback(shares.close)
+            _write_strips(sensor, strip_rows, cube, labels, shares)
     except (OSError, RasterioError) as error:
         if isinstance(error, HsiError):
             raise
         raise OutputError(
             f"{path} cannot be written ({error}); check the folder and the options."
         ) from error
+
+
+def _check_options(layout: str, compress: str | None, sparse: bool) -> None:
+    if layout not in get_args(Layout):
+        raise OutputError(
+            f"No layout is named {layout!r}; choose from {', '.join(get_args(Layout))}."
+        )
+    if compress not in (None, *COMPRESSIONS):
+        raise OutputError(
+            f"No compression is named {compress!r}; choose from "
+            f"{', '.join(COMPRESSIONS)}."
+        )
+    if not layout.startswith("tiff") and (compress or sparse):
+        raise OutputError(
+            "An ENVI file is neither compressed nor sparse; drop that option, or "
+            "choose a tiff layout."
+        )
+
+
+def _write_strips(
+    sensor: Sensor,
+    strip_rows: int,
+    cube_file: TiffCube | EnviCube,
+    truth_file: Any,
+    abundances_file: Any,
+) -> None:
+    """Compute the scene strip by strip, and write each to the files that are asked."""
+    spec = sensor.spec
+    for row0 in range(0, spec.rows, strip_rows):
+        rows = min(strip_rows, spec.rows - row0)
+        cube, shares, valid = sensor.window(row0, rows)
+        window = Window(0, row0, spec.cols, rows)
+        cube_file.write(cube, row0)
+        if truth_file:
+            truth_file.write(truth_labels(shares, valid), 1, window=window)
+        if abundances_file:
+            abundances_file.write(np.where(valid, shares, -1), window=window)

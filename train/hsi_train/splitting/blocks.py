@@ -33,7 +33,7 @@ def spatial(data: LabelledData, receptive_field: int, seed: int) -> list[Roles]:
     rng = np.random.default_rng(seed)
     pixels = sum(s.classes.size for s in data.scenes)
     attempts = int(np.clip(2e7 // pixels, 4, 48))
-    places = overlap.places(data.scenes)
+    places = overlap.grid_offsets(data.scenes)
     met = overlap.meetings(data.scenes, receptive_field - 1)
     best: tuple[float, list[Roles]] | None = None
     for multiple in (8, 4, 2, 1):
@@ -60,7 +60,7 @@ def spatial(data: LabelledData, receptive_field: int, seed: int) -> list[Roles]:
 
 def _in_blocks(
     data: LabelledData,
-    places: Sequence[overlap.Place],
+    places: Sequence[overlap.GridOffset],
     side: int,
     rng: np.random.Generator,
 ) -> list[Roles]:

@@ -31,7 +31,7 @@ class Meeting(NamedTuple):
         other: Number of the scene that they lie in.
         pixels: Flat, in the labelled part of ``scene``.
         rows: Of ``other``'s labelled part; up to ``reach`` outside of it.
-        cols: Likewise.
+        cols: As ``rows``.
         reach: Distance that counts as near, in pixels of ``other``.
     """
 
@@ -43,8 +43,8 @@ class Meeting(NamedTuple):
     reach: int
 
 
-class Place(NamedTuple):
-    """Where a labelled part lies in a grid that overlapping scenes share.
+class GridOffset(NamedTuple):
+    """Position of a labelled part in a grid that overlapping scenes share.
 
     Attributes:
         grid: Number of the scene whose grid it is.
@@ -67,7 +67,7 @@ def meetings(
         reach: In pixels of the scene whose pixels they are.
         labelled_only: Leave out pixels without a label, which no split divides.
     """
-    found = []
+    result = []
     for number, scene in enumerate(scenes):
         for index, other in enumerate(scenes):
             if index == number or not _comparable(scene.info, other.info):
@@ -76,16 +76,25 @@ def meetings(
             far += not _on_one_grid(scene, other)  # a centre may round away
             if not _may_meet(scene, other, far):
                 continue
-            wanted = scene.classes != UNLABELLED if labelled_only else scene.valid
-            pixels = np.flatnonzero(wanted)
+            counted = scene.classes != UNLABELLED if labelled_only else scene.valid
+            pixels = np.flatnonzero(counted)
             rows, cols = np.unravel_index(pixels, scene.classes.shape)
             x, y = _within(other, scene, (cols + 0.5, rows + 0.5))
             height, width = other.classes.shape
             close = (x >= -far) & (x < width + far) & (y >= -far) & (y < height + far)
             if close.any():
                 row, col = (np.floor(v[close]).astype(np.intp) for v in (y, x))
-                found.append(Meeting(number, index, pixels[close], row, col, far))
-    return found
+                result.append(
+                    Meeting(
+                        scene=number,
+                        other=index,
+                        pixels=pixels[close],
+                        rows=row,
+                        cols=col,
+                        reach=far,
+                    )
+                )
+    return result
 
 
 def near(masks: Sequence[Mask], reach: int, met: Sequence[Meeting]) -> list[Mask]:
@@ -106,20 +115,20 @@ def near(masks: Sequence[Mask], reach: int, met: Sequence[Meeting]) -> list[Mask
     return out
 
 
-def places(scenes: Sequence[LabelledScene]) -> list[Place]:
+def grid_offsets(scenes: Sequence[LabelledScene]) -> list[GridOffset]:
     """Give scenes that overlap on equal pixels one grid, every other one its own."""
-    found: list[Place] = []
+    offsets: list[GridOffset] = []
     for number, scene in enumerate(scenes):
-        place = Place(number, 0, 0)
-        for other, there in zip(scenes, found, strict=False):
+        offset = GridOffset(number, 0, 0)
+        for other, there in zip(scenes, offsets, strict=False):
             if not _equal_steps(scene, other) or not _may_meet(scene, other, 0):
                 continue
             x, y = _within(other, scene, (np.zeros(1), np.zeros(1)))
             row, col = round(float(y[0])), round(float(x[0]))
-            place = Place(there.grid, there.row + row, there.col + col)
+            offset = GridOffset(there.grid, there.row + row, there.col + col)
             break
-        found.append(place)
-    return found
+        offsets.append(offset)
+    return offsets
 
 
 def _grown(mask: Mask, reach: int) -> Mask:
@@ -128,7 +137,7 @@ def _grown(mask: Mask, reach: int) -> Mask:
 
 
 def _comparable(one: SceneInfo, other: SceneInfo) -> bool:
-    """Tell whether both lie on a map, and on one that is known for both or neither."""
+    """Return True if both lie on a map, and its system is known for both or neither."""
     placed = one.transform is not None and other.transform is not None
     return placed and (one.crs is None) == (other.crs is None)
 
@@ -142,7 +151,7 @@ def _equal_steps(one: LabelledScene, other: LabelledScene) -> bool:
 
 
 def _on_one_grid(one: LabelledScene, other: LabelledScene) -> bool:
-    """Tell whether pixels of both coincide, also where only one scene has them."""
+    """Return True if the pixel grids of both coincide where they are extended."""
     if not _equal_steps(one, other):
         return False
     x, y = _within(other, one, (np.zeros(1), np.zeros(1)))
