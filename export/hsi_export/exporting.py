@@ -1,7 +1,6 @@
 """The whole way from a run to a verified model file, on one screen."""
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ import numpy as np
 
 from hsi_export import cost, graph, package, parity
 from hsi_export.parity import Limits
+from hsi_runtime import files
 from hsi_runtime.engines import tensorrt_gpu
 from hsi_runtime.engines.backend import DEVICES
 from hsi_runtime.engines.opening import open_backend
@@ -79,32 +79,30 @@ def export(
     precision: Precision = "fp16" if fp16 else "fp32"
     contract = package.document(trained, limits, precision, price)
     data = package.assemble(proto, contract, trained.description.resolution_m)
-    partial, partial_item = (p.with_name(p.name + ".part") for p in (output, item))
     try:
-        partial.write_bytes(data)
-        model = read_model(partial)
-        backend = open_backend(model, "cpu")
-        agreement = parity.check(trained.method, backend, trained.sample, limits)
-        if fp16 and _passes_in_bfloat16(model, trained):
-            data = package.assemble(
-                proto, contract, trained.description.resolution_m, bfloat16=True
-            )
+        # The item is inside, so that the model file gets its name last.
+        with files.replaced(output) as partial, files.replaced(item) as partial_item:
             partial.write_bytes(data)
             model = read_model(partial)
-        engines = _on_every_engine(model)
-        engine = _build_engine(model, trained, limits) if tensorrt else None
-        described = package.stac_item(model.document, output, len(data), model.sha256)
-        partial_item.write_text(
-            json.dumps(described, indent=1) + "\n", encoding="utf-8"
-        )
-        os.replace(partial_item, item)
-        os.replace(partial, output)
+            backend = open_backend(model, "cpu")
+            agreement = parity.check(trained.method, backend, trained.sample, limits)
+            if fp16 and _passes_in_bfloat16(model, trained):
+                data = package.assemble(
+                    proto, contract, trained.description.resolution_m, bfloat16=True
+                )
+                partial.write_bytes(data)
+                model = read_model(partial)
+            engines = _on_every_engine(model)
+            engine = _build_engine(model, trained, limits) if tensorrt else None
+            described = package.stac_item(
+                model.document, output, len(data), model.sha256
+            )
+            partial_item.write_text(
+                json.dumps(described, indent=1) + "\n", encoding="utf-8"
+            )
     except OSError as error:
         kind = ResourceError if error.errno in DISK_FULL else OutputError
         raise kind(f"{output} cannot be written: {error.strerror}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
-        partial_item.unlink(missing_ok=True)
     compared = asdict(agreement)
     for entry, found in zip(contract.classes, compared["classes"], strict=True):
         found |= {"code": entry.code, "name": entry.name}

@@ -18,7 +18,7 @@ from hsi_runtime.errors import (
     resource_error,
 )
 from hsi_runtime.model.model_file import ModelFile
-from hsi_runtime.output.journal import was_publishing
+from hsi_runtime.output.journal_folder import was_publishing
 from hsi_runtime.output.layers import layers
 from hsi_runtime.output.names import paths_of
 from hsi_runtime.output.provenance import is_finished

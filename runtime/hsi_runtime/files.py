@@ -1,6 +1,7 @@
 """Opens files of others safely, and writes files that are whole or absent."""
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,11 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def unfinished(path: Path) -> Path:
+    """Name an unfinished file beside its place; no two runs get the same name."""
+    return path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
+
+
 @contextmanager
 def replaced(path: Path) -> Iterator[Path]:
     """Give a name to write to; the finished file then takes the place of ``path``.
@@ -60,7 +66,7 @@ def replaced(path: Path) -> Iterator[Path]:
     Under its own name the file is complete, even after a power cut. If writing fails,
     what was there before is untouched and the unfinished file is removed.
     """
-    partial = path.with_name(path.name + PARTIAL)
+    partial = unfinished(path)
     try:
         yield partial
         sync(partial)

@@ -18,7 +18,8 @@ from hsi_runtime.errors import DeviceLostError, VerificationError
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.output import layers as class_map
 from hsi_runtime.output import names, provenance, qgis_style, stac
-from hsi_runtime.output.journal import Journal, was_publishing
+from hsi_runtime.output.journal import Journal
+from hsi_runtime.output.journal_folder import was_publishing
 from hsi_runtime.output.layers import Canvas, Counts
 from hsi_runtime.output.publish import convert, publish
 from hsi_runtime.planning import Prepared, match_scene, prepare

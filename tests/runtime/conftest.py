@@ -100,30 +100,30 @@ def write_all(info_of: Callable[..., SceneInfo]) -> Callable[..., Counts]:
         ]
         with Journal(
             output, info or info_of(rows, cols), rasters, plan or {"scene": "s"}
-        ) as scratch:
+        ) as journal:
             for number, (down, across) in enumerate(pieces):
                 part = slice(*down), slice(*across)
                 canvas = Canvas(rasters, codes, *valid[part].shape)
                 if valid[part].any():
                     shares = {"probabilities": found[:, *part]}
                     canvas.paint(0, 0, shares, valid[part], reject)
-                if number not in scratch.pieces:
-                    scratch.write(number, down, across, canvas.values, canvas.counts())
-            for piece in scratch.pieces.values():
+                if number not in journal.pieces:
+                    journal.write(number, down, across, canvas.values, canvas.counts())
+            for piece in journal.pieces.values():
                 counts.add(piece.counts)
-            finished = convert(scratch, tags, "deflate")
-            publish(scratch, finished, paths_of(output), overwrite=True)
-            scratch.remove()
+            finished = convert(journal, tags, "deflate")
+            publish(journal, finished, paths_of(output), overwrite=True)
+            journal.remove()
         return counts
 
     return write
 
 
 @pytest.fixture
-def open_scratch(
+def open_journal(
     document: ModelDocument, tmp_path: Path, info_of: Callable[..., SceneInfo]
 ) -> Callable[..., Journal]:
-    """Describe the scratch of a class map of 6 x 9 pixels."""
+    """Describe the journal of a class map of 6 x 9 pixels."""
 
     def describe(plan: dict[str, Any] | None = None, **options: Any) -> Journal:
         rasters = layers(document, ["classes", "probabilities"])

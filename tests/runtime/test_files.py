@@ -1,4 +1,5 @@
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ def test_file_is_on_the_disk_before_it_has_its_name(
     monkeypatch.setattr(os, "fsync", noted_fsync)
     monkeypatch.setattr(os, "replace", noted_replace)
     files.write_bytes(path, b"text")
-    assert done == ["sync a.json.part", "name a.json", f"sync {tmp_path.name}"]
+    partial = done[0].removeprefix("sync ")
+    assert re.fullmatch(r"a\.json\.[0-9a-f]{8}\.part", partial)
+    assert done == [f"sync {partial}", "name a.json", f"sync {tmp_path.name}"]
     assert path.read_bytes() == b"text"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -42,6 +45,16 @@ def test_failing_write_leaves_the_old_file(
     with pytest.raises(OSError, match="Input/output error"):
         files.write_bytes(path, b"new")
     assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_runs_do_not_share_an_unfinished_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with files.replaced(path) as first, files.replaced(path) as second:
+        first.write_bytes(b"first")
+        second.write_bytes(b"second")
+    assert path.read_bytes() == b"first"  # whole; the last to finish counts
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_content_is_written_as_it_is(tmp_path: Path) -> None:

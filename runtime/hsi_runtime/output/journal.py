@@ -7,13 +7,8 @@ so and its bytes still have the hash written there.
 """
 
 import contextlib
-import errno
-import fcntl
 import hashlib
-import json
-import logging
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,27 +20,18 @@ from numpy.typing import NDArray
 
 from hsi_runtime import files
 from hsi_runtime.errors import DISK_FULL, HsiError, OutputError, ResourceError
+from hsi_runtime.output import journal_plan
+from hsi_runtime.output.journal_folder import (
+    JOURNAL,
+    PLAN,
+    PUBLISHING,
+    JournalFolder,
+)
 from hsi_runtime.output.layers import Counts, Layer
-from hsi_runtime.scenes.fingerprint import only_content_differs
+from hsi_runtime.output.raw_file import RawFile, bytes_of
 from hsi_runtime.scenes.scene import SceneInfo
 
-log = logging.getLogger(__name__)
-
-UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 SYNC_SECONDS, SYNC_BYTES = 5.0, 64 * 1024**2
-
-
-PLAN, PUBLISHING = "plan.json", "publishing"
-
-
-def folder_of(output: Path) -> Path:
-    """Name the scratch folder of an output."""
-    return output.with_name(output.name + ".hsi-part")
-
-
-def was_publishing(output: Path) -> bool:
-    """Tell whether a run died after it began to give its files their names."""
-    return os.path.isfile(folder_of(output) / PUBLISHING)
 
 
 class Piece(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -65,14 +51,14 @@ class Journal:
 
     Attributes:
         pieces: What is finished, by number.
-        published: Whether files under the outputs' names may be ours.
+        published: True if files under the outputs' names may be ours.
     """
 
     def __init__(
         self,
         output: Path,
         grid: SceneInfo,
-        wanted: Sequence[Layer],
+        layers: Sequence[Layer],
         plan: dict[str, Any],
         resume: bool = True,
     ) -> None:
@@ -81,46 +67,46 @@ class Journal:
         Args:
             output: Path of the class map.
             grid: Size and georeference of the outputs.
-            wanted: Rasters to write.
+            layers: Rasters to write.
             plan: All that the values depend on; must be the same to resume.
-            resume: Whether to go on where an earlier run stopped.
+            resume: Go on where an earlier run stopped.
         """
-        self.folder = folder_of(output)
-        self.grid, self.layers = grid, list(wanted)
+        self._folder = JournalFolder(output)
+        self.folder = self._folder.path
+        self.grid, self.layers = grid, list(layers)
         self.pieces: dict[int, Piece] = {}
         self.published = False
         self._plan, self._resume = plan, resume
-        self._files: dict[str, IO[bytes]] = {}
+        self._files: dict[str, RawFile] = {}
         self._journal: IO[bytes] | None = None
-        self._lock: IO[bytes] | None = None
         self._unsynced_bytes = 0
         self._synced = time.monotonic()
         self._broken = False
 
     def __enter__(self) -> Self:
-        self._acquire()
+        with self.explaining():
+            self._folder.lock()
         afresh = False
         try:
             plan = self.folder / PLAN
-            text = (json.dumps(self._plan, indent=1, sort_keys=True) + "\n").encode()
-            afresh = not self._may_resume(plan, text)
-            # Alone, the mark is of a run that was stopped while it removed its scratch.
+            afresh = not (self._resume and journal_plan.may_resume(plan, self._plan))
+            # Alone, the mark is of a run that was stopped while it removed its folder.
             ours = self._resume and not (afresh and plan.is_file())
             self.published = ours and (self.folder / PUBLISHING).is_file()
             if afresh:
-                for name in (PUBLISHING, plan.name):
+                for name in (PUBLISHING, PLAN):
                     (self.folder / name).unlink(missing_ok=True)
                 self._open("w+b")
-                (self.folder / "journal.jsonl").unlink(missing_ok=True)
+                (self.folder / JOURNAL).unlink(missing_ok=True)
                 # The plan comes last: without it, there is nothing to resume.
-                files.write_bytes(plan, text)
+                files.write_bytes(plan, journal_plan.as_text(self._plan))
             else:
                 self._open("r+b")
                 self._read_journal()
-            self._journal = (self.folder / "journal.jsonl").open("ab", buffering=0)
+            self._journal = (self.folder / JOURNAL).open("ab", buffering=0)
         except OSError as error:
             if afresh:  # nothing was computed yet, so nothing is lost
-                shutil.rmtree(self.folder, ignore_errors=True)
+                self._folder.remove()
             self._release()
             if isinstance(error, OutputError):
                 raise
@@ -154,11 +140,11 @@ class Journal:
         """Store a finished piece.
 
         Args:
-            number: Of the piece.
+            number: Number of the piece.
             rows: Its rows in the output.
             cols: Its columns in the output.
             values: By name of the layer, shape ``(band, row, col)``.
-            counts: Of its class map.
+            counts: Pixels of its class map.
 
         Raises:
             ResourceError: The disk is full.
@@ -166,10 +152,9 @@ class Journal:
         digest = _start_hash(number, rows, cols, counts)
         try:
             for layer in self.layers:
-                for band, plane in enumerate(values[layer.name]):
+                for plane in values[layer.name]:
                     digest.update(plane.tobytes())
-                    for offset, line in self._lines(layer, band, rows, cols, plane):
-                        _write_all(self._files[layer.name].fileno(), line, offset)
+                self._files[layer.name].write(rows, cols, values[layer.name])
             piece = Piece(number, rows, cols, digest.hexdigest(), counts)
             self.pieces[number] = piece
             self._note(piece)
@@ -186,26 +171,17 @@ class Journal:
 
         The order does not matter: a line whose bytes got lost has the wrong hash.
         """
-        for file in (*self._files.values(), self._journal):
-            if file is not None:
-                os.fdatasync(file.fileno())
+        for file in self._files.values():
+            file.sync()
+        if self._journal is not None:
+            os.fdatasync(self._journal.fileno())
         self._unsynced_bytes, self._synced = 0, time.monotonic()
 
     def read(
         self, layer: Layer, band: int, rows: tuple[int, int], cols: tuple[int, int]
     ) -> bytes:
         """Read values back, row by row in C order."""
-        file = self._files[layer.name].fileno()
-        size, width = layer.dtype.itemsize, self.grid.cols
-        start = (band * self.grid.rows + rows[0]) * width
-        if cols == (0, width):
-            length = (rows[1] - rows[0]) * width * size
-            return os.pread(file, length, start * size)
-        length = (cols[1] - cols[0]) * size
-        return b"".join(
-            os.pread(file, length, (start + row * width + cols[0]) * size)
-            for row in range(rows[1] - rows[0])
-        )
+        return self._files[layer.name].read(band, rows, cols)
 
     def mark_publishing(self) -> None:
         """Note that files under the outputs' names may be ours from now on."""
@@ -213,19 +189,11 @@ class Journal:
 
     def remove(self) -> None:
         """Delete everything; the outputs are published."""
-        # Without its plan, what may be left of the folder is nothing to resume.
-        with contextlib.suppress(OSError):
-            (self.folder / PLAN).unlink(missing_ok=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def bytes_of(self, layer: Layer) -> int:
-        """Size of a layer's raw file."""
-        pixels = self.grid.rows * self.grid.cols
-        return pixels * len(layer.bands) * layer.dtype.itemsize
+        self._folder.remove()
 
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
-        """Turn errors of the operating system into ours, whatever happens inside."""
+        """Turn errors of the operating system that happen inside into ours."""
         try:
             yield
         except HsiError:
@@ -236,88 +204,22 @@ class Journal:
     def explain(self, error: OSError) -> Exception:
         """Turn an error of the operating system into one of ours."""
         if error.errno in DISK_FULL:
-            needed = sum(self.bytes_of(layer) for layer in self.layers) / 1e6
+            needed = sum(bytes_of(layer, self.grid) for layer in self.layers) / 1e6
             return ResourceError(
                 f"The disk of {self.folder.parent} is full; the outputs need up to "
-                f"{needed:.1f} MB of scratch and as much again for the result. Make "
-                "room and repeat the command: it resumes."
+                f"{needed:.1f} MB of temporary space and as much again for the result. "
+                "Make room and repeat the command: it resumes."
             )
         return OutputError(f"{self.folder.parent}: {error.strerror}.")
 
-    def _acquire(self) -> None:
-        try:
-            self.folder.mkdir(exist_ok=True)
-            self._lock = (self.folder / "lock").open("a+b", buffering=0)
-        except OSError as error:
-            if error.errno in DISK_FULL:
-                raise self.explain(error) from error
-            raise OutputError(
-                f"{self.folder} cannot be created: {error.strerror}."
-            ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._lock.seek(0)
-            owner = self._lock.read().decode(errors="replace") or "another process"
-            self._release()
-            raise OutputError(
-                f"Another hsi-run is writing {self.folder} ({owner}); wait for it, or "
-                "choose another -o."
-            ) from error
-        except OSError as error:
-            if error.errno not in UNSUPPORTED:
-                self._release()
-                raise OutputError(
-                    f"{self.folder} cannot be locked: {error.strerror}."
-                ) from error
-        with contextlib.suppress(OSError):  # only tells others who it is
-            self._lock.truncate(0)
-            self._lock.write(f"process {os.getpid()} on {os.uname().nodename}".encode())
-
-    def _may_resume(self, plan: Path, text: bytes) -> bool:
-        """Tell whether the plan that lies here is this run's, which is `text`.
-
-        Raises:
-            OutputError: It is another run's, which may still be resumed.
-        """
-        if not self._resume or not plan.is_file():
-            return False
-        there = plan.read_bytes()
-        if there == text:
-            return True
-        try:
-            old = json.loads(there)
-        except ValueError:  # a power cut left no plan, or a part of one
-            return False
-        if isinstance(old, dict) and only_content_differs(old, self._plan):
-            log.warning(
-                f"The scene has changed since the interrupted run in {self.folder}; "
-                "starting afresh."
-            )
-            return False
-        raise OutputError(
-            f"{self.folder} holds an interrupted run with another "
-            f"{_difference(old, self._plan)}; repeat that run to resume it, or start "
-            "afresh with --no-resume."
-        )
-
     def _open(self, mode: str) -> None:
-        """Open the raw files at full size: a full disk shows now, not in hours."""
         for layer in self.layers:
             path = self.folder / f"{layer.name}.raw"
-            path.touch()  # where one was lost, its pieces are computed again
-            self._files[layer.name] = path.open(mode, buffering=0)
-            file, size = self._files[layer.name].fileno(), self.bytes_of(layer)
-            try:
-                os.posix_fallocate(file, 0, size)
-            except OSError as error:
-                if error.errno not in UNSUPPORTED:
-                    raise
-                os.ftruncate(file, size)
+            self._files[layer.name] = RawFile(path, layer, self.grid, mode)
 
     def _read_journal(self) -> None:
         """Take over pieces whose bytes have the hash of their journal line."""
-        path = self.folder / "journal.jsonl"
+        path = self.folder / JOURNAL
         good = []
         for line in path.read_bytes().splitlines() if path.is_file() else []:
             try:
@@ -343,52 +245,19 @@ class Journal:
         for layer in self.layers:
             for band in range(len(layer.bands)):
                 digest.update(self.read(layer, band, piece.rows, piece.cols))
-        found: str = digest.hexdigest()
-        return found
-
-    def _lines(
-        self,
-        layer: Layer,
-        band: int,
-        rows: tuple[int, int],
-        cols: tuple[int, int],
-        plane: NDArray[Any],
-    ) -> list[tuple[int, bytes]]:
-        """Pair runs of neighbouring bytes with their place in the raw file."""
-        size, width = layer.dtype.itemsize, self.grid.cols
-        start = (band * self.grid.rows + rows[0]) * width + cols[0]
-        if cols == (0, width):
-            return [(start * size, plane.tobytes())]
-        return [
-            ((start + number * width) * size, line.tobytes())
-            for number, line in enumerate(plane)
-        ]
+        result: str = digest.hexdigest()
+        return result
 
     def _release(self) -> None:
-        for file in (*self._files.values(), self._journal, self._lock):
+        for file in (*self._files.values(), self._journal):
             if file is not None:
                 file.close()
+        self._folder.unlock()
 
 
 def _start_hash(
     number: int, rows: tuple[int, int], cols: tuple[int, int], counts: Counts
 ) -> Any:
-    """Begin the hash of a piece with what its journal line says of it."""
+    """Start the hash of a piece with the other entries of its journal line."""
     line = msgspec.json.encode((number, rows, cols, counts))
     return hashlib.blake2b(line, digest_size=16)
-
-
-def _write_all(file: int, data: bytes, offset: int) -> None:
-    """Write all bytes: a nearly full disk takes a part of them without an error."""
-    view = memoryview(data)
-    while view:
-        written = os.pwrite(file, view, offset)
-        view, offset = view[written:], offset + written
-
-
-def _difference(old: Any, plan: dict[str, Any]) -> str:
-    """Name what differs between two plans."""
-    if not isinstance(old, dict):
-        return "plan"
-    keys = [k for k in plan if old.get(k) != plan[k]]
-    return ", ".join(keys) or "plan"

@@ -1,4 +1,4 @@
-"""Says what is written for a scene: the rasters, their names, values and tags."""
+"""The rasters that are written for a scene: their names, values and colours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class Layer:
     Attributes:
         name: ``classes``, ``confidence``, ``probabilities`` or ``abundances``.
         source: Output of the model that it shows.
-        dtype: Of its values.
+        dtype: Type of its values.
         nodata: Value of pixels without data.
         bands: Description of each band.
         scale: Meaning of a step, or None.
         names: Category by value, or None.
         colors: ``#rrggbb`` by value, or None.
-        resampling: Of the overviews.
+        resampling: Resampling of the overviews.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Layer:
     dtype: np.dtype[Any]
     nodata: int
     bands: list[str]
-    scale: float | None
-    names: dict[int, str] | None
-    colors: dict[int, str] | None
-    resampling: str
+    scale: float | None = None
+    names: dict[int, str] | None = None
+    colors: dict[int, str] | None = None
+    resampling: str = "AVERAGE"
 
 
 def map_dtype(document: ModelDocument) -> np.dtype[Any]:
@@ -49,8 +49,8 @@ def map_dtype(document: ModelDocument) -> np.dtype[Any]:
     return np.dtype(np.uint8 if top <= 254 else np.uint16)
 
 
-def layers(document: ModelDocument, wanted: Sequence[str]) -> list[Layer]:
-    """Describe the rasters that were asked for."""
+def layers(document: ModelDocument, requested: Sequence[str]) -> list[Layer]:
+    """Describe the requested rasters."""
     dtype = map_dtype(document)
     nodata = int(np.iinfo(dtype).max)
     names = {UNCLASSIFIED: "unclassified", nodata: "nodata"}
@@ -58,26 +58,35 @@ def layers(document: ModelDocument, wanted: Sequence[str]) -> list[Layer]:
     names |= {c.code: c.name for c in document.classes}
     colors |= {c.code: c.color for c in document.classes}
     each = [c.name for c in document.classes]
-    u1, u2 = np.dtype(np.uint8), np.dtype(np.uint16)
+    shares: dict[str, Any] = {
+        "source": PROBABILITIES,
+        "dtype": np.dtype(np.uint8),
+        "nodata": PROBABILITY_NODATA,
+        "scale": 1 / PROBABILITY_STEPS,
+    }
     every = [
         Layer(
-            "classes", PROBABILITIES, dtype, nodata, ["class"], None, names, colors,
-            "MODE",
+            name="classes",
+            source=PROBABILITIES,
+            dtype=dtype,
+            nodata=nodata,
+            bands=["class"],
+            names=names,
+            colors=colors,
+            resampling="MODE",
         ),
+        Layer(name="confidence", bands=["probability of the class"], **shares),
+        Layer(name="probabilities", bands=each, **shares),
         Layer(
-            "confidence", PROBABILITIES, u1, PROBABILITY_NODATA,
-            ["probability of the class"], 1 / PROBABILITY_STEPS, None, None, "AVERAGE",
+            name="abundances",
+            source=ABUNDANCES,
+            dtype=np.dtype(np.uint16),
+            nodata=ABUNDANCE_NODATA,
+            bands=each,
+            scale=1 / ABUNDANCE_STEPS,
         ),
-        Layer(
-            "probabilities", PROBABILITIES, u1, PROBABILITY_NODATA, each,
-            1 / PROBABILITY_STEPS, None, None, "AVERAGE",
-        ),
-        Layer(
-            "abundances", ABUNDANCES, u2, ABUNDANCE_NODATA, each, 1 / ABUNDANCE_STEPS,
-            None, None, "AVERAGE",
-        ),
-    ]  # fmt: skip
-    return [layer for layer in every if layer.name in wanted]
+    ]
+    return [layer for layer in every if layer.name in requested]
 
 
 @dataclass
@@ -85,9 +94,9 @@ class Counts:
     """Pixels of a map, or of a piece of one.
 
     Attributes:
-        of_class: By class index.
-        unclassified: Valid, but rejected.
-        nodata: Without data, or without a finite score.
+        of_class: Pixels of each class, by class index.
+        unclassified: Pixels with data that were rejected.
+        nodata: Pixels without data, or without a finite score.
         broken: Those of ``nodata`` that had data but no finite score.
     """
 
@@ -109,47 +118,47 @@ class Canvas:
     """The output values of one piece of the scene, in memory."""
 
     def __init__(
-        self, wanted: Sequence[Layer], codes: Sequence[int], rows: int, cols: int
+        self, layers: Sequence[Layer], codes: Sequence[int], rows: int, cols: int
     ) -> None:
         """Start with nodata everywhere.
 
         Args:
-            wanted: Rasters to fill.
+            layers: Rasters to fill.
             codes: Label code of each class index.
             rows: Height of the piece.
             cols: Width of the piece.
         """
-        self._layers = {layer.name: layer for layer in wanted}
+        self._layers = {layer.name: layer for layer in layers}
         self._codes = np.array(codes)
         self._broken = 0
         self.values = {
             layer.name: np.full(
                 (len(layer.bands), rows, cols), layer.nodata, dtype=layer.dtype
             )
-            for layer in wanted
+            for layer in layers
         }
 
     def paint(
         self,
         row: int,
         col: int,
-        found: dict[str, NDArray[np.float32]],
+        outputs: dict[str, NDArray[np.float32]],
         valid: NDArray[np.bool_],
         reject_below: float,
     ) -> None:
-        """Put a square of the model's outputs at its place.
+        """Write a square of the model's outputs at its place.
 
         Args:
             row: First row within the piece.
             col: First column within the piece.
-            found: Each output by name, shape ``(class, row, col)``.
+            outputs: Each output by name, shape ``(class, row, col)``.
             valid: Pixels with data, shape ``(row, col)``.
             reject_below: Pixels whose best probability is lower stay unclassified.
         """
-        finite = np.all([np.isfinite(v).all(axis=0) for v in found.values()], axis=0)
+        finite = np.all([np.isfinite(v).all(axis=0) for v in outputs.values()], axis=0)
         self._broken += int((valid & ~finite).sum())
         valid = valid & finite
-        shares = found[PROBABILITIES]
+        shares = outputs[PROBABILITIES]
         best = shares.max(axis=0)
         place = np.s_[:, row : row + valid.shape[0], col : col + valid.shape[1]]
         for name, layer in self._layers.items():
@@ -159,17 +168,17 @@ class Canvas:
                 codes[best < reject_below] = UNCLASSIFIED
                 target[0][valid] = codes[valid]
             else:
-                source = best[None] if name == "confidence" else found[layer.source]
+                source = best[None] if name == "confidence" else outputs[layer.source]
                 steps = np.rint(source[:, valid] / layer.scale)
                 target[:, valid] = steps.astype(layer.dtype)
 
     def counts(self) -> Counts:
         """Count the pixels of the class map."""
         layer = self._layers["classes"]
-        found = np.bincount(self.values["classes"].ravel(), minlength=layer.nodata + 1)
+        pixels = np.bincount(self.values["classes"].ravel(), minlength=layer.nodata + 1)
         return Counts(
-            [int(found[code]) for code in self._codes],
-            int(found[UNCLASSIFIED]),
-            int(found[layer.nodata]),
-            self._broken,
+            [int(pixels[code]) for code in self._codes],
+            unclassified=int(pixels[UNCLASSIFIED]),
+            nodata=int(pixels[layer.nodata]),
+            broken=self._broken,
         )

@@ -27,14 +27,14 @@ MAX_PIXELS = 200_000_000  # the whole map is in memory here
 
 
 def check(output: Path, pixels: int) -> None:
-    """Refuse what cannot be written, before hours are spent on the map.
+    """Refuse what cannot be written, before the map is computed.
 
     Args:
         output: The GeoPackage.
-        pixels: Of the class map.
+        pixels: Number of pixels of the class map.
 
     Raises:
-        OutputError: The name is none of a GeoPackage, or the map is too large.
+        OutputError: The name does not end in .gpkg, or the map is too large.
     """
     if output.suffix.lower() != SUFFIX:
         raise OutputError(
@@ -70,8 +70,8 @@ def write_polygons(
         unit = (side_m or 1.0) ** 2 / abs(raster.transform.determinant)
         crs = raster.crs.to_wkt() if raster.crs else None
         shapes = rasterio.features.shapes(codes, known, 4, raster.transform)
-        found = [(shapely.geometry.shape(s), int(code)) for s, code in shapes]
-    kept = [(p, code) for p, code in found if p.area * unit >= min_area_m2]
+        polygons = [(shapely.geometry.shape(s), int(code)) for s, code in shapes]
+    kept = [(p, code) for p, code in polygons if p.area * unit >= min_area_m2]
     names = {c.code: c.name for c in document.classes}
     columns = [
         np.array([code for _, code in kept], dtype=np.int32),

@@ -43,7 +43,7 @@ def write_preview(
     factor = max(1, SHORTEST_SIDE // min(codes.shape))
     factor = min(factor, max(1, LONGEST_SIDE // max(codes.shape)))
     codes = codes.repeat(factor, axis=0).repeat(factor, axis=1)
-    picture = Image.fromarray(_paint(codes, document))
+    picture = Image.fromarray(_colour(codes, document))
     legend = _legend(document, counts)
     scale = None if pixel_m is None else pixel_m * width / picture.width
     height = max(picture.height + (2 * LINE if scale else 0), legend.height)
@@ -63,7 +63,7 @@ def write_preview(
         raise kind(f"The preview cannot be written: {error.strerror}.") from error
 
 
-def _paint(codes: NDArray[np.integer], document: ModelDocument) -> NDArray[np.uint8]:
+def _colour(codes: NDArray[np.integer], document: ModelDocument) -> NDArray[np.uint8]:
     """Colour codes, shape ``(row, col, rgb)``; nodata stays paper."""
     dtype = map_dtype(document)
     table = np.full((int(np.iinfo(dtype).max) + 1, 3), PAPER, dtype=np.uint8)

@@ -6,9 +6,7 @@ from pathlib import Path
 
 from rasterio.errors import RasterioError
 
-from hsi_runtime.model.model_file import (
-    ModelFile,
-)
+from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.scenes.geotiff import open_tiff
 from hsi_runtime.scenes.scene import SceneInfo
 
@@ -25,12 +23,12 @@ def provenance(
     """Collect the tags that say where a map comes from; no clock, so bytes repeat.
 
     Args:
-        model: That made the map.
-        info: Of the scene.
-        scene_sha256: What it holds, by `hsi_runtime.scenes.fingerprint.content_sha256`.
+        model: Model that made the map.
+        info: Description of the scene.
+        scene_sha256: Digest of `hsi_runtime.scenes.fingerprint.content_sha256`.
         engine: Device and precision.
-        bands: How they were found.
-        part: Of the scene.
+        bands: How the scene's bands were matched.
+        part: Part of the scene, as text.
         reject_below: Smallest accepted probability.
     """
     device, precision = engine
@@ -52,13 +50,13 @@ def provenance(
 def is_finished(
     output: Path, model: ModelFile, scene_sha256: str, part: str, reject_below: float
 ) -> bool:
-    """Tell whether an output shows this part of this scene as this run would.
+    """Return True if an output shows this part of this scene as this run would.
 
     Args:
         output: A raster, the class map or another.
-        model: That shall have made it.
-        scene_sha256: What the scene holds, by `fingerprint.content_sha256`.
-        part: Of the scene.
+        model: Model that the output must be of.
+        scene_sha256: Digest of `fingerprint.content_sha256`.
+        part: Part of the scene, as text.
         reject_below: Smallest accepted probability.
     """
     if not os.path.isfile(output):

@@ -1,4 +1,4 @@
-"""Turns finished scratch files into verified Cloud-Optimised GeoTIFFs, then names them.
+"""Turns finished raw files into verified Cloud-Optimised GeoTIFFs, then names them.
 
 GDAL may fail to write without saying so: closing a file raises nothing. So every file
 is read back and compared before it takes the name of the output, and an older output
@@ -19,18 +19,18 @@ from hsi_runtime.errors import OutputError, ResourceError, VerificationError
 from hsi_runtime.machine import usable_cores
 from hsi_runtime.output.journal import Journal
 from hsi_runtime.output.layers import Layer
-from hsi_runtime.output.vrt import raw_vrt
+from hsi_runtime.output.raw_file import raw_vrt
 from hsi_runtime.scenes.geotiff import open_tiff
 
 VERIFY_ROWS = 512
 GDAL_CACHE_MB = 64
 
 
-def convert(scratch: Journal, tags: dict[str, str], compress: str) -> dict[str, Path]:
-    """Turn every raw file into a verified COG, still in the scratch folder.
+def convert(journal: Journal, tags: dict[str, str], compress: str) -> dict[str, Path]:
+    """Turn every raw file into a verified COG, still in the journal's folder.
 
     Args:
-        scratch: Complete.
+        journal: Journal of a map that is complete.
         tags: Metadata of the files.
         compress: ``deflate`` or another compression of GDAL's COG driver.
 
@@ -43,22 +43,22 @@ def convert(scratch: Journal, tags: dict[str, str], compress: str) -> dict[str, 
     """
     finished = {}
     try:
-        for layer in scratch.layers:
-            finished[layer.name] = _cog(scratch, layer, tags, compress)
-            _verify(scratch, layer, finished[layer.name])
+        for layer in journal.layers:
+            finished[layer.name] = _cog(journal, layer, tags, compress)
+            _verify(journal, layer, finished[layer.name])
     # rasterio lets GDAL's own errors out of a copy.
     except (RasterioError, CPLE_BaseError) as error:
         raise ResourceError(
-            f"{scratch.folder} cannot be turned into a GeoTIFF ({error}); is the disk "
+            f"{journal.folder} cannot be turned into a GeoTIFF ({error}); is the disk "
             "full? Make room and repeat the command: it resumes."
         ) from error
     except OSError as error:
-        raise scratch.explain(error) from error
+        raise journal.explain(error) from error
     return finished
 
 
 def publish(
-    scratch: Journal,
+    journal: Journal,
     finished: dict[str, Path],
     paths: dict[str, Path],
     overwrite: bool,
@@ -68,7 +68,7 @@ def publish(
     The class map, first of them, comes last: where it is, everything is.
 
     Args:
-        scratch: Where the files were made.
+        journal: Journal whose folder holds the files.
         finished: Files, by the name of their output.
         paths: Where each output belongs.
         overwrite: Replace what is there; what a resumed run published is its own.
@@ -76,17 +76,17 @@ def publish(
     Raises:
         OutputError: A file is there, or cannot be renamed.
     """
-    with scratch.explaining():
+    with journal.explaining():
         for file in finished.values():
             files.sync(file)
         there = [paths[name] for name in finished if paths[name].exists()]
-        if there and not (overwrite or scratch.published):
+        if there and not (overwrite or journal.published):
             raise OutputError(
                 f"{there[0]} appeared while the scene was classified and is left as it "
                 "is. Move it away, or add --overwrite, and repeat the command: it "
                 "resumes."
             )
-        scratch.mark_publishing()
+        journal.mark_publishing()
         for name, file in reversed(finished.items()):
             side_car = file.with_name(file.name + ".aux.xml")
             published = paths[name].with_name(paths[name].name + ".aux.xml")
@@ -95,18 +95,18 @@ def publish(
             else:  # one of a replaced file would describe this one wrongly
                 published.unlink(missing_ok=True)
             os.replace(file, paths[name])
-        files.sync(scratch.folder.parent)
+        files.sync(journal.folder.parent)
 
 
-def _cog(scratch: Journal, layer: Layer, tags: dict[str, str], compress: str) -> Path:
+def _cog(journal: Journal, layer: Layer, tags: dict[str, str], compress: str) -> Path:
     """Copy a raw file to a COG beside it."""
-    vrt = scratch.folder / f"{layer.name}.vrt"
-    cog = scratch.folder / f"{layer.name}.tif"
-    vrt.write_bytes(raw_vrt(f"{layer.name}.raw", layer, scratch.grid, tags))
+    vrt = journal.folder / f"{layer.name}.vrt"
+    cog = journal.folder / f"{layer.name}.tif"
+    vrt.write_bytes(raw_vrt(f"{layer.name}.raw", layer, journal.grid, tags))
     options = {
         "GDAL_CACHEMAX": GDAL_CACHE_MB,
         "GDAL_NUM_THREADS": usable_cores(),
-        "CPL_TMPDIR": str(scratch.folder),
+        "CPL_TMPDIR": str(journal.folder),
     }
     with rasterio.Env(**options):
         rasterio.shutil.copy(
@@ -121,21 +121,21 @@ def _cog(scratch: Journal, layer: Layer, tags: dict[str, str], compress: str) ->
     return cog
 
 
-def _verify(scratch: Journal, layer: Layer, cog: Path) -> None:
-    """Read the COG back and compare every value with the scratch."""
-    rows, cols = scratch.grid.rows, scratch.grid.cols
+def _verify(journal: Journal, layer: Layer, cog: Path) -> None:
+    """Read the COG back and compare every value with its raw file."""
+    rows, cols = journal.grid.rows, journal.grid.cols
     try:
         with (
             rasterio.Env(GDAL_CACHEMAX=GDAL_CACHE_MB),
-            open_tiff(cog) as found,
+            open_tiff(cog) as raster,
         ):
-            same = found.count == len(layer.bands) and found.shape == (rows, cols)
-            for band in range(found.count if same else 0):
+            same = raster.count == len(layer.bands) and raster.shape == (rows, cols)
+            for band in range(raster.count if same else 0):
                 for top in range(0, rows, VERIFY_ROWS):
                     bottom = min(top + VERIFY_ROWS, rows)
-                    raw = scratch.read(layer, band, (top, bottom), (0, cols))
+                    raw = journal.read(layer, band, (top, bottom), (0, cols))
                     window = rasterio.windows.Window(0, top, cols, bottom - top)
-                    same &= found.read(band + 1, window=window).tobytes() == raw
+                    same &= raster.read(band + 1, window=window).tobytes() == raw
     except RasterioError as error:
         raise VerificationError(
             f"The finished {layer.name} raster cannot be read back ({error}); is the "

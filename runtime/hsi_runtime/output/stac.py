@@ -31,7 +31,7 @@ ROLES = {"preview": ["overview"], "classes": ["data", "classification"]}
 def write_item(
     folder: Path,
     paths: dict[str, Path],
-    wanted: list[str],
+    requested: list[str],
     grid: SceneInfo,
     document: ModelDocument,
     tags: dict[str, str],
@@ -42,10 +42,10 @@ def write_item(
 
     Args:
         folder: Where to write it.
-        paths: Output of each kind.
-        wanted: Kinds that were written.
+        paths: Path of each output.
+        requested: Kinds that were written.
         grid: Size and georeference of the class map.
-        document: Of the model.
+        document: The model's document.
         tags: Provenance, as in the class map.
     """
     item: dict[str, Any] = {
@@ -67,7 +67,7 @@ def write_item(
                 "type": TYPES.get(name, COG),
                 "roles": ROLES.get(name, ["data"]),
             }
-            for name in wanted
+            for name in requested
             if name != "stac"
         },
         "links": [],
@@ -116,7 +116,7 @@ def _property(tag: str) -> str:
 
 
 def _footprint(grid: SceneInfo) -> dict[str, Any]:
-    """Return geometry and bounding box in degrees; none without a place on Earth."""
+    """Return geometry and bounding box in degrees, if the map has a place on Earth."""
     if grid.transform is None or grid.crs is None:
         return {"geometry": None}
     to_map = Affine.from_gdal(*grid.transform)

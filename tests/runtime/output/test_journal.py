@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import OutputError, ResourceError
 from hsi_runtime.model.model_file import ModelDocument
-from hsi_runtime.output.journal import Journal, folder_of
+from hsi_runtime.output.journal import Journal
+from hsi_runtime.output.journal_folder import folder_of
 from hsi_runtime.output.layers import Counts, layers
 from hsi_runtime.scenes.scene import SceneInfo
 
@@ -136,62 +137,62 @@ PIECES = {
 }
 
 
-def fill(scratch: Journal, numbers: tuple[int, ...] = (0, 1, 2)) -> None:
+def fill(journal: Journal, numbers: tuple[int, ...] = (0, 1, 2)) -> None:
     for number in numbers:
         (top, bottom), (left, right) = PIECES[number]
         values = values_of(bottom - top, right - left, number)
         counts = Counts([number, 1, 2], 3, 4)
-        scratch.write(number, (top, bottom), (left, right), values, counts)
+        journal.write(number, (top, bottom), (left, right), values, counts)
 
 
 def test_pieces_are_read_back_where_they_were_written(
-    open_scratch: Callable[..., Journal],
+    open_journal: Callable[..., Journal],
 ) -> None:
-    with open_scratch() as scratch:
-        fill(scratch)
+    with open_journal() as journal:
+        fill(journal)
         for number, (down, across) in PIECES.items():
             shape = down[1] - down[0], across[1] - across[0]
             values = values_of(*shape, number)
-            for layer in scratch.layers:
+            for layer in journal.layers:
                 for band, plane in enumerate(values[layer.name]):
-                    assert scratch.read(layer, band, down, across) == plane.tobytes()
+                    assert journal.read(layer, band, down, across) == plane.tobytes()
 
 
 def test_next_run_takes_over_finished_pieces(
-    open_scratch: Callable[..., Journal],
+    open_journal: Callable[..., Journal],
 ) -> None:
-    with open_scratch() as scratch:
-        fill(scratch, (2, 0))
-    with open_scratch() as scratch:
-        assert set(scratch.pieces) == {0, 2}
-        assert scratch.pieces[2].counts == Counts([2, 1, 2], 3, 4)
-        fill(scratch, (1,))
-    with open_scratch() as scratch:
-        assert set(scratch.pieces) == {0, 1, 2}
-    with open_scratch(resume=False) as scratch:
-        assert scratch.pieces == {}
-    with open_scratch() as scratch:
-        assert scratch.pieces == {}
+    with open_journal() as journal:
+        fill(journal, (2, 0))
+    with open_journal() as journal:
+        assert set(journal.pieces) == {0, 2}
+        assert journal.pieces[2].counts == Counts([2, 1, 2], 3, 4)
+        fill(journal, (1,))
+    with open_journal() as journal:
+        assert set(journal.pieces) == {0, 1, 2}
+    with open_journal(resume=False) as journal:
+        assert journal.pieces == {}
+    with open_journal() as journal:
+        assert journal.pieces == {}
 
 
 def test_journal_may_be_cut_or_flipped_anywhere(
-    open_scratch: Callable[..., Journal], tmp_path: Path
+    open_journal: Callable[..., Journal], tmp_path: Path
 ) -> None:
-    with open_scratch() as scratch:
-        fill(scratch)
-    journal = folder_of(tmp_path / "o.tif") / "journal.jsonl"
-    whole = journal.read_bytes()
+    with open_journal() as journal:
+        fill(journal)
+    lines = folder_of(tmp_path / "o.tif") / "journal.jsonl"
+    whole = lines.read_bytes()
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
     for size in range(0, len(whole), 3):
-        journal.write_bytes(whole[:size])
-        with open_scratch() as scratch:
+        lines.write_bytes(whole[:size])
+        with open_journal() as journal:
             # A line counts with or without its line break.
             done = sum(size >= end - 1 for end in ends)
-            assert set(scratch.pieces) == set(range(done))
+            assert set(journal.pieces) == set(range(done))
     for at in range(0, len(whole), 2):
-        journal.write_bytes(whole[:at] + bytes([whole[at] ^ 0x15]) + whole[at + 1 :])
-        with open_scratch() as scratch:
-            for number, piece in scratch.pieces.items():
+        lines.write_bytes(whole[:at] + bytes([whole[at] ^ 0x15]) + whole[at + 1 :])
+        with open_journal() as journal:
+            for number, piece in journal.pieces.items():
                 assert (piece.rows, piece.cols) == PIECES[number]
                 assert piece.counts == Counts([number, 1, 2], 3, 4)
 
@@ -199,10 +200,10 @@ def test_journal_may_be_cut_or_flipped_anywhere(
 @pytest.mark.parametrize("name", ["classes", "probabilities"])
 @pytest.mark.parametrize("damage", ["flip", "lose", "cut"])
 def test_pieces_whose_bytes_are_wrong_are_computed_again(
-    name: str, damage: str, open_scratch: Callable[..., Journal], tmp_path: Path
+    name: str, damage: str, open_journal: Callable[..., Journal], tmp_path: Path
 ) -> None:
-    with open_scratch() as scratch:
-        fill(scratch)
+    with open_journal() as journal:
+        fill(journal)
     raw = folder_of(tmp_path / "o.tif") / f"{name}.raw"
     data = raw.read_bytes()
     if damage == "flip":
@@ -211,17 +212,17 @@ def test_pieces_whose_bytes_are_wrong_are_computed_again(
         raw.unlink()
     else:
         os.truncate(raw, len(data) - 1)
-    with open_scratch() as scratch:
+    with open_journal() as journal:
         expected = {"flip": {1, 2}, "lose": set(), "cut": {0, 1}}[damage]
-        assert set(scratch.pieces) == expected
+        assert set(journal.pieces) == expected
         assert raw.stat().st_size == len(data)
 
 
 def test_full_disk_while_resuming_keeps_what_is_done(
-    open_scratch: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+    open_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with open_scratch() as scratch:
-        fill(scratch)
+    with open_journal() as journal:
+        fill(journal)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -230,15 +231,15 @@ def test_full_disk_while_resuming_keeps_what_is_done(
         with monkeypatch.context() as patch:
             patch.setattr(module, name, full)
             with pytest.raises((ResourceError, OutputError)):
-                open_scratch().__enter__()
-    with open_scratch() as scratch:
-        assert set(scratch.pieces) == {0, 1, 2}
+                open_journal().__enter__()
+    with open_journal() as journal:
+        assert set(journal.pieces) == {0, 1, 2}
 
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL])
 def test_file_systems_without_locks_and_reservation_work(
     number: int,
-    open_scratch: Callable[..., Journal],
+    open_journal: Callable[..., Journal],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
@@ -249,15 +250,15 @@ def test_file_systems_without_locks_and_reservation_work(
 
     monkeypatch.setattr(os, "posix_fallocate", unsupported)
     monkeypatch.setattr(fcntl, "flock", unsupported)
-    with open_scratch() as scratch:
-        fill(scratch)
+    with open_journal() as journal:
+        fill(journal)
     assert (folder_of(tmp_path / "o.tif") / "classes.raw").stat().st_size == 54
-    with open_scratch() as scratch:
-        assert set(scratch.pieces) == {0, 1, 2}
+    with open_journal() as journal:
+        assert set(journal.pieces) == {0, 1, 2}
 
 
 def test_lock_that_fails_is_a_sentence(
-    open_scratch: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+    open_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import fcntl
 
@@ -266,11 +267,11 @@ def test_lock_that_fails_is_a_sentence(
 
     monkeypatch.setattr(fcntl, "flock", failing)
     with pytest.raises(OutputError, match="cannot be locked: Input/output error"):
-        open_scratch().__enter__()
+        open_journal().__enter__()
 
 
 def test_data_are_made_durable_every_64_megabytes_and_at_the_end(
-    open_scratch: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
+    open_journal: Callable[..., Journal], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[int] = []
     fdatasync = os.fdatasync
@@ -280,29 +281,29 @@ def test_data_are_made_durable_every_64_megabytes_and_at_the_end(
         fdatasync(file)
 
     monkeypatch.setattr(os, "fdatasync", counted)
-    with open_scratch() as scratch:
-        fill(scratch, (0,))
+    with open_journal() as journal:
+        fill(journal, (0,))
         assert not synced
         monkeypatch.setattr("hsi_runtime.output.journal.SYNC_BYTES", 10)
-        fill(scratch, (1,))
+        fill(journal, (1,))
         assert len(synced) == 3  # two raw files, then the journal
-    with pytest.raises(KeyError), open_scratch() as scratch:
+    with pytest.raises(KeyError), open_journal() as journal:
         raise KeyError
     assert len(synced) == 6
 
 
 def test_run_that_finished_no_piece_leaves_nothing(
-    open_scratch: Callable[..., Journal], tmp_path: Path
+    open_journal: Callable[..., Journal], tmp_path: Path
 ) -> None:
-    with pytest.raises(KeyError), open_scratch():
+    with pytest.raises(KeyError), open_journal():
         raise KeyError
     assert only(tmp_path) == set()
     other = {"classes": np.zeros((1, 2, 9), np.uint8)}  # a layer is missing
 
     def work() -> None:
-        with open_scratch() as scratch:
-            fill(scratch, (0,))
-            scratch.write(1, (2, 4), (0, 9), other, Counts([0] * 3))
+        with open_journal() as journal:
+            fill(journal, (0,))
+            journal.write(1, (2, 4), (0, 9), other, Counts([0] * 3))
 
     with pytest.raises(KeyError):
         work()

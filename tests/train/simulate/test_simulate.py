@@ -87,7 +87,7 @@ def test_every_layout_and_strip_height_holds_the_same_cube(tmp_path: Path) -> No
         if not layout.startswith("tiff"):
             other = tmp_path / f"{layout}37.img"
             assert path.read_bytes() == other.read_bytes()
-    assert not list(tmp_path.glob("*.partial*"))
+    assert not list(tmp_path.glob("*.part*"))
     assert not list(tmp_path.glob("*.aux.xml"))
 
 

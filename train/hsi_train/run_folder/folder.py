@@ -31,7 +31,7 @@ OWN_FILES = (
     *("history.csv", "confusion.csv", "split.tif", "split_*.tif", "model.*"),
     *(TENSORBOARD, ENCODER, PRETRAIN_STATE),
 )
-ENDS = ("", files.PARTIAL)
+ENDS = ("", f"*{files.PARTIAL}")
 
 
 def check_folder(run: Path, resume: bool, overwrite: bool) -> None:

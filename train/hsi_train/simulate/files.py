@@ -5,8 +5,6 @@ The nodata value is always declared, and no valid pixel holds it in any band.
 
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +15,7 @@ from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from hsi_runtime.errors import OutputError, ResourceError
+from hsi_runtime.errors import ResourceError
 from hsi_train.simulate.spec import (
     NODATA,
     SCALE,
@@ -34,17 +32,6 @@ ENVI_TYPES: dict[DType, int] = {"uint16": 12, "int16": 2, "float32": 4}
 CRS_EPSG, WEST_M, NORTH_M = 32633, 400_000.0, 5_800_000.0
 BLOCK = 128  # side of a tile
 TILES = {"tiled": True, "blockxsize": BLOCK, "blockysize": BLOCK}
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a neighbouring name to write to; rename it on success, else delete it."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def grid_profile(spec: SceneSpec) -> dict[str, Any]:
@@ -189,23 +176,11 @@ def open_abundances(spec: SceneSpec, path: Path) -> Any:
     return file
 
 
-def check_outputs(outputs: list[Path], overwrite: bool, stored_bytes: int) -> None:
-    """Refuse to start what would overwrite a file or overfill the disk."""
-    if len({path.resolve() for path in outputs}) < len(outputs):
-        raise OutputError(
-            "Two outputs have the same name; give scene, truth and abundances a name "
-            "each, and an ENVI scene one that does not end in .hdr."
-        )
-    for path in outputs:
-        if path.exists() and not overwrite:
-            raise OutputError(
-                f"{path} exists; choose another name, or allow overwriting."
-            )
-        if not path.parent.is_dir():
-            raise OutputError(f"{path.parent} is not a folder; create it first.")
-    free = shutil.disk_usage(outputs[0].parent).free
+def check_space(folder: Path, stored_bytes: int) -> None:
+    """Refuse to start what would overfill the disk."""
+    free = shutil.disk_usage(folder).free
     if stored_bytes > free:
         raise ResourceError(
-            f"The scene takes {stored_bytes / 1e9:.1f} GB and {outputs[0].parent} has "
+            f"The scene takes {stored_bytes / 1e9:.1f} GB and {folder} has "
             f"{free / 1e9:.1f} GB free; ask for a smaller scene, or make room."
         )

@@ -11,16 +11,17 @@ from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from hsi_runtime.errors import HsiError, OutputError, SceneError
+from hsi_runtime.files import replaced
+from hsi_runtime.output.names import check_outputs
 from hsi_train.simulate.files import (
     BLOCK,
     EnviCube,
     Layout,
     TiffCube,
-    check_outputs,
+    check_space,
     envi_header,
     open_abundances,
     open_truth,
-    replacing,
 )
 from hsi_train.simulate.sensor import FloatArray, Sensor, Simulated
 from hsi_train.simulate.spec import SceneSpec
@@ -88,16 +89,16 @@ def write_scene(
     outputs = [path] + [p for p in (truth, abundances) if p] + [header] * envi
     pixel_bytes = len(spec.wavelengths_nm) * np.dtype(spec.dtype).itemsize
     packed = bool(compress or sparse)
-    check_outputs(
-        outputs, overwrite, 0 if packed else spec.rows * spec.cols * pixel_bytes
-    )
+    check_outputs(outputs, [], overwrite)
+    stored_bytes = 0 if packed else spec.rows * spec.cols * pixel_bytes
+    check_space(path.parent, stored_bytes)
     sensor = Sensor(spec)
     try:
         # GDAL's cache, in MB: enough for the tiles of one pixel-interleaved row.
         with rasterio.Env(GDAL_CACHEMAX=64), ExitStack() as files:
 
             def place(target: Path) -> Path:
-                return files.enter_context(replacing(target))
+                return files.enter_context(replaced(target))
 
             cube: TiffCube | EnviCube
             if envi:

@@ -1,9 +1,15 @@
-"""Describes a raw file of ours to GDAL, with names, colours and georeference."""
+"""The raw file of a layer: band-sequential values, and their description to GDAL."""
 
 import json
-from typing import Any
+import os
+from pathlib import Path
+from typing import IO, Any
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from numpy.typing import NDArray
+
+from hsi_runtime.output.journal_folder import UNSUPPORTED
+from hsi_runtime.output.layers import Layer
 from hsi_runtime.scenes.scene import ControlPoints, SceneInfo
 
 GDAL_TYPES = {"uint8": "Byte", "uint16": "UInt16"}
@@ -11,12 +17,92 @@ GDAL_TYPES = {"uint8": "Byte", "uint16": "UInt16"}
 MAX_CATEGORIES = 1024
 
 
-def raw_vrt(raw_name: str, layer: Any, info: SceneInfo, tags: dict[str, str]) -> bytes:
+class RawFile:
+    """Values of a layer on disk, band by band and row by row."""
+
+    def __init__(self, path: Path, layer: Layer, grid: SceneInfo, mode: str) -> None:
+        """Open the file at full size: a full disk shows now, not in hours.
+
+        Args:
+            path: The file; it is created where it does not exist.
+            layer: Raster that it holds.
+            grid: Size of the raster.
+            mode: ``r+b`` to keep its values, ``w+b`` to start afresh.
+
+        Raises:
+            OSError: It cannot be opened, or the disk is full.
+        """
+        self._layer, self._grid = layer, grid
+        path.touch()  # where one was lost, its pieces are computed again
+        self._file: IO[bytes] = path.open(mode, buffering=0)
+        size = bytes_of(layer, grid)
+        try:
+            os.posix_fallocate(self._file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in UNSUPPORTED:
+                self.close()
+                raise
+            os.ftruncate(self._file.fileno(), size)
+
+    def write(
+        self, rows: tuple[int, int], cols: tuple[int, int], values: NDArray[Any]
+    ) -> None:
+        """Write a rectangle of values, shape ``(band, row, col)``."""
+        width = self._grid.cols
+        for band, plane in enumerate(values):
+            start = self._position(band, rows[0], cols[0])
+            if cols == (0, width):
+                self._write(plane.tobytes(), start)
+                continue
+            for number, line in enumerate(plane):
+                offset = start + number * width * self._layer.dtype.itemsize
+                self._write(line.tobytes(), offset)
+
+    def read(self, band: int, rows: tuple[int, int], cols: tuple[int, int]) -> bytes:
+        """Read values back, row by row in C order."""
+        file, size = self._file.fileno(), self._layer.dtype.itemsize
+        if cols == (0, self._grid.cols):
+            length = (rows[1] - rows[0]) * self._grid.cols * size
+            return os.pread(file, length, self._position(band, rows[0], 0))
+        length = (cols[1] - cols[0]) * size
+        return b"".join(
+            os.pread(file, length, self._position(band, row, cols[0]))
+            for row in range(*rows)
+        )
+
+    def sync(self) -> None:
+        """Make what was written survive a power cut."""
+        os.fdatasync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _position(self, band: int, row: int, col: int) -> int:
+        pixel = (band * self._grid.rows + row) * self._grid.cols + col
+        return pixel * self._layer.dtype.itemsize
+
+    def _write(self, data: bytes, offset: int) -> None:
+        """Write all bytes: a nearly full disk takes a part of them without an error."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._file.fileno(), view, offset)
+            view, offset = view[written:], offset + written
+
+
+def bytes_of(layer: Layer, grid: SceneInfo) -> int:
+    """Return the size of a layer's raw file."""
+    return grid.rows * grid.cols * len(layer.bands) * layer.dtype.itemsize
+
+
+def raw_vrt(
+    raw_name: str, layer: Layer, info: SceneInfo, tags: dict[str, str]
+) -> bytes:
     """Write the VRT of a band-sequential raw file that lies beside it.
 
     Args:
         raw_name: File name of the raw file.
-        layer: A `hsi_runtime.output.layers.Layer`.
+        layer: Raster that the raw file holds.
         info: Scene whose grid it has.
         tags: Metadata of the data set.
     """
@@ -59,7 +145,7 @@ def raw_vrt(raw_name: str, layer: Any, info: SceneInfo, tags: dict[str, str]) ->
     return text
 
 
-def _band_tags(layer: Any) -> dict[str, str]:
+def _band_tags(layer: Layer) -> dict[str, str]:
     if not layer.names:
         return {}
     names = {str(k): v for k, v in sorted(layer.names.items())}
