@@ -12,7 +12,7 @@ shapely = pytest.importorskip("shapely")
 
 from affine import Affine  # noqa: E402
 
-import hsi_runtime  # noqa: E402
+import hsi_runtime.output  # noqa: E402
 from hsi_runtime.cli import main  # noqa: E402
 from hsi_runtime.errors import OutputError  # noqa: E402
 from hsi_runtime.model.model_file import ModelDocument, read_model  # noqa: E402
@@ -145,7 +145,7 @@ def test_what_stands_against_polygons_is_told_before_the_engine_starts(
         monkeypatch.setattr(polygons, "MAX_PIXELS", 5)
     elif change != "name":
         monkeypatch.setitem(sys.modules, change, None)
-        monkeypatch.delattr(hsi_runtime, "polygons")
+        monkeypatch.delattr(hsi_runtime.output, "polygons")
         monkeypatch.delitem(sys.modules, "hsi_runtime.output.polygons")
     monkeypatch.setattr(
         "hsi_runtime.engines.opening.open_backend", lambda *_: pytest.fail("a start")
