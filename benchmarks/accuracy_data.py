@@ -17,10 +17,10 @@ import numpy as np
 from hsi_runtime.errors import RecipeError, SceneError
 from hsi_train import methods, recipe, training
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.run_folder import description
 from hsi_train.run_folder import folder as run_folder
 from hsi_train.splitting import split
-from hsi_train.splitting.split import Role, Roles
 
 RECEPTIVE_FIELD = 19  # the largest of all methods
 
@@ -42,7 +42,7 @@ class DataSet(NamedTuple):
 
     recipe: str
     split: dict[str, Any] | None = None
-    divide: Callable[[LabelledData, int], list[Roles]] | None = None
+    divide: Callable[[LabelledData, int], LabelledData] | None = None
 
 
 class Division(NamedTuple):
@@ -63,7 +63,9 @@ def per_class(samples: int) -> dict[str, Any]:
     return {"mode": "per-class", "samples_per_class": samples}
 
 
-def across_the_stripes(data: LabelledData, seed: int, samples: int = 10) -> list[Roles]:
+def across_the_stripes(
+    data: LabelledData, seed: int, samples: int = 10
+) -> LabelledData:
     """Draw training pixels below one diagonal of a scene, test all above another.
 
     Raises:
@@ -80,12 +82,13 @@ def across_the_stripes(data: LabelledData, seed: int, samples: int = 10) -> list
         part[labelled & (u >= TEST_FROM)] = Role.TEST
         roles.append(part)
     drawn = split.per_class(replace(data, scenes=learning), samples, seed)
-    for part, draw in zip(roles, drawn, strict=True):
-        part[draw == Role.TRAIN] = Role.TRAIN
-    untested = split.count(data, roles)[:, Role.TEST] == 0
+    for part, scene in zip(roles, drawn.scenes, strict=True):
+        part[scene.roles == Role.TRAIN] = Role.TRAIN
+    divided = data.divided(roles)
+    untested = divided.pixels_by_role()[:, Role.TEST] == 0
     if untested.any():
         raise SceneError(f"No test pixel of {untested.sum()} class(es).")
-    return roles
+    return divided
 
 
 DATA_SETS = {
@@ -134,19 +137,19 @@ def divisions(name: str, seeds: range, folder: Path) -> dict[int, Division]:
     found = {}
     for seed in seeds:
         if chosen.divide is not None:
-            splits = chosen.divide(data, seed)
+            divided = chosen.divide(data, seed)
         else:
             seeded = msgspec.structs.replace(wanted, seed=seed)
-            splits = training.divide(seeded, data, RECEPTIVE_FIELD)
+            divided = training.divide(seeded, data, RECEPTIVE_FIELD)
         target = folder / f"{name}-{seed}"
         target.mkdir(parents=True, exist_ok=True)
-        run_folder.write_splits(target, data, splits)
+        run_folder.write_splits(target, divided)
         # Scenes are read in the order of their names, and so are these.
         written = [str(p) for p in sorted(target.glob("split*.tif"))]
         digest = hashlib.sha256(repr(files).encode())
-        for scene, roles in zip(data.scenes, splits, strict=True):
-            digest.update(repr((scene.row, scene.col, roles.shape)).encode())
-            digest.update(roles.tobytes())
+        for scene in divided.scenes:
+            digest.update(repr((scene.row, scene.col, scene.roles.shape)).encode())
+            digest.update(scene.roles.tobytes())
         found[seed] = Division(
             content["data"], {"mode": "file", "files": written}, digest.hexdigest()
         )

@@ -22,8 +22,8 @@ from sklearn.svm import SVC
 
 from hsi_train import recipe, training
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.measuring import metrics
-from hsi_train.splitting.split import Role, Roles
 
 FOLDS = 5
 TREES = 300
@@ -32,11 +32,9 @@ Spectra = NDArray[np.float64]  # (pixel, band)
 Classes = NDArray[np.int16]  # (pixel,)
 
 
-def spectra_of(
-    data: LabelledData, splits: list[Roles], role: Role
-) -> tuple[Spectra, Classes]:
+def spectra_of(data: LabelledData, role: Role) -> tuple[Spectra, Classes]:
     """Collect the pixels of a role: spectra in stored units, class indices."""
-    chosen = [(s, r == role) for s, r in zip(data.scenes, splits, strict=True)]
+    chosen = [(s, s.roles == role) for s in data.scenes]
     spectra = np.concatenate([s.cube[:, where].T for s, where in chosen])
     classes = np.concatenate([s.classes[where] for s, where in chosen])
     return spectra.astype(np.float64), classes
@@ -91,12 +89,11 @@ BASELINES: dict[str, Callable[[Spectra, Classes, int], Any]] = {
 def classify(wanted: recipe.Recipe) -> dict[str, Any]:
     """Fit a baseline on the training pixels and count on the test pixels."""
     started = time.monotonic()
-    data = training.read_data(wanted, 0)
-    splits = training.divide(wanted, data, 1)
-    spectra, classes = spectra_of(data, splits, Role.TRAIN)
+    data = training.divide(wanted, training.read_data(wanted, 0), 1)
+    spectra, classes = spectra_of(data, Role.TRAIN)
     model = BASELINES[wanted.method](spectra, classes, wanted.seed)
     model.fit(spectra, classes)
-    tested, true = spectra_of(data, splits, Role.TEST)
+    tested, true = spectra_of(data, Role.TEST)
     matrix = metrics.confusion(true, model.predict(tested), len(data.classes))
     return {
         **metrics.report(matrix, data.classes),

@@ -24,11 +24,11 @@ from common import SHARES
 
 from hsi_train import recipe, target, training
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.fitting import statistics as patches
 from hsi_train.measuring import metrics
 from hsi_train.methods import method_class
 from hsi_train.run_folder import description
-from hsi_train.splitting.split import Role, Roles
 
 RECIPE = "neon_mlbs_osbs-s2amsnet"
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -56,16 +56,16 @@ def baseline(name: str, seed: int) -> tuple[Scored, Scored]:
     assert wanted.target is not None
     kind = method_class(wanted.method)
     data = training.read_data(wanted, kind.halo_of())
-    splits = training.divide(wanted, data, kind.receptive_field)
-    spectra, classes = baselines.spectra_of(data, splits, Role.TRAIN)
+    data = training.divide(wanted, data, kind.receptive_field)
+    spectra, classes = baselines.spectra_of(data, Role.TRAIN)
     model = baselines.BASELINES[name](spectra, classes, seed).fit(spectra, classes)
 
-    def scored(data: LabelledData, splits: list[Roles]) -> Scored:
-        spectra, true = baselines.spectra_of(data, splits, Role.TEST)
+    def scored(data: LabelledData) -> Scored:
+        spectra, true = baselines.spectra_of(data, Role.TEST)
         found = model.predict(spectra)
         return common.shares_of(metrics.confusion(true, found, len(data.classes)))
 
-    statistics = patches.training_statistics(data.scenes, splits)
+    statistics = patches.training_statistics(data)
     values = description.values_of(wanted, data, statistics)
     aimed = target.check(
         wanted.target, wanted.data, description.bands_of(data), values, data.classes
@@ -75,12 +75,7 @@ def baseline(name: str, seed: int) -> tuple[Scored, Scored]:
         for path, indices in aimed.scenes
         if (indices != UNLABELLED).any()
     ]
-    known = [
-        np.where(s.classes != UNLABELLED, Role.TEST, Role.NONE).astype(np.uint8)
-        for s in scenes
-    ]
-    there = dataclasses.replace(data, scenes=scenes)
-    return scored(data, splits), scored(there, known)
+    return scored(data), scored(dataclasses.replace(data, scenes=scenes))
 
 
 def markdown(command: str, runs: list[dict[str, Any]]) -> str:

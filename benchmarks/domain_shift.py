@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 
 from hsi_train import recipe
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.fitting.predict import evaluate
 from hsi_train.run_folder import checkpoint
 from hsi_train.simulate import DomainShift, shift_cube
-from hsi_train.splitting.split import Role
 from hsi_train.training import divide, read_data, train
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -97,8 +97,7 @@ def measure(
         result = train(wanted, run, "auto", after_step=count)
         trained = checkpoint.load(run)
     method, fill = trained.method, np.array(trained.description.values.fill)
-    data = read_data(wanted, method.halo)
-    splits = divide(wanted, data, method.receptive_field)
+    data = divide(wanted, read_data(wanted, method.halo), method.receptive_field)
     centres = wavelengths(data)
 
     def accuracy(shift: DomainShift | None) -> dict[str, float]:
@@ -109,7 +108,7 @@ def measure(
                 for s in scenes
             ]
         matrix = evaluate(
-            method.network, scenes, splits, Role.TEST, fill, method.halo,
+            method.network, scenes, Role.TEST, fill, method.halo,
             len(data.classes), torch.device("cpu"),
         )  # fmt: skip
         return common.shares_of(matrix)

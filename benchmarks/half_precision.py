@@ -37,10 +37,10 @@ from hsi_runtime.model.model_file import INPUT_NAME, PROBABILITIES
 from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train import recipe
 from hsi_train.data import labelled_scene
+from hsi_train.data.roles import Role
 from hsi_train.method import BaseMethod
 from hsi_train.methods import names
 from hsi_train.run_folder import checkpoint
-from hsi_train.splitting.split import Role
 from hsi_train.training import read_data, train
 
 ROUNDS = 3

@@ -43,8 +43,8 @@ from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.model.model_file import INPUT_NAME, ModelFile
 from hsi_train import recipe
 from hsi_train.data import labelled_scene
+from hsi_train.data.roles import Role
 from hsi_train.run_folder import checkpoint
-from hsi_train.splitting.split import Role
 
 METHODS = ("mf2cnet", "s2amsnet")
 OUTPUTS = 128  # the default tile

@@ -39,6 +39,7 @@ from sklearn.svm import SVC
 
 from hsi_train import methods, recipe, training
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.fitting import windows as patches
 from hsi_train.fitting.encoder_file import ENCODER, load_encoder
 from hsi_train.fitting.pretrain import Pretrainable, Pretrainer, read_sources
@@ -49,7 +50,6 @@ from hsi_train.method import Defaults, Problem
 from hsi_train.recipe import Pretrain, Recipe
 from hsi_train.splitting import split
 from hsi_train.splitting.blocks import spatial
-from hsi_train.splitting.split import Role, Roles
 
 METHOD = "s2former"
 UNLABELLED = "$HSI_DATA/unlabelled"
@@ -107,14 +107,15 @@ def wanted(protocol: Protocol) -> Recipe:
     return recipe.parse(content | {"seed": 0})
 
 
-def draw(protocol: Protocol, data: LabelledData, seed: int) -> Roles:
+def draw(protocol: Protocol, data: LabelledData, seed: int) -> LabelledData:
     """Draw training pixels; all others of the training part stay unused."""
     if protocol.mode == "per-class":
-        return split.per_class(data, protocol.samples, seed)[0]
+        return split.per_class(data, protocol.samples, seed)
     if protocol.mode == "disjoint":
-        whole = spatial(data, RECEPTIVE_FIELD, SPATIAL_SEED)[0]
+        divided = spatial(data, RECEPTIVE_FIELD, SPATIAL_SEED)
     else:
-        whole = training.divide(wanted(protocol), data, RECEPTIVE_FIELD)[0]
+        divided = training.divide(wanted(protocol), data, RECEPTIVE_FIELD)
+    whole = divided.scenes[0].roles
     rng = np.random.default_rng(seed)
     roles = np.where(whole == Role.TEST, Role.TEST, Role.NONE).astype(np.uint8)
     classes = data.scenes[0].classes
@@ -122,7 +123,7 @@ def draw(protocol: Protocol, data: LabelledData, seed: int) -> Roles:
         places = np.argwhere((whole == Role.TRAIN) & (classes == index))
         chosen = rng.permutation(len(places))[: protocol.samples]
         roles[tuple(places[chosen].T)] = Role.TRAIN
-    return roles
+    return data.divided([roles])
 
 
 def untested_part(name: str, folder: Path) -> Path:
@@ -133,7 +134,9 @@ def untested_part(name: str, folder: Path) -> Path:
     protocol = PROTOCOLS[name]
     data = training.read_data(wanted(protocol), HALO)
     scene = data.scenes[0]
-    tested = draw(protocol, data, 0) == Role.TEST  # the same for all draws
+    tested = (
+        draw(protocol, data, 0).scenes[0].roles == Role.TEST
+    )  # the same for all draws
     distance = ndimage.distance_transform_cdt(~tested, "chessboard")
     cube = np.where(scene.valid & (distance > HALO), scene.cube, NODATA)
     bands, rows, cols = cube.shape
@@ -186,15 +189,13 @@ def network(
     protocol: Protocol,
     variant: str,
     data: LabelledData,
-    roles: Roles,
     seed: int,
     init: Path | None,
 ) -> metrics.Confusion:
     """Fit the head, train the rest unless the variant is a probe, and test."""
-    scenes, splits, asked = data.scenes, [roles], wanted(protocol)
-    measured = training_statistics(scenes, splits)
-    problem = describe_problem(scenes, splits, len(data.classes))
-    windows = patches.Windows(scenes, splits, HALO, measured.mean)
+    asked, measured = wanted(protocol), training_statistics(data)
+    problem = describe_problem(data)
+    windows = patches.Windows(data.scenes, HALO, measured.mean)
     options = {} if variant in PROBED else TRAINED[variant][1]
     torch.manual_seed(seed)
     method = methods.build(METHOD, problem, asked.options | options)
@@ -208,7 +209,7 @@ def network(
     defaults = TUNED if method.pretrained else method.fit_defaults()
     settings = choose_settings(asked.fit, windows, HALO, defaults)
     trainer = Trainer(
-        method, data, splits, windows, measured, settings, seed, torch.device("cpu")
+        method, data, windows, measured, settings, seed, torch.device("cpu")
     )
     method.prepare(windows)
     method.eval()
@@ -217,10 +218,10 @@ def network(
     return trainer.score(Role.TEST).confusion()
 
 
-def svm(data: LabelledData, roles: Roles, seed: int) -> metrics.Confusion:
+def svm(data: LabelledData, seed: int) -> metrics.Confusion:
     """Classify standardised spectra; C and gamma by cross-validation."""
     scene = data.scenes[0]
-    train, test = roles == Role.TRAIN, roles == Role.TEST
+    train, test = scene.roles == Role.TRAIN, scene.roles == Role.TEST
     least = int(np.bincount(scene.classes[train]).min())
     search = GridSearchCV(
         make_pipeline(StandardScaler(), SVC()),
@@ -316,7 +317,7 @@ def main(
         data = training.read_data(wanted(PROTOCOLS[name]), HALO)
         sources = WITH_TARGETS if name in DISJOINT else OTHERS
         for seed in seeds_of(seeds):
-            roles = draw(PROTOCOLS[name], data, seed)
+            divided = draw(PROTOCOLS[name], data, seed)
             for variant in variants or VARIANTS:
                 key = (name, variant, seed, steps, pretraining_seed)
                 if key in done:
@@ -326,9 +327,9 @@ def main(
                     path = encoder(encoders, sources, options, steps, pretraining_seed)
                 started = time.monotonic()
                 if variant == SVM:
-                    matrix = svm(data, roles, seed)
+                    matrix = svm(divided, seed)
                 else:
-                    matrix = network(PROTOCOLS[name], variant, data, roles, seed, path)
+                    matrix = network(PROTOCOLS[name], variant, divided, seed, path)
                 line = dict(zip(KEYS, key, strict=True)) | {
                     "pretrained_on": sources if path else None,
                     "overall_accuracy": metrics.overall_accuracy(matrix),

@@ -37,8 +37,8 @@ from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.model.model_file import read_model
 from hsi_train import recipe
 from hsi_train.data.labelled_scene import LabelledScene
+from hsi_train.data.roles import Role
 from hsi_train.methods import names
-from hsi_train.splitting.split import Role
 from hsi_train.training import divide, read_data
 
 SCENES = {"salinas_a": "SalinasA", "enmap_potsdam": "EnMAP Potsdam"}
@@ -178,10 +178,9 @@ def measure(name: str, runs: Path, methods: tuple[str, ...], rounds: int) -> Fig
     """Fit all rivals on a scene and let them classify it, in turns."""
     content = recipe.parse(recipe.load(f"{name}-{methods[0]}"))
     data = read_data(content, 0)
-    roles = divide(content, data, 1)[0]
-    scene = data.scenes[0]
+    scene = divide(content, data, 1).scenes[0]
     truth = scene.classes.astype(np.int64).ravel()
-    train, test = (np.flatnonzero(roles == r) for r in (Role.TRAIN, Role.TEST))
+    train, test = (np.flatnonzero(scene.roles == r) for r in (Role.TRAIN, Role.TEST))
     known = spectra_of(scene.cube)[train]
 
     rivals = {

@@ -11,9 +11,9 @@ from hsi_runtime.model.model_file import ClassEntry
 from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train import methods, recipe
 from hsi_train.data.labelled_scene import LabelledData, LabelledScene
+from hsi_train.data.roles import Role
 from hsi_train.methods import names
 from hsi_train.splitting import split
-from hsi_train.splitting.split import Role
 from hsi_train.training import read_data
 
 
@@ -35,7 +35,15 @@ def striped(side: int = 90, row: int = 0, col: int = 0) -> LabelledData:
     )
     cube = np.zeros((1, side, side), dtype=np.float32)
     valid = np.ones((side, side), dtype=bool)
-    scene = LabelledScene(info, row, col, cube, valid, classes)
+    scene = LabelledScene(
+        info=info,
+        row=row,
+        col=col,
+        cube=cube,
+        valid=valid,
+        classes=classes,
+        roles=np.zeros((side, side), np.uint8),
+    )
     kinds = [
         ClassEntry(code=k + 1, name=f"class {k + 1}", color="#808080") for k in range(3)
     ]
@@ -44,7 +52,7 @@ def striped(side: int = 90, row: int = 0, col: int = 0) -> LabelledData:
 
 def nearest(data: LabelledData, seed: int = 0) -> tuple[np.ndarray, float]:
     """Return roles and the smallest distance of training and test pixels."""
-    (roles,) = accuracy_data.across_the_stripes(data, seed)
+    roles = accuracy_data.across_the_stripes(data, seed).scenes[0].roles
     train, test = (np.argwhere(roles == r) for r in (Role.TRAIN, Role.TEST))
     return roles, float(cdist(train, test, "chebyshev").min())
 
@@ -66,7 +74,7 @@ def test_a_narrower_gap_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_ten_of_each_class_train_and_the_far_side_tests() -> None:
     data = striped()
     roles, _ = nearest(data)
-    counts = split.count(data, [roles])
+    counts = data.divided([roles]).pixels_by_role()
     assert counts[:, Role.TRAIN].tolist() == [10] * 3
     assert (counts[:, Role.TEST] > 100).all()
     assert (counts[:, Role.BUFFER] > 100).all()
@@ -93,7 +101,7 @@ def test_the_diagonal_is_that_of_the_whole_scene() -> None:
         (cols - rows >= accuracy_data.TEST_FROM) & (part.scenes[0].classes >= 0),
     )
     shifted = striped(70, row=0, col=20)
-    (moved,) = accuracy_data.across_the_stripes(shifted, 0)
+    moved = accuracy_data.across_the_stripes(shifted, 0).scenes[0].roles
     assert (moved == Role.TEST).sum() > (roles == Role.TEST).sum()
     assert whole.scenes[0].row == 0
 
@@ -135,7 +143,7 @@ def test_salinas_a_keeps_every_class_on_both_sides() -> None:
     data = read_data(recipe.parse(recipe.load("salinas_a-mf2cnet")), 9)
     roles, distance = nearest(data)
     assert distance >= 19
-    counts = split.count(data, [roles])
+    counts = data.divided([roles]).pixels_by_role()
     assert counts[:, Role.TRAIN].tolist() == [10] * 6
     assert counts[:, Role.TEST].tolist() == [21, 156, 248, 672, 221, 184]
 
@@ -154,10 +162,10 @@ def test_every_data_set_divides(tmp_path: Path) -> None:
             content = {"method": "mf2cnet", "data": division.data}
             parsed = recipe.parse(content | {"split": division.split})
             data = read_data(parsed, 6)
-            splits = split.from_files(data, division.split["files"])
-            counts = split.count(data, splits)
+            data = split.from_files(data, division.split["files"])
+            counts = data.pixels_by_role()
             assert counts[:, Role.TRAIN].all()
             untested = int((counts[:, Role.TEST] == 0).sum())
             assert untested == (1 if given else 0)  # no water in EnMAP's test tiles
             if name == "neon_mlbs":
-                assert split.seen_in_training(data, splits, 9)[0] == 0
+                assert split.seen_in_training(data, 9)[0] == 0

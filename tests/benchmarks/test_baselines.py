@@ -6,8 +6,8 @@ import pytest
 
 from hsi_train import recipe
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.splitting import split
-from hsi_train.splitting.split import Role
 from hsi_train.training import read_data
 
 
@@ -31,10 +31,10 @@ def test_it_beats_chance_and_repeats(name: str, content: dict[str, object]) -> N
 
 def test_pixels_of_a_role(content: dict[str, object]) -> None:
     data: LabelledData = read_data(recipe.parse(content | {"method": "svm"}), 0)
-    splits = split.per_class(data, 8, 0)
-    spectra, classes = baselines.spectra_of(data, splits, Role.TRAIN)
-    (scene,), (roles,) = data.scenes, splits
-    row, col = np.argwhere(roles == Role.TRAIN)[5]
+    data = split.per_class(data, 8, 0)
+    spectra, classes = baselines.spectra_of(data, Role.TRAIN)
+    (scene,) = data.scenes
+    row, col = np.argwhere(scene.roles == Role.TRAIN)[5]
     np.testing.assert_array_equal(spectra[5], scene.cube[:, row, col])
     assert classes[5] == scene.classes[row, col]
     assert spectra.shape == (24, 12)

@@ -7,7 +7,7 @@ import pytest
 
 from hsi_train import training
 from hsi_train.data.labelled_scene import open_any
-from hsi_train.splitting.split import Role
+from hsi_train.data.roles import Role
 
 
 def line(variant: str, seed: int, share: float) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def test_no_window_of_a_test_pixel_is_pre_trained_on(
     assert seen.any()
     halo = pretraining.HALO
     for seed in (0, 100):
-        roles = pretraining.draw(protocol, data, seed)
+        roles = pretraining.draw(protocol, data, seed).scenes[0].roles
         assert np.bincount(data.scenes[0].classes[roles == Role.TRAIN]).max() <= 10
         for row, col in np.argwhere(roles == Role.TEST):
             top, left = max(row - halo, 0), max(col - halo, 0)

@@ -51,7 +51,7 @@ def test_a_model_answers_densely_as_by_patches(trained: Any) -> None:
 def test_gaps_are_filled_with_pixels_that_are_there(cube: Any) -> None:
     valid = np.ones((SIDE, SIDE), bool)
     valid[3:6, 2:] = False
-    scene: Any = LabelledScene(None, 0, 0, cube, valid, valid)  # type: ignore[arg-type]
+    scene: Any = LabelledScene(None, 0, 0, cube, valid, valid, valid)  # type: ignore[arg-type]
     filled = rivals.without_gaps(scene)
     np.testing.assert_array_equal(filled[:, valid], cube[:, valid])
     there = {tuple(s) for s in cube[:, valid].T.tolist()}

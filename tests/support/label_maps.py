@@ -3,8 +3,7 @@
 import numpy as np
 
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
-from hsi_train.splitting import split
-from hsi_train.splitting.split import Role, Roles
+from hsi_train.data.roles import Role, Roles
 
 
 def fields(rows: int, cols: int, classes: int, side: int, seed: int = 0) -> np.ndarray:
@@ -15,12 +14,16 @@ def fields(rows: int, cols: int, classes: int, side: int, seed: int = 0) -> np.n
     return np.kron(codes, np.ones((side, side), dtype=int))[:rows, :cols]
 
 
-def check_partition(data: LabelledData, splits: list[Roles]) -> None:
-    assert len(splits) == len(data.scenes)
-    for scene, roles in zip(data.scenes, splits, strict=True):
+def roles_of(data: LabelledData) -> list[Roles]:
+    return [scene.roles for scene in data.scenes]
+
+
+def check_partition(data: LabelledData) -> None:
+    for scene in data.scenes:
+        roles = scene.roles
         assert roles.shape == scene.classes.shape
         assert roles.dtype == np.uint8
         np.testing.assert_array_equal(roles == Role.NONE, scene.classes == UNLABELLED)
-    counts = split.count(data, splits)
+    counts = data.pixels_by_role()
     assert counts.sum(axis=1).tolist() == data.counts()
     assert (counts[:, Role.NONE] == 0).all()

@@ -104,7 +104,8 @@ def make_data() -> Callable[..., LabelledData]:
             if cubes is not None:
                 cube = cubes[number]
             info = info_of(array.shape[0], array.shape[1], bands)
-            scenes.append(LabelledScene(info, 0, 0, cube, known, index))
+            roles = np.zeros(index.shape, dtype=np.uint8)
+            scenes.append(LabelledScene(info, 0, 0, cube, known, index, roles))
         classes = [
             ClassEntry(
                 code=int(code), name=f"class {code}", color=f"#{40 * n + 15:02x}8040"

@@ -15,8 +15,7 @@ from scipy.io import savemat
 
 from hsi_runtime.errors import SceneError
 from hsi_train import recipe
-from hsi_train.splitting import split
-from hsi_train.splitting.split import Role
+from hsi_train.data.roles import Role
 from hsi_train.training import divide, read_data
 
 Array = NDArray[Any]
@@ -124,12 +123,13 @@ def test_files_of_the_published_names_are_read(
     data = read_data(wanted, 6)
     assert len(data.bands) == LAYOUTS[name].bands
     assert [c.code for c in data.classes] == list(range(1, LAYOUTS[name].classes + 1))
-    (roles,) = divide(wanted, data, 13)
+    data = divide(wanted, data, 13)
     (scene,) = data.scenes
+    roles = scene.roles
     np.testing.assert_array_equal(
         scene.cube[:, 3, 4], arrays["cube"][scene.row + 3, scene.col + 4]
     )
-    counts = split.count(data, [roles])
+    counts = data.pixels_by_role()
     if name.endswith("-few"):
         assert (counts[:, Role.TRAIN] == 5).all()
         assert (counts[:, Role.TEST] == 28 * 3 - 5).all()
@@ -154,7 +154,7 @@ def test_published_labels_give_the_published_counts(
     write_files(name, {"cube": cube, **maps})
     wanted = recipe.parse(recipe.load(name))
     data = read_data(wanted, 6)
-    counts = split.count(data, divide(wanted, data, 13))
+    counts = divide(wanted, data, 13).pixels_by_role()
     assert counts[:, Role.TRAIN].sum() == train
     assert counts[:, Role.TEST].sum() == test
     if second:

@@ -9,11 +9,11 @@ import rasterio
 from hsi_train import recipe, target
 from hsi_train.data import labelled_scene, matlab
 from hsi_train.data.labelled_scene import UNLABELLED
+from hsi_train.data.roles import Role
 from hsi_train.fitting import statistics as patches
 from hsi_train.run_folder.description import bands_of, values_of
 from hsi_train.splitting import split
 from hsi_train.splitting.blocks import spatial
-from hsi_train.splitting.split import Role
 from hsi_train.training import divide, read_data, train
 
 Cli = Callable[..., Any]
@@ -56,7 +56,7 @@ def test_salinas_a_is_read_from_its_matlab_files(data_dir: Path) -> None:
 def test_salinas_a_ten_per_class(data_dir: Path) -> None:
     wanted = shipped("salinas_a-mf2cnet")
     data = read_data(wanted, HALO)
-    counts = split.count(data, divide(wanted, data, 13))
+    counts = divide(wanted, data, 13).pixels_by_role()
     assert counts[:, Role.TRAIN].tolist() == [10] * 6
     assert counts[:, Role.TEST].sum() == 5288
 
@@ -90,23 +90,23 @@ def test_enmap_potsdam(data_dir: Path) -> None:
     np.testing.assert_allclose(data.reference.scale, 1e-4)
     assert data.reference.resolution_m == 30
     assert data.reference.wavelengths_nm is not None
-    splits = divide(wanted, data, 13)
-    counts = split.count(data, splits).sum(axis=0)
+    data = divide(wanted, data, 13)
+    counts = data.pixels_by_role().sum(axis=0)
     assert counts[[Role.TRAIN, Role.VALIDATION, Role.TEST]].tolist() == [
         3806, 1206, 660,
     ]  # fmt: skip
-    statistics = patches.training_statistics(data.scenes, splits)
+    statistics = patches.training_statistics(data)
     assert np.isfinite(statistics.mean).all()
     assert (statistics.std > 1).all()
 
 
 def test_enmap_potsdam_disjoint_split_serves_every_class() -> None:
     data = read_data(shipped("enmap_potsdam-mf2cnet"), HALO)
-    splits = spatial(data, 13, 0)
-    counts = split.count(data, splits)
+    data = spatial(data, 13, 0)
+    counts = data.pixels_by_role()
     assert counts[:, Role.TRAIN].all()
     assert counts[:, Role.TEST].all()
-    assert split.seen_in_training(data, splits, HALO)[0] == 0
+    assert split.seen_in_training(data, HALO)[0] == 0
 
 
 def test_neon_crowns_by_genus(data_dir: Path) -> None:
@@ -137,8 +137,8 @@ def test_neon_sites_share_four_genera() -> None:
     wanted = shipped("neon_mlbs_osbs-s2amsnet")
     data = read_data(wanted, 9)
     assert [c.name for c in data.classes] == ["Acer", "Nyssa", "Pinus", "Quercus"]
-    splits = divide(wanted, data, 19)
-    statistics = patches.training_statistics(data.scenes, splits)
+    data = divide(wanted, data, 19)
+    statistics = patches.training_statistics(data)
     assert wanted.target is not None
     aimed = target.check(
         wanted.target,

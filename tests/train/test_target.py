@@ -144,9 +144,8 @@ def target_of(
         file.scales = changes.pop("scales", scales)
         file.offsets = offsets[: len(cube)]
     labels_path = write_tif(tmp_path / "gt.tif", codes)
-    data = training.read_data(wanted, 6)
-    splits = training.divide(wanted, data, 13)
-    statistics = patches.training_statistics(data.scenes, splits)
+    data = training.divide(wanted, training.read_data(wanted, 6), 13)
+    statistics = patches.training_statistics(data)
     names = {"classes": changes.pop("classes", None)}
     found = target.check(
         recipe.Target(scenes=(str(path),), labels=(str(labels_path),), **names),

@@ -29,10 +29,10 @@ from hsi_train.data.labelled_scene import (
     labelled_part,
     open_any,
 )
+from hsi_train.data.roles import Role
 from hsi_train.fitting.predict import evaluate
 from hsi_train.measuring import metrics
 from hsi_train.recipe import Data
-from hsi_train.splitting.split import Role
 
 
 @dataclass(frozen=True)
@@ -192,11 +192,7 @@ def measure(
         if not (indices != UNLABELLED).any():
             continue
         scene = read(target, path, indices, halo)
-        roles = np.where(scene.classes != UNLABELLED, Role.TEST, Role.NONE)
-        matrix += evaluate(
-            network, [scene], [roles.astype(np.uint8)], Role.TEST, fill, halo, count,
-            device,
-        )  # fmt: skip
+        matrix += evaluate(network, [scene], Role.TEST, fill, halo, count, device)
     compared = int(matrix.sum())
     if not compared:
         raise SceneError("Every labelled pixel of the target is nodata.")
@@ -216,7 +212,10 @@ def measure(
 def read(
     target: Target, path: str, indices: NDArray[np.int16], halo: int
 ) -> LabelledScene:
-    """Read the labelled part of a target scene, in the model's bands and units."""
+    """Read the labelled part of a target scene, in the model's bands and units.
+
+    All its labelled pixels are test pixels.
+    """
     row, col, rows, cols = labelled_part(indices != UNLABELLED, halo)
     scene = open_any(path)
     try:
@@ -227,13 +226,15 @@ def read(
         scene.close()
     valid = valid_pixels(cube, info.nodata[match.indices])
     part = indices[row : row + rows, col : col + cols]
+    classes = np.where(valid, part, UNLABELLED).astype(np.int16)
     return LabelledScene(
-        info,
-        row,
-        col,
-        conversion(info, match, target.values).apply(cube),
-        valid,
-        np.where(valid, part, UNLABELLED).astype(np.int16),
+        info=info,
+        row=row,
+        col=col,
+        cube=conversion(info, match, target.values).apply(cube),
+        valid=valid,
+        classes=classes,
+        roles=np.where(classes != UNLABELLED, Role.TEST, Role.NONE).astype(np.uint8),
     )
 
 

@@ -16,6 +16,7 @@ from hsi_runtime.errors import RecipeError
 from hsi_train import methods, recipe, target
 from hsi_train.data import labelled_scene
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.fitting import encoder_file, predict, pretrain
 from hsi_train.fitting.device import memory_explained, torch_device
 from hsi_train.fitting.scalars import scalars
@@ -34,7 +35,6 @@ from hsi_train.run_folder.description import (
     values_of,
 )
 from hsi_train.splitting import blocks, split
-from hsi_train.splitting.split import Role, Roles
 
 log = logging.getLogger(__name__)
 
@@ -78,17 +78,16 @@ def train(
             f"{wanted.method} has no encoder to pre-train; leave out "
             "--pretrain-scene, --init and [pretrain]."
         )
-    data = read_data(wanted, kind.halo_of())
-    splits = divide(wanted, data, kind.receptive_field)
-    counts = split.count(data, splits)
+    data = divide(wanted, read_data(wanted, kind.halo_of()), kind.receptive_field)
+    counts = data.pixels_by_role()
     cautions = [
         *data.warnings,
-        *split.warnings(data, splits, kind.halo_of()),
+        *split.warnings(data, kind.halo_of()),
         *calibration.warnings(int(counts[:, Role.VALIDATION].sum())),
     ]
     warned(cautions)
-    statistics = training_statistics(data.scenes, splits)
-    windows = Windows(data.scenes, splits, kind.halo_of(), statistics.mean)
+    statistics = training_statistics(data)
+    windows = Windows(data.scenes, kind.halo_of(), statistics.mean)
     bands, values = bands_of(data), values_of(wanted, data, statistics)
     aimed = None
     if wanted.target is not None:
@@ -96,7 +95,7 @@ def train(
         warned(aimed.warnings)
 
     torch.manual_seed(wanted.seed)
-    problem = describe_problem(data.scenes, splits, len(data.classes))
+    problem = describe_problem(data)
     method = methods.build(wanted.method, problem, wanted.options)
     if isinstance(method, pretrain.Pretrainable):
         method.pretrained = wanted.pretrain is not None
@@ -110,9 +109,7 @@ def train(
         ),
         options=methods.all_options(wanted.method, wanted.options),
     )
-    trainer = Trainer(
-        method, data, splits, windows, statistics, settings, wanted.seed, where
-    )
+    trainer = Trainer(method, data, windows, statistics, settings, wanted.seed, where)
     begun = resume and (run / folder.STATE).is_file()
     learner = None if begun else open_pretraining(wanted, method, where)
     folder.prepare_folder(run, resolved, resume, overwrite)
@@ -164,9 +161,7 @@ def train(
             role.name.lower(): int(counts[:, role].sum())
             for role in (Role.TRAIN, Role.VALIDATION, Role.TEST, Role.BUFFER)
         },
-        "test_pixels_in_training_windows": split.seen_in_training(
-            data, splits, method.halo
-        )[0],
+        "test_pixels_in_training_windows": split.seen_in_training(data, method.halo)[0],
         "receptive_field": method.receptive_field,
         "parameters": parameter_count(method.network),
         "best_epoch": trainer.progress.best_epoch,
@@ -179,9 +174,9 @@ def train(
         cautions += warned(pretrain.warnings(origin, data))
         result["pretraining"] = msgspec.to_builtins(origin)
     described = describe(resolved, data, counts, bands, values, result)
-    sample = sample_window(data, splits, method.halo, statistics.mean)
+    sample = sample_window(data, method.halo, statistics.mean)
     checkpoint.save(run, method, described, sample)
-    folder.write_splits(run, data, splits)
+    folder.write_splits(run, data)
     folder.write_confusion(run / "confusion.csv", matrix, data)
     if aimed is not None:
         result["target"] = target.measure(aimed, method.network, method.halo, where)
@@ -191,7 +186,7 @@ def train(
     from hsi_train.report.page import write_report
 
     write_report(
-        run / "report.html", method, data, splits, statistics, trainer.progress,
+        run / "report.html", method, data, statistics, trainer.progress,
         result, described, where, aimed,
     )  # fmt: skip
     (run / folder.STATE).unlink(missing_ok=True)
@@ -238,7 +233,7 @@ def read_data(wanted: Recipe, halo: int) -> LabelledData:
     )
 
 
-def divide(wanted: Recipe, data: LabelledData, receptive_field: int) -> list[Roles]:
+def divide(wanted: Recipe, data: LabelledData, receptive_field: int) -> LabelledData:
     """Divide the labelled pixels as the recipe says."""
     settings = wanted.split
     if settings.mode == "file":

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from hsi_train import methods
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.fitting import predict, statistics
 from hsi_train.splitting import split
-from hsi_train.splitting.split import Role
 
 MakeData = Callable[..., LabelledData]
 CPU = torch.device("cpu")
@@ -71,17 +71,15 @@ def test_invalid_pixels_are_filled(make_data: MakeData) -> None:
 
 def test_confusion_of_each_role(make_data: MakeData) -> None:
     data = data_of(make_data, 40, 33)
-    splits = split.per_class(data, 20, 0)
+    data = split.per_class(data, 20, 0)
     network = NearestLevel().train()
     whole = predict.classify(
-        network.eval(), data.scenes[0], splits[0] > 0, np.zeros(5), 1, CPU
+        network.eval(), data.scenes[0], data.scenes[0].roles > 0, np.zeros(5), 1, CPU
     )
     network.train()
     for role in (Role.TRAIN, Role.TEST, Role.VALIDATION):
-        matrix = predict.evaluate(
-            network, data.scenes, splits, role, np.zeros(5), 1, 3, CPU
-        )
-        pixels = splits[0] == role
+        matrix = predict.evaluate(network, data.scenes, role, np.zeros(5), 1, 3, CPU)
+        pixels = data.scenes[0].roles == role
         expected = np.zeros((3, 3), dtype=int)
         np.add.at(expected, (data.scenes[0].classes[pixels], whole[pixels]), 1)
         np.testing.assert_array_equal(matrix, expected)
@@ -93,8 +91,8 @@ def test_output_maps_equal_the_graph_on_the_whole_scene(
     make_data: MakeData, shape: tuple[int, int]
 ) -> None:
     data = data_of(make_data, *shape)
-    splits = split.per_class(data, 4, 0)
-    problem = statistics.describe_problem(data.scenes, splits, len(data.classes))
+    data = split.per_class(data, 4, 0)
+    problem = statistics.describe_problem(data)
     method = methods.build("s2vnet", problem, {}).eval()
     scene, halo = data.scenes[0], method.halo
     padding = ((0, 0), (halo, halo), (halo, halo))
@@ -111,8 +109,8 @@ def test_output_maps_leave_out_tiles_without_a_wanted_pixel(
     make_data: MakeData,
 ) -> None:
     data = data_of(make_data, 20, 100)
-    splits = split.per_class(data, 4, 0)
-    problem = statistics.describe_problem(data.scenes, splits, len(data.classes))
+    data = split.per_class(data, 4, 0)
+    problem = statistics.describe_problem(data)
     method = methods.build("s2vnet", problem, {}).eval()
     wanted = np.zeros((20, 100), dtype=bool)
     wanted[3, 80] = True
@@ -127,8 +125,8 @@ def test_class_and_confidence_are_those_of_the_exported_graph(
     make_data: MakeData,
 ) -> None:
     data = data_of(make_data, 20, 100)
-    splits = split.per_class(data, 4, 0)
-    problem = statistics.describe_problem(data.scenes, splits, len(data.classes))
+    data = split.per_class(data, 4, 0)
+    problem = statistics.describe_problem(data)
     method = methods.build("s2vnet", problem, {}).eval()
     scene, fill = data.scenes[0], np.zeros(5)
     shares = predict.output_maps(method, "probabilities", scene, scene.valid, fill, CPU)

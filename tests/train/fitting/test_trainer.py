@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hsi_runtime.errors import OutputError, RecipeError
 from hsi_train import methods
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.fitting import pretrain
 from hsi_train.fitting import statistics as patches
 from hsi_train.fitting.trainer import (
@@ -29,7 +30,6 @@ from hsi_train.fitting.windows import Windows
 from hsi_train.method import Defaults
 from hsi_train.recipe import Fit
 from hsi_train.splitting import split
-from hsi_train.splitting.split import Role, Roles
 
 MakeData = Callable[..., LabelledData]
 
@@ -43,27 +43,21 @@ def fields(seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture
-def problem(make_data: MakeData) -> tuple[LabelledData, list[Roles]]:
-    data = make_data(fields())
-    splits = split.per_class(data, 6, 0)
-    splits[0][(splits[0] == Role.TEST) & (np.indices((25, 25))[0] < 6)] = (
-        Role.VALIDATION
-    )
-    return data, splits
+def problem(make_data: MakeData) -> LabelledData:
+    data = split.per_class(make_data(fields()), 6, 0)
+    roles = data.scenes[0].roles
+    roles[(roles == Role.TEST) & (np.indices((25, 25))[0] < 6)] = Role.VALIDATION
+    return data
 
 
-def trainer_of(
-    problem: tuple[LabelledData, list[Roles]], settings: Fit, seed: int = 0
-) -> Trainer:
-    data, splits = problem
-    statistics = patches.training_statistics(data.scenes, splits)
-    windows = Windows(data.scenes, splits, HALO, statistics.mean)
+def trainer_of(problem: LabelledData, settings: Fit, seed: int = 0) -> Trainer:
+    statistics = patches.training_statistics(problem)
+    windows = Windows(problem.scenes, HALO, statistics.mean)
     torch.manual_seed(seed)
-    known = patches.describe_problem(data.scenes, splits, len(data.classes))
+    known = patches.describe_problem(problem)
     return Trainer(
         methods.build("mf2cnet", known, OPTIONS),
-        data,
-        splits,
+        problem,
         windows,
         statistics,
         choose_settings(settings, windows, HALO, Defaults()),
@@ -200,9 +194,9 @@ def test_patience_stops(problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_validation_the_last_weights_stay(
     problem: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data, splits = problem
-    splits[0][splits[0] == Role.VALIDATION] = Role.TEST
-    trainer = trainer_of((data, splits), Fit(epochs=3, batch=18, patience=1))
+    roles = problem.scenes[0].roles
+    roles[roles == Role.VALIDATION] = Role.TEST
+    trainer = trainer_of(problem, Fit(epochs=3, batch=18, patience=1))
     after: list[dict[str, Tensor]] = []
     trainer.run(lambda _: after.append(weights(trainer)))
     assert len(after) == 3
@@ -217,8 +211,7 @@ def test_without_validation_the_last_weights_stay(
 def test_statistics_are_those_of_all_that_is_shown(
     make_data: MakeData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = make_data(fields())
-    trainer = trainer_of((data, split.per_class(data, 6, 0)), SHORT)
+    trainer = trainer_of(split.per_class(make_data(fields()), 6, 0), SHORT)
     method = trainer._method
     monkeypatch.setattr(method, "shown", lambda cube: torch.cat([cube, 3 * cube]))
     norm = next(m for m in method.network.modules() if isinstance(m, _BatchNorm))
@@ -231,9 +224,8 @@ def test_statistics_are_those_of_all_that_is_shown(
 
 
 def test_one_odd_patch_does_not_stop_training(make_data: MakeData) -> None:
-    data = make_data(fields())
-    splits = split.per_class(data, 3, 0)  # nine patches
-    trainer = trainer_of((data, splits), Fit(epochs=1, batch=8))
+    data = split.per_class(make_data(fields()), 3, 0)  # nine patches
+    trainer = trainer_of(data, Fit(epochs=1, batch=8))
     trainer.run()
     assert math.isfinite(trainer.progress.history[0].loss)
 
@@ -268,8 +260,8 @@ def test_steps_are_counted_to_the_end(problem: Any, settings: Fit) -> None:
 
 def test_few_labels_are_trained_by_patches(make_data: MakeData) -> None:
     data = make_data(np.kron(fields(), np.ones((3, 3), dtype=int)))
-    splits = split.per_class(data, 5, 0)
-    windows = Windows(data.scenes, splits, HALO, np.zeros(5))
+    data = split.per_class(data, 5, 0)
+    windows = Windows(data.scenes, HALO, np.zeros(5))
     chosen = choose_settings(Fit(), windows, HALO, Defaults())
     assert (chosen.outputs, chosen.batch) == (1, 60)
     assert chosen.epochs is not None
@@ -278,8 +270,8 @@ def test_few_labels_are_trained_by_patches(make_data: MakeData) -> None:
 
 def test_dense_labels_are_trained_by_windows(make_data: MakeData) -> None:
     data = make_data(np.kron(fields(), np.ones((3, 3), dtype=int)))
-    splits = split.fraction(data, 0.8, 0)
-    windows = Windows(data.scenes, splits, HALO, np.zeros(5))
+    data = split.fraction(data, 0.8, 0)
+    windows = Windows(data.scenes, HALO, np.zeros(5))
     chosen = choose_settings(Fit(), windows, HALO, Defaults())
     assert (chosen.outputs, chosen.batch) == (DENSE_OUTPUTS, 2)
 
@@ -289,7 +281,7 @@ def test_scenes_smaller_than_a_window_are_cut_into_small_ones(
 ) -> None:
     """A step shows many plots, and few steps in an epoch make for more epochs."""
     data = make_data(fields())  # 25 x 25 px: 16 windows, one step
-    windows = Windows(data.scenes, split.fraction(data, 0.8, 0), HALO, np.zeros(5))
+    windows = Windows(split.fraction(data, 0.8, 0).scenes, HALO, np.zeros(5))
     chosen = choose_settings(Fit(), windows, HALO, Defaults())
     assert (chosen.outputs, chosen.batch) == (PLOT_OUTPUTS, 32)
     assert chosen.epochs == SMALL_STEPS
@@ -299,7 +291,7 @@ def test_scenes_smaller_than_a_window_are_cut_into_small_ones(
 
 def test_what_the_recipe_says_stays(make_data: MakeData) -> None:
     data = make_data(fields())
-    windows = Windows(data.scenes, split.per_class(data, 5, 0), HALO, np.zeros(5))
+    windows = Windows(split.per_class(data, 5, 0).scenes, HALO, np.zeros(5))
     asked = Fit(
         epochs=3, outputs=9, batch=7, learning_rate=0.1, weight_decay=0.2, gain=0.3,
         noise=0.4, patience=5,
@@ -312,7 +304,7 @@ def test_what_the_recipe_leaves_open_comes_from_the_method(
     make_data: MakeData,
 ) -> None:
     data = make_data(fields())
-    windows = Windows(data.scenes, split.per_class(data, 5, 0), HALO, np.zeros(5))
+    windows = Windows(split.per_class(data, 5, 0).scenes, HALO, np.zeros(5))
     own = Defaults(
         learning_rate=0.5, weight_decay=0.25, gain=0.125, noise=0.0625, batch=5,
         min_steps=99,

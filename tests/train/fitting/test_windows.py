@@ -9,36 +9,34 @@ from hypothesis import strategies as st
 from rasterio.crs import CRS
 
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.fitting import windows as patches
 from hsi_train.fitting.statistics import Statistics, training_statistics
 from hsi_train.fitting.windows import Windows
 from hsi_train.method import IGNORED, Batch, Corner
 from hsi_train.splitting import split
-from hsi_train.splitting.split import Role, Roles
 
 MakeData = Callable[..., LabelledData]
 
 HALO = 3
 
 
-def half_labelled(make_data: MakeData) -> tuple[LabelledData, list[Roles]]:
+def half_labelled(make_data: MakeData) -> LabelledData:
     rng = np.random.default_rng(1)
     codes = [rng.integers(0, 3, shape) for shape in ((17, 23), (9, 12))]
-    data = make_data(*codes)
-    return data, split.per_class(data, 12, 0)
+    return split.per_class(make_data(*codes), 12, 0)
 
 
-def windows_of(data: LabelledData, splits: list[Roles], halo: int = HALO) -> Windows:
-    statistics = training_statistics(data.scenes, splits)
-    return Windows(data.scenes, splits, halo, statistics.mean)
+def windows_of(data: LabelledData, halo: int = HALO) -> Windows:
+    return Windows(data.scenes, halo, training_statistics(data).mean)
 
 
 @pytest.mark.parametrize("outputs", [1, 4, 40])
 def test_cut_equals_reflected_padding(make_data: MakeData, outputs: int) -> None:
     codes = np.random.default_rng(0).integers(1, 3, (17, 23))
     data = make_data(codes)
-    splits = [np.full(codes.shape, Role.TRAIN, dtype=np.uint8)]
-    windows = windows_of(data, splits)
+    data = data.divided([np.full(codes.shape, Role.TRAIN, dtype=np.uint8)])
+    windows = windows_of(data)
     cube = data.scenes[0].cube
     reach = (HALO + outputs, HALO + outputs)
     padded = np.pad(cube, ((0, 0), reach, reach), mode="reflect")
@@ -62,10 +60,10 @@ def test_missing_values_are_filled_with_the_mean(make_data: MakeData) -> None:
     valid[4, 6] = False
     data = make_data(np.indices((11, 11)).sum(0) % 2 + 1, valid=valid)
     data.scenes[0].cube[:, 4, 6] = np.nan
-    splits = split.per_class(data, 20, 0)
-    statistics = training_statistics(data.scenes, splits)
+    data = split.per_class(data, 20, 0)
+    statistics = training_statistics(data)
     assert np.isfinite(statistics.mean).all()
-    windows = windows_of(data, splits)
+    windows = windows_of(data)
     cube, _ = windows.cut(Corner(0, 4, 6), 1)
     np.testing.assert_array_equal(
         cube[:, HALO, HALO], statistics.mean.astype(np.float32)
@@ -74,12 +72,12 @@ def test_missing_values_are_filled_with_the_mean(make_data: MakeData) -> None:
 
 
 def test_statistics_are_those_of_the_training_pixels(make_data: MakeData) -> None:
-    data, splits = half_labelled(make_data)
+    data = half_labelled(make_data)
     pixels = np.concatenate(
-        [s.cube[:, r == Role.TRAIN] for s, r in zip(data.scenes, splits, strict=True)],
+        [s.cube[:, s.roles == Role.TRAIN] for s in data.scenes],
         axis=1,
     ).astype(np.float64)
-    statistics = training_statistics(data.scenes, splits)
+    statistics = training_statistics(data)
     np.testing.assert_allclose(statistics.mean, pixels.mean(axis=1))
     np.testing.assert_allclose(statistics.std, pixels.std(axis=1))
 
@@ -93,19 +91,19 @@ def test_constant_band_has_a_deviation_of_one(
     cube[1] = value
     data = make_data(codes, bands=3, cubes=[cube])
     for samples in (7, 11, 13):
-        statistics = training_statistics(data.scenes, split.per_class(data, samples, 0))
+        statistics = training_statistics(split.per_class(data, samples, 0))
         assert statistics.std[1] == 1
         assert statistics.std[0] != 1
 
 
 @pytest.mark.parametrize("outputs", [1, 6])
 def test_other_pixels_have_no_influence(make_data: MakeData, outputs: int) -> None:
-    data, splits = half_labelled(make_data)
-    clean = windows_of(data, splits)
+    data = half_labelled(make_data)
+    clean = windows_of(data)
     poisoned = []
-    for scene, roles in zip(data.scenes, splits, strict=True):
-        near = np.zeros(roles.shape, dtype=bool)
-        for row, col in np.argwhere(roles == Role.TRAIN):
+    for scene in data.scenes:
+        near = np.zeros(scene.roles.shape, dtype=bool)
+        for row, col in np.argwhere(scene.roles == Role.TRAIN):
             near[
                 max(row - HALO, 0) : row + HALO + 1, max(col - HALO, 0) : col + HALO + 1
             ] = True
@@ -113,10 +111,10 @@ def test_other_pixels_have_no_influence(make_data: MakeData, outputs: int) -> No
         poisoned.append(replace(scene, cube=cube))
     everywhere = replace(data, scenes=poisoned)
     np.testing.assert_array_equal(
-        training_statistics(poisoned, splits).mean,
-        training_statistics(data.scenes, splits).mean,
+        training_statistics(everywhere).mean,
+        training_statistics(data).mean,
     )
-    dirty = windows_of(everywhere, splits)
+    dirty = windows_of(everywhere)
     places = clean.training_pixels() if outputs == 1 else clean.grid(outputs, None)
     assert len(places) > 3
     for place in places:
@@ -127,20 +125,20 @@ def test_other_pixels_have_no_influence(make_data: MakeData, outputs: int) -> No
 
 
 def test_statistics_ignore_the_context_too(make_data: MakeData) -> None:
-    data, splits = half_labelled(make_data)
-    before = training_statistics(data.scenes, splits)
-    for scene, roles in zip(data.scenes, splits, strict=True):
-        scene.cube[:, roles != Role.TRAIN] = 1e9
-    after = training_statistics(data.scenes, splits)
+    data = half_labelled(make_data)
+    before = training_statistics(data)
+    for scene in data.scenes:
+        scene.cube[:, scene.roles != Role.TRAIN] = 1e9
+    after = training_statistics(data)
     np.testing.assert_array_equal(before.mean, after.mean)
     np.testing.assert_array_equal(before.std, after.std)
 
 
 def test_targets_are_training_pixels_only(make_data: MakeData) -> None:
-    data, splits = half_labelled(make_data)
-    windows = windows_of(data, splits)
-    for scene, roles, target in zip(data.scenes, splits, windows.targets, strict=True):
-        train = roles == Role.TRAIN
+    data = half_labelled(make_data)
+    windows = windows_of(data)
+    for scene, target in zip(data.scenes, windows.targets, strict=True):
+        train = scene.roles == Role.TRAIN
         np.testing.assert_array_equal(target[train], scene.classes[train])
         assert (target[~train] == IGNORED).all()
     assert len(windows.training_pixels()) == 24
@@ -155,24 +153,24 @@ def test_targets_are_training_pixels_only(make_data: MakeData) -> None:
 def test_grid_holds_each_training_pixel_once(
     make_data: MakeData, outputs: int, seed: int | None
 ) -> None:
-    data, splits = half_labelled(make_data)
-    windows = windows_of(data, splits)
-    seen = [np.zeros(r.shape, dtype=int) for r in splits]
+    data = half_labelled(make_data)
+    windows = windows_of(data)
+    seen = [np.zeros(s.roles.shape, dtype=int) for s in data.scenes]
     rng = None if seed is None else np.random.default_rng(seed)
     for place in windows.grid(outputs, rng):
         _, classes = windows.cut(place, outputs)
         assert (classes != IGNORED).any()
         for row, col in np.argwhere(classes != IGNORED):
             seen[place.scene][place.row + row, place.col + col] += 1
-    for count, roles in zip(seen, splits, strict=True):
-        np.testing.assert_array_equal(count, roles == Role.TRAIN)
+    for count, scene in zip(seen, data.scenes, strict=True):
+        np.testing.assert_array_equal(count, scene.roles == Role.TRAIN)
 
 
 def test_window_of_outputs_holds_the_patches_of_its_pixels(
     make_data: MakeData,
 ) -> None:
-    data, splits = half_labelled(make_data)
-    windows = windows_of(data, splits)
+    data = half_labelled(make_data)
+    windows = windows_of(data)
     for place in windows.grid(8, np.random.default_rng(2)):
         cube, classes = windows.cut(place, 8)
         for row, col in np.argwhere(classes != IGNORED):
@@ -196,11 +194,11 @@ def test_unlabelled_windows_show_nothing_of_tested_patches(
     roles[5, 5:8] = Role.TRAIN
     valid = np.ones(codes.shape, bool)
     valid[20, 10] = False
-    data = make_data(codes, valid=valid)
+    data = make_data(codes, valid=valid).divided([roles])
     outputs = 8
 
     def cut() -> list[tuple[np.ndarray, np.ndarray]]:
-        windows = windows_of(data, [roles])
+        windows = windows_of(data)
         return list(windows.unlabelled(outputs, 99, np.random.default_rng(0)))
 
     before = cut()
@@ -214,7 +212,7 @@ def test_unlabelled_windows_show_nothing_of_tested_patches(
         np.testing.assert_array_equal(cube, other)
         np.testing.assert_array_equal(known, same)
         assert cube.shape[1:] == (outputs + 2 * HALO, outputs + 2 * HALO)
-    few = windows_of(data, [roles]).unlabelled(outputs, 5, np.random.default_rng(0))
+    few = windows_of(data).unlabelled(outputs, 5, np.random.default_rng(0))
     assert len(list(few)) == 5
     roles[:, ::3] = role
     assert cut() == []
@@ -231,13 +229,13 @@ def test_unlabelled_windows_show_nothing_that_an_overlapping_scene_tests(
         for scene, x in zip(data.scenes, (0, shift), strict=True)
     ]
     data = replace(data, scenes=scenes)
-    roles = [np.full(shape, Role.NONE, dtype=np.uint8) for _ in scenes]
+    roles = [scene.roles for scene in scenes]
     roles[0][:, 20:] = Role.TEST
     roles[1][:, 25] = Role.TRAIN
     roles[1][4, 25] = Role.VALIDATION
 
     def cut() -> list[np.ndarray]:
-        windows = windows_of(data, roles)
+        windows = windows_of(data)
         found = windows.unlabelled(8, 99, np.random.default_rng(0))
         return [cube for cube, _ in found]
 

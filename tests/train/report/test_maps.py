@@ -22,12 +22,12 @@ TITLES = ("Three bands", "Labels", "Split", "Class map", "Confidence")
 
 
 def drawn(data: LabelledData) -> Safe:
-    splits = split.per_class(data, 3, 0)
-    problem = patches.describe_problem(data.scenes, splits, len(data.classes))
+    data = split.per_class(data, 3, 0)
+    problem = patches.describe_problem(data)
     torch.manual_seed(0)
     method = methods.build("mf2cnet", problem, {"features": 4, "hidden": 4}).eval()
-    statistics = patches.training_statistics(data.scenes, splits)
-    return maps.maps(method, data, splits, statistics, CPU)
+    statistics = patches.training_statistics(data)
+    return maps.maps(method, data, statistics, CPU)
 
 
 def codes(rows: int = 12, cols: int = 15) -> Any:

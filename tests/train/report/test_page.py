@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from msgspec.structs import replace
 from hsi_runtime.model.model_file import Bands, ClassEntry, Provenance, Values
 from hsi_train import methods, recipe
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.fitting import predict
 from hsi_train.fitting import statistics as patches
 from hsi_train.fitting.trainer import Epoch, Progress
@@ -20,7 +22,6 @@ from hsi_train.measuring import metrics
 from hsi_train.report.page import write_report
 from hsi_train.run_folder.checkpoint import Description
 from hsi_train.splitting import split
-from hsi_train.splitting.split import Role
 from hsi_train.target import Target
 
 MakeData = Callable[..., LabelledData]
@@ -48,15 +49,14 @@ def made_report(
         ClassEntry(code=c.code, name=name, color="#8090a0")
         for c, name in zip(data.classes, names, strict=True)
     ]
-    data = LabelledData(data.scenes, classes, data.bands, [], [True])
-    splits = split.per_class(data, 2, 0)
-    statistics = patches.training_statistics(data.scenes, splits)
-    problem = patches.describe_problem(data.scenes, splits, len(classes))
+    data = split.per_class(dataclasses.replace(data, classes=classes), 2, 0)
+    statistics = patches.training_statistics(data)
+    problem = patches.describe_problem(data)
     small = {"features": 4, "hidden": 4} if method_name == "mf2cnet" else {}
     torch.manual_seed(0)
     method = methods.build(method_name, problem, small).eval()
     matrix = predict.evaluate(
-        method.network, data.scenes, splits, Role.TEST, statistics.mean, method.halo,
+        method.network, data.scenes, Role.TEST, statistics.mean, method.halo,
         len(classes), CPU,
     )  # fmt: skip
     result = {
@@ -98,7 +98,7 @@ def made_report(
     path = folder / "report.html"
     aimed = Target([], described.bands, described.values, classes, 0, [])
     write_report(
-        path, method, data, splits, statistics, progress, result, described, CPU,
+        path, method, data, statistics, progress, result, described, CPU,
         aimed if "target" in result else None,
     )  # fmt: skip
     return path.read_text(encoding="utf-8"), result

@@ -8,11 +8,11 @@ from matplotlib.colors import to_rgba
 from numpy.typing import NDArray
 
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.report import spectra as report_spectra
 from hsi_train.report.plots import plot_style
 from hsi_train.report.spectra import SpectralAxis
 from hsi_train.splitting import split
-from hsi_train.splitting.split import Role
 
 MakeData = Callable[..., LabelledData]
 ReadPage = Callable[[str], Any]
@@ -81,15 +81,11 @@ def test_mean_and_spread_of_each_class(
     make_data: MakeData, monkeypatch: pytest.MonkeyPatch, role: Role
 ) -> None:
     monkeypatch.setattr(report_spectra, "ROWS_AT_ONCE", 4)
-    data = data_of(make_data)
-    splits = split.per_class(data, 5, 0)
-    found = report_spectra.class_spectra(data, splits, role, np.full(len(USED), 500.0))
+    data = split.per_class(data_of(make_data), 5, 0)
+    found = report_spectra.class_spectra(data, role, np.full(len(USED), 500.0))
     for k in range(len(data.classes)):
         spectra = np.concatenate(
-            [
-                s.cube[:, (r == role) & (s.classes == k)]
-                for s, r in zip(data.scenes, splits, strict=True)
-            ],
+            [s.cube[:, (s.roles == role) & (s.classes == k)] for s in data.scenes],
             axis=1,
         ).astype(np.float64)
         assert found.pixels[k] == spectra.shape[1] > 0
@@ -102,17 +98,17 @@ def test_large_values_keep_their_spread(make_data: MakeData) -> None:
     codes = np.array([[1, 1, 2, 2]])
     cube = 1e9 + np.array([[[0.0, 2, 5, 5]]])
     data = make_data(codes, bands=1, cubes=[cube])
-    splits = [np.full(codes.shape, Role.TRAIN, dtype=np.uint8)]
-    found = report_spectra.class_spectra(data, splits, Role.TRAIN, np.array([1e9]))
+    data = data.divided([np.full(codes.shape, Role.TRAIN, dtype=np.uint8)])
+    found = report_spectra.class_spectra(data, Role.TRAIN, np.array([1e9]))
     assert found.std.ravel().tolist() == [1, 0]
 
 
 def test_a_class_without_pixels_is_unknown(make_data: MakeData) -> None:
     data = data_of(make_data)
-    splits = [np.zeros_like(s.classes, dtype=np.uint8) for s in data.scenes]
-    splits[0][data.scenes[0].classes == 1] = Role.TEST
-    found = report_spectra.class_spectra(data, splits, Role.TEST, np.zeros(len(USED)))
-    assert found.pixels.tolist() == [0, (splits[0] == Role.TEST).sum(), 0]
+    tested = data.scenes[0].classes == 1
+    data.scenes[0].roles[tested] = Role.TEST
+    found = report_spectra.class_spectra(data, Role.TEST, np.zeros(len(USED)))
+    assert found.pixels.tolist() == [0, tested.sum(), 0]
     assert np.isnan(found.mean).all(axis=1).tolist() == [True, False, True]
 
 
@@ -183,17 +179,16 @@ def test_numbers_lie_within_a_panel(end: float, limits: tuple[float, float]) -> 
 def test_the_section_counts_pixels_and_names_units(
     make_data: MakeData, read_page: ReadPage
 ) -> None:
-    data = with_wavelengths(data_of(make_data))
-    splits = split.per_class(data, 5, 0)
+    data = split.per_class(with_wavelengths(data_of(make_data)), 5, 0)
     centre = np.full(len(USED), 500.0)
     section = report_spectra.spectra_section(
-        data, splits, centre, "reflectance", [1e-4] * len(USED)
+        data, centre, "reflectance", [1e-4] * len(USED)
     )
     page = read_page(section)
-    tested = split.count(data, splits)[:, Role.TEST]
+    tested = data.pixels_by_role()[:, Role.TEST]
     for info, pixels in zip(data.classes, tested, strict=True):
         assert f"{info.name}: 5 training, {pixels} test pixels" in page.text
     assert len(page.all("img")) == 3
     assert "Reflectance is the stored value times 0.0001." in page.text
-    unknown = report_spectra.spectra_section(data, splits, centre, "unknown", None)
+    unknown = report_spectra.spectra_section(data, centre, "unknown", None)
     assert "stored value times" not in unknown

@@ -39,11 +39,11 @@ def data_of(make_data: MakeData, scenes: int = 1) -> LabelledData:
 def method_of(
     data: LabelledData, name: str = "s2vnet"
 ) -> tuple[BaseMethod, Statistics]:
-    splits = split.per_class(data, 5, 0)
+    data = split.per_class(data, 5, 0)
     torch.manual_seed(0)
-    problem = patches.describe_problem(data.scenes, splits, 3)
+    problem = patches.describe_problem(data)
     method = methods.build(name, problem, {}).eval()
-    return method, patches.training_statistics(data.scenes, splits)
+    return method, patches.training_statistics(data)
 
 
 def picture_of(uri: str, shape: tuple[int, int]) -> NDArray[np.uint8]:

@@ -2,15 +2,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from label_maps import check_partition, fields
+from label_maps import check_partition, fields, roles_of
 from scipy.spatial.distance import cdist
 
 from hsi_runtime.errors import SceneError
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.measuring.calibration import MIN_PIXELS
 from hsi_train.splitting import blocks, split
 from hsi_train.splitting.blocks import spatial
-from hsi_train.splitting.split import Role
 
 MakeData = Callable[..., LabelledData]
 
@@ -28,29 +28,30 @@ def test_spatial_keeps_roles_one_receptive_field_apart(
     make_data: MakeData, receptive_field: int, seed: int
 ) -> None:
     data = make_data(fields(64, 60, 3, 6, seed), fields(50, 70, 3, 6, seed + 7))
-    splits = spatial(data, receptive_field, seed)
-    check_partition(data, splits)
-    for roles in splits:
+    divided = spatial(data, receptive_field, seed)
+    check_partition(divided)
+    for roles in roles_of(divided):
         train, validation, test = (
             roles == r for r in (Role.TRAIN, Role.VALIDATION, Role.TEST)
         )
         assert distance(train, test) >= receptive_field
         assert distance(train, validation) >= receptive_field
         assert distance(validation, test) >= receptive_field
-    counts = split.count(data, splits)
+    counts = divided.pixels_by_role()
     assert counts[:, Role.TRAIN].all()
     assert counts[:, Role.TEST].all()
-    assert split.seen_in_training(data, splits, receptive_field // 2)[0] == 0
-    said = split.warnings(data, splits, receptive_field // 2)
+    assert split.seen_in_training(divided, receptive_field // 2)[0] == 0
+    said = split.warnings(divided, receptive_field // 2)
     assert not any("flattered" in sentence for sentence in said)
-    for one, two in zip(splits, spatial(data, receptive_field, seed), strict=True):
+    again = spatial(data, receptive_field, seed)
+    for one, two in zip(roles_of(divided), roles_of(again), strict=True):
         np.testing.assert_array_equal(one, two)
 
 
 def test_no_training_window_contains_a_held_out_pixel(make_data: MakeData) -> None:
     r = 7
     data = make_data(fields(70, 80, 3, 7, 3))
-    (roles,) = spatial(data, r, 5)
+    (roles,) = roles_of(spatial(data, r, 5))
     halo = r // 2
     for row, col in np.argwhere(roles == Role.TRAIN):
         window = roles[
@@ -61,7 +62,7 @@ def test_no_training_window_contains_a_held_out_pixel(make_data: MakeData) -> No
 
 def test_spatial_serves_every_role_when_there_is_room(make_data: MakeData) -> None:
     data = make_data(fields(150, 150, 4, 8, 1))
-    counts = split.count(data, spatial(data, 5, 0))
+    counts = spatial(data, 5, 0).pixels_by_role()
     shares = counts / counts.sum(axis=1, keepdims=True)
     assert shares[:, Role.TRAIN].min() > 0.25
     assert shares[:, Role.TEST].min() > 0.08
@@ -79,7 +80,7 @@ def test_spatial_keeps_validation_pixels_for_calibration(
         codes[row : row + 30, col : col + 30] = fields(30, 30, 3, 4, number)
         codes[row + 2 : row + 4, col + 2 : col + 4] = 4
     data = make_data(codes)
-    counts = split.count(data, spatial(data, 13, seed))
+    counts = spatial(data, 13, seed).pixels_by_role()
     assert counts[:, Role.VALIDATION].sum() >= MIN_PIXELS
 
 

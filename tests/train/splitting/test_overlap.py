@@ -10,9 +10,9 @@ from rasterio.transform import Affine
 from rasterio.warp import transform as between_systems
 
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData, LabelledScene
+from hsi_train.data.roles import Role
 from hsi_train.splitting import overlap, split
 from hsi_train.splitting.blocks import spatial
-from hsi_train.splitting.split import Role, Roles
 
 MakeData = Callable[..., LabelledData]
 UTM_33, UTM_32 = (CRS.from_epsg(code).to_wkt() for code in (32633, 32632))
@@ -44,12 +44,11 @@ def centres(scene: LabelledScene) -> np.ndarray:
     return np.stack([x0 + a * col + b * row, y0 + d * col + e * row], axis=-1)
 
 
-def closest(data: LabelledData, splits: list[Roles], roles: list[set[Role]]) -> float:
+def closest(data: LabelledData, roles: list[set[Role]]) -> float:
     """Smallest Chebyshev distance on the map between pixels of two sets of roles."""
     places = []
     for wanted in roles:
-        masks = [np.isin(r, list(wanted)) for r in splits]
-        pairs = zip(data.scenes, masks, strict=True)
+        pairs = [(s, np.isin(s.roles, list(wanted))) for s in data.scenes]
         places.append(np.concatenate([centres(s)[m] for s, m in pairs]))
     one, other = places
     apart = np.abs(one[:, None] - other[None]).max(axis=2)
@@ -110,18 +109,18 @@ def test_a_split_holds_in_whichever_line_the_ground_was_seen(
     make_data: MakeData, moves: tuple[tuple[float, float], ...]
 ) -> None:
     data, field = lines(make_data, *moves), 5
-    splits = spatial(data, field, seed=3)
+    data = spatial(data, field, seed=3)
     held_out = {Role.TEST, Role.VALIDATION}
-    assert closest(data, splits, [{Role.TRAIN}, held_out]) >= field
-    assert closest(data, splits, [{Role.VALIDATION}, {Role.TEST}]) >= field
-    assert split.seen_in_training(data, splits, field // 2)[0] == 0
-    assert (split.count(data, splits)[:, [Role.TRAIN, Role.TEST]] > 50).all()
+    assert closest(data, [{Role.TRAIN}, held_out]) >= field
+    assert closest(data, [{Role.VALIDATION}, {Role.TEST}]) >= field
+    assert split.seen_in_training(data, field // 2)[0] == 0
+    assert (data.pixels_by_role()[:, [Role.TRAIN, Role.TEST]] > 50).all()
 
 
 def test_equal_pixels_share_their_blocks(make_data: MakeData) -> None:
     """So that little is lost to the buffer between the scenes."""
     data = lines(make_data, (0, 0), (0, 0))
-    one, other = spatial(data, 5, seed=0)
+    one, other = (s.roles for s in spatial(data, 5, seed=0).scenes)
     np.testing.assert_array_equal(one, other)
 
 
@@ -129,9 +128,9 @@ def test_pixels_of_another_size_are_kept_apart_too(make_data: MakeData) -> None:
     rng = np.random.default_rng(4)
     fields = np.kron(rng.integers(1, 4, (9, 9)), np.ones((8, 8), int))
     data = at(make_data(fields, fields[::2, ::2]), north_up(0, 0), north_up(0, 0, 2.0))
-    splits = spatial(data, 3, seed=0)
+    data = spatial(data, 3, seed=0)
     held_out = {Role.TEST, Role.VALIDATION}
-    assert closest(data, splits, [{Role.TRAIN}, held_out]) >= 3
+    assert closest(data, [{Role.TRAIN}, held_out]) >= 3
     assert overlap.grid_offsets(data.scenes)[1] == overlap.GridOffset(1, 0, 0)
 
 
@@ -139,12 +138,12 @@ def test_a_random_draw_says_what_the_other_line_has_shown(make_data: MakeData) -
     codes = np.ones((10, 10), int)
     codes[:, 5:] = 2
     data = at(make_data(codes, codes), north_up(0, 0), north_up(0, 0))
-    roles = [np.zeros((10, 10), np.uint8) for _ in data.scenes]
-    roles[0][:, ::2], roles[1][:, ::2] = Role.TRAIN, Role.TEST
-    assert split.seen_in_training(data, roles, 0) == (50, 50)
-    assert any("flattered" in said for said in split.warnings(data, roles, 0))
+    data.scenes[0].roles[:, ::2] = Role.TRAIN
+    data.scenes[1].roles[:, ::2] = Role.TEST
+    assert split.seen_in_training(data, 0) == (50, 50)
+    assert any("flattered" in said for said in split.warnings(data, 0))
     apart = at(data, north_up(0, 0), north_up(400, 0))
-    assert split.seen_in_training(apart, roles, 3) == (0, 50)
+    assert split.seen_in_training(apart, 3) == (0, 50)
 
 
 def test_scenes_that_do_not_meet_are_divided_as_without_a_map(
@@ -153,8 +152,9 @@ def test_scenes_that_do_not_meet_are_divided_as_without_a_map(
     data = lines(make_data, (0, 0), (30, 7))
     nowhere = at(data, None, None)
     far = at(data, north_up(0, 0), north_up(0, 900))
-    for one, other in zip(spatial(nowhere, 5, 2), spatial(far, 5, 2), strict=True):
-        np.testing.assert_array_equal(one, other)
+    pairs = zip(spatial(nowhere, 5, 2).scenes, spatial(far, 5, 2).scenes, strict=True)
+    for one, other in pairs:
+        np.testing.assert_array_equal(one.roles, other.roles)
 
 
 def test_ground_in_two_map_projections(make_data: MakeData) -> None:

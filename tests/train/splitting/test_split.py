@@ -7,12 +7,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from label_maps import check_partition, fields
+from label_maps import check_partition, fields, roles_of
 
 from hsi_runtime.errors import SceneError
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.splitting import split
-from hsi_train.splitting.split import Role
 
 MakeData = Callable[..., LabelledData]
 WriteTif = Callable[..., Path]
@@ -44,13 +44,13 @@ def test_per_class_draws_exactly_so_many(
     data = make_data(*maps, bands=1)
     if not data.classes or min(data.counts()) <= samples:
         return
-    splits = split.per_class(data, samples, seed)
-    check_partition(data, splits)
-    counts = split.count(data, splits)
+    drawn = split.per_class(data, samples, seed)
+    check_partition(drawn)
+    counts = drawn.pixels_by_role()
     assert (counts[:, Role.TRAIN] == samples).all()
     assert (counts[:, Role.TEST] == np.array(data.counts()) - samples).all()
     again = split.per_class(data, samples, seed)
-    for one, two in zip(splits, again, strict=True):
+    for one, two in zip(roles_of(drawn), roles_of(again), strict=True):
         np.testing.assert_array_equal(one, two)
 
 
@@ -62,10 +62,10 @@ def test_fraction_draws_its_share_of_each_class(
     data = make_data(*maps, bands=1)
     if not data.classes or min(data.counts()) < 3:
         return
-    splits = split.fraction(data, share, 0)
-    check_partition(data, splits)
-    drawn = split.count(data, splits)[:, Role.TRAIN]
-    for count, total in zip(drawn, data.counts(), strict=True):
+    drawn = split.fraction(data, share, 0)
+    check_partition(drawn)
+    counts = drawn.pixels_by_role()[:, Role.TRAIN]
+    for count, total in zip(counts, data.counts(), strict=True):
         assert count == max(1, round(share * total))
 
 
@@ -77,23 +77,24 @@ def test_another_class_more_or_less_leaves_a_draw_as_it_is(
     data = make_data(codes, bands=1)
     if not data.classes or min(data.counts()) <= 2:
         return
-    (whole,) = split.per_class(data, 2, seed)
-    (fewer,) = split.per_class(make_data(codes * (codes != dropped), bands=1), 2, seed)
+    (whole,) = roles_of(split.per_class(data, 2, seed))
+    fewer_classes = make_data(codes * (codes != dropped), bands=1)
+    (fewer,) = roles_of(split.per_class(fewer_classes, 2, seed))
     kept = (codes != dropped) & (codes > 0)
     np.testing.assert_array_equal(whole[kept], fewer[kept])
 
 
 def test_seed_changes_the_draw(make_data: MakeData) -> None:
     data = make_data(fields(30, 30, 3, 5))
-    one, two = (split.per_class(data, 10, seed)[0] for seed in (0, 1))
+    one, two = (roles_of(split.per_class(data, 10, s))[0] for s in (0, 1))
     assert not np.array_equal(one, two)
 
 
 def test_pixels_of_all_scenes_have_the_same_chance(make_data: MakeData) -> None:
     codes = np.ones((10, 10), dtype=int)
     codes[:, 5:] = 2
-    splits = split.per_class(make_data(codes, codes), 30, 0)
-    drawn = [int((r == Role.TRAIN).sum()) for r in splits]
+    data = split.per_class(make_data(codes, codes), 30, 0)
+    drawn = [int((s.roles == Role.TRAIN).sum()) for s in data.scenes]
     assert sum(drawn) == 60
     assert min(drawn) > 15
 
@@ -133,7 +134,7 @@ def test_split_from_a_file(
     roles = np.random.default_rng(0).integers(0, 5, codes.shape).astype(np.uint8)
     data = make_data(codes)
     path = write_tif(tmp_path / "split.tif", roles)
-    (found,) = split.from_files(data, [str(path)])
+    (found,) = roles_of(split.from_files(data, [str(path)]))
     np.testing.assert_array_equal(found, np.where(codes > 0, roles, 0))
 
 
@@ -149,7 +150,9 @@ def test_split_file_of_the_whole_scene_is_cropped_like_the_labels(
     scene = write_tif(tmp_path / "s.tif", np.ones((2, 30, 30), dtype=np.int16))
     labels = write_tif(tmp_path / "l.tif", codes)
     data = labelled_scene.load([str(scene)], [str(labels)], 2)
-    (found,) = split.from_files(data, [str(write_tif(tmp_path / "r.tif", roles))])
+    (found,) = roles_of(
+        split.from_files(data, [str(write_tif(tmp_path / "r.tif", roles))])
+    )
     np.testing.assert_array_equal(found[2:-2, 2:-2], roles[10:18, 12:18])
     assert not found[:2].any()
 
@@ -213,19 +216,19 @@ def test_a_scene_without_labels_takes_its_raster_with_it(
         roles = np.where(codes > 0, np.where(first, 1, 3), 0).astype(np.uint8)
         data = labelled_scene.load(scenes, write("l", codes), 1)
         files = write("r", roles)
-        splits = split.from_files(data, files)
         again = split.from_files(data, [files[0], files[2]])  # as a run writes them
-        np.testing.assert_array_equal(splits, again)
+        data = split.from_files(data, files)
+        np.testing.assert_array_equal(roles_of(data), roles_of(again))
     else:
         train, test = (write(k, codes * m) for k, m in (("a", first), ("b", ~first)))
         data = labelled_scene.load(scenes, train, 1, test_label_paths=test)
-        splits = split.from_test_labels(data, test)
+        data = split.from_test_labels(data, test)
     assert data.labelled == [True, False, True]
-    assert len(splits) == 2
-    for scene, roles in zip(data.scenes, splits, strict=True):
-        left = np.arange(roles.shape[1]) + scene.col < 6
+    assert len(data.scenes) == 2
+    for scene in data.scenes:
+        left = np.arange(scene.roles.shape[1]) + scene.col < 6
         known = scene.classes != UNLABELLED
-        np.testing.assert_array_equal(roles, known * np.where(left, 1, 3))
+        np.testing.assert_array_equal(scene.roles, known * np.where(left, 1, 3))
 
 
 def test_a_probability_sample_lacks_no_label(
@@ -240,7 +243,7 @@ def test_a_probability_sample_lacks_no_label(
     path = [str(write_tif(tmp_path / "r.tif", roles))]
     with pytest.raises(SceneError, match=r"1 of the 48 pixels.*have no label"):
         split.from_files(make_data(codes), path, sampled=True)
-    (found,) = split.from_files(make_data(codes), path)
+    (found,) = roles_of(split.from_files(make_data(codes), path))
     assert (found == Role.TEST).sum() == 47
     valid = np.ones((8, 8), bool)
     valid[0, 2] = False
@@ -254,24 +257,23 @@ def test_class_that_a_file_does_not_test_is_reported(
     roles = np.where(codes == 2, 1, np.indices(codes.shape)[0] // 15 * 2 + 1)
     data = make_data(codes)
     path = write_tif(tmp_path / "split.tif", roles.astype(np.uint8))
-    splits = split.from_files(data, [str(path)])
-    said = split.warnings(data, splits, 0)
+    said = split.warnings(split.from_files(data, [str(path)]), 0)
     assert said == ["No test pixel of class 2: it is not in the averages."]
 
 
 @pytest.mark.parametrize("halo", [0, 1, 6])
 def test_seen_in_training_against_brute_force(make_data: MakeData, halo: int) -> None:
     data = make_data(fields(30, 25, 2, 4, 1), fields(20, 30, 2, 4, 2))
-    splits = split.per_class(data, 5, 0)
+    data = split.per_class(data, 5, 0)
     seen = total = 0
-    for roles in splits:
+    for roles in roles_of(data):
         train = np.argwhere(roles == Role.TRAIN)
         for pixel in np.argwhere(roles == Role.TEST):
             total += 1
             near = np.abs(train - pixel).max(axis=1) if len(train) else np.array([99])
             seen += bool((near <= halo).any())
-    assert split.seen_in_training(data, splits, halo) == (seen, total)
-    said = split.warnings(data, splits, halo)
+    assert split.seen_in_training(data, halo) == (seen, total)
+    said = split.warnings(data, halo)
     assert bool(said) == (seen > 0)
     if said:
         assert f"{seen} of {total} test pixels" in said[0]
@@ -287,7 +289,7 @@ def test_tiny_classes_are_named(make_data: MakeData, trained: int, tested: int) 
     roles[1] = Role.NONE
     roles[1, :trained] = Role.TRAIN
     roles[1, 60 - tested :] = Role.TEST
-    said = " ".join(split.warnings(make_data(codes), [roles], 0))
+    said = " ".join(split.warnings(make_data(codes).divided([roles]), 0))
     assert (f"training pixels: class 2 ({trained})" in said) == (trained < 5)
     assert (f"test pixels: class 2 ({tested})" in said) == (tested < 10)
     assert "class 1" not in said
@@ -303,7 +305,7 @@ def test_published_split_of_indian_pines_is_reproduced(
     roles = np.where(train > 0, Role.TRAIN, np.where(test > 0, Role.TEST, 0))
     path = write_tif(tmp_path / "split.tif", roles.astype(np.uint8))
     data = make_data(codes, bands=1)
-    (found,) = split.from_files(data, [str(path)])
+    (found,) = roles_of(split.from_files(data, [str(path)]))
     known = codes > 0
     np.testing.assert_array_equal(found == Role.TRAIN, (train > 0) & known)
     np.testing.assert_array_equal(found == Role.TEST, (test > 0) & known)

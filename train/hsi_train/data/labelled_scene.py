@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from hsi_train.data import labels as label_files
 from hsi_train.data import matlab
 from hsi_train.data.bands import good_bands, matching_bands
 from hsi_train.data.classes import ClassTable
+from hsi_train.data.roles import Role, Roles
 
 UNLABELLED = -1  # class index of a pixel without a label
 
@@ -32,6 +33,8 @@ class LabelledScene:
         cube: Stored units, used bands only, shape ``(band, row, col)``.
         valid: True for pixels with a value in every band, shape ``(row, col)``.
         classes: Class index or `UNLABELLED`, shape ``(row, col)``.
+        roles: Role of every pixel, shape ``(row, col)``; all `Role.NONE` until the
+            labelled pixels are divided.
     """
 
     info: SceneInfo
@@ -40,6 +43,7 @@ class LabelledScene:
     cube: Cube
     valid: NDArray[np.bool_]
     classes: NDArray[np.int16]
+    roles: Roles
 
 
 class _Part(NamedTuple):
@@ -83,6 +87,19 @@ class LabelledData:
             used = scene.classes[scene.classes != UNLABELLED]
             total += np.bincount(used, minlength=len(self.classes))
         return [int(n) for n in total]
+
+    def divided(self, roles: Sequence[Roles]) -> "LabelledData":
+        """Return the same data with these roles, one array for each scene."""
+        pairs = zip(self.scenes, roles, strict=True)
+        return replace(self, scenes=[replace(s, roles=r) for s, r in pairs])
+
+    def pixels_by_role(self) -> NDArray[np.int64]:
+        """Count the labelled pixels, shape ``(class, role)``."""
+        total = np.zeros((len(self.classes), len(Role)), dtype=np.int64)
+        for scene in self.scenes:
+            used = scene.classes != UNLABELLED
+            np.add.at(total, (scene.classes[used], scene.roles[used]), 1)
+        return total
 
 
 def expand_scenes(paths: Sequence[str]) -> list[str]:
@@ -323,6 +340,7 @@ def _assemble(
                 cube=part.cube,
                 valid=valid,
                 classes=index,
+                roles=np.full(index.shape, Role.NONE, dtype=np.uint8),
             )
         )
     return LabelledData(

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from hsi_runtime.model.model_file import PROBABILITIES
 from hsi_runtime.walk.windows import tiles
 from hsi_train.data.labelled_scene import LabelledData, LabelledScene
+from hsi_train.data.roles import Role
 from hsi_train.fitting.windows import cut_cube
 from hsi_train.measuring.metrics import Confusion, Scored
 from hsi_train.method import BaseMethod
-from hsi_train.splitting.split import Role, Roles
 
 TILE = 64  # outputs on a side: a good use of a CPU's cache for all methods
 
@@ -149,7 +149,6 @@ def _tiles(
 def score(
     network: nn.Module,
     scenes: list[LabelledScene],
-    splits: list[Roles],
     role: Role,
     fill: NDArray[np.float64],
     halo: int,
@@ -161,8 +160,8 @@ def score(
     network.eval()
     scores = [np.empty((0, classes), dtype=np.float32)]
     labels = [np.empty(0, dtype=np.int16)]
-    for scene, roles in zip(scenes, splits, strict=True):
-        wanted = roles == role
+    for scene in scenes:
+        wanted = scene.roles == role
         for rows, cols, cube in _tiles(scene, wanted, fill, halo):
             inside = wanted[rows, cols]
             found = network(cube.to(device))[0].float().cpu().numpy()
@@ -175,7 +174,6 @@ def score(
 def evaluate(
     network: nn.Module,
     scenes: list[LabelledScene],
-    splits: list[Roles],
     role: Role,
     fill: NDArray[np.float64],
     halo: int,
@@ -183,5 +181,5 @@ def evaluate(
     device: torch.device,
 ) -> Confusion:
     """Confusion matrix over the pixels of one role."""
-    found = score(network, scenes, splits, role, fill, halo, classes, device)
+    found = score(network, scenes, role, fill, halo, classes, device)
     return found.confusion()

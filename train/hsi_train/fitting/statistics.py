@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hsi_train.data.labelled_scene import LabelledScene
+from hsi_train.data.labelled_scene import LabelledData, LabelledScene
+from hsi_train.data.roles import Role
 from hsi_train.method import Problem
-from hsi_train.splitting.split import Role, Roles
 
 TOP_PERCENTILE = 99.9  # of all training values: a scale that a few spikes do not move
 
@@ -21,12 +21,12 @@ class Statistics:
     std: NDArray[np.float64]
 
 
-def training_statistics(scenes: list[LabelledScene], splits: list[Roles]) -> Statistics:
+def training_statistics(data: LabelledData) -> Statistics:
     """Measure mean and standard deviation over training pixels, and no others.
 
     A band that never varies gets a standard deviation of one.
     """
-    return spectral_statistics(_training_spectra(scenes, splits)[0])
+    return spectral_statistics(_training_spectra(data.scenes)[0])
 
 
 def spectral_statistics(spectra: NDArray[np.float64]) -> Statistics:
@@ -44,11 +44,10 @@ def usable_deviation(
     return np.where(varies, std, 1.0)
 
 
-def describe_problem(
-    scenes: list[LabelledScene], splits: list[Roles], class_count: int
-) -> Problem:
+def describe_problem(data: LabelledData) -> Problem:
     """Tell a method what it must know of the training pixels, and of no others."""
-    spectra, classes = _training_spectra(scenes, splits)
+    spectra, classes = _training_spectra(data.scenes)
+    class_count = len(data.classes)
     measured = spectral_statistics(spectra)
     means = [spectra[:, classes == k].mean(axis=1) for k in range(class_count)]
     return Problem(
@@ -61,10 +60,10 @@ def describe_problem(
 
 
 def _training_spectra(
-    scenes: list[LabelledScene], splits: list[Roles]
+    scenes: list[LabelledScene],
 ) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
     """Collect spectra ``(band, pixel)`` and classes ``(pixel,)`` of training pixels."""
-    chosen = [(s, r == Role.TRAIN) for s, r in zip(scenes, splits, strict=True)]
+    chosen = [(s, s.roles == Role.TRAIN) for s in scenes]
     spectra = [s.cube[:, train].astype(np.float64) for s, train in chosen]
     classes = [s.classes[train] for s, train in chosen]
     return np.concatenate(spectra, axis=1), np.concatenate(classes)

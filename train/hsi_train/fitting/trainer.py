@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hsi_runtime.errors import RecipeError
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.fitting.predict import score
 from hsi_train.fitting.resume_state import (
     loaded_state,
@@ -28,7 +29,6 @@ from hsi_train.fitting.windows import Windows, augment, shuffled
 from hsi_train.measuring import metrics
 from hsi_train.method import BaseMethod, Batch, Corner, Defaults
 from hsi_train.recipe import Fit
-from hsi_train.splitting.split import Role, Roles
 
 DENSE_OUTPUTS = 32  # classified square of a window where labels are dense
 PLOT_OUTPUTS = 8  # the same where no scene is that large
@@ -153,7 +153,6 @@ class Trainer:
         self,
         method: BaseMethod,
         data: LabelledData,
-        splits: list[Roles],
         windows: Windows,
         statistics: Statistics,
         settings: Settings,
@@ -161,7 +160,7 @@ class Trainer:
         device: torch.device,
     ) -> None:
         self._method = method.to(device)
-        self._data, self._splits, self._windows = data, splits, windows
+        self._data, self._windows = data, windows
         self._statistics, self._settings, self._device = statistics, settings, device
         self._epochs, self._outputs = settings.epochs, settings.outputs
         self._batch = settings.batch
@@ -177,7 +176,7 @@ class Trainer:
             total_steps=total,
             pct_start=warm_up_share(WARM_UP, total),
         )
-        self._validates = any((r == Role.VALIDATION).any() for r in splits)
+        self._validates = any((s.roles == Role.VALIDATION).any() for s in data.scenes)
         # bf16 has the range of fp32: no loss scaling. Older GPUs stay in fp32.
         self._amp = device.type == "cuda" and torch.cuda.is_bf16_supported()
         self.progress = Progress()
@@ -337,7 +336,6 @@ class Trainer:
         return score(
             self._method.network,
             self._data.scenes,
-            self._splits,
             role,
             self._statistics.mean,
             self._method.halo,

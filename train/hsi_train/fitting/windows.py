@@ -16,10 +16,10 @@ from scipy import ndimage
 
 from hsi_runtime.walk.windows import mirror
 from hsi_train.data.labelled_scene import LabelledScene
+from hsi_train.data.roles import Role
 from hsi_train.fitting.statistics import Statistics
 from hsi_train.method import IGNORED, Batch, Corner
 from hsi_train.splitting import overlap
-from hsi_train.splitting.split import Role, Roles
 
 
 class Windows:
@@ -28,7 +28,6 @@ class Windows:
     def __init__(
         self,
         scenes: list[LabelledScene],
-        splits: list[Roles],
         halo: int,
         fill: NDArray[np.float64],
     ) -> None:
@@ -36,17 +35,14 @@ class Windows:
 
         Args:
             scenes: Labelled scenes.
-            splits: Role of every pixel, one array for each scene.
             halo: Context of an output, pixels.
             fill: What stands for a missing value, shape ``(band,)``.
         """
         self._scenes = scenes
-        self._splits = splits
         self._halo = halo
         self._fill = fill.astype(np.float32)[:, None, None]
         self.targets = [
-            np.where(r == Role.TRAIN, s.classes, IGNORED)
-            for s, r in zip(scenes, splits, strict=True)
+            np.where(s.roles == Role.TRAIN, s.classes, IGNORED) for s in scenes
         ]
         # A window shows what the patches of its training pixels would show and nothing
         # else, so batch statistics hold no pixel that no patch contains.
@@ -75,7 +71,8 @@ class Windows:
             whether nothing is filled in the patch of an output, ``(outputs, outputs)``.
         """
         side = 2 * self._halo + 1
-        tested = [np.isin(r, (Role.TEST, Role.VALIDATION)) for r in self._splits]
+        held_out = (Role.TEST, Role.VALIDATION)
+        tested = [np.isin(s.roles, held_out) for s in self._scenes]
         met = overlap.meetings(self._scenes, self._halo, labelled_only=False)
         shown = overlap.near(tested, self._halo, met)
         masks, corners = [], []

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hsi_train import target
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData, LabelledScene
+from hsi_train.data.roles import Role
 from hsi_train.fitting.predict import class_and_confidence
 from hsi_train.fitting.statistics import Statistics
 from hsi_train.method import BaseMethod
@@ -35,7 +36,6 @@ from hsi_train.report.pictures import (
     painted_shares,
     photograph,
 )
-from hsi_train.splitting.split import Role, Roles
 from hsi_train.target import Target
 
 MAX_MAPS = 6  # scenes that are drawn
@@ -55,7 +55,6 @@ ROLE_COLORS = {
 def maps(
     method: BaseMethod,
     data: LabelledData,
-    splits: list[Roles],
     statistics: Statistics,
     device: torch.device,
 ) -> Safe:
@@ -64,13 +63,13 @@ def maps(
     Args:
         method: In evaluation mode.
         data: Scenes and classes.
-        splits: Role of every pixel, one array for each scene.
         statistics: Of the training pixels.
         device: Where the method lives.
     """
     bands, sentence = composites(data)
-    pairs = zip(data.scenes, splits, strict=True)
-    drawn = _gallery(method, pairs, len(data.scenes), bands, data, statistics, device)
+    drawn = _gallery(
+        method, data.scenes, len(data.scenes), bands, data, statistics, device
+    )
     return joined(paragraph(sentence), drawn) if sentence else drawn
 
 
@@ -91,41 +90,44 @@ def target_maps(
         device: Where the method lives.
     """
     known = [(p, found) for p, found in aimed.scenes if (found != UNLABELLED).any()]
-    scenes = ((target.read(aimed, p, found, method.halo), None) for p, found in known)
+    scenes = (target.read(aimed, p, found, method.halo) for p, found in known)
     bands, _ = composites(data)
-    return _gallery(method, scenes, len(known), bands, data, statistics, device)
+    return _gallery(
+        method, scenes, len(known), bands, data, statistics, device, divided=False
+    )
 
 
 def _gallery(
     method: BaseMethod,
-    scenes: Iterable[tuple[LabelledScene, Roles | None]],
+    scenes: Iterable[LabelledScene],
     total: int,
     bands: dict[str, list[int]],
     data: LabelledData,
     statistics: Statistics,
     device: torch.device,
+    divided: bool = True,
 ) -> Safe:
     """Head and draw the first scenes; explain the colours; count those left out.
 
     Args:
         method: In evaluation mode.
-        scenes: Each with its split; a target scene has none. No more than `MAX_MAPS`
-            are asked for.
+        scenes: No more than `MAX_MAPS` are asked for.
         total: How many there are.
         bands: Of the composites.
         data: Source scenes and classes.
         statistics: Of the training pixels.
         device: Where the method lives.
+        divided: Whether the scenes have a split to draw; target scenes have none.
     """
     many = min(total, MAX_MAPS)
     parts: list[Safe] = []
-    for scene, roles in islice(scenes, many):
+    for scene in islice(scenes, many):
         wanted = scene.valid
         large = wanted.size > MAX_MAP_PIXELS
         if large:
             wanted = scene.classes != UNLABELLED
         found = class_and_confidence(method, scene, wanted, statistics.mean, device)
-        panels = _panels(scene, roles, bands, data, *found, PICTURE_PIXELS // many)
+        panels = _panels(scene, divided, bands, data, *found, PICTURE_PIXELS // many)
         parts += [_heading(scene), layout(panels, scene.valid.shape, many)]
         if large:
             parts.append(
@@ -163,7 +165,7 @@ def layout(panels: list[Safe], shape: tuple[int, ...], scenes: int) -> Safe:
 
 def _panels(
     scene: LabelledScene,
-    roles: Roles | None,
+    divided: bool,
     bands: dict[str, list[int]],
     data: LabelledData,
     found: NDArray[np.int16],
@@ -178,7 +180,7 @@ def _panels(
         if centres is not None:
             nm = centres[data.bands[chosen]]
             # Bands of a target scene may be in another order, or resampled.
-            numbers = [f" ({s})" if roles is not None else "" for s in said]
+            numbers = [f" ({s})" if divided else "" for s in said]
             said = [f"{n:.0f} nm{s}" for n, s in zip(nm, numbers, strict=True)]
         caption = ", ".join(f"{c} {s}" for c, s in zip(CHANNELS, said, strict=True))
         uri = photograph(composite(scene, chosen), limit)
@@ -186,7 +188,7 @@ def _panels(
     colors = [c.color for c in data.classes]
     labelled = int((scene.classes != UNLABELLED).sum())
     valid = scene.valid
-    split = [] if roles is None else [_split_panel(scene, roles, limit)]
+    split = [_split_panel(scene, limit)] if divided else []
     return [
         *panels,
         _panel(
@@ -205,7 +207,8 @@ def _panels(
     ]  # fmt: skip
 
 
-def _split_panel(scene: LabelledScene, roles: Roles, limit: int) -> Safe:
+def _split_panel(scene: LabelledScene, limit: int) -> Safe:
+    roles = scene.roles
     counts = np.bincount(roles.ravel(), minlength=len(Role))
     keys = [
         swatch(color, f"{role.name.lower()} {counts[role]:,}")

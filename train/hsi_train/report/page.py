@@ -46,8 +46,6 @@ from hsi_train.report.tables import (
 )
 from hsi_train.report.unmixing import unmixing
 from hsi_train.run_folder.checkpoint import Description
-from hsi_train.splitting import split
-from hsi_train.splitting.split import Roles
 from hsi_train.target import Target
 
 FITTING_CLASSES = 12  # whose confusion matrix leaves room beside it
@@ -58,7 +56,6 @@ def write_report(
     path: Path,
     method: BaseMethod,
     data: LabelledData,
-    splits: list[Roles],
     statistics: Statistics,
     progress: Progress,
     result: dict[str, Any],
@@ -72,7 +69,6 @@ def write_report(
         path: Of the page.
         method: In evaluation mode.
         data: Scenes and classes.
-        splits: Role of every pixel, one array for each scene.
         statistics: Of the training pixels.
         progress: Of the training.
         result: The content of ``metrics.json``.
@@ -81,9 +77,9 @@ def write_report(
         aimed: The target scenes that ``result`` measures, if any.
     """
     values = described.values
-    counts = split.count(data, splits)
+    counts = data.pixels_by_role()
     contents = {
-        "Maps": maps(method, data, splits, statistics, device),
+        "Maps": maps(method, data, statistics, device),
         "Accuracy of each class": class_table(result, data.classes, counts),
         "Confusion matrix": _confusion(result, data),
         "Area-adjusted accuracy": _area_adjusted(result, data),
@@ -91,7 +87,7 @@ def write_report(
         "Calibration": _calibration(result),
         "Training": _training(progress),
         "Mean spectra": spectra_section(
-            data, splits, statistics.mean, values.quantity, values.scale
+            data, statistics.mean, values.quantity, values.scale
         ),
         "Endmembers and abundances": unmixing(method, data, statistics, device),
         "Provenance": provenance_table(result, described),

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.report.html import (
     Safe,
     figure,
@@ -21,7 +22,6 @@ from hsi_train.report.html import (
     svg,
     text,
 )
-from hsi_train.splitting.split import Role, Roles
 
 GAP = 3.0  # a line is broken where bands are so many usual steps apart
 FEW_BANDS = 40  # up to here each band is marked
@@ -90,7 +90,6 @@ def spectral_axis(data: LabelledData) -> SpectralAxis:
 
 def class_spectra(
     data: LabelledData,
-    splits: list[Roles],
     role: Role,
     centre: NDArray[np.float64],
 ) -> Spectra:
@@ -98,7 +97,6 @@ def class_spectra(
 
     Args:
         data: Scenes and classes.
-        splits: Role of every pixel, one array for each scene.
         role: Whose pixels count.
         centre: Rough mean, shape ``(band,)``: sums of squares far from it lose digits.
     """
@@ -106,10 +104,10 @@ def class_spectra(
     count = np.zeros(classes, dtype=np.int64)
     total = np.zeros((classes, len(centre)))
     squares = np.zeros_like(total)
-    for scene, roles in zip(data.scenes, splits, strict=True):
-        for top in range(0, len(roles), ROWS_AT_ONCE):
+    for scene in data.scenes:
+        for top in range(0, len(scene.roles), ROWS_AT_ONCE):
             rows = slice(top, top + ROWS_AT_ONCE)
-            chosen = roles[rows] == role
+            chosen = scene.roles[rows] == role
             spectra = scene.cube[:, rows][:, chosen].T - centre  # (pixel, band)
             members = np.eye(classes)[:, scene.classes[rows][chosen]]  # (class, pixel)
             count += members.sum(axis=1).astype(np.int64)
@@ -123,7 +121,6 @@ def class_spectra(
 
 def spectra_section(
     data: LabelledData,
-    splits: list[Roles],
     centre: NDArray[np.float64],
     quantity: str,
     scale: list[float] | None,
@@ -132,13 +129,12 @@ def spectra_section(
 
     Args:
         data: Scenes and classes.
-        splits: Role of every pixel, one array for each scene.
         centre: Mean of the training pixels, shape ``(band,)``.
         quantity: What the values are.
         scale: Quantity = stored value * scale, per band; None where not declared.
     """
-    train = class_spectra(data, splits, Role.TRAIN, centre)
-    test = class_spectra(data, splits, Role.TEST, centre)
+    train = class_spectra(data, Role.TRAIN, centre)
+    test = class_spectra(data, Role.TEST, centre)
     axis = spectral_axis(data)
     unit = "value" if quantity == "unknown" else printable(quantity)
     drawn_values = [train.mean - train.std, train.mean + train.std, test.mean]

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.model.model_file import ClassEntry
+from hsi_train.data.roles import Role
 from hsi_train.report.html import Safe, bar, named, percent, table, text
 from hsi_train.run_folder.checkpoint import Description
-from hsi_train.splitting.split import Role
 
 MAX_CONFUSIONS = 10
 # An area from so many m² on, the unit of all areas in m², decimals, name.

@@ -12,11 +12,11 @@ from hsi_runtime.model.model_file import Bands, Provenance, Values
 from hsi_train import recipe
 from hsi_train.data import labelled_scene, matlab
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.fitting import windows
 from hsi_train.fitting.statistics import Statistics
 from hsi_train.recipe import Recipe
 from hsi_train.run_folder import checkpoint
-from hsi_train.splitting.split import Role, Roles
 
 
 def bands_of(data: LabelledData) -> Bands:
@@ -98,17 +98,16 @@ def checksums(sources: Sequence[str], data: LabelledData) -> dict[str, str]:
 
 
 def sample_window(
-    data: LabelledData, splits: list[Roles], halo: int, fill: NDArray[np.float64]
+    data: LabelledData, halo: int, fill: NDArray[np.float64]
 ) -> NDArray[Any]:
     """Cut a real window round the first training pixels, as large as the scene gives.
 
     Missing values are filled, so that the window needs no mask; ``fill`` has the shape
     ``(band,)``.
     """
-    number = next(i for i, r in enumerate(splits) if (r == Role.TRAIN).any())
-    scene, roles = data.scenes[number], splits[number]
+    scene = next(s for s in data.scenes if (s.roles == Role.TRAIN).any())
     side = checkpoint.SAMPLE_OUTPUTS + 2 * halo
-    row, col = (int(v) for v in np.argwhere(roles == Role.TRAIN)[0])
+    row, col = (int(v) for v in np.argwhere(scene.roles == Role.TRAIN)[0])
     rows, cols = scene.valid.shape
     # A scene smaller than the receptive field is continued by mirroring.
     height, width = (max(min(side, n), 2 * halo + 1) for n in (rows, cols))

@@ -21,7 +21,6 @@ from hsi_train.fitting.trainer import Epoch
 from hsi_train.measuring import metrics
 from hsi_train.recipe import Recipe
 from hsi_train.run_folder import checkpoint
-from hsi_train.splitting.split import Roles
 
 RECIPE, STATE, METRICS = "recipe.toml", "resume.pt", "metrics.json"
 TENSORBOARD = "tensorboard"
@@ -137,14 +136,15 @@ def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     files.write_text(path, text.getvalue())
 
 
-def write_splits(run: Path, data: LabelledData, splits: list[Roles]) -> None:
+def write_splits(run: Path, data: LabelledData) -> None:
     """Write each scene's roles as a GeoTIFF on its whole grid."""
     stems = [scene.info.path.stem for scene in data.scenes]
-    for number, (scene, roles) in enumerate(zip(data.scenes, splits, strict=True), 1):
-        stem = f"_{scene.info.path.stem}" if len(splits) > 1 else ""
+    for number, scene in enumerate(data.scenes, 1):
+        stem = f"_{scene.info.path.stem}" if len(stems) > 1 else ""
         if stems.count(scene.info.path.stem) > 1:
             stem += f"_{number}"
         whole = np.zeros((scene.info.rows, scene.info.cols), dtype=np.uint8)
-        height, width = roles.shape
-        whole[scene.row : scene.row + height, scene.col : scene.col + width] = roles
+        height, width = scene.roles.shape
+        rows = slice(scene.row, scene.row + height)
+        whole[rows, scene.col : scene.col + width] = scene.roles
         write_raster(run / f"split{stem}.tif", whole, scene.info)

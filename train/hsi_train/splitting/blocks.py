@@ -9,16 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
+from hsi_train.data.roles import Role, Roles
 from hsi_train.measuring.calibration import MIN_PIXELS
 from hsi_train.splitting import overlap
-from hsi_train.splitting.split import Role, Roles, count, require
+from hsi_train.splitting.split import require
 
 GOOD_SPLIT = 1.1  # score at which smaller blocks are not tried; see `_score`
 MIN_SIDE = 8  # of a block, px, however small the receptive field
 VALIDATION_SHARE, TEST_SHARE = 0.15, 0.25  # of the labelled pixels
 
 
-def spatial(data: LabelledData, receptive_field: int, seed: int) -> list[Roles]:
+def spatial(data: LabelledData, receptive_field: int, seed: int) -> LabelledData:
     """Give whole blocks of the scenes to training, validation and test.
 
     Training pixels nearer than one receptive field to a validation or test pixel, and
@@ -35,7 +36,7 @@ def spatial(data: LabelledData, receptive_field: int, seed: int) -> list[Roles]:
     attempts = int(np.clip(2e7 // pixels, 4, 48))
     places = overlap.grid_offsets(data.scenes)
     met = overlap.meetings(data.scenes, receptive_field - 1)
-    best: tuple[float, list[Roles]] | None = None
+    best: tuple[float, LabelledData] | None = None
     for multiple in (8, 4, 2, 1):
         if best is not None and best[0] >= GOOD_SPLIT:
             break
@@ -43,14 +44,14 @@ def spatial(data: LabelledData, receptive_field: int, seed: int) -> list[Roles]:
             side = max(receptive_field * multiple, MIN_SIDE)
             splits = _in_blocks(data, places, side, rng)
             _add_buffer(splits, receptive_field, met)
-            score = _score(count(data, splits))
+            tried = data.divided(splits)
+            score = _score(tried.pixels_by_role())
             # Larger blocks are further apart: smaller ones must be clearly better.
             if best is None or score > best[0] * 1.1:
-                best = score, splits
+                best = score, tried
     assert best is not None
     require(
-        data,
-        count(data, best[1]),
+        best[1],
         (Role.TRAIN, Role.TEST),
         "label a second place of that class, drop it, give your own split (--split "
         "FILE), or use --samples-per-class N, which flatters the accuracy",

@@ -5,7 +5,6 @@ overlap; `hsi_train.splitting.blocks` keeps them apart.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,27 +12,15 @@ from numpy.typing import NDArray
 from hsi_runtime.errors import SceneError
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData, LabelledScene
 from hsi_train.data.labels import read_codes
+from hsi_train.data.roles import Role
 from hsi_train.splitting import overlap
-
-
-class Role(IntEnum):
-    """What a labelled pixel is used for; the codes of ``split.tif``."""
-
-    NONE = 0
-    TRAIN = 1
-    VALIDATION = 2
-    TEST = 3
-    BUFFER = 4
-
-
-Roles = NDArray[np.uint8]
 
 FEW_TRAIN, FEW_TEST = 5, 10  # pixels of a class below which little is learnt or told
 
 
 def from_files(
     data: LabelledData, paths: Sequence[str], sampled: bool = False
-) -> list[Roles]:
+) -> LabelledData:
     """Read the roles from rasters on the scenes' grids: 1 train, 2 validation, 3 test.
 
     Args:
@@ -61,11 +48,10 @@ def from_files(
                 "the map. Label them, or leave out --probability-sample."
             )
         splits.append(np.where(unlabelled, 0, values).astype(np.uint8))
-    _check_intent(data, splits, paths, "give each class training pixels (1)")
-    return splits
+    return _checked(data.divided(splits), paths, "give each class training pixels (1)")
 
 
-def from_test_labels(data: LabelledData, paths: Sequence[str]) -> list[Roles]:
+def from_test_labels(data: LabelledData, paths: Sequence[str]) -> LabelledData:
     """Test where a second label map has a label, train on all other labels.
 
     Args:
@@ -80,8 +66,7 @@ def from_test_labels(data: LabelledData, paths: Sequence[str]) -> list[Roles]:
         roles = np.where(codes != 0, Role.TEST, Role.TRAIN)
         roles[scene.classes == UNLABELLED] = Role.NONE
         splits.append(roles.astype(np.uint8))
-    _check_intent(data, splits, paths, "label training pixels of each class")
-    return splits
+    return _checked(data.divided(splits), paths, "label training pixels of each class")
 
 
 def _on_scenes(
@@ -106,24 +91,23 @@ def _on_scenes(
         yield path, scene, part
 
 
-def _check_intent(
-    data: LabelledData, splits: list[Roles], paths: Sequence[str], remedy: str
-) -> None:
-    """Refuse a split that cannot be used.
+def _checked(data: LabelledData, paths: Sequence[str], remedy: str) -> LabelledData:
+    """Return the divided data, or refuse a split that cannot be used.
 
     A file states its author's intent: a class that it does not test is reported (see
     `warnings`), a class that cannot be learned is refused.
     """
-    counts = count(data, splits)
+    counts = data.pixels_by_role()
     if not counts[:, Role.TEST].any():
         raise SceneError(
             f"{', '.join(paths)}: no labelled pixel is test, so accuracy cannot "
             "be measured."
         )
-    require(data, counts, (Role.TRAIN,), remedy)
+    require(data, (Role.TRAIN,), remedy)
+    return data
 
 
-def per_class(data: LabelledData, samples: int, seed: int) -> list[Roles]:
+def per_class(data: LabelledData, samples: int, seed: int) -> LabelledData:
     """Draw ``samples`` training pixels of each class at random; the rest is test.
 
     Raises:
@@ -145,23 +129,22 @@ def per_class(data: LabelledData, samples: int, seed: int) -> list[Roles]:
     return _draw(data, seed, lambda _: samples)
 
 
-def fraction(data: LabelledData, share: float, seed: int) -> list[Roles]:
+def fraction(data: LabelledData, share: float, seed: int) -> LabelledData:
     """Draw a share of each class, at least one pixel, for training; the rest is test.
 
     Raises:
         SceneError: A class is left without test pixels.
     """
-    splits = _draw(data, seed, lambda size: max(1, round(share * size)))
+    drawn = _draw(data, seed, lambda size: max(1, round(share * size)))
     require(
-        data,
-        count(data, splits),
+        drawn,
         (Role.TRAIN, Role.TEST),
         "choose a smaller --train-fraction, or merge or drop the class",
     )
-    return splits
+    return drawn
 
 
-def _draw(data: LabelledData, seed: int, size: Callable[[int], int]) -> list[Roles]:
+def _draw(data: LabelledData, seed: int, size: Callable[[int], int]) -> LabelledData:
     splits = [
         np.where(s.classes != UNLABELLED, Role.TEST, Role.NONE).astype(np.uint8)
         for s in data.scenes
@@ -176,21 +159,10 @@ def _draw(data: LabelledData, seed: int, size: Callable[[int], int]) -> list[Rol
         chosen = rng.permutation(len(flat))[: size(len(flat))]
         for scene, pixel in zip(owner[chosen], flat[chosen], strict=True):
             splits[scene].flat[pixel] = Role.TRAIN
-    return splits
+    return data.divided(splits)
 
 
-def count(data: LabelledData, splits: Sequence[Roles]) -> NDArray[np.int64]:
-    """Count pixels, shape ``(class, role)``."""
-    out = np.zeros((len(data.classes), len(Role)), dtype=np.int64)
-    for scene, roles in zip(data.scenes, splits, strict=True):
-        used = scene.classes != UNLABELLED
-        np.add.at(out, (scene.classes[used], roles[used]), 1)
-    return out
-
-
-def seen_in_training(
-    data: LabelledData, splits: Sequence[Roles], halo: int
-) -> tuple[int, int]:
+def seen_in_training(data: LabelledData, halo: int) -> tuple[int, int]:
     """Count test pixels that lie inside the window of a training pixel.
 
     Where scenes overlap, the window of one shows the ground of the other.
@@ -199,23 +171,23 @@ def seen_in_training(
         Test pixels that training windows contain, and all test pixels.
     """
     met = overlap.meetings(data.scenes, halo)
-    windows = overlap.near([roles == Role.TRAIN for roles in splits], halo, met)
-    tested = [roles == Role.TEST for roles in splits]
+    windows = overlap.near([s.roles == Role.TRAIN for s in data.scenes], halo, met)
+    tested = [s.roles == Role.TEST for s in data.scenes]
     seen = sum(int((w & t).sum()) for w, t in zip(windows, tested, strict=True))
     return seen, sum(int(t.sum()) for t in tested)
 
 
-def warnings(data: LabelledData, splits: Sequence[Roles], halo: int) -> list[str]:
+def warnings(data: LabelledData, halo: int) -> list[str]:
     """Say what limits the accuracy that this split can measure."""
     said = []
-    seen, total = seen_in_training(data, splits, halo)
+    seen, total = seen_in_training(data, halo)
     if seen:
         said.append(
             f"{seen} of {total} test pixels ({100 * seen / total:.0f} %) lie inside "
             "windows of training pixels: the accuracy is flattered. --split disjoint "
             "avoids it."
         )
-    counts = count(data, splits)
+    counts = data.pixels_by_role()
     trained, tested = counts[:, Role.TRAIN], counts[:, Role.TEST]
 
     def listed(few: NDArray[np.bool_], number: NDArray[np.int64]) -> str:
@@ -239,23 +211,18 @@ def warnings(data: LabelledData, splits: Sequence[Roles], halo: int) -> list[str
     return said
 
 
-def require(
-    data: LabelledData,
-    counts: NDArray[np.int64],
-    roles: tuple[Role, ...],
-    remedy: str,
-) -> None:
+def require(data: LabelledData, roles: tuple[Role, ...], remedy: str) -> None:
     """Refuse a split that leaves a class without pixels of some roles.
 
     Args:
         data: What was divided.
-        counts: Of pixels, shape ``(class, role)``; see `count`.
         roles: That every class needs.
         remedy: What the user can do.
 
     Raises:
         SceneError: A class lacks one.
     """
+    counts = data.pixels_by_role()
     lacking = (counts[:, list(roles)] == 0).any(axis=1)
     if not lacking.any():
         return
