@@ -27,7 +27,7 @@ import cost_table
 import onnx
 from limits import session
 
-from hsi_export import graph
+from hsi_export import tracing
 from hsi_runtime.walk.windows import DEFAULT_TILE
 from hsi_train.methods import names
 
@@ -68,7 +68,7 @@ class Case(NamedTuple):
 def traced(method: str, bands: int, classes: int) -> tuple[bytes, int]:
     """Return the ONNX file of a method, and the context that a window needs, px."""
     built = common.make_method(method, bands, classes)
-    proto = graph.trace(built, bands)
+    proto = tracing.trace(built, bands)
     return proto.SerializeToString(deterministic=True), built.receptive_field - 1
 
 

@@ -32,7 +32,7 @@ from limits import session
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hsi_export import graph
+from hsi_export import tracing
 from hsi_runtime.engines.backend import Backend
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.engines.opening import best_tile, open_backend
@@ -135,7 +135,7 @@ def prepare(method: str, bands: int, classes: int, outputs: int) -> Work:
         if method == "s2amsnet":
             network = checkpoint.load(Path(folder)).method.network
             assert isinstance(network, Network)
-            proto = graph.to_onnx(
+            proto = tracing.to_onnx(
                 ZeroPadded(network).eval(), ("scores",), PUBLISHED_SIDE, bands
             )
             published = onnx_ir.to_proto(proto).SerializeToString()

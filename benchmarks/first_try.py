@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hsi_export import graph
+from hsi_export import tracing
 from hsi_train.layers import crop_to
 from hsi_train.method import BaseMethod
 from hsi_train.methods import mf2cnet, s2vnet
@@ -83,7 +83,7 @@ class FirstTry(nn.Module):
 
 
 def trace(method: BaseMethod, bands: int) -> Any:
-    """Export a method's network in its first form, as ``hsi_export.graph.trace``."""
+    """Export a method's network in its first form, as ``hsi_export.tracing.trace``."""
     network: Any = method.network
     if isinstance(network, s2vnet.Network):
         later = network.spatial.retention[1]
@@ -94,7 +94,7 @@ def trace(method: BaseMethod, bands: int) -> Any:
         network.blocks = nn.Sequential(*blocks)
         # The head was a product over flat depths, as training's is.
         network.head = nn.Sequential(nn.Flatten(1, 2), *network.head)
-    model = graph.to_onnx(
+    model = tracing.to_onnx(
         FirstTry(network).eval(), method.outputs, method.receptive_field, bands
     )
     return onnx_ir.to_proto(model)

@@ -37,7 +37,7 @@ from onnxruntime.quantization import (
 )
 
 import hsi_runtime
-from hsi_export import graph
+from hsi_export import tracing
 from hsi_export.exporting import export
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.model.model_file import INPUT_NAME, ModelFile
@@ -132,7 +132,7 @@ def measure(run: Path) -> dict[str, Any]:
     test, truth = half_precision.test_pixels(run, content)
     used = [*kept.description.bands.used]
     windows = training_windows(run, cube[used], kept.method.receptive_field)
-    proto = graph.trace(kept.method, len(used))
+    proto = tracing.trace(kept.method, len(used))
 
     engines = {"fp32": (model.backend, 0, len(model.file.onnx))}
     for label, nodes in kept_nodes(proto).items():

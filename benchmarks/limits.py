@@ -26,7 +26,7 @@ import onnxruntime
 import torch
 from onnx import helper, numpy_helper
 
-from hsi_export import cost, graph
+from hsi_export import cost, tracing
 from hsi_runtime.machine import usable_cores
 from hsi_runtime.walk.threads import map_ahead
 from hsi_runtime.walk.windows import DEFAULT_TILE
@@ -78,7 +78,7 @@ def measure(
     torch.set_num_threads(1)
     method = common.make_method(name, bands, classes)
     protos = {
-        "now": graph.trace(method, bands),
+        "now": tracing.trace(method, bands),
         "first": first_try.trace(method, bands),
     }
     context = method.receptive_field - 1
@@ -145,7 +145,7 @@ def on_all_cores(name: str, bands: int, classes: int, rounds: int) -> dict[str, 
     """Compare what hsi-run did first and does now; needs an idle machine."""
     method, cores = common.make_method(name, bands, classes), usable_cores()
     context = method.receptive_field - 1
-    now = graph.trace(method, bands)
+    now = tracing.trace(method, bands)
     tile = common.tile_of(now, method.receptive_field)
     first = first_try.trace(method, bands).SerializeToString()
 

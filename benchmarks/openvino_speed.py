@@ -20,7 +20,7 @@ import click
 import common
 import numpy as np
 
-from hsi_export import graph
+from hsi_export import tracing
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.engines.openvino_cpu import OpenvinoCpu
 from hsi_runtime.errors import EngineError
@@ -44,7 +44,7 @@ def main(
         with tempfile.TemporaryDirectory() as folder:
             full = common.make_model(Path(folder), name, bands, classes, 400, 2500)
         # Of random weights some would not pass the comparison in half precision.
-        plain = graph.trace(common.make_method(name, bands, classes), bands, False)
+        plain = tracing.trace(common.make_method(name, bands, classes), bands, False)
         half = dataclasses.replace(full, onnx=plain.SerializeToString())
         own = tile_on_cpu(full.document.macs_per_pixel, full.document.working_bytes)
         figures[name] = {"tile_of_hsi_run": own}

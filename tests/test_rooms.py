@@ -23,7 +23,7 @@ ROOMS = {
             target report training seeds accuracy simulate api cli
         """,
         "export/hsi_export": """
-            graph probe cost half precision parity package exporting cli
+            tracing activations cost half precision parity package exporting cli
         """,
     }.items()
 }

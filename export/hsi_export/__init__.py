@@ -1,1 +1,1 @@
-"""Turn a checkpoint into one model file, and prove that it answers alike."""
+"""Turns a checkpoint into one model file, and proves that it answers like torch."""

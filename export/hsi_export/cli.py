@@ -18,13 +18,13 @@ from hsi_runtime import command_line
     type=click.Path(path_type=Path),
     help="Model file.  [default: RUN/model.onnx, with --fp16 RUN/model.fp16.onnx]",
 )
-@click.option("--fp16", is_flag=True, help="In half precision, for GPUs.")
+@click.option("--fp16", is_flag=True, help="Convert to half precision, for GPUs.")
 @click.option(
     "--tensorrt",
     is_flag=True,
     help="Also build the engine of this machine's GPU, into the engine cache.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a file that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @command_line.common_options
 def command(
     run: Path,
@@ -58,11 +58,11 @@ def command(
             f"{result['bytes'] / 1e6:.2f} MB.",
             err=True,
         )
-        for found in parity["classes"]:
-            if found["pixels"] and found["equal_class_share"] < 1:
+        for entry in parity["classes"]:
+            if entry["pixels"] and entry["equal_class_share"] < 1:
                 click.echo(
-                    f"  {found['name']}: {found['equal_class_share']:.3%} of "
-                    f"{found['pixels']} pixels.",
+                    f"  {entry['name']}: {entry['equal_class_share']:.3%} of "
+                    f"{entry['pixels']} pixels.",
                     err=True,
                 )
         if fp16:
@@ -72,7 +72,7 @@ def command(
             click.echo(f"OpenVINO computes this file in {used} at best.", err=True)
         if tensorrt:
             click.echo(f"Engine: {result['engine']['path']}.", err=True)
-        # The report names every parameter; here the parts that they belong to.
+        # The report names every parameter; the parts they belong to are enough here.
         parts = dict.fromkeys(name.partition(".")[0] for name in result["dropped"])
         if parts:
             click.echo(f"Left out, for training only: {', '.join(parts)}.", err=True)

@@ -2,7 +2,7 @@
 
 The graph is run on two small windows. A tensor of a window of side s has
 ``k (s - c) ** 2`` elements, so the root of its size is linear in s, and two windows
-tell its size in any.
+give its size in any other.
 """
 
 import math
@@ -10,23 +10,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hsi_export.probe import Inside, open_probe
+from hsi_export.activations import Activations, open_activations
 from hsi_runtime.model.model_file import INPUT_NAME
 
-SIDE = 140  # of the window the figures are for, px
-SMALL = (1, 9)  # outputs on a side of the windows that are run
-BYTES = 4  # of a float32
+SIDE = 140  # side of the window that the figures describe, px
+SMALL = (1, 9)  # outputs on a side of the two windows that are run
+BYTES = 4  # size of a float32
 
 
 class Cost(NamedTuple):
-    """For each pixel of a window.
+    """Cost of one pixel of a window.
 
     Attributes:
-        working_bytes: Largest sum of live tensors, for each pixel that is read. A
-            tensor lives from the node that makes it to the last that uses it; weights
-            are not counted. Engines add their own overhead.
-        macs: Multiplications of convolutions and matrix products, for each pixel that
-            is classified. Context is counted; element-wise arithmetic is not.
+        working_bytes: Largest sum of live tensors per pixel read. A tensor lives from
+            the node that makes it to the last one that uses it; weights are not
+            counted. Engines add their own overhead.
+        macs: Multiplications of convolutions and matrix products per pixel classified.
+            Context is counted; element-wise arithmetic is not.
     """
 
     working_bytes: float
@@ -37,15 +37,15 @@ def measure(proto: Any, receptive_field: int, side: int = SIDE) -> Cost:
     """Measure a graph.
 
     Args:
-        proto: In float32.
-        receptive_field: Of the network, px.
-        side: Of the window, context included, px.
+        proto: Graph in float32.
+        receptive_field: Receptive field of the network, px.
+        side: Side of the window, context included, px.
     """
     graph = proto.graph
     bands = graph.input[0].type.tensor_type.shape.dim[1].dim_value
-    look = open_probe(proto)
+    run = open_activations(proto)
     sides = [receptive_field - 1 + outputs for outputs in SMALL]
-    small, large = (look(_cube(bands, side)) for side in sides)
+    small, large = (run(_cube(bands, side)) for side in sides)
     sizes = {n: _extrapolate(small, large, n, sides, side) for n in small}
     sizes[INPUT_NAME] = bands * side**2
 
@@ -70,8 +70,8 @@ def _cube(bands: int, side: int) -> Any:
 
 
 def _extrapolate(
-    small: Inside, large: Inside, name: str, sides: list[int], side: int
+    small: Activations, large: Activations, name: str, sides: list[int], side: int
 ) -> float:
-    first, second = (math.sqrt(found[name].size) for found in (small, large))
+    first, second = (math.sqrt(tensors[name].size) for tensors in (small, large))
     slope = (second - first) / (sides[1] - sides[0])
     return (second + slope * (side - sides[1])) ** 2

@@ -1,14 +1,16 @@
 """The whole way from a run to a verified model file, on one screen."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from hsi_export import cost, graph, package, parity
-from hsi_export.parity import Limits
+from hsi_export import cost, package, parity, tracing
+from hsi_export.parity import Limits, Parity
 from hsi_runtime import files
 from hsi_runtime.engines import tensorrt_gpu
 from hsi_runtime.engines.backend import DEVICES
@@ -23,7 +25,7 @@ from hsi_runtime.errors import (
     VerificationError,
 )
 from hsi_runtime.machine import usable_cores
-from hsi_runtime.model.model_file import ModelFile, Precision, read_model
+from hsi_runtime.model.model_file import ModelDocument, ModelFile, read_model
 from hsi_runtime.output.names import check_outputs
 from hsi_runtime.walk.windows import DEFAULT_TILE
 from hsi_train.run_folder import checkpoint
@@ -34,6 +36,24 @@ if TYPE_CHECKING:
 
 FP32 = Limits(max_abs_difference=1e-4, equal_class_share=0.9999)
 FP16 = Limits(max_abs_difference=2e-2, equal_class_share=0.999)
+
+
+class Candidate(NamedTuple):
+    """A converted checkpoint before the proof that it answers like torch.
+
+    Attributes:
+        trained: The checkpoint.
+        proto: The ``onnx.ModelProto``.
+        contract: Model document, its checksum still blank.
+        limits: Largest accepted differences from torch.
+        half: Report of the conversion to half precision; None in float32.
+    """
+
+    trained: Checkpoint
+    proto: Any
+    contract: ModelDocument
+    limits: Limits
+    half: "Half | None"
 
 
 def export(
@@ -50,79 +70,92 @@ def export(
     Args:
         run: Folder that hsi-train wrote.
         output: The ``.onnx`` file; a STAC item is written beside it.
-        overwrite: Replace what is there.
-        fp16: In half precision, after an audit of its ranges.
+        overwrite: Replace existing files.
+        fp16: Convert to half precision, after an audit of the value ranges.
         tensorrt: Also build the engine of this machine's GPU, into the engine cache.
 
     Returns:
-        What ``hsi-export --json`` prints.
+        The report that ``hsi-export --json`` prints.
 
     Raises:
-        HsiError: No checkpoint, output refused, the check failed, or there is no GPU
-            for the engine.
+        HsiError: There is no checkpoint, the output is refused, the check failed, or
+            there is no GPU for the engine.
     """
     if tensorrt:
-        tensorrt_gpu.load()  # without a GPU this is told now, not after the work
+        tensorrt_gpu.load()  # a missing GPU is reported before any work
     trained = checkpoint.load(run)
+    item = _check_outputs(run, output, overwrite)
+    candidate = _convert(trained, fp16)
+    limits = candidate.limits
+    with _published_together(output, item) as (partial, partial_item):
+        model = _write(candidate, partial)
+        backend = open_backend(model, "cpu")
+        agreement = parity.check(trained.method, backend, trained.sample, limits)
+        if fp16 and _passes_in_bfloat16(model, trained):
+            model = _write(candidate, partial, bfloat16=True)
+        engines = _self_test_engines(model)
+        engine = _build_engine(model, trained, limits) if tensorrt else None
+        _write_item(model, output, partial_item)
+    return _report(candidate, model, output, agreement, engines) | {"engine": engine}
+
+
+def _check_outputs(run: Path, output: Path, overwrite: bool) -> Path:
+    """Refuse outputs that must not be written, and return the path of the STAC item."""
     if not output.name:
         raise OutputError(f"{output} is a folder; -o names a file.")
     item = output.with_suffix(".stac.json")
     source = run / checkpoint.FILE_NAME if run.is_dir() else run
     check_outputs([output, item], [source], overwrite)
+    return item
+
+
+def _convert(trained: Checkpoint, fp16: bool) -> Candidate:
+    """Trace the network, convert it to half precision if asked, and describe it."""
     bands = len(trained.description.bands.used)
-    proto = graph.trace(trained.method, bands, folded=not fp16)
-    price = cost.measure(proto, trained.method.receptive_field)
-    limits, half = FP32, None
-    if fp16:
-        half = _halve(proto, trained)
-        limits, proto = FP16, half.proto
-    precision: Precision = "fp16" if fp16 else "fp32"
-    contract = package.document(trained, limits, precision, price)
-    data = package.assemble(proto, contract, trained.description.resolution_m)
+    proto = tracing.trace(trained.method, bands, folded=not fp16)
+    pixel_cost = cost.measure(proto, trained.method.receptive_field)
+    half = _halve(proto, trained) if fp16 else None
+    limits = FP16 if fp16 else FP32
+    return Candidate(
+        trained=trained,
+        proto=proto if half is None else half.proto,
+        contract=package.document(
+            trained, limits, "fp16" if fp16 else "fp32", pixel_cost
+        ),
+        limits=limits,
+        half=half,
+    )
+
+
+@contextmanager
+def _published_together(output: Path, item: Path) -> Iterator[tuple[Path, Path]]:
+    """Give names to write to; both files appear at the end, or neither.
+
+    Raises:
+        HsiError: They cannot be written, or what was done meanwhile failed.
+    """
     try:
         # The item is inside, so that the model file gets its name last.
         with files.replaced(output) as partial, files.replaced(item) as partial_item:
-            partial.write_bytes(data)
-            model = read_model(partial)
-            backend = open_backend(model, "cpu")
-            agreement = parity.check(trained.method, backend, trained.sample, limits)
-            if fp16 and _passes_in_bfloat16(model, trained):
-                data = package.assemble(
-                    proto, contract, trained.description.resolution_m, bfloat16=True
-                )
-                partial.write_bytes(data)
-                model = read_model(partial)
-            engines = _on_every_engine(model)
-            engine = _build_engine(model, trained, limits) if tensorrt else None
-            described = package.stac_item(
-                model.document, output, len(data), model.sha256
-            )
-            partial_item.write_text(
-                json.dumps(described, indent=1) + "\n", encoding="utf-8"
-            )
+            yield partial, partial_item
     except OSError as error:
         kind = ResourceError if error.errno in DISK_FULL else OutputError
         raise kind(f"{output} cannot be written: {error.strerror}.") from error
-    compared = asdict(agreement)
-    for entry, found in zip(contract.classes, compared["classes"], strict=True):
-        found |= {"code": entry.code, "name": entry.name}
-    return {
-        "output": str(output),
-        "precision": contract.precision,
-        "opset": graph.OPSET,
-        "bytes": len(data),
-        "sha256": model.sha256,
-        "parameters": contract.parameters,
-        "parity": compared,
-        "engines": engines,
-        "engine": engine,
-        "dropped": trained.method.training_only(),
-        **(
-            {}
-            if half is None
-            else {"kept_fp32": half.kept, "bfloat16": model.proved_in_bfloat16}
-        ),
-    }
+
+
+def _write(candidate: Candidate, path: Path, bfloat16: bool = False) -> ModelFile:
+    """Write the model file and read it back as the runtime does."""
+    resolution_m = candidate.trained.description.resolution_m
+    path.write_bytes(
+        package.assemble(candidate.proto, candidate.contract, resolution_m, bfloat16)
+    )
+    return read_model(path)
+
+
+def _write_item(model: ModelFile, output: Path, path: Path) -> None:
+    """Write the STAC item of a model file that will be named ``output``."""
+    item = package.stac_item(model.document, output, len(model.onnx), model.sha256)
+    path.write_text(json.dumps(item, indent=1) + "\n", encoding="utf-8")
 
 
 def _passes_in_bfloat16(model: ModelFile, trained: Checkpoint) -> bool:
@@ -138,11 +171,11 @@ def _passes_in_bfloat16(model: ModelFile, trained: Checkpoint) -> bool:
     return True
 
 
-def _on_every_engine(model: ModelFile) -> dict[str, float]:
-    """Run the stored sample on all engines of this machine.
+def _self_test_engines(model: ModelFile) -> dict[str, float]:
+    """Run the stored sample on all engines of this machine but TensorRT.
 
-    TensorRT, whose engines take minutes to build, is tried where it is asked for; and
-    by hsi-run whenever it builds one.
+    TensorRT engines take minutes to build. They are tested when ``tensorrt`` is asked
+    for, and by hsi-run whenever it builds one.
 
     Returns:
         Largest difference in probability, by device.
@@ -150,7 +183,7 @@ def _on_every_engine(model: ModelFile) -> dict[str, float]:
     Raises:
         VerificationError: An engine does not answer like training.
     """
-    found = {}
+    differences = {}
     for device in DEVICES:
         if device in ("auto", "tensorrt"):
             continue
@@ -158,14 +191,14 @@ def _on_every_engine(model: ModelFile) -> dict[str, float]:
             backend = open_backend(model, device)
         except (EngineError, ResourceError):  # not installed, or a GPU that is full
             continue
-        found[device] = self_test(model, backend).max_abs_difference
-    return found
+        differences[device] = self_test(model, backend).max_abs_difference
+    return differences
 
 
 def _build_engine(
     model: ModelFile, trained: Checkpoint, limits: Limits
 ) -> dict[str, Any]:
-    """Build, or find, the engine of this machine's GPU, and compare it with torch.
+    """Build or find the engine of this machine's GPU, and compare it with torch.
 
     Raises:
         HsiError: It cannot be built, or does not answer like torch.
@@ -195,3 +228,34 @@ def _halve(proto: Any, trained: Checkpoint) -> "Half":
     limit = FP16.max_abs_difference
     precision.check_in_half_arithmetic(half, cube, expected, limit)
     return half
+
+
+def _report(
+    candidate: Candidate,
+    model: ModelFile,
+    output: Path,
+    agreement: Parity,
+    engines: dict[str, float],
+) -> dict[str, Any]:
+    """Collect what ``hsi-export --json`` prints."""
+    contract, half = candidate.contract, candidate.half
+    compared = asdict(agreement)
+    for entry, parity_of_class in zip(
+        contract.classes, compared["classes"], strict=True
+    ):
+        parity_of_class |= {"code": entry.code, "name": entry.name}
+    report = {
+        "output": str(output),
+        "precision": contract.precision,
+        "opset": tracing.OPSET,
+        "bytes": len(model.onnx),
+        "sha256": model.sha256,
+        "parameters": contract.parameters,
+        "parity": compared,
+        "engines": engines,
+        "dropped": candidate.trained.method.training_only(),
+    }
+    if half is not None:
+        report["kept_fp32"] = half.kept
+        report["bfloat16"] = model.proved_in_bfloat16
+    return report

@@ -20,33 +20,33 @@ def rewrite(proto: Any, kept: Collection[str]) -> Any:
     """Return the graph in half precision.
 
     Args:
-        proto: A checked ``onnx.ModelProto`` whose nodes have names; not changed.
+        proto: Checked ``onnx.ModelProto`` whose nodes have names; not changed.
         kept: Names of the nodes that stay in float32.
     """
     inferred = onnx.shape_inference.infer_shapes(proto).graph
-    written = _Writer(inferred)
+    writer = _Writer(inferred)
     for node in inferred.node:
-        written.add(node, FLOAT if node.name in kept else HALF)
+        writer.add(node, FLOAT if node.name in kept else HALF)
     out = onnx.ModelProto()
     out.CopyFrom(proto)
     graph = out.graph
     for field in (graph.node, graph.initializer, graph.value_info):
         del field[:]
-    graph.node.extend(written.finish([output.name for output in graph.output]))
-    graph.initializer.extend(written.initializers())
+    graph.node.extend(writer.finish([output.name for output in graph.output]))
+    graph.initializer.extend(writer.initializers())
     onnx.checker.check_model(out, full_check=True)
     return out
 
 
 class _Writer:
-    """Writes nodes in their order, and casts between them."""
+    """Writes nodes in their order, with the casts between them."""
 
     def __init__(self, graph: Any) -> None:
         values = (*graph.value_info, *graph.input, *graph.output)
         self._kinds = {v.name: v.type.tensor_type.elem_type for v in values}
         self._constants = {tensor.name: tensor for tensor in graph.initializer}
         self._kinds |= {n: t.data_type for n, t in self._constants.items()}
-        self._made = {v.name: FLOAT for v in graph.input}  # precision it exists in
+        self._made = {v.name: FLOAT for v in graph.input}  # precision of each tensor
         self._renamed: dict[str, str] = {}
         self._nodes: list[Any] = []
         self._casts: dict[tuple[str, int], str] = {}
@@ -83,21 +83,21 @@ class _Writer:
 
     def initializers(self) -> list[Any]:
         """Return the constants, each in the precisions in which it is read."""
-        found = []
+        constants = []
         for name, tensor in self._constants.items():
             if tensor.data_type != FLOAT:
-                found.append(tensor)
+                constants.append(tensor)
                 continue
             for precision in sorted(self._used.get(name, set())):
                 if precision == FLOAT:
-                    found.append(tensor)
+                    constants.append(tensor)
                     continue
                 values = numpy_helper.to_array(tensor).astype(np.float16)
-                found.append(numpy_helper.from_array(values, f"{name}_half"))
-        return found
+                constants.append(numpy_helper.from_array(values, f"{name}_half"))
+        return constants
 
     def _as(self, name: str, precision: int) -> str:
-        """Name a tensor in a precision; cast it once where it is of the other."""
+        """Return the name of a tensor in a precision; cast it once if necessary."""
         if name in self._constants:
             self._used.setdefault(name, set()).add(precision)
             return name if precision == FLOAT else f"{name}_half"

@@ -30,7 +30,7 @@ from hsi_runtime.output.stac import classification_classes, timestamp
 from hsi_train.layers import parameter_count
 from hsi_train.run_folder.checkpoint import Checkpoint
 
-SELF_TEST_OUTPUTS = 3  # classified square of the stored sample
+SELF_TEST_OUTPUTS = 3  # side of the classified square of the stored sample, px
 # QGIS-Deepness crops tiles of this side and feeds them to the graph.
 DEEPNESS_TILE = 128
 MLM = "https://stac-extensions.github.io/mlm/v1.5.2/schema.json"
@@ -43,15 +43,15 @@ def document(
     trained: Checkpoint,
     limits: Limits,
     precision: Precision,
-    price: Cost,
+    pixel_cost: Cost,
 ) -> ModelDocument:
     """Write the contract of a checkpoint, with its checksum still blank.
 
     Args:
-        trained: Says what the model is.
-        limits: How far a healthy engine may be from torch.
-        precision: Of the graph.
-        price: What a pixel costs.
+        trained: Checkpoint with the description of the model.
+        limits: Largest difference from torch of a healthy engine.
+        precision: Precision of the graph.
+        pixel_cost: Memory and arithmetic of one pixel.
     """
     window = least_decided(trained)
     answer = reference(trained.method, window.astype(np.float32)[None])
@@ -68,8 +68,8 @@ def document(
         endmembers=None if spectra is None else Array.pack(spectra.float().numpy()),
         precision=precision,
         parameters=parameter_count(trained.method.network),
-        macs_per_pixel=price.macs,
-        working_bytes=price.working_bytes,
+        macs_per_pixel=pixel_cost.macs,
+        working_bytes=pixel_cost.working_bytes,
         provenance=described.provenance,
         self_test=SelfTest(
             cube=Array.pack(window),
@@ -81,18 +81,18 @@ def document(
 
 
 def least_decided(trained: Checkpoint) -> NDArray[Any]:
-    """Cut the part of the sample out in which an engine's errors show the most.
+    """Cut out the part of the sample in which an engine's errors show the most.
 
-    Where one class has all the probability, an engine may compute scores wrongly by
-    much and still give the same probabilities.
+    Where one class has all the probability, an engine may compute very wrong scores
+    and still give the same probabilities.
 
     Returns:
         Stored units, shape ``(band, row, col)``, for `SELF_TEST_OUTPUTS` squared
         pixels.
     """
     answer = reference(trained.method, trained.sample.astype(np.float32)[None])
-    chance = answer[PROBABILITIES][0]  # (class, row, col)
-    spread = (chance * (1 - chance)).sum(axis=0)
+    shares = answer[PROBABILITIES][0]  # (class, row, col)
+    spread = (shares * (1 - shares)).sum(axis=0)
     shape = SELF_TEST_OUTPUTS, SELF_TEST_OUTPUTS
     total = sliding_window_view(spread, shape).sum(axis=(2, 3))
     row, col = np.unravel_index(total.argmax(), total.shape)
@@ -110,10 +110,10 @@ def assemble(
     """Add all metadata to a graph and sign the file.
 
     Args:
-        proto: A traced ``onnx.ModelProto``.
-        contract: With a blank checksum.
-        resolution_m: Of the training scene.
-        bfloat16: The comparison with torch passes in bfloat16, too.
+        proto: Traced ``onnx.ModelProto``.
+        contract: Model document with a blank checksum.
+        resolution_m: Pixel size of the training scene; None if unknown.
+        bfloat16: Whether the comparison with torch passed in bfloat16, too.
 
     Returns:
         The bytes of the model file.

@@ -1,4 +1,4 @@
-"""The gate of an export: torch against the file, through the runtime's own code."""
+"""The gate of an export: compares torch with the file, through the runtime's code."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +17,11 @@ TIE = 1e-5  # two best classes nearer than this may swap by rounding
 
 @dataclass(frozen=True)
 class Limits:
-    """What an exported file may differ from torch by.
+    """Largest accepted differences between an exported file and torch.
 
     Attributes:
-        max_abs_difference: In probability.
-        equal_class_share: At least this share of pixels has the same class.
+        max_abs_difference: Largest difference in probability.
+        equal_class_share: Smallest share of pixels that have the same class.
     """
 
     max_abs_difference: float
@@ -30,12 +30,13 @@ class Limits:
 
 @dataclass(frozen=True)
 class ClassParity:
-    """How alike they answer for one class: a share of all pixels hides a rare one.
+    """Agreement on one class: a share of all pixels would hide a rare class.
 
     Attributes:
-        pixels: That are of this class to torch.
-        equal_class_share: Share of them that the file gives this class; None for none.
-        max_abs_difference: In this class's probability, in any pixel.
+        pixels: Pixels that torch gives this class.
+        equal_class_share: Share of them to which the file gives this class; None
+            without such pixels.
+        max_abs_difference: Largest difference in the probability of this class.
     """
 
     pixels: int
@@ -45,14 +46,14 @@ class ClassParity:
 
 @dataclass(frozen=True)
 class Parity:
-    """How alike torch and the exported file answer.
+    """Agreement of torch and the exported file.
 
     Attributes:
-        max_abs_difference: In probability, or abundance.
+        max_abs_difference: Largest difference in probability, or abundance.
         equal_class_share: Share of pixels of the same class; ties within `TIE` count.
-        windows: Compared.
-        pixels: Classified in them.
-        classes: Class by class.
+        windows: Number of windows compared.
+        pixels: Number of pixels classified in them.
+        classes: Agreement on each class.
     """
 
     max_abs_difference: float
@@ -65,7 +66,7 @@ class Parity:
 def windows_of(sample: NDArray[Any], receptive_field: int) -> list[NDArray[np.float32]]:
     """Cut windows of several sizes out of a real one, each ``(1, band, row, col)``.
 
-    From a single patch to the whole sample, none of the sizes that were traced.
+    The sizes range from a single patch to the whole sample; none was traced.
     """
     cube = sample.astype(np.float32)[None]
     rows, cols = cube.shape[2:]
@@ -85,8 +86,8 @@ def reference(
 ) -> dict[str, NDArray[np.float32]]:
     """Compute the outputs with torch, in fp32 on the CPU."""
     graph = method.inference_graph().eval()
-    found = graph(torch.from_numpy(cube))
-    return {k: v.numpy() for k, v in zip(method.outputs, found, strict=True)}
+    outputs = graph(torch.from_numpy(cube))
+    return {k: v.numpy() for k, v in zip(method.outputs, outputs, strict=True)}
 
 
 def check(
@@ -98,42 +99,48 @@ def check(
     """Compare torch with the file on real windows.
 
     Args:
-        method: In evaluation mode.
-        backend: Holds the exported file.
+        method: Trained method in evaluation mode.
+        backend: Engine that holds the exported file.
         sample: Real window, stored units, shape ``(band, row, col)``.
-        limits: Of what is accepted.
+        limits: Largest accepted differences.
 
     Raises:
         VerificationError: They differ by more.
     """
     worst = 0.0
-    off, wanted_classes, kept = [], [], []  # by window
+    differences, expected_classes, equal = [], [], []  # by window
     windows = windows_of(sample, method.receptive_field)
     for cube in windows:
         expected = reference(method, cube)
-        found = backend.predict(cube, method.outputs)
-        for name, wanted in expected.items():
-            if found[name].shape != wanted.shape:
+        actual = backend.predict(cube, method.outputs)
+        for name, values in expected.items():
+            if actual[name].shape != values.shape:
                 raise VerificationError(
                     f"Parity failed: for {cube.shape} the file gives {name} of shape "
-                    f"{found[name].shape}, torch {wanted.shape}."
+                    f"{actual[name].shape}, torch {values.shape}."
                 )
             # np.maximum keeps a NaN, max() may drop it.
-            worst = float(np.maximum(worst, np.abs(found[name] - wanted).max()))
-        chance, answered = expected[PROBABILITIES], found[PROBABILITIES]
-        top = np.sort(chance, axis=1)
+            worst = float(np.maximum(worst, np.abs(actual[name] - values).max()))
+        wanted, given = expected[PROBABILITIES], actual[PROBABILITIES]
+        top = np.sort(wanted, axis=1)
         tied = top[:, -1] - top[:, -2] <= TIE
-        classes = chance.argmax(axis=1)
-        kept.append(((answered.argmax(axis=1) == classes) | tied).ravel())
-        wanted_classes.append(classes.ravel())
-        off.append(np.abs(answered - chance).max(axis=(0, 2, 3)))  # (class,)
-    alike, of_class = np.concatenate(kept), np.concatenate(wanted_classes)
+        classes = wanted.argmax(axis=1)
+        equal.append(((given.argmax(axis=1) == classes) | tied).ravel())
+        expected_classes.append(classes.ravel())
+        differences.append(np.abs(given - wanted).max(axis=(0, 2, 3)))  # (class,)
+    alike, of_class = np.concatenate(equal), np.concatenate(expected_classes)
     per_class = [
         _of_class(alike[of_class == k], float(difference))
-        for k, difference in enumerate(np.maximum.reduce(off))
+        for k, difference in enumerate(np.maximum.reduce(differences))
     ]
     pixels = alike.size
-    result = Parity(worst, float(alike.mean()), len(windows), pixels, per_class)
+    result = Parity(
+        max_abs_difference=worst,
+        equal_class_share=float(alike.mean()),
+        windows=len(windows),
+        pixels=pixels,
+        classes=per_class,
+    )
     if not (
         worst <= limits.max_abs_difference
         and result.equal_class_share >= limits.equal_class_share

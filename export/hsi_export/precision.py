@@ -17,7 +17,7 @@ from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from hsi_export import half
-from hsi_export.probe import open_probe
+from hsi_export.activations import open_activations
 from hsi_runtime.errors import VerificationError
 from hsi_runtime.model.model_file import INPUT_NAME
 
@@ -59,7 +59,7 @@ def convert(proto: Any, windows: Sequence[NDArray[np.float32]]) -> Half:
     """Rewrite a graph in half precision, after measuring its ranges on real windows.
 
     Args:
-        proto: In float32; not changed.
+        proto: Graph in float32; not changed.
         windows: Cubes ``(1, band, row, col)``, stored units.
 
     Raises:
@@ -100,28 +100,29 @@ def check_in_half_arithmetic(
     expected: Sequence[NDArray[np.float32]],
     tolerance: float,
 ) -> None:
-    """Compute a few pixels in true half arithmetic: engines on a CPU do not.
+    """Compare a few pixels that are computed in true half arithmetic.
 
-    They compute in float32 and hide what would overflow, or be rounded, on a GPU.
+    Engines on a CPU compute half-precision files in float32. They hide what would
+    overflow, or be rounded, on a GPU.
 
     Args:
-        converted: Of the network.
-        cube: A small window ``(1, band, row, col)``, stored units.
-        expected: What the network gives in float32, in the order of its outputs.
+        converted: Graph in half precision.
+        cube: Small window ``(1, band, row, col)``, stored units.
+        expected: Outputs of the network in float32, in their order.
         tolerance: Largest accepted difference.
 
     Raises:
-        VerificationError: A result is not finite, or differs by more.
+        VerificationError: An output is not finite, or differs by more.
     """
-    with np.errstate(all="ignore"):  # an overflow is what is looked for
-        found = ReferenceEvaluator(converted.proto).run(None, {INPUT_NAME: cube})
-    if not all(np.isfinite(values).all() for values in found):
+    with np.errstate(all="ignore"):  # overflows are found in the outputs
+        outputs = ReferenceEvaluator(converted.proto).run(None, {INPUT_NAME: cube})
+    if not all(np.isfinite(values).all() for values in outputs):
         raise VerificationError(
             "The network overflows in half arithmetic, though its values on the "
             "training scene do not; export it without --fp16."
         )
     worst = max(
-        float(np.abs(f - e).max()) for f, e in zip(found, expected, strict=True)
+        float(np.abs(o - e).max()) for o, e in zip(outputs, expected, strict=True)
     )
     if not worst <= tolerance:
         raise VerificationError(
@@ -135,11 +136,11 @@ def _has_large_weights(node: Any, weights: dict[str, float]) -> bool:
 
 
 def _on_stored_values(graph: Any) -> set[str]:
-    """Name the nodes between the input and the first layer.
+    """Return the names of the nodes between the input and the first layer.
 
-    Stored values differ in their last digits, which half precision lacks; a factor
-    changes nothing of that, taking their mean away does. A layer that takes them
-    before belongs to these nodes, too.
+    Stored values differ in their last digits, which half precision lacks. Scaling them
+    does not change that; subtracting their mean does. A layer that reads them before
+    the mean is subtracted is one of these nodes, too.
     """
     constants = {tensor.name for tensor in graph.initializer}
     stored, prepared = {INPUT_NAME}, set[str]()
@@ -159,10 +160,11 @@ def _on_stored_values(graph: Any) -> set[str]:
 
 def _ranges(proto: Any, windows: Sequence[NDArray[np.float32]]) -> dict[str, float]:
     """Measure the largest magnitude of every inner float tensor."""
-    look = open_probe(proto)
-    found: dict[str, float] = {}
+    run = open_activations(proto)
+    ranges: dict[str, float] = {}
     for cube in windows:
-        for name, values in look(cube).items():
-            reached = np.abs(values).max(initial=0)
-            found[name] = float(np.maximum(found.get(name, 0), reached))  # keeps a NaN
-    return found
+        for name, values in run(cube).items():
+            largest = np.abs(values).max(initial=0)
+            # np.maximum keeps a NaN, max() may drop it.
+            ranges[name] = float(np.maximum(ranges.get(name, 0), largest))
+    return ranges

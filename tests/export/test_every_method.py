@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hsi_export import cost, graph, package, parity, precision
+from hsi_export import cost, package, parity, precision, tracing
 from hsi_export.exporting import FP16, FP32
 from hsi_runtime.engines import engine_build
 from hsi_runtime.engines.backend import GPU_DEVICES
@@ -93,9 +93,9 @@ def export(name: str, folder: Path) -> Exported:
     described = describe(name)
     checkpoint.save(folder, method.eval(), described, np.rint(sample).astype(np.int16))
     trained = checkpoint.load(folder)
-    proto = graph.trace(trained.method, BANDS)
+    proto = tracing.trace(trained.method, BANDS)
     price = cost.measure(proto, side)
-    plain = graph.trace(trained.method, BANDS, folded=False)
+    plain = tracing.trace(trained.method, BANDS, folded=False)
     half = precision.convert(plain, parity.windows_of(trained.sample, side))
     files = {}
     for limits, kind, made in ((FP32, "fp32", proto), (FP16, "fp16", half.proto)):

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from hsi_export import exporting, graph
+from hsi_export import exporting, tracing
 from hsi_export.cli import main
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.engines.opening import open_backend
@@ -30,7 +30,7 @@ def run(trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         del proto.metadata_props[:]
         return proto
 
-    monkeypatch.setattr(graph, "trace", traced)
+    monkeypatch.setattr(tracing, "trace", traced)
     return copied
 
 
@@ -264,7 +264,7 @@ def test_graph_with_other_weights_is_not_published(
         largest.CopyFrom(onnx.numpy_helper.from_array(values, largest.name))
         return proto
 
-    monkeypatch.setattr(graph, "trace", tampered)
+    monkeypatch.setattr(tracing, "trace", tampered)
     before = digests(run)
     assert invoke(main, run).code == 7
     assert digests(run) == before

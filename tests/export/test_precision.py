@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from hsi_export import exporting, graph, parity, precision
+from hsi_export import exporting, parity, precision, tracing
 from hsi_export.cli import main
 from hsi_export.exporting import FP16
 from hsi_export.parity import Limits
@@ -221,7 +221,7 @@ def test_bfloat16_passes_by_the_limits_of_half_precision(
 def test_command_names_the_operator_that_overflows(
     run: Path, invoke: Any, digests: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trace = graph.trace
+    trace = tracing.trace
 
     def loud(*given: Any, **named: Any) -> Any:
         proto = trace(*given, **named)
@@ -231,7 +231,7 @@ def test_command_names_the_operator_that_overflows(
                 tensor.CopyFrom(numpy_helper.from_array(raised, tensor.name))
         return proto
 
-    monkeypatch.setattr(graph, "trace", loud)
+    monkeypatch.setattr(tracing, "trace", loud)
     before = digests(run)
     code, out, err = invoke(main, run, "--fp16", "--overwrite")
     assert (code, out) == (7, "")

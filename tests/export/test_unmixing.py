@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import torch
 
-from hsi_export import graph
+from hsi_export import tracing
 from hsi_train import methods
 from hsi_train.method import BaseMethod, Batch, Problem
 
@@ -42,7 +42,7 @@ def method() -> BaseMethod:
 
 @pytest.fixture(scope="module")
 def proto(method: BaseMethod) -> Any:
-    return graph.trace(method, BANDS)
+    return tracing.trace(method, BANDS)
 
 
 def test_both_outputs_answer_like_torch(method: BaseMethod, proto: Any) -> None:

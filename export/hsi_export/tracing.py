@@ -15,17 +15,17 @@ from hsi_runtime.model.model_file import INPUT_NAME
 from hsi_train.method import BaseMethod
 
 OPSET = 20  # newer ones fuse attention in a way that TensorRT-RTX refuses
-STARTS, ENDS, AXES, STEPS = range(1, 5)  # inputs of a slice
-LARGEST_WEIGHT = 1 << 28  # values; torch leaves what has over 8,192 for run time
+STARTS, ENDS, AXES, STEPS = range(1, 5)  # input numbers of a Slice node
+LARGEST_WEIGHT = 1 << 28  # values; torch leaves larger than 8,192 for run time
 
 
 def trace(method: BaseMethod, bands: int, folded: bool = True) -> Any:
     """Export the network, and only it, with free batch, height and width.
 
     Args:
-        method: In evaluation mode, on the CPU.
-        bands: Bands of the input.
-        folded: In the form that runs fastest in float32. Not for half precision: a
+        method: Trained method in evaluation mode, on the CPU.
+        bands: Number of bands of the input.
+        folded: Use the form that runs fastest in float32. Not for half precision: a
             layer that reads stored values, as a folded one does, has to stay float32.
 
     Returns:
@@ -49,14 +49,14 @@ def to_onnx(
     """Export a module with free batch, height and width, as torch writes it.
 
     Args:
-        graph: Maps a cube to a tuple of outputs.
-        outputs: Their names.
-        side: Of the smallest window.
-        bands: Of the input.
+        graph: Module from a cube to a tuple of outputs.
+        outputs: Names of the outputs.
+        side: Side of the smallest window, px.
+        bands: Number of bands of the input.
     """
     # Unequal, odd sizes: nothing of the example may end up in the graph.
     example = torch.zeros(2, bands, side + 4, side + 10)
-    # torch warns of its own internals, and that torchvision is not there.
+    # torch warns about its own internals, and that torchvision is missing.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -79,7 +79,7 @@ def to_onnx(
 
 
 def merge_slices(graph: onnx_ir.Graph) -> None:
-    """Cut all axes at once where one slice feeds another only.
+    """Merge two slices into one where the first feeds only the second.
 
     torch exports a slice for every axis, and an engine copies the tensor for each.
     """
@@ -103,7 +103,7 @@ def merge_slices(graph: onnx_ir.Graph) -> None:
         name = f"{node.outputs[0].name}_axes"
         joint = onnx_ir.tensor([*(axes[0] or ()), *(axes[1] or ())], name=name)
         constant = onnx_ir.Value(name=name, const_value=joint)
-        graph.register_initializer(constant)  # that a third slice can be merged, too
+        graph.register_initializer(constant)  # so that a third slice can be merged
         node.replace_input_with(AXES, constant)
         node.replace_input_with(0, first.inputs[0])
         graph.remove(first, safe=True)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from hsi_export import graph, parity
+from hsi_export import parity, tracing
 from hsi_runtime.engines.backend import Backend
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.model.model_file import PROBABILITIES, read_model
@@ -45,7 +45,7 @@ def test_only_inference_is_left(proto: Any) -> None:
     assert not {"If", "Loop", "Scan"} & operators
     assert not proto.functions
     assert {node.domain for node in proto.graph.node} <= {"", "ai.onnx"}
-    assert [(o.domain, o.version) for o in proto.opset_import] == [("", graph.OPSET)]
+    assert [(o.domain, o.version) for o in proto.opset_import] == [("", tracing.OPSET)]
 
 
 def test_weights_are_inside_and_no_others(proto: Any, loaded: Checkpoint) -> None:
@@ -123,13 +123,13 @@ class Crops(torch.nn.Module):
 
 
 def test_slices_of_several_axes_become_one() -> None:
-    model = graph.to_onnx(Crops(), ("a", "b", "c", "d"), side=9, bands=3)
+    model = tracing.to_onnx(Crops(), ("a", "b", "c", "d"), side=9, bands=3)
 
     def slices() -> int:
         return sum(node.op_type == "Slice" for node in model.graph)
 
     assert slices() == 8
-    graph.merge_slices(model.graph)
+    tracing.merge_slices(model.graph)
     assert slices() == 5
     proto = onnx_ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)
@@ -156,6 +156,6 @@ def test_weights_are_computed_before_not_in_every_run() -> None:
     method: Any = SimpleNamespace(
         folded_graph=Scaled, outputs=("probabilities",), receptive_field=1
     )
-    proto = graph.trace(method, 128)
+    proto = tracing.trace(method, 128)
     assert [node.op_type for node in proto.graph.node] == ["Conv"]
     assert [list(t.dims) for t in proto.graph.initializer] == [[128, 128, 1, 1]]
