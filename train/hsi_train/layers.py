@@ -31,9 +31,9 @@ class Standardise(nn.Module):
 
 @torch.no_grad()
 def fold_standardise(layer: nn.Conv2d, standardise: Standardise) -> None:
-    """Change a convolution so that it reads the cube before it is standardised.
+    """Change a convolution so that it reads the cube before standardisation.
 
-    Exact for a layer without padding: its zeros would stand for other values.
+    Exact for a layer without padding: padding zeros would stand for other values.
     """
     assert layer.bias is not None
     weight = layer.weight.double() * standardise.inverse_std.double()
@@ -55,29 +55,29 @@ def norm_affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def crop_to(features: Tensor, rows: int, cols: int) -> Tensor:
-    """Cut the last two axes to their centre ``rows`` x ``cols``."""
+    """Crop the last two axes to their central ``rows`` x ``cols``."""
     top = (features.shape[-2] - rows) // 2
     left = (features.shape[-1] - cols) // 2
     return features[..., top : top + rows, left : left + cols]
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Count the trainable numbers of a module."""
+    """Count the trainable parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def class_softmax(scores: Tensor) -> Tensor:
     """Turn scores ``(batch, class, row, col)`` into probabilities.
 
-    In single steps: engines transpose everything, twice, for a softmax over an axis
-    that is not the last.
+    Written out: for a softmax over an axis that is not the last, engines transpose
+    everything, twice.
     """
     powers = torch.exp(scores - scores.amax(dim=1, keepdim=True))
     return powers / powers.sum(dim=1, keepdim=True)
 
 
 class Probabilities(nn.Module):
-    """The one way from class scores to probabilities: ``softmax(scores / T)``.
+    """The only way from class scores to probabilities: ``softmax(scores / T)``.
 
     ``temperature`` is one until it is fitted; it is saved and exported with the method.
     """
@@ -89,5 +89,5 @@ class Probabilities(nn.Module):
         self.register_buffer("temperature", torch.ones(()))
 
     def forward(self, scores: Tensor) -> Tensor:
-        """Map scores ``(batch, class, row, col)`` to shares of one."""
+        """Map scores ``(batch, class, row, col)`` to probabilities."""
         return class_softmax(scores / self.temperature)

@@ -16,11 +16,11 @@ from torch.nn import functional as F
 from hsi_runtime.model.model_file import PROBABILITIES
 from hsi_train.layers import Probabilities
 
-IGNORED = -1  # class index of an output that has no say in the loss
+IGNORED = -1  # class index of an output that the loss leaves out
 
 
 class Batch(NamedTuple):
-    """Training windows and what their outputs should be.
+    """Training windows and the classes of their outputs.
 
     Attributes:
         cube: Stored units, float32, shape ``(batch, band, row, col)``.
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 
 class Corner(NamedTuple):
-    """Where the outputs of a window start."""
+    """Position of a window's first output."""
 
     scene: int
     row: int
@@ -45,7 +45,7 @@ class Corner(NamedTuple):
 
 
 class TrainingWindows(Protocol):
-    """What a method may ask of the training windows before the first step."""
+    """Access to the training windows for a method before the first step."""
 
     def training_pixels(self) -> list[Corner]:
         """List the training pixels, in order of scene, row and column."""
@@ -53,14 +53,14 @@ class TrainingWindows(Protocol):
     def unlabelled(
         self, outputs: int, count: int, rng: np.random.Generator
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
-        """Cut windows at random that show nothing of the test and validation pixels."""
+        """Cut random windows that contain no test and no validation pixel."""
 
     def batch(self, places: list[Corner], outputs: int) -> Batch:
         """Cut several windows into one batch."""
 
 
 class Problem(NamedTuple):
-    """What a method must know of the data before it can build its layers.
+    """Statistics of the training pixels from which a method builds its layers.
 
     Attributes:
         band_mean: Mean over training pixels, stored units, shape ``(band,)``.
@@ -80,16 +80,17 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Defaults:
-    """How a method is trained where the recipe's ``[fit]`` does not say.
+    """Training settings where the recipe's ``[fit]`` gives none.
 
     Attributes:
         learning_rate: Peak of the one-cycle schedule.
-        weight_decay: Of AdamW.
-        gain: Windows are brightened by up to this share.
-        noise: Added noise, in standard deviations of a band.
-        batch: Patches in a step.
-        min_steps: Optimiser steps below which the network has not settled, however few
-            the labels; 0 where `BaseMethod.prepare` leaves nothing to train.
+        weight_decay: AdamW weight decay.
+        gain: Largest random change of a window's brightness, as a share.
+        noise: Random noise added to the windows, in standard deviations of a band.
+        batch: Number of patches in a step.
+        min_steps: Smallest number of optimiser steps, however few the labels: with
+            fewer the network has not settled. 0 where `BaseMethod.prepare` leaves
+            nothing to train.
     """
 
     learning_rate: float = 3e-3
@@ -101,10 +102,10 @@ class Defaults:
 
 
 class BaseMethod(nn.Module):
-    """A trainable classifier; `network` alone is what is exported and run.
+    """A trainable classifier; only `network` is exported and run.
 
     Parameters outside `network` exist for training only. `probabilities` turns scores
-    into what the exported graph says; training sees the scores as they are.
+    into the output of the exported graph; training uses the scores themselves.
     """
 
     receptive_field: ClassVar[int]
@@ -113,15 +114,15 @@ class BaseMethod(nn.Module):
     network: nn.Module
     problem: Problem
     class_weights: Tensor
-    progress = 0.0  # share of the training steps taken; the trainer keeps it
+    progress = 0.0  # share of the training steps taken; set by the trainer
 
     def __init__(self, problem: Problem, class_weighting: float = 0.0) -> None:
-        """Keep the weights of the cross-entropy.
+        """Compute the class weights of the cross-entropy.
 
         Args:
             problem: Statistics of the training pixels.
             class_weighting: Exponent p of weights proportional to ``count ** -p``:
-                0 treats every pixel alike, 1 every class.
+                0 weights all pixels equally, 1 all classes.
         """
         super().__init__()
         self.problem = problem
@@ -153,7 +154,7 @@ class BaseMethod(nn.Module):
         """Average the weighted cross-entropy of scores ``(batch, class, row, col)``.
 
         Args:
-            scores: Of each class.
+            scores: Class scores.
             classes: Class index or `IGNORED`, shape ``(batch, row, col)``.
         """
         total = F.cross_entropy(
@@ -166,18 +167,18 @@ class BaseMethod(nn.Module):
         return total / (classes != IGNORED).sum().clamp(min=1)
 
     def losses(self, batch: Batch) -> Iterator[Tensor]:
-        """Yield what one training step minimises.
+        """Yield the losses that one training step minimises.
 
         After each value the trainer takes one optimiser step over the parameters that
-        the value reached, and resumes the generator. Most methods yield once; a
-        min-max game yields each side's loss in turn, the other side frozen.
+        the value reached, and resumes the generator. Most methods yield once. A
+        min-max game yields each side's loss in turn, with the other side frozen.
         """
         yield self.loss(batch)
 
     def shown(self, cube: Tensor) -> Tensor:
-        """Return all that a training step shows the network of windows.
+        """Return the cubes that a training step passes through the network.
 
-        After training, batch statistics are measured on it once more.
+        After training, batch statistics are measured on them once more.
 
         Args:
             cube: Stored units, shape ``(batch, band, row, col)``.
@@ -188,11 +189,11 @@ class BaseMethod(nn.Module):
         return cube
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """Group the parameters for AdamW: ``params``, ``lr`` (its peak), and so on."""
+        """Group the parameters for AdamW: ``params``, ``lr`` (peak rate), and so on."""
         return [{"params": list(self.parameters()), "lr": learning_rate}]
 
     def fit_defaults(self) -> Defaults:
-        """Say how this problem is trained where the recipe does not.
+        """Return the settings for this problem where the recipe gives none.
 
         Raises:
             RecipeError: The options cannot be trained on this problem.
@@ -209,25 +210,24 @@ class BaseMethod(nn.Module):
     def folded_graph(self) -> nn.Module:
         """Return `inference_graph` in the form that runs fastest, which is exported.
 
-        The same function of the same weights up to rounding; the exporter compares
-        the two.
+        It equals `inference_graph` up to rounding; the exporter compares the two.
         """
         return self.inference_graph()
 
     def endmembers(self) -> Tensor | None:
-        """Return the spectra abundances refer to, ``(class, band)``, largest value 1.
+        """Return the endmember spectra, ``(class, band)``, each with a peak of 1.
 
-        None where the method does not unmix.
+        None if the method does not unmix.
         """
         return None
 
     def training_only(self) -> list[str]:
-        """Name the parameters that the exported graph does not contain."""
+        """List the names of the parameters that the exported graph lacks."""
         return [n for n, _ in self.named_parameters() if not n.startswith("network.")]
 
 
 class InferenceGraph(nn.Module):
-    """The exported function of most methods: a cube to calibrated probabilities."""
+    """The exported function of most methods: from a cube to class probabilities."""
 
     def __init__(self, network: nn.Module, probabilities: Probabilities) -> None:
         super().__init__()

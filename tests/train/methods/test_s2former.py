@@ -307,7 +307,7 @@ def test_frequency_loss_ignores_what_is_smooth() -> None:
 def test_signal_left_at_the_anchors() -> None:
     signal = Distillation(build().network).signal
     assert len(signal) == 200
-    found = [round(float(signal[t]), 3) for t in distillation.ANCHORS]
+    found = [round(float(signal[t]), 3) for t in distillation.TIMES]
     assert found == [0.316, 0.596, 0.827, 0.977]
 
 

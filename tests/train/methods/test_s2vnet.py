@@ -14,10 +14,10 @@ from hsi_train.methods.s2vnet import (
     Method,
     NormedScores,
     Retention,
-    anchor,
     divergence,
     fold,
     initial_theta,
+    label_loss,
     relative_size,
     roughness,
     spectral_angle,
@@ -378,9 +378,9 @@ def test_regularisation_against_its_formulas() -> None:
     shares = torch.tensor([0.2, 0.8])[None, :, None, None].expand(1, 2, 1, 3)
     classes = torch.tensor([[[0, 1, IGNORED]]])
     expected = -(math.log(0.2) + math.log(0.8)) / 2
-    assert float(anchor(shares, classes)) == pytest.approx(expected)
+    assert float(label_loss(shares, classes)) == pytest.approx(expected)
     nothing = torch.full_like(classes, IGNORED)
-    assert float(anchor(shares, nothing)) == 0
+    assert float(label_loss(shares, nothing)) == 0
 
     mixture = torch.tensor([[3.0, 0.0], [4.0, 2.0]])[None, ..., None]
     assert float(relative_size(mixture / 5, mixture)) == pytest.approx(0.2, rel=1e-4)

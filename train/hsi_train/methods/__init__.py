@@ -1,12 +1,13 @@
-"""One published method a file or folder; its name is the method's.
+"""One published method per file or folder, which has the name of the method.
 
-Who checks a network against its paper looks in one place. A method defines two names:
+To check a network against its paper, one looks in one place. A method defines two
+names:
 
 - ``Options``: a frozen msgspec struct, the ``[options]`` table of a recipe;
 - ``Method``: a subclass of `hsi_train.method.BaseMethod`.
 
 Nothing else has to be edited: the command line, the contract tests and the exporter
-find methods by listing this folder. Listing imports none of them, nor torch.
+find methods by listing this folder. Listing imports neither methods nor torch.
 """
 
 import importlib
@@ -22,18 +23,18 @@ if TYPE_CHECKING:
 
 
 def names() -> list[str]:
-    """List the methods without importing them: the files of this folder."""
+    """List the methods, which are the files of this folder, without importing them."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def method_class(name: str) -> "type[BaseMethod]":
-    """Return the class of a method, to ask what it needs before it can be built.
+    """Return the class of a method, such as for its receptive field.
 
     Raises:
         RecipeError: There is no such method.
     """
-    found: type[BaseMethod] = _module(name).Method
-    return found
+    method: type[BaseMethod] = _module(name).Method
+    return method
 
 
 def check_options(name: str, options: dict[str, Any]) -> msgspec.Struct:

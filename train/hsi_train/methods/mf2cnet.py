@@ -38,8 +38,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         spectral_stride: Step of the first convolution along the bands.
         features: Channels of the granular blocks, a multiple of four.
         hidden: Channels of the head's hidden layer.
-        dropout: Share of hidden channels dropped in training.
-        class_weighting: 0 weighs every training pixel alike, 1 every class; a quarter
+        dropout: Share of the hidden channels dropped in training.
+        class_weighting: 0 weights all training pixels equally, 1 all classes; 0.25
             helps rare classes without a loss for common ones (EnMAP Potsdam).
     """
 
@@ -51,7 +51,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class DepthwiseConv3d(nn.Module):
-    """Filter every channel by its own 3x3x3 kernel: valid in space, padded in depth."""
+    """Filter each channel by its own 3x3x3 kernel: valid in space, padded in depth."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -89,8 +89,8 @@ class GranularBlock(nn.Module):
     """Receptive fields of 1, 3, 5 and 7 pixels side by side, fused, with a skip.
 
     Attributes:
-        products: How many groups each product makes for inference. Engines copy the
-            groups out of a larger one, and take longer for several smaller ones.
+        products: Number of groups that each matrix product computes in inference.
+            Engines copy groups out of a large product; several small ones take longer.
     """
 
     products: tuple[int, ...] = (1,) * GROUPS
@@ -128,9 +128,9 @@ class GranularBlock(nn.Module):
         return F.relu(self.fuse(multiscale) + inner)
 
     def mixed_groups(self, x: Tensor, inner: Tensor) -> Iterator[Tensor]:
-        """Mix the channels and part them; the first group of the inner pixels only."""
+        """Mix and split the channels; the first group has the inner pixels only."""
         width = x.shape[1] // GROUPS
-        if self.mix[1].training:  # the norm, which may be so alone: see `Trainer`
+        if self.mix[1].training:  # the trainer may set the norms alone to training
             first, *rest = self.mix(x).split(width, dim=1)
             yield crop_to(first, *inner.shape[-2:])
             yield from rest
@@ -154,7 +154,7 @@ class Head(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, feature, depth, row, col)`` to scores.
 
-        For inference all depths are one kernel: engines that keep the features of a
+        In inference one kernel spans all depths: engines that keep the features of a
         pixel together, in half precision, would transpose for a flat product.
         """
         first, norm, *rest = self
@@ -171,7 +171,7 @@ class Head(nn.Sequential):
 
 
 class Network(nn.Module):
-    """The inference graph: a cube to class scores, twelve rows and columns fewer."""
+    """From a cube to class scores, with twelve rows and columns fewer."""
 
     def __init__(self, problem: Problem, options: Options) -> None:
         super().__init__()
@@ -210,8 +210,8 @@ class Network(nn.Module):
 class FoldedDepthwise(nn.Module):
     """A depthwise 3-D filter with its norm and rectifier, for inference.
 
-    Every channel of every depth is a plane of its own: three 2-D filters of shifted
-    planes take half the time of the 3-D one, which engines unfold in memory.
+    Each channel of each depth is a plane: three 2-D filters of shifted planes take
+    half the time of the 3-D filter, which engines unfold in memory.
     """
 
     before: Tensor
@@ -267,7 +267,7 @@ class FoldedGraph(nn.Module):
 
 
 class Method(BaseMethod):
-    """MF2CNet with a plain cross-entropy; nothing of it exists for training only."""
+    """MF2CNet with a plain cross-entropy; all of it is exported."""
 
     receptive_field = 13
 

@@ -49,10 +49,10 @@ from hsi_train.method import IGNORED, BaseMethod, Batch, Defaults, Problem
 FEATURES = 128
 PLANES = 3  # channels that share an involution kernel
 STYLED = 24  # features of a generator
-SMOOTH = 8  # cosines along the spectrum
+SMOOTH = 8  # number of cosines along the spectrum
 MIXING = 0.6  # both parameters of the Beta distribution of the mixing share
 TEMPERATURE = 0.07
-GENERATOR_RATE = 0.1  # of the classifier's
+GENERATOR_RATE = 0.1  # share of the classifier's learning rate
 GAIN, SLOPE = 0.3, 0.5  # largest random change of a spectrum: factor, tilt
 
 Norm = Callable[[int], nn.Module]
@@ -63,15 +63,16 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``[options]`` table of a recipe.
 
     Attributes:
-        generators: Train on altered copies; without, plainly.
-        max_step: Train the generators, too; without, they stay random.
-        spectral_randomisation: Instead of generators: tilt each spectrum at random.
+        generators: Train on altered copies, too.
+        max_step: Train the generators, too; otherwise they stay random.
+        spectral_randomisation: Tilt each spectrum at random; replaces the generators.
         ce_on_source: Classify the clean source, too, not its altered copies only.
-        kl_weight: Of the consistency between copies.
-        mi_weight: Of the mutual information between a copy and its source.
+        kl_weight: Weight of the consistency between copies.
+        mi_weight: Weight of the mutual information between a copy and its source.
         smooth_change: Let generators alter spectra smoothly, not each band by itself.
         generator_scale: Size of the change that untrained generators make.
-        norm: Normalisation of the classifier: batch, or the channels of each pixel.
+        norm: Normalisation of the classifier: over the batch (bn), or over the channels
+            of each pixel (ln).
     """
 
     generators: bool = True
@@ -100,7 +101,7 @@ class UnitSpectra(nn.Module):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__()
-        # Cancels; it keeps the squares of stored values in any type's range.
+        # It cancels out, but keeps the squares of stored values in any type's range.
         power = (problem.band_mean**2 + problem.band_std**2).mean()
         self.register_buffer("scale", power.rsqrt().float())
 
@@ -226,14 +227,14 @@ class SpatialSpectral(nn.Module):
 
         Args:
             x: Features.
-            shares: Of the spectral and of the spatial branch, shape ``(2,)``.
+            shares: Shares of the spectral and the spatial branch, shape ``(2,)``.
         """
         mixed: Tensor = shares[0] * self.spectral(x) + shares[1] * self.spatial(x)
         return mixed
 
 
 class Network(nn.Module):
-    """The inference graph: a cube to class scores, 18 rows and columns fewer."""
+    """From a cube to class scores, with 18 rows and columns fewer."""
 
     def __init__(self, problem: Problem, norm: Norm) -> None:
         super().__init__()
@@ -297,7 +298,7 @@ class Generator(nn.Module):
             self.involutions, self.convolutions, strict=True
         ):
             z = involution(z) + convolution(z)
-            # Drawn on the CPU: its generator is what a resumed run restores.
+            # Drawn on the CPU, whose random state a resumed run restores.
             style = self.style(torch.randn(len(x), 2).to(x.device))
             gain, offset = style[:, :, None, None].chunk(2, dim=1)
             z = (1 + gain) * self.normalise(z) + offset
@@ -310,7 +311,7 @@ class Generator(nn.Module):
 
 
 def cosines(bands: int, count: int) -> Tensor:
-    """Return smooth spectra ``(band, cosine)``; the faster one turns, the smaller.
+    """Return smooth spectra ``(band, cosine)``, smaller at higher frequencies.
 
     Independent weights of unit variance give sums of unit mean power.
     """
@@ -321,7 +322,7 @@ def cosines(bands: int, count: int) -> Tensor:
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions with a skip; InstanceNorm would cancel their biases."""
+    """Two 3x3 convolutions with a skip, without biases: InstanceNorm cancels them."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -357,7 +358,7 @@ class Blur(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Features at five depths, by which MI recognises a patch; training only.
+    """Features at five depths, by which MI compares patches; training only.
 
     The published encoder has a sixth residual block, after the last depth that is used.
     """
@@ -450,7 +451,7 @@ class Method(BaseMethod):
         return torch.cat(self.learned(x, self.copies(x)))
 
     def learned(self, x: Tensor, copies: list[Tensor]) -> list[Tensor]:
-        """List what a min step classifies."""
+        """List the cubes that a min step classifies."""
         return [x, *copies] if self.options.ce_on_source else copies
 
     def min_loss(self, x: Tensor, copies: list[Tensor], classes: Tensor) -> Tensor:
@@ -475,7 +476,7 @@ class Method(BaseMethod):
         return total / known + self.options.kl_weight * consistency
 
     def max_loss(self, x: Tensor, copies: list[Tensor], classes: Tensor) -> Tensor:
-        """Reward copies that the classifier, as it stands, takes for different ones.
+        """Reward copies that the present classifier does not classify alike.
 
         Args:
             x: Unit spectra, shape ``(batch, band, row, col)``.
@@ -525,13 +526,13 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 def inconsistency(scores: tuple[Tensor, ...], classes: Tensor) -> Tensor:
-    """Measure how far the mixed copies are from the other altered one.
+    """Measure how much scores of mixed copies differ from those of altered ones.
 
     KL(mixed 2 || altered 1) + KL(mixed 1 || altered 2), a mean over the outputs that
     have a class.
 
     Args:
-        scores: Of altered 1, altered 2, mixed 1, mixed 2, each
+        scores: Class scores of altered 1, altered 2, mixed 1 and mixed 2, each
             ``(batch, class, row, col)``.
         classes: Class index or `IGNORED`, shape ``(batch, row, col)``.
     """
@@ -544,7 +545,7 @@ def inconsistency(scores: tuple[Tensor, ...], classes: Tensor) -> Tensor:
 
 
 def contrast(a: Tensor, b: Tensor) -> Tensor:
-    """Bound the mutual information of two views: each row shall find its partner.
+    """Bound the mutual information of two views by contrasting rows (InfoNCE).
 
     Args:
         a: Features of one view, shape ``(batch, feature)``.
@@ -563,19 +564,19 @@ def contrast(a: Tensor, b: Tensor) -> Tensor:
 def squares(x: Tensor, side: int) -> Tensor:
     """Cut windows into the patches that fit without overlap, as further samples.
 
-    A step of a few dense windows would leave MI hardly a negative; a patch is a window
-    of one.
+    With a few dense windows in a step, MI would have hardly any negatives; a patch is
+    a window with one output.
 
     Args:
         x: Shape ``(batch, band, row, col)``.
-        side: Of a patch, pixels.
+        side: Side of a patch, px.
     """
     cut = x.unfold(2, side, side).unfold(3, side, side)
     return cut.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)  # (batch * patch, band, ...)
 
 
 def randomise_spectra(cube: Tensor) -> Tensor:
-    """Multiply each sample's spectra by a random gain that tilts along the bands.
+    """Multiply each sample's spectra by a random gain with a tilt along the bands.
 
     Args:
         cube: Shape ``(batch, band, row, col)``.
@@ -586,7 +587,7 @@ def randomise_spectra(cube: Tensor) -> Tensor:
 
 
 def _batch_norm(features: int) -> nn.Module:
-    # Always the statistics of the batch: nothing to keep.
+    # Generators always use the statistics of the batch.
     return nn.BatchNorm2d(features, track_running_stats=False)
 
 

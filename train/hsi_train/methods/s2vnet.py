@@ -52,9 +52,9 @@ from hsi_train.layers import (
 from hsi_train.method import IGNORED, BaseMethod, Batch, Defaults, Problem
 
 CHANNELS, HEADS = 32, 4
-REACH = 3  # retention looks so many pixels to each side
-LATENT, HIDDEN = 4, 96  # of the variational network
-PERTURBATION = 0.1  # largest, as a share of the mean of W
+REACH = 3  # pixels to each side that retention attends to
+LATENT, HIDDEN = 4, 96  # sizes in the variational network
+PERTURBATION = 0.1  # largest shift of an endmember, as a share of the mean of W
 FLOOR = 1e-3  # smallest initial W, so that softplus has a gradient there
 
 Weight = Annotated[float, Meta(ge=0, le=1e3)]
@@ -67,14 +67,14 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         cosine: Compare the local mean spectrum with the endmembers.
         nonlinear_decoder: Complete the reconstruction by a nonlinear term; training
             only.
-        nonlinear_weight: Of the size of that term, relative to the linear mixture; it
-            can lessen the angle by its size at most, so from 1 on it would not pay.
+        nonlinear_weight: Weight of that term's size relative to the linear mixture.
+            The term reduces the angle by its size at most; from 1 on it would not pay.
         variability: Vary the endmembers during training.
-        anchor_weight: Of the term that makes abundances agree with labels; 0.1 left
-            them erratic (SalinasA).
-        kl_weight: Of the Kullback-Leibler divergence of the variational network.
-        tv_weight: Of the total variation of abundances and of perturbations.
-        class_weighting: 0 weighs every training pixel alike, 1 every class.
+        anchor_weight: Weight of the term that makes abundances agree with labels; 0.1
+            left them erratic (SalinasA).
+        kl_weight: Weight of the Kullback-Leibler divergence of the variational network.
+        tv_weight: Weight of the total variation of abundances and of perturbations.
+        class_weighting: 0 weights all training pixels equally, 1 all classes.
     """
 
     cosine: bool = True
@@ -87,7 +87,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     class_weighting: Annotated[float, Meta(ge=0, le=1)] = 0.25
 
 
-class ChannelNorm(nn.LayerNorm):
+class LayerNorm2d(nn.LayerNorm):
     """Layer normalisation over the channels of each pixel."""
 
     def __init__(self, channels: int) -> None:
@@ -156,9 +156,9 @@ class Retention(nn.Module):
 
 
 class NormedScores(nn.Module):
-    """Batch norm, then a 1x1 convolution; one convolution in evaluation.
+    """Batch norm, then a 1x1 convolution; a single convolution in evaluation.
 
-    An exporter folds a norm into the convolution before it. Here none is before it.
+    An exporter folds a norm into the convolution before it; here there is none.
     """
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -191,9 +191,9 @@ class SpatialNetwork(nn.Module):
             nn.Conv2d(CHANNELS // 2, CHANNELS, 3),
             nn.BatchNorm2d(CHANNELS),
         )
-        self.retention = nn.Sequential(ChannelNorm(CHANNELS), Retention())
+        self.retention = nn.Sequential(LayerNorm2d(CHANNELS), Retention())
         self.feed_forward = nn.Sequential(
-            ChannelNorm(CHANNELS),
+            LayerNorm2d(CHANNELS),
             nn.Conv2d(CHANNELS, 2 * CHANNELS, 1),
             nn.GELU(),
             nn.Conv2d(2 * CHANNELS, CHANNELS, 1),
@@ -215,11 +215,11 @@ class SpatialNetwork(nn.Module):
 
 
 class Constants(NamedTuple):
-    """All that the cosine needs of the endmembers.
+    """The constants that the cosine computes from endmembers.
 
     Attributes:
         gram: ``E^T E``, shape ``(endmember, endmember)``.
-        norms: Of each endmember, shape ``(endmember,)``.
+        norms: Length of each endmember, shape ``(endmember,)``.
     """
 
     gram: Tensor
@@ -227,7 +227,7 @@ class Constants(NamedTuple):
 
 
 def fold(endmembers: Tensor) -> Constants:
-    """Fold endmembers ``(band, endmember)`` into what the cosine needs."""
+    """Compute the constants of endmembers ``(band, endmember)``."""
     return Constants(endmembers.T @ endmembers, endmembers.norm(dim=0))
 
 
@@ -254,13 +254,14 @@ class Cosine(nn.Module):
         return projected / (energy.sqrt() * constants.norms[:, None, None])
 
     def forward(self, abundances: Tensor, constants: Constants | None) -> Tensor:
-        """Give centred, scaled cosines; by the folded constants, or by others."""
-        found = self.cosines(abundances, constants or Constants(self.gram, self.norms))
-        return self.scale * (found - found.mean(dim=1, keepdim=True))
+        """Return centred, scaled cosines, by the folded constants unless given."""
+        constants = constants or Constants(self.gram, self.norms)
+        cosines = self.cosines(abundances, constants)
+        return self.scale * (cosines - cosines.mean(dim=1, keepdim=True))
 
 
 class Network(nn.Module):
-    """The inference graph: a cube to class scores, ten rows and columns fewer."""
+    """From a cube to class scores, with ten rows and columns fewer."""
 
     scale: Tensor
 
@@ -307,8 +308,9 @@ class Network(nn.Module):
 
         Args:
             cube: Stored units, shape ``(batch, band, row, col)``.
-            abundances: Of the same pixels, shape ``(batch, endmember, row, col)``.
-            constants: Of endmembers other than the folded ones.
+            abundances: Abundances of the same pixels, shape
+                ``(batch, endmember, row, col)``.
+            constants: Constants of other endmembers than the folded ones.
 
         Returns:
             Class scores, shape ``(batch, class, row - 10, col - 10)``.
@@ -322,8 +324,8 @@ class Network(nn.Module):
         return scores
 
 
-class InferenceGraph(nn.Module):
-    """The exported function: a cube to class probabilities and abundances."""
+class UnmixingGraph(nn.Module):
+    """The exported function: from a cube to class probabilities and abundances."""
 
     def __init__(self, network: Network, probabilities: Probabilities) -> None:
         super().__init__()
@@ -333,7 +335,7 @@ class InferenceGraph(nn.Module):
     def forward(self, cube: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(batch, band, height, width)`` to two ``(batch, class, ...)``.
 
-        Height and width shrink by twice the halo, for both alike.
+        Height and width of both shrink by twice the halo.
         """
         abundances = self.network.abundances(cube)
         scores = self.network.scores(cube, abundances)
@@ -342,9 +344,9 @@ class InferenceGraph(nn.Module):
 
 
 def folded(network: Network) -> Network:
-    """Copy a network, with what it does to the cube folded into its first layers.
+    """Copy a network, with its preprocessing folded into the first layers.
 
-    Both branches then read the cube itself.
+    Both branches then read the stored values.
     """
     twin = copy.deepcopy(network)
     stem, encoder = twin.spatial.stem[0], twin.encoder[0]
@@ -360,13 +362,13 @@ def folded(network: Network) -> Network:
 
 
 class Variation(NamedTuple):
-    """How endmembers vary; all of shape ``(band, ...)``.
+    """Variation of the endmembers; all of shape ``(band, ...)``.
 
     Attributes:
         scale: Factors of W, shape ``(band, endmember)``.
-        shift: Added to it, shape ``(band, endmember)``.
-        mean: Of the latent distribution, shape ``(band, latent)``.
-        log_variance: Of the latent distribution, shape ``(band, latent)``.
+        shift: Addends to W, shape ``(band, endmember)``.
+        mean: Mean of the latent distribution, shape ``(band, latent)``.
+        log_variance: Log variance of the latent distribution, ``(band, latent)``.
     """
 
     scale: Tensor
@@ -376,7 +378,7 @@ class Variation(NamedTuple):
 
 
 class Variability(nn.Module):
-    """A variational network over the bands: it scales and shifts endmembers."""
+    """A variational network over the bands that scales and shifts endmembers."""
 
     def __init__(self, endmembers: int) -> None:
         super().__init__()
@@ -392,7 +394,7 @@ class Variability(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, spectra: Tensor, sample: bool) -> Variation:
-        """Vary ``(band, endmember)``; without ``sample``, by the latent mean."""
+        """Vary ``(band, endmember)`` by a latent sample, or by the latent mean."""
         rows = F.layer_norm(spectra.T, spectra.shape[:1]).T  # each column standardised
         hidden = F.relu(self.hidden(rows))
         mean, log_variance = self.mean(hidden), self.log_variance(hidden)
@@ -405,7 +407,7 @@ class Variability(nn.Module):
 
 
 class NonlinearTerm(nn.Module):
-    """What the linear mixture lacks; zero at first."""
+    """The nonlinear part of a mixture; zero at first."""
 
     def __init__(self, bands: int) -> None:
         super().__init__()
@@ -426,8 +428,8 @@ class Unmixing(NamedTuple):
 
     Attributes:
         loss: Spectral angle and regularisation, no axes.
-        abundances: Of every pixel, shape ``(batch, endmember, row, col)``.
-        endmembers: As varied in this pass, shape ``(band, endmember)``.
+        abundances: Abundances of all pixels, shape ``(batch, endmember, row, col)``.
+        endmembers: Endmembers as varied in this pass, shape ``(band, endmember)``.
     """
 
     loss: Tensor
@@ -469,12 +471,12 @@ class Method(BaseMethod):
         return self._vary(False)[0].T
 
     def losses(self, batch: Batch) -> Iterator[Tensor]:
-        """Yield the one loss; then fold the moved endmembers into the network.
+        """Yield the one loss; then fold the changed endmembers into the network.
 
-        So the network's constants always fit the weights, whoever evaluates, copies
-        or saves it next.
+        So the network's constants always match the weights when it is evaluated,
+        copied or saved next.
         """
-        # The angle and the cosine want more digits than bf16 has.
+        # The angle and the cosine need more digits than bf16 has.
         exact = torch.autocast(batch.cube.device.type, enabled=False)
         with exact:
             total = self._objective(batch)
@@ -490,11 +492,11 @@ class Method(BaseMethod):
         constants = fold(unmixed.endmembers)
         scores = self.network.scores(batch.cube, unmixed.abundances, constants)
         own = crop_to(unmixed.abundances, *scores.shape[-2:])
-        anchored = self.options.anchor_weight * anchor(own, batch.classes)
+        anchored = self.options.anchor_weight * label_loss(own, batch.classes)
         return self.cross_entropy(scores, batch.classes) + unmixed.loss + anchored
 
     def unmix(self, cube: Tensor) -> Unmixing:
-        """Unmix and reconstruct a cube, with varied endmembers; labels have no say.
+        """Unmix and reconstruct a cube, with varied endmembers and without labels.
 
         Args:
             cube: Stored units, shape ``(batch, band, row, col)``.
@@ -517,10 +519,10 @@ class Method(BaseMethod):
         return Unmixing(loss, abundances, endmembers)
 
     def inference_graph(self) -> nn.Module:
-        return InferenceGraph(self.network, self.probabilities)
+        return UnmixingGraph(self.network, self.probabilities)
 
     def folded_graph(self) -> nn.Module:
-        return InferenceGraph(folded(self.network), self.probabilities)
+        return UnmixingGraph(folded(self.network), self.probabilities)
 
 
 def initial_theta(class_means: Tensor) -> Tensor:
@@ -559,14 +561,14 @@ def relative_size(term: Tensor, mixture: Tensor) -> Tensor:
 
 
 def roughness(abundances: Tensor) -> Tensor:
-    """Average squared steps of ``(batch, endmember, row, col)`` to the next pixel."""
+    """Average the squared steps of ``(batch, endmember, row, col)`` between pixels."""
     squares = [abundances.diff(dim=dim).square().sum(dim=1) for dim in (-2, -1)]
     return (squares[0].mean() + squares[1].mean()) / 2
 
 
-def anchor(abundances: Tensor, classes: Tensor) -> Tensor:
+def label_loss(abundances: Tensor, classes: Tensor) -> Tensor:
     """Average the negative log abundance of the own class over labelled pixels."""
-    # Less than this counts as nothing, and zero has no logarithm.
+    # Zero has no logarithm.
     logarithms = abundances.clamp(min=1e-30).log()
     total = F.nll_loss(logarithms, classes, ignore_index=IGNORED, reduction="sum")
     return total / (classes != IGNORED).sum().clamp(min=1)

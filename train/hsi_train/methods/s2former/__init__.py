@@ -9,9 +9,9 @@ the Fourier magnitude; diffusion-aligned fine-tuning (DAFT), distillation along 
 path on which a diffusion model denoises a feature. Every size, formula and setting is
 ours; this is not a reproduction of the paper's numbers.
 
-With few labels a pre-trained encoder stays as it is. Pixels of the target without
-labels tell how its features differ from neighbour to neighbour, and a linear head is
-fitted that prefers what neighbours share. On disjoint splits of two small scenes that
+With few labels a pre-trained encoder stays frozen. Unlabelled pixels of the target show
+how its features differ between neighbours, and a linear head is fitted that prefers
+features that neighbours share. On disjoint splits of two small scenes that
 gains 7 and 8 points on training from scratch, but 6 with an untrained encoder, too;
 neither FDC nor DAFT adds to it: ``benchmarks/results/pretraining.md``.
 
@@ -44,6 +44,7 @@ from hsi_train.fitting.pretrain import Pretrainable
 from hsi_train.method import IGNORED, Batch, Defaults, Problem, TrainingWindows
 from hsi_train.methods.s2former import linear_head
 from hsi_train.methods.s2former.distillation import Distillation, another_view, unit
+from hsi_train.methods.s2former.folded import FoldedGraph
 from hsi_train.methods.s2former.network import (
     BLOCKS,
     FEATURES,
@@ -54,16 +55,16 @@ from hsi_train.methods.s2former.network import (
 )
 from hsi_train.methods.s2former.pretraining import Pretraining
 
-FEW_LABELS = 1000  # up to here a pre-trained encoder gets its head from a probe
-CUT = 128  # windows encoded at once for the probe
-AROUND, AROUND_SIDE = 32, 32  # windows of pixels without labels, and their outputs
-PROBED = Defaults(learning_rate=1e-3, min_steps=0)
+FEW_LABELS = 1000  # up to so many, the head of a pre-trained encoder is fitted
+CUT = 128  # windows encoded at once for the fit
+AROUND, AROUND_SIDE = 32, 32  # number of unlabelled windows, and their outputs a side
+FITTED_HEAD = Defaults(learning_rate=1e-3, min_steps=0)
 DAFT = Defaults(learning_rate=1e-3, min_steps=200)
 DENOISER_WARM_UP = 200  # steps
 
 
 class Surroundings(NamedTuple):
-    """What pixels without labels tell of the features.
+    """Features of unlabelled pixels.
 
     Attributes:
         features: Shape ``(pixel, feature)``.
@@ -75,7 +76,7 @@ class Surroundings(NamedTuple):
 
 
 def neighbours_known(known: Tensor, axis: int) -> Tensor:
-    """Say where a pixel and the next along an axis are both known."""
+    """Return where a pixel and the next one along an axis are both known."""
     length = known.shape[axis] - 1
     return known.narrow(axis, 0, length) & known.narrow(axis, 1, length)
 
@@ -95,15 +96,11 @@ class Method(Pretrainable):
         self.daft = Distillation(self.network) if options.daft else None
 
     def folded_graph(self) -> nn.Module:
-        from hsi_train.methods.s2former.folded import (
-            FoldedGraph,  # which imports this file
-        )
-
         return FoldedGraph(self.network, self.probabilities)
 
     @property
     def encoder(self) -> nn.Module:
-        """What pre-training trains and other runs may start from."""
+        """The part that pre-training trains and from which other runs may start."""
         return self.network.encoder
 
     @staticmethod
@@ -115,14 +112,14 @@ class Method(Pretrainable):
         return loss
 
     @property
-    def probes(self) -> bool:
-        """Whether the encoder knows more than the labels: its head is fitted first."""
+    def fits_head(self) -> bool:
+        """Whether the head is fitted first: few labels, and a pre-trained encoder."""
         few = int(self.problem.class_counts.sum()) <= FEW_LABELS
         return self.pretrained and few
 
     def fit_defaults(self) -> Defaults:
-        if self.probes:
-            return PROBED if self.daft is None else DAFT
+        if self.fits_head:
+            return FITTED_HEAD if self.daft is None else DAFT
         if self.daft is None:
             return self.defaults
         raise RecipeError(
@@ -132,7 +129,7 @@ class Method(Pretrainable):
         )
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        slow = self._options.encoder_rate if self.probes else 1.0
+        slow = self._options.encoder_rate if self.fits_head else 1.0
         fast = list(self.network.head.parameters())
         if self.daft is not None:
             fast += self.daft.denoiser.parameters()
@@ -143,7 +140,7 @@ class Method(Pretrainable):
 
     def prepare(self, windows: TrainingWindows) -> None:
         """Measure the features and fit the head before a pre-trained encoder moves."""
-        if not self.probes:
+        if not self.fits_head:
             return
         places, head = windows.training_pixels(), self.network.head
         around = self._unlabelled(windows)
@@ -163,15 +160,15 @@ class Method(Pretrainable):
 
     @torch.no_grad()
     def _unlabelled(self, windows: TrainingWindows) -> Surroundings | None:
-        """Measure the target scenes without labels, as pre-training does its scenes.
+        """Measure the features of unlabelled pixels of the scenes.
 
-        The adapter's statistics become those of the pixels. Nothing is measured where
-        too few pixels are untouched by test and validation pixels.
+        The adapter's statistics become those of the pixels, as in pre-training. Nothing
+        is measured where test and validation windows leave too few pixels.
         """
         rng = np.random.default_rng(int(torch.randint(2**31, ())))
-        found = list(windows.unlabelled(AROUND_SIDE, AROUND, rng))
+        cut = list(windows.unlabelled(AROUND_SIDE, AROUND, rng))
         inside = slice(self.halo, -self.halo)
-        inner = [cube[:, inside, inside][:, known] for cube, known in found]
+        inner = [cube[:, inside, inside][:, known] for cube, known in cut]
         if sum(spectra.shape[1] for spectra in inner) < FEATURES:
             return None
         spectra = np.concatenate(inner, axis=1).astype(np.float64)
@@ -181,7 +178,7 @@ class Method(Pretrainable):
         network.adapter.load_state_dict(Adapter(mean, std).state_dict())
         steps = torch.zeros(FEATURES, FEATURES, dtype=torch.float64, device=device)
         features, count = [], 0
-        for cube, known in found:
+        for cube, known in cut:
             grid = network.features(torch.from_numpy(cube)[None].to(device))[0]
             mask = torch.from_numpy(known).to(device)
             features.append(grid[mask])
@@ -193,7 +190,7 @@ class Method(Pretrainable):
 
     @torch.no_grad()
     def _features(self, windows: TrainingWindows) -> tuple[Tensor, Tensor]:
-        """Features ``(pixel, feature)`` and classes of all training pixels."""
+        """Compute features ``(pixel, feature)`` and classes of all training pixels."""
         self.network.eval()
         device = self.class_weights.device
         places = windows.training_pixels()
@@ -228,17 +225,17 @@ class Method(Pretrainable):
             return loss
         with torch.no_grad():
             seen = another_view(daft.teacher.eval().features, batch.cube)
-            said = daft.teacher.head(seen)[labelled]
+            their_scores = daft.teacher.head(seen)[labelled]
             theirs = unit(daft.teacher.head.standardise(seen)[labelled])
         ours = unit(network.head.standardise(features)[labelled])  # (pixel, feature)
         path, steps = daft.trajectory_losses(ours, theirs)
         soft = F.kl_div(
             F.log_softmax(scores[labelled] / 2, dim=-1),
-            F.log_softmax(said / 2, dim=-1),
+            F.log_softmax(their_scores / 2, dim=-1),
             log_target=True,
             reduction="batchmean",
         )
-        # Late enough for the student to have a trajectory worth comparing.
+        # Late enough for the student's trajectory to be worth comparing.
         ramp = math.exp(-5 * (1 - min(1.0, self.progress / 0.3)) ** 2)
         agreement = 0.5 * path + 0.5 * steps + 0.5 * 4 * soft
         return loss + ramp * agreement + daft.denoising_loss(theirs)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from hsi_train.methods.s2former.network import FEATURES, Network
 
 DIFFUSION_STEPS = 200
-ANCHORS = (150, 100, 60, 20)  # times at which trajectories are compared
+TIMES = (150, 100, 60, 20)  # diffusion steps at which trajectories are compared
 
 
 class Denoiser(nn.Module):
@@ -33,7 +33,7 @@ class Denoiser(nn.Module):
 
 
 class Distillation(nn.Module):
-    """DAFT: student and teacher shall denoise along the same path.
+    """DAFT: train the student to be denoised along the same path as the teacher.
 
     A feature is noised to several levels and denoised; the path of the results as the
     noise falls is the sample's trajectory. Nothing of it is exported.
@@ -56,7 +56,7 @@ class Distillation(nn.Module):
         return signal.sqrt() * z + (1 - signal).sqrt() * noise
 
     def denoising_loss(self, teacher: Tensor) -> Tensor:
-        """Teach the denoiser the teacher's features ``(pixel, feature)``."""
+        """Average the denoiser's squared error on features ``(pixel, feature)``."""
         teacher = teacher.detach()
         time = torch.randint(DIFFUSION_STEPS, teacher.shape[:1], device=teacher.device)
         noisy = self.noised(teacher, torch.randn_like(teacher), time)
@@ -66,12 +66,12 @@ class Distillation(nn.Module):
     def trajectory_losses(
         self, student: Tensor, teacher: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Compare the paths, and their steps; the denoiser itself gets no gradient."""
+        """Compare the paths, and their steps; the denoiser gets no gradient."""
         fixed = {k: p.detach() for k, p in self.denoiser.named_parameters()}
         noise = torch.randn_like(teacher)
 
         def path(z: Tensor) -> list[Tensor]:
-            times = [torch.full(z.shape[:1], t, device=z.device) for t in ANCHORS]
+            times = [torch.full(z.shape[:1], t, device=z.device) for t in TIMES]
             return [
                 torch.func.functional_call(
                     self.denoiser, fixed, (self.noised(z, noise, time), time)

@@ -149,7 +149,7 @@ class FoldedBlock(nn.Module):
         Args:
             a: Spatial tokens.
             e: Spectral tokens.
-            around: Index of the neighbours, as of `neighbour_index`.
+            around: Index of the neighbours, see `neighbour_index`.
         """
         a = crop(a) + self.look(self.look_norm(a), around)
         to_a, to_e = self.exchange(self.exchange_norm_a(a), self.exchange_norm_e(e))
@@ -198,8 +198,8 @@ def neighbour_index(rows: int, cols: int) -> Tensor:
     """Index the 5x5 neighbours of all inner pixels of a window, row by row.
 
     Args:
-        rows: Of the window.
-        cols: Of the window.
+        rows: Rows of the window.
+        cols: Columns of the window.
 
     Returns:
         Shape ``((rows - 4) * (cols - 4) * 25,)``.

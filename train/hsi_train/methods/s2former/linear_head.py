@@ -9,11 +9,11 @@ from torch.nn import functional as F
 
 from hsi_train.method import Corner
 
-ITERATIONS = 60  # of L-BFGS
+ITERATIONS = 60  # L-BFGS iterations
 MAX_FOLDS = 5
 PENALTIES = (0.01, 0.1, 1.0)
-LIMITS = (1e-4, 1e3)  # of the search beyond them
-UNCHECKED = 0.1  # penalty where a class has too few pixels to leave any out
+LIMITS = (1e-4, 1e3)  # smallest and largest penalty of the search
+UNCHECKED = 0.1  # penalty if a class has too few pixels for cross-validation
 TINY = 1e-30  # variance of features that never differ
 SHRINKAGE = 0.01  # share of the mean variance added to that of every direction
 
@@ -38,7 +38,7 @@ def fit(features: Tensor, classes: Tensor, places: Sequence[Corner]) -> LinearHe
     Args:
         features: Standardised, shape ``(pixel, feature)``.
         classes: Class indices from 0, all present, shape ``(pixel,)``.
-        places: Where the pixels lie; neighbours stay together in a fold.
+        places: Positions of the pixels; neighbours stay together in a fold.
     """
     folds = spatial_folds(classes, places)
     penalty = UNCHECKED if folds is None else choose_penalty(features, classes, folds)
@@ -47,12 +47,13 @@ def fit(features: Tensor, classes: Tensor, places: Sequence[Corner]) -> LinearHe
 
 
 def quietening(steps: Tensor) -> Tensor:
-    """Map features so that neighbours differ alike in every direction.
+    """Return the map that whitens the differences between neighbours.
 
-    What changes from a pixel to the next is mostly noise and mixture. With a penalty on
-    its weights, a classifier of the mapped features prefers directions in which
-    neighbours agree. As the noise is whitened for a minimum noise fraction (Green,
-    Berman, Switzer, Craig, IEEE TGRS 26(1), 1988), here by the features' differences.
+    Differences between neighbouring pixels are mostly noise and mixture. With a penalty
+    on its weights, a classifier of the mapped features prefers directions in which
+    neighbours agree. It corresponds to noise whitening in the minimum noise fraction
+    (Green, Berman, Switzer, Craig, IEEE TGRS 26(1), 1988), with differences of features
+    as the noise.
 
     Args:
         steps: Covariance of the differences of neighbours, ``(feature, feature)``.
@@ -124,8 +125,8 @@ def solve(
     Returns:
         Weight ``(class, feature)`` and bias ``(class,)``, in the features' type.
     """
-    # Constants for L-BFGS, in the precision its line search needs. The best weights are
-    # sums of the pixels' features: with few pixels, few numbers are to be found.
+    # Constants for L-BFGS, in the precision its line search needs. The best weights
+    # are sums of the pixels' features, so few pixels mean few unknowns.
     basis, inputs = torch.linalg.qr(features.detach().double().T)
     inputs = inputs.T  # (pixel, direction)
     weight = inputs.new_zeros(count, inputs.shape[1], requires_grad=True)

@@ -27,23 +27,24 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         dropout: Share of the head's inputs dropped in training.
-        class_weighting: 0 weighs every training pixel alike, 1 every class.
+        class_weighting: 0 weights all training pixels equally, 1 all classes.
         encoder_rate: Learning rate of a pre-trained encoder, as a share of the head's,
-            where few labels train on from the fitted head (``fit.epochs``, or DAFT).
-            That is not done by default: 40 steps lost 5 points on a disjoint split of
-            SalinasA and 2 on EnMAP Potsdam (ten draws, none of them reported).
-        masked: Share of the pixels hidden in pre-training. With 0.3 in place of 0.7,
+            if training continues from a fitted head (``fit.epochs``, or DAFT). It does
+            not by default: 40 steps lost 5 points on a disjoint split of SalinasA and
+            2 on EnMAP Potsdam (ten draws, none of them reported).
+        masked: Share of the pixels hidden in pre-training. With 0.3 instead of 0.7,
             and visible pixels reconstructed in full, the fitted head gained a point on
             EnMAP and nothing on SalinasA.
-        spectral_weight: Of a pixel's prediction of its hidden neighbours' mean.
-        visible_weight: Of the reconstruction of pixels that are not hidden, all of
-            which are visible when the network is used.
-        frequency_weight: Of the frequency domain consistency, FDC. In 600 steps 0.1
-            changed no mean accuracy by more than 0.3 points (two scenes, ten draws).
-        daft: Whether few labels train on from the fitted head with diffusion-aligned
-            fine-tuning. Off: it loses less than training on without (2.9 points on
-            SalinasA, 1.0 on EnMAP, ten draws), and gains nothing on the head itself.
-        teacher_momentum: Share of itself that DAFT's teacher keeps in a step; 1
+        spectral_weight: Weight of a pixel's prediction of its hidden neighbours' mean.
+        visible_weight: Weight of the reconstruction of visible pixels; in use all
+            pixels are visible.
+        frequency_weight: Weight of the frequency domain consistency, FDC. With 0.1, 600
+            steps changed no mean accuracy by more than 0.3 points (two scenes, ten
+            draws).
+        daft: Continue from the fitted head with diffusion-aligned fine-tuning. Off:
+            compared with the fitted head alone it gains nothing; it loses less than
+            plain training does (2.9 points on SalinasA, 1.0 on EnMAP, ten draws).
+        teacher_momentum: Share of its weights that DAFT's teacher keeps in a step; 1
             freezes it.
     """
 
@@ -59,7 +60,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def resampling(bands: int) -> Tensor:
-    """Weights of a sensor's bands in each pseudo-band, shape ``(128, band)``.
+    """Return the weights of a sensor's bands in each pseudo-band, ``(128, band)``.
 
     Both lists of bands divide the same interval evenly; a weight is the share of the
     pseudo-band's interval that the band covers. Rows sum to one.
@@ -165,14 +166,14 @@ class Exchange(nn.Module):
 
 
 def feed_forward(features: int) -> nn.Sequential:
-    """Two layers, twice as wide between."""
+    """Return two linear layers with twice the width between them."""
     return nn.Sequential(
         nn.Linear(features, 2 * features), nn.GELU(), nn.Linear(2 * features, features)
     )
 
 
 class Block(nn.Module):
-    """Look at the neighbours, exchange between the branches, feed forward."""
+    """Attend to the neighbours, exchange between the branches, feed forward."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,7 +188,7 @@ class Block(nn.Module):
         self.forward_e = feed_forward(SPECTRAL)
 
     def forward(self, a: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
-        """Look at the neighbours and exchange.
+        """Attend to the neighbours, then exchange between the branches.
 
         Args:
             a: Spatial tokens, shape ``(batch, row, col, 64)``.
@@ -202,7 +203,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """What pre-training trains: pseudo-bands to spatial and spectral tokens."""
+    """The pre-trained part: from pseudo-bands to spatial and spectral tokens."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -225,7 +226,7 @@ class Encoder(nn.Module):
         """
         spectra = spectra.permute(0, 2, 3, 1)  # (batch, row, col, 128)
         a = self.embed_a(spectra)
-        # The spectral tokens of the outermost pixels would meet nobody.
+        # The spectral tokens of the outermost pixels are never used.
         e = self.embed_e(torch.unflatten(crop(spectra), -1, (GROUPS, -1))) + self.group
         first, *rest = self.blocks
         a, e = first(a, e)
@@ -238,7 +239,7 @@ class Head(nn.Module):
     """A linear classifier of standardised features.
 
     The spatial features are scaled up and the spectral ones down, so that both
-    branches have the same variance: else 512 spectral ones would drown 64 spatial.
+    branches have the same variance: otherwise 512 spectral features would outweigh 64.
     """
 
     mean: Tensor
@@ -273,13 +274,13 @@ class Head(nn.Module):
         if self.training:
             scores: Tensor = self.linear(self.dropout(self.standardise(features)))
             return scores
-        # Constants, which the exporter folds: no work for each pixel.
+        # Constants, which the exporter folds, so that they cost no time per pixel.
         weight = self.linear.weight * self.gain
         return F.linear(features, weight, self.linear.bias - weight @ self.mean)
 
 
 class Network(nn.Module):
-    """The inference graph: a cube to class scores, twelve rows and columns fewer."""
+    """From a cube to class scores, with twelve rows and columns fewer."""
 
     def __init__(self, problem: Problem, options: Options) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""S2Former's pre-training: hidden pixels are reconstructed, in space and frequency."""
+"""S2Former's pre-training: reconstruction of hidden pixels, in space and frequency."""
 
 from typing import Any
 
@@ -24,9 +24,9 @@ CLIP = 5.0  # standard deviations, in pre-training
 class Pretraining(nn.Module):
     """Hides pixels and predicts their spectra; nothing of it is exported.
 
-    A spectrum is predicted as the adapter gives it, with its brightness. Predicting the
-    shape alone, centred and scaled, the fitted head lost 7 to 8 points on EnMAP and
-    gained 1 to 4 on SalinasA (ten draws, none of them reported).
+    A spectrum is predicted as the adapter returns it, with its brightness. When only
+    its shape was predicted, centred and scaled, the fitted head lost 7 to 8 points on
+    EnMAP and gained 1 to 4 on SalinasA (ten draws, none of them reported).
     """
 
     def __init__(self, options: Options) -> None:
@@ -57,15 +57,15 @@ class Pretraining(nn.Module):
         options = self._options
         spectra = spectra.clamp(-CLIP, CLIP)
         batch, _, rows, cols = spectra.shape
-        draw = torch.rand(batch, rows, cols)  # on the CPU: alike on every device
+        draw = torch.rand(batch, rows, cols)  # on the CPU: the same on every device
         masked = (draw < options.masked).to(spectra.device)
         a, e = (t.float() for t in self.encode(encoder, spectra, masked))
         halo = BLOCKS * REACH
         target = spectra.permute(0, 2, 3, 1)  # (batch, row, col, 128)
         inner, true = crop(masked, halo), crop(target, halo)
 
-        found = self.decoder_a(a) + self.decoder_e(e).flatten(-2)
-        error = (found - true).square().mean(dim=-1)  # (batch, row, col)
+        predicted = self.decoder_a(a) + self.decoder_e(e).flatten(-2)
+        error = (predicted - true).square().mean(dim=-1)  # (batch, row, col)
         loss = mean_where(error, inner) + options.visible_weight * mean_where(
             error, ~inner
         )
@@ -74,20 +74,20 @@ class Pretraining(nn.Module):
             error = (self.spectral_head(e).flatten(-2) - near).square().mean(dim=-1)
             loss = loss + options.spectral_weight * mean_where(error, known & ~inner)
         if options.frequency_weight:
-            composite = torch.where(inner[..., None], found, true)
+            composite = torch.where(inner[..., None], predicted, true)
             loss = loss + options.frequency_weight * frequency_loss(composite, true)
         return loss
 
 
 def mean_where(values: Tensor, where: Tensor) -> Tensor:
-    """Average over the pixels chosen; zero if none is."""
+    """Average over the pixels chosen; zero if there are none."""
     return (values * where).sum() / where.sum().clamp(min=1)
 
 
 def hidden_neighbours(
     target: Tensor, masked: Tensor, halo: int
 ) -> tuple[Tensor, Tensor]:
-    """Average the hidden pixels in the 5x5 round every pixel inside the halo.
+    """Average the hidden pixels in the 5x5 window of every pixel inside the halo.
 
     Args:
         target: Shape ``(batch, row, col, 128)``.
@@ -95,7 +95,7 @@ def hidden_neighbours(
         halo: Pixels left out on each side.
 
     Returns:
-        The mean spectrum, and whether there was a hidden pixel at all.
+        The mean spectrum, and whether the window has a hidden pixel.
     """
     shares = masked[..., None].to(target.dtype)
     both = torch.cat([target * shares, shares], dim=-1).permute(0, 3, 1, 2)
@@ -105,28 +105,28 @@ def hidden_neighbours(
     return sums[..., :-1] / share.clamp(min=0.5 / SIDE**2)[..., None], share > 0
 
 
-def frequency_loss(found: Tensor, true: Tensor) -> Tensor:
+def frequency_loss(predicted: Tensor, true: Tensor) -> Tensor:
     """FDC: compare high-frequency magnitudes in space, and along the bands.
 
     Args:
-        found: Shape ``(batch, row, col, band)``.
-        true: Likewise.
+        predicted: Shape ``(batch, row, col, band)``.
+        true: Shape ``(batch, row, col, band)``.
 
     Returns:
         The sum of both means; zero for equal cubes.
     """
-    _, rows, cols, bands = found.shape
-    both = (found, true)
-    like: dict[str, Any] = {"device": found.device, "dtype": found.dtype}
+    _, rows, cols, bands = true.shape
+    both = (predicted, true)
+    like: dict[str, Any] = {"device": predicted.device, "dtype": predicted.dtype}
     frequency = torch.hypot(
         torch.fft.fftfreq(rows, **like)[:, None], torch.fft.rfftfreq(cols, **like)
     )  # (row, col), cycles per pixel
-    weight = (frequency >= 0.25) * twice(cols).to(found)
+    weight = (frequency >= 0.25) * twice(cols).to(predicted)
     moved = [magnitude(torch.fft.rfft2(x, (rows, cols), (1, 2), "ortho")) for x in both]
     gap = (moved[0] - moved[1]).abs() * weight[..., None]
     in_space = gap.sum(dim=(1, 2)) / weight.sum().clamp(min=1)  # (batch, band)
 
-    weight = (torch.fft.rfftfreq(bands, **like) >= 0.125) * twice(bands).to(found)
+    weight = (torch.fft.rfftfreq(bands, **like) >= 0.125) * twice(bands).to(predicted)
     moved = [magnitude(torch.fft.rfft(x, norm="ortho")) for x in both]
     along_bands = (moved[0] - moved[1]).abs() @ weight / weight.sum()
     loss: Tensor = in_space.mean() + along_bands.mean()
@@ -134,7 +134,7 @@ def frequency_loss(found: Tensor, true: Tensor) -> Tensor:
 
 
 def twice(size: int) -> Tensor:
-    """Count how often each frequency of a real transform stands in the full one."""
+    """Count how often each frequency of a real transform occurs in the full one."""
     counts = torch.full((size // 2 + 1,), 2.0)
     counts[0] = 1
     if size % 2 == 0:
@@ -143,5 +143,5 @@ def twice(size: int) -> Tensor:
 
 
 def magnitude(values: Tensor) -> Tensor:
-    """Absolute value of complex numbers, with a finite gradient at zero."""
+    """Return the absolute value of complex numbers, with a finite gradient at zero."""
     return (values.real.square() + values.imag.square() + 1e-12).sqrt()
