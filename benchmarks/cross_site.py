@@ -25,7 +25,7 @@ from common import SHARES
 from hsi_train import recipe, target, training
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
 from hsi_train.data.roles import Role
-from hsi_train.fitting import statistics as patches
+from hsi_train.fitting.statistics import describe_problem
 from hsi_train.measuring import metrics
 from hsi_train.methods import method_class
 from hsi_train.run_folder import description
@@ -65,8 +65,7 @@ def baseline(name: str, seed: int) -> tuple[Scored, Scored]:
         found = model.predict(spectra)
         return common.shares_of(metrics.confusion(true, found, len(data.classes)))
 
-    statistics = patches.training_statistics(data)
-    values = description.values_of(wanted, data, statistics)
+    values = description.values_of(wanted, data, describe_problem(data))
     aimed = target.check(
         wanted.target, wanted.data, description.bands_of(data), values, data.classes
     )

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from hsi_train import recipe
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
-from hsi_train.fitting.predict import evaluate
+from hsi_train.fitting.predict import Scorer
 from hsi_train.run_folder import checkpoint
 from hsi_train.simulate import DomainShift, shift_cube
 from hsi_train.training import divide, read_data, train
@@ -96,7 +96,13 @@ def measure(
         run = Path(folder) / "run"
         result = train(wanted, run, "auto", after_step=count)
         trained = checkpoint.load(run)
-    method, fill = trained.method, np.array(trained.description.values.fill)
+    method = trained.method
+    scorer = Scorer(
+        network=method.network,
+        fill=np.array(trained.description.values.fill),
+        halo=method.halo,
+        device=torch.device("cpu"),
+    )
     data = divide(wanted, read_data(wanted, method.halo), method.receptive_field)
     centres = wavelengths(data)
 
@@ -107,11 +113,8 @@ def measure(
                 dataclasses.replace(s, cube=shift_cube(s.cube, centres, shift, UNIT))
                 for s in scenes
             ]
-        matrix = evaluate(
-            method.network, scenes, Role.TEST, fill, method.halo,
-            len(data.classes), torch.device("cpu"),
-        )  # fmt: skip
-        return common.shares_of(matrix)
+        shifted = dataclasses.replace(data, scenes=scenes)
+        return common.shares_of(scorer.score(shifted, Role.TEST).confusion())
 
     return {
         "updates": updates,

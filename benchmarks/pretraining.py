@@ -43,7 +43,7 @@ from hsi_train.data.roles import Role
 from hsi_train.fitting import windows as patches
 from hsi_train.fitting.encoder_file import ENCODER, load_encoder
 from hsi_train.fitting.pretrain import Pretrainable, Pretrainer, read_sources
-from hsi_train.fitting.statistics import describe_problem, training_statistics
+from hsi_train.fitting.statistics import describe_problem
 from hsi_train.fitting.trainer import Trainer, choose_settings
 from hsi_train.measuring import metrics
 from hsi_train.method import Defaults, Problem
@@ -193,9 +193,8 @@ def network(
     init: Path | None,
 ) -> metrics.Confusion:
     """Fit the head, train the rest unless the variant is a probe, and test."""
-    asked, measured = wanted(protocol), training_statistics(data)
-    problem = describe_problem(data)
-    windows = patches.Windows(data.scenes, HALO, measured.mean)
+    asked, problem = wanted(protocol), describe_problem(data)
+    windows = patches.Windows(data.scenes, HALO, problem.fill)
     options = {} if variant in PROBED else TRAINED[variant][1]
     torch.manual_seed(seed)
     method = methods.build(METHOD, problem, asked.options | options)
@@ -208,9 +207,7 @@ def network(
     # DAFT takes as many steps as tuning without it, not its own default.
     defaults = TUNED if method.pretrained else method.fit_defaults()
     settings = choose_settings(asked.fit, windows, HALO, defaults)
-    trainer = Trainer(
-        method, data, windows, measured, settings, seed, torch.device("cpu")
-    )
+    trainer = Trainer(method, data, windows, settings, seed, torch.device("cpu"))
     method.prepare(windows)
     method.eval()
     if variant in TRAINED:

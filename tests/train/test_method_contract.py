@@ -9,8 +9,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hsi_runtime.errors import RecipeError
 from hsi_train import methods
+from hsi_train.fitting.optimisation import MAX_GRADIENT_NORM
 from hsi_train.fitting.pretrain import Pretrainable
-from hsi_train.fitting.trainer import MAX_GRADIENT_NORM
 from hsi_train.layers import parameter_count
 from hsi_train.method import IGNORED, BaseMethod, Batch, Problem
 from hsi_train.methods import names

@@ -10,7 +10,7 @@ from hsi_train import recipe, target
 from hsi_train.data import labelled_scene, matlab
 from hsi_train.data.labelled_scene import UNLABELLED
 from hsi_train.data.roles import Role
-from hsi_train.fitting import statistics as patches
+from hsi_train.fitting.statistics import describe_problem
 from hsi_train.run_folder.description import bands_of, values_of
 from hsi_train.splitting import split
 from hsi_train.splitting.blocks import spatial
@@ -95,9 +95,9 @@ def test_enmap_potsdam(data_dir: Path) -> None:
     assert counts[[Role.TRAIN, Role.VALIDATION, Role.TEST]].tolist() == [
         3806, 1206, 660,
     ]  # fmt: skip
-    statistics = patches.training_statistics(data)
-    assert np.isfinite(statistics.mean).all()
-    assert (statistics.std > 1).all()
+    problem = describe_problem(data)
+    assert problem.band_mean.isfinite().all()
+    assert (problem.band_std > 1).all()
 
 
 def test_enmap_potsdam_disjoint_split_serves_every_class() -> None:
@@ -138,13 +138,13 @@ def test_neon_sites_share_four_genera() -> None:
     data = read_data(wanted, 9)
     assert [c.name for c in data.classes] == ["Acer", "Nyssa", "Pinus", "Quercus"]
     data = divide(wanted, data, 19)
-    statistics = patches.training_statistics(data)
+    problem = describe_problem(data)
     assert wanted.target is not None
     aimed = target.check(
         wanted.target,
         wanted.data,
         bands_of(data),
-        values_of(wanted, data, statistics),
+        values_of(wanted, data, problem),
         data.classes,
     )
     assert all("OSBS" in path for path, _ in aimed.scenes)

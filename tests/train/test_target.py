@@ -13,8 +13,9 @@ from hsi_runtime.errors import BandMismatchError, OutputError, RecipeError, Scen
 from hsi_runtime.model.model_file import ClassEntry
 from hsi_train import recipe, target, training
 from hsi_train.data.labelled_scene import UNLABELLED
-from hsi_train.fitting import statistics as patches
 from hsi_train.fitting import trainer
+from hsi_train.fitting.predict import Scorer
+from hsi_train.fitting.statistics import describe_problem
 from hsi_train.recipe import Recipe
 from hsi_train.run_folder import checkpoint, description
 from hsi_train.simulate import DomainShift, SceneSpec, band_centres, write_scene
@@ -145,13 +146,13 @@ def target_of(
         file.offsets = offsets[: len(cube)]
     labels_path = write_tif(tmp_path / "gt.tif", codes)
     data = training.divide(wanted, training.read_data(wanted, 6), 13)
-    statistics = patches.training_statistics(data)
+    problem = describe_problem(data)
     names = {"classes": changes.pop("classes", None)}
     found = target.check(
         recipe.Target(scenes=(str(path),), labels=(str(labels_path),), **names),
         wanted.data,
         description.bands_of(data),
-        description.values_of(wanted, data, statistics),
+        description.values_of(wanted, data, problem),
         data.classes,
     )
     return found, path
@@ -172,7 +173,15 @@ def marked(cube: Any, codes: Any) -> tuple[Any, Any]:
 
 
 def measure(found: Any) -> dict[str, Any]:
-    return target.measure(found, Oracle(), 6, torch.device("cpu"))
+    return target.measure(
+        found,
+        Scorer(
+            network=Oracle(),
+            fill=np.array(found.values.fill),
+            halo=6,
+            device=torch.device("cpu"),
+        ),
+    )
 
 
 def test_every_pixel_meets_its_own_label(

@@ -77,6 +77,11 @@ class Problem(NamedTuple):
     class_means: Tensor
     top: Tensor
 
+    @property
+    def fill(self) -> NDArray[np.float64]:
+        """What stands for a missing value: the mean, shape ``(band,)``."""
+        return self.band_mean.cpu().numpy().astype(np.float64)
+
 
 @dataclass(frozen=True)
 class Defaults:

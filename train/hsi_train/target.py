@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.matching.bands import match_bands
@@ -24,13 +22,14 @@ from hsi_train.data import labels as label_files
 from hsi_train.data.classes import ClassTable
 from hsi_train.data.labelled_scene import (
     UNLABELLED,
+    LabelledData,
     LabelledScene,
     expand_scenes,
     labelled_part,
     open_any,
 )
 from hsi_train.data.roles import Role
-from hsi_train.fitting.predict import evaluate
+from hsi_train.fitting.predict import Scorer
 from hsi_train.measuring import metrics
 from hsi_train.recipe import Data
 
@@ -163,19 +162,12 @@ def class_indices(
     return indices
 
 
-def measure(
-    target: Target,
-    network: nn.Module,
-    halo: int,
-    device: torch.device,
-) -> dict[str, Any]:
+def measure(target: Target, scorer: Scorer) -> dict[str, Any]:
     """Classify the labelled target pixels.
 
     Args:
         target: What `check` returned.
-        network: Maps a cube in the model's units to scores, in evaluation mode.
-        halo: Context of an output, pixels.
-        device: Where the network lives.
+        scorer: The trained network.
 
     Returns:
         The ``target`` table of ``metrics.json``.
@@ -183,7 +175,6 @@ def measure(
     Raises:
         SceneError: A scene cannot be read, or every labelled pixel is nodata.
     """
-    fill = np.array(target.values.fill)
     count = len(target.classes)
     matrix = np.zeros((count, count), dtype=np.int64)
     known = 0
@@ -191,8 +182,14 @@ def measure(
         known += int((indices != UNLABELLED).sum())
         if not (indices != UNLABELLED).any():
             continue
-        scene = read(target, path, indices, halo)
-        matrix += evaluate(network, [scene], Role.TEST, fill, halo, count, device)
+        data = LabelledData(
+            scenes=[read(target, path, indices, scorer.halo)],
+            classes=target.classes,
+            bands=np.array(target.bands.used),
+            warnings=[],
+            labelled=[True],
+        )
+        matrix += scorer.score(data, Role.TEST).confusion()
     compared = int(matrix.sum())
     if not compared:
         raise SceneError("Every labelled pixel of the target is nodata.")

@@ -17,10 +17,10 @@ from hsi_train import methods, recipe, target
 from hsi_train.data import labelled_scene
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
-from hsi_train.fitting import encoder_file, predict, pretrain
+from hsi_train.fitting import encoder_file, pretrain
 from hsi_train.fitting.device import memory_explained, torch_device
 from hsi_train.fitting.scalars import scalars
-from hsi_train.fitting.statistics import describe_problem, training_statistics
+from hsi_train.fitting.statistics import describe_problem
 from hsi_train.fitting.trainer import Epoch, Trainer, choose_settings
 from hsi_train.fitting.windows import Windows
 from hsi_train.layers import parameter_count
@@ -86,16 +86,15 @@ def train(
         *calibration.warnings(int(counts[:, Role.VALIDATION].sum())),
     ]
     warned(cautions)
-    statistics = training_statistics(data)
-    windows = Windows(data.scenes, kind.halo_of(), statistics.mean)
-    bands, values = bands_of(data), values_of(wanted, data, statistics)
+    problem = describe_problem(data)
+    windows = Windows(data.scenes, kind.halo_of(), problem.fill)
+    bands, values = bands_of(data), values_of(wanted, data, problem)
     aimed = None
     if wanted.target is not None:
         aimed = target.check(wanted.target, wanted.data, bands, values, data.classes)
         warned(aimed.warnings)
 
     torch.manual_seed(wanted.seed)
-    problem = describe_problem(data)
     method = methods.build(wanted.method, problem, wanted.options)
     if isinstance(method, pretrain.Pretrainable):
         method.pretrained = wanted.pretrain is not None
@@ -109,7 +108,7 @@ def train(
         ),
         options=methods.all_options(wanted.method, wanted.options),
     )
-    trainer = Trainer(method, data, windows, statistics, settings, wanted.seed, where)
+    trainer = Trainer(method, data, windows, settings, wanted.seed, where)
     begun = resume and (run / folder.STATE).is_file()
     learner = None if begun else open_pretraining(wanted, method, where)
     folder.prepare_folder(run, resolved, resume, overwrite)
@@ -146,9 +145,7 @@ def train(
     matrix = tested.confusion()
     adjusted = None
     if wanted.split.probability_sample:
-        mapped = predict.mapped_pixels(
-            method.network, data, statistics.mean, method.halo, where
-        )
+        mapped = trainer.scorer.pixels_by_class(data)
         adjusted, said = area_estimate.measure(matrix, mapped, data)
         cautions += warned(said)
     result = {
@@ -174,19 +171,19 @@ def train(
         cautions += warned(pretrain.warnings(origin, data))
         result["pretraining"] = msgspec.to_builtins(origin)
     described = describe(resolved, data, counts, bands, values, result)
-    sample = sample_window(data, method.halo, statistics.mean)
+    sample = sample_window(data, method.halo, problem.fill)
     checkpoint.save(run, method, described, sample)
     folder.write_splits(run, data)
     folder.write_confusion(run / "confusion.csv", matrix, data)
     if aimed is not None:
-        result["target"] = target.measure(aimed, method.network, method.halo, where)
+        result["target"] = target.measure(aimed, trainer.scorer)
     result["seconds"] = time.monotonic() - started
     whole_file.write_text(run / folder.METRICS, json.dumps(result, indent=1) + "\n")
 
     from hsi_train.report.page import write_report
 
     write_report(
-        run / "report.html", method, data, statistics, trainer.progress,
+        run / "report.html", method, data, trainer.progress,
         result, described, where, aimed,
     )  # fmt: skip
     (run / folder.STATE).unlink(missing_ok=True)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -24,6 +25,11 @@ class NearestLevel(nn.Module):
         return torch.cat([mean, 500 * torch.ones_like(mean[:, :1])], dim=1)
 
 
+def scorer(fill: float = 0.0) -> predict.Scorer:
+    network = NearestLevel().eval()
+    return predict.Scorer(network=network, fill=np.full(5, fill), halo=1, device=CPU)
+
+
 def data_of(make_data: MakeData, rows: int, cols: int) -> LabelledData:
     return make_data(np.random.default_rng(0).integers(0, 4, (rows, cols)))
 
@@ -37,7 +43,7 @@ def test_tiles_equal_the_whole_scene_mirrored(
     data = make_data(np.full(shape, 1))
     scene = data.scenes[0]
     wanted = np.ones(shape, dtype=bool)
-    found = predict.classify(NearestLevel().eval(), scene, wanted, np.zeros(5), 1, CPU)
+    found = scorer().classes(scene, wanted)
     mode = "reflect" if min(shape) > 1 else "edge"
     padded = np.pad(scene.cube, ((0, 0), (1, 1), (1, 1)), mode=mode)  # type: ignore[call-overload]
     if shape == (1, 1) or min(shape) > 1:
@@ -50,9 +56,7 @@ def test_only_tiles_with_a_wanted_pixel_are_computed(make_data: MakeData) -> Non
     data = data_of(make_data, 130, 130)
     wanted = np.zeros((130, 130), dtype=bool)
     wanted[100, 70] = True
-    found = predict.classify(
-        NearestLevel().eval(), data.scenes[0], wanted, np.zeros(5), 1, CPU
-    )
+    found = scorer().classes(data.scenes[0], wanted)
     assert (found[64:128, 64:128] >= 0).all()
     found[64:128, 64:128] = -1
     assert (found == -1).all()
@@ -64,21 +68,18 @@ def test_invalid_pixels_are_filled(make_data: MakeData) -> None:
     data = make_data(np.ones((9, 9), dtype=int), valid=valid)
     scene = data.scenes[0]
     scene.cube[:, ~valid] = np.nan
-    fill = np.full(5, 7e5)
-    found = predict.classify(NearestLevel().eval(), scene, valid, fill, 1, CPU)
+    found = scorer(fill=7e5).classes(scene, valid)
     assert (found[3:6, 3:6] != 2).all()  # the fill outweighs the third class
 
 
 def test_confusion_of_each_role(make_data: MakeData) -> None:
     data = data_of(make_data, 40, 33)
     data = split.per_class(data, 20, 0)
-    network = NearestLevel().train()
-    whole = predict.classify(
-        network.eval(), data.scenes[0], data.scenes[0].roles > 0, np.zeros(5), 1, CPU
-    )
+    network = scorer().network
+    whole = scorer().classes(data.scenes[0], data.scenes[0].roles > 0)
     network.train()
     for role in (Role.TRAIN, Role.TEST, Role.VALIDATION):
-        matrix = predict.evaluate(network, data.scenes, role, np.zeros(5), 1, 3, CPU)
+        matrix = replace(scorer(), network=network).score(data, role).confusion()
         pixels = data.scenes[0].roles == role
         expected = np.zeros((3, 3), dtype=int)
         np.add.at(expected, (data.scenes[0].classes[pixels], whole[pixels]), 1)
@@ -100,7 +101,7 @@ def test_output_maps_equal_the_graph_on_the_whole_scene(
     with torch.inference_mode():
         expected = method.inference_graph()(torch.from_numpy(padded)[None])
     for name, values in zip(method.outputs, expected, strict=True):
-        found = predict.output_maps(method, name, scene, scene.valid, np.zeros(5), CPU)
+        found = predict.output_maps(method, name, scene, scene.valid, CPU)
         assert found.shape == (len(data.classes), *shape)
         np.testing.assert_allclose(found, values[0].numpy(), atol=1e-5)
 
@@ -114,9 +115,7 @@ def test_output_maps_leave_out_tiles_without_a_wanted_pixel(
     method = methods.build("s2vnet", problem, {}).eval()
     wanted = np.zeros((20, 100), dtype=bool)
     wanted[3, 80] = True
-    found = predict.output_maps(
-        method, "abundances", data.scenes[0], wanted, np.zeros(5), CPU
-    )
+    found = predict.output_maps(method, "abundances", data.scenes[0], wanted, CPU)
     assert np.isnan(found[:, :, :64]).all()
     assert np.isfinite(found[:, :, 64:]).all()
 
@@ -128,16 +127,14 @@ def test_class_and_confidence_are_those_of_the_exported_graph(
     data = split.per_class(data, 4, 0)
     problem = statistics.describe_problem(data)
     method = methods.build("s2vnet", problem, {}).eval()
-    scene, fill = data.scenes[0], np.zeros(5)
-    shares = predict.output_maps(method, "probabilities", scene, scene.valid, fill, CPU)
-    classes, confidence = predict.class_and_confidence(
-        method, scene, scene.valid, fill, CPU
-    )
+    scene = data.scenes[0]
+    shares = predict.output_maps(method, "probabilities", scene, scene.valid, CPU)
+    classes, confidence = predict.class_and_confidence(method, scene, scene.valid, CPU)
     np.testing.assert_array_equal(classes, shares.argmax(axis=0))
     np.testing.assert_array_equal(confidence, shares.max(axis=0))
     wanted = np.zeros((20, 100), dtype=bool)
     wanted[3, 80] = True
-    part, sure = predict.class_and_confidence(method, scene, wanted, fill, CPU)
+    part, sure = predict.class_and_confidence(method, scene, wanted, CPU)
     np.testing.assert_array_equal(part[:, 64:], classes[:, 64:])
     assert (part[:, :64] == -1).all()
     assert np.isnan(sure[:, :64]).all()

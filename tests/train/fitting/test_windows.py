@@ -11,9 +11,9 @@ from rasterio.crs import CRS
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting import windows as patches
-from hsi_train.fitting.statistics import Statistics, training_statistics
+from hsi_train.fitting.statistics import describe_problem
 from hsi_train.fitting.windows import Windows
-from hsi_train.method import IGNORED, Batch, Corner
+from hsi_train.method import IGNORED, Batch, Corner, Problem
 from hsi_train.splitting import split
 
 MakeData = Callable[..., LabelledData]
@@ -28,7 +28,9 @@ def half_labelled(make_data: MakeData) -> LabelledData:
 
 
 def windows_of(data: LabelledData, halo: int = HALO) -> Windows:
-    return Windows(data.scenes, halo, training_statistics(data).mean)
+    trained = [s.cube[:, s.roles == Role.TRAIN] for s in data.scenes]
+    fill = np.concatenate(trained, axis=1).mean(axis=1, dtype=np.float64)
+    return Windows(data.scenes, halo, fill)
 
 
 @pytest.mark.parametrize("outputs", [1, 4, 40])
@@ -61,12 +63,12 @@ def test_missing_values_are_filled_with_the_mean(make_data: MakeData) -> None:
     data = make_data(np.indices((11, 11)).sum(0) % 2 + 1, valid=valid)
     data.scenes[0].cube[:, 4, 6] = np.nan
     data = split.per_class(data, 20, 0)
-    statistics = training_statistics(data)
-    assert np.isfinite(statistics.mean).all()
+    problem = describe_problem(data)
+    assert problem.band_mean.isfinite().all()
     windows = windows_of(data)
     cube, _ = windows.cut(Corner(0, 4, 6), 1)
     np.testing.assert_array_equal(
-        cube[:, HALO, HALO], statistics.mean.astype(np.float32)
+        cube[:, HALO, HALO], problem.band_mean.float().numpy()
     )
     assert np.isfinite(cube).all()
 
@@ -77,9 +79,9 @@ def test_statistics_are_those_of_the_training_pixels(make_data: MakeData) -> Non
         [s.cube[:, s.roles == Role.TRAIN] for s in data.scenes],
         axis=1,
     ).astype(np.float64)
-    statistics = training_statistics(data)
-    np.testing.assert_allclose(statistics.mean, pixels.mean(axis=1))
-    np.testing.assert_allclose(statistics.std, pixels.std(axis=1))
+    problem = describe_problem(data)
+    np.testing.assert_allclose(problem.band_mean, pixels.mean(axis=1))
+    np.testing.assert_allclose(problem.band_std, pixels.std(axis=1))
 
 
 @pytest.mark.parametrize("value", [0, 5000, 0.1, 1e-9, -123.456])
@@ -91,9 +93,9 @@ def test_constant_band_has_a_deviation_of_one(
     cube[1] = value
     data = make_data(codes, bands=3, cubes=[cube])
     for samples in (7, 11, 13):
-        statistics = training_statistics(split.per_class(data, samples, 0))
-        assert statistics.std[1] == 1
-        assert statistics.std[0] != 1
+        problem = describe_problem(split.per_class(data, samples, 0))
+        assert problem.band_std[1] == 1
+        assert problem.band_std[0] != 1
 
 
 @pytest.mark.parametrize("outputs", [1, 6])
@@ -111,8 +113,8 @@ def test_other_pixels_have_no_influence(make_data: MakeData, outputs: int) -> No
         poisoned.append(replace(scene, cube=cube))
     everywhere = replace(data, scenes=poisoned)
     np.testing.assert_array_equal(
-        training_statistics(everywhere).mean,
-        training_statistics(data).mean,
+        describe_problem(everywhere).fill,
+        describe_problem(data).fill,
     )
     dirty = windows_of(everywhere)
     places = clean.training_pixels() if outputs == 1 else clean.grid(outputs, None)
@@ -126,12 +128,12 @@ def test_other_pixels_have_no_influence(make_data: MakeData, outputs: int) -> No
 
 def test_statistics_ignore_the_context_too(make_data: MakeData) -> None:
     data = half_labelled(make_data)
-    before = training_statistics(data)
+    before = describe_problem(data)
     for scene in data.scenes:
         scene.cube[:, scene.roles != Role.TRAIN] = 1e9
-    after = training_statistics(data)
-    np.testing.assert_array_equal(before.mean, after.mean)
-    np.testing.assert_array_equal(before.std, after.std)
+    after = describe_problem(data)
+    np.testing.assert_array_equal(before.band_mean, after.band_mean)
+    np.testing.assert_array_equal(before.band_std, after.band_std)
 
 
 def test_targets_are_training_pixels_only(make_data: MakeData) -> None:
@@ -271,7 +273,19 @@ def framed(outputs: int) -> Batch:
     return Batch(cube[:, None].repeat(1, 3, 1, 1), classes)
 
 
-UNIT = Statistics(np.zeros(3), np.ones(3))
+def units(mean: list[float], std: list[float]) -> Problem:
+    """A problem of two classes of which only the bands' units matter."""
+    bands = torch.tensor(mean), torch.tensor(std)
+    return Problem(
+        band_mean=bands[0],
+        band_std=bands[1],
+        class_counts=torch.ones(2),
+        class_means=bands[0].repeat(2, 1),
+        top=bands[0].max(),
+    )
+
+
+UNIT = units([0.0] * 3, [1.0] * 3)
 
 
 def test_augmentation_turns_cube_and_classes_together() -> None:
@@ -307,7 +321,7 @@ def test_augmentation_is_determined_by_its_generator() -> None:
 
 
 def test_gain_and_noise_are_in_units_of_a_band() -> None:
-    stats = Statistics(np.array([100.0, 1000.0]), np.array([1.0, 50.0]))
+    stats = units([100.0, 1000.0], [1.0, 50.0])
     mean = torch.tensor([100.0, 1000.0])[:, None, None]
     std = torch.tensor([1.0, 50.0])[:, None, None]
     flat = Batch(

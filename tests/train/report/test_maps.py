@@ -26,8 +26,7 @@ def drawn(data: LabelledData) -> Safe:
     problem = patches.describe_problem(data)
     torch.manual_seed(0)
     method = methods.build("mf2cnet", problem, {"features": 4, "hidden": 4}).eval()
-    statistics = patches.training_statistics(data)
-    return maps.maps(method, data, statistics, CPU)
+    return maps.maps(method, data, CPU)
 
 
 def codes(rows: int = 12, cols: int = 15) -> Any:

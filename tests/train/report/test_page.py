@@ -50,15 +50,12 @@ def made_report(
         for c, name in zip(data.classes, names, strict=True)
     ]
     data = split.per_class(dataclasses.replace(data, classes=classes), 2, 0)
-    statistics = patches.training_statistics(data)
     problem = patches.describe_problem(data)
     small = {"features": 4, "hidden": 4} if method_name == "mf2cnet" else {}
     torch.manual_seed(0)
     method = methods.build(method_name, problem, small).eval()
-    matrix = predict.evaluate(
-        method.network, data.scenes, Role.TEST, statistics.mean, method.halo,
-        len(classes), CPU,
-    )  # fmt: skip
+    scorer = predict.Scorer(method.network, problem.fill, method.halo, CPU)
+    matrix = scorer.score(data, Role.TEST).confusion()
     result = {
         **metrics.report(matrix, classes),
         "counts": {"train": 2 * len(classes), "validation": 0, "test": 200},
@@ -98,7 +95,7 @@ def made_report(
     path = folder / "report.html"
     aimed = Target([], described.bands, described.values, classes, 0, [])
     write_report(
-        path, method, data, statistics, progress, result, described, CPU,
+        path, method, data, progress, result, described, CPU,
         aimed if "target" in result else None,
     )  # fmt: skip
     return path.read_text(encoding="utf-8"), result

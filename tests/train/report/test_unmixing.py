@@ -14,7 +14,6 @@ from hsi_train import methods
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.fitting import predict
 from hsi_train.fitting import statistics as patches
-from hsi_train.fitting.statistics import Statistics
 from hsi_train.method import BaseMethod
 from hsi_train.report import unmixing
 from hsi_train.report.pictures import NODATA, SHARE_COLORS, SHARE_STEPS
@@ -36,14 +35,11 @@ def data_of(make_data: MakeData, scenes: int = 1) -> LabelledData:
     return make_data(*codes, bands=BANDS, valid=valid)
 
 
-def method_of(
-    data: LabelledData, name: str = "s2vnet"
-) -> tuple[BaseMethod, Statistics]:
+def method_of(data: LabelledData, name: str = "s2vnet") -> BaseMethod:
     data = split.per_class(data, 5, 0)
     torch.manual_seed(0)
     problem = patches.describe_problem(data)
-    method = methods.build(name, problem, {}).eval()
-    return method, patches.training_statistics(data)
+    return methods.build(name, problem, {}).eval()
 
 
 def picture_of(uri: str, shape: tuple[int, int]) -> NDArray[np.uint8]:
@@ -57,8 +53,8 @@ def picture_of(uri: str, shape: tuple[int, int]) -> NDArray[np.uint8]:
 
 def test_a_method_that_does_not_unmix_has_no_section(make_data: MakeData) -> None:
     data = data_of(make_data)
-    method, statistics = method_of(data, "mf2cnet")
-    assert not unmixing.unmixing(method, data, statistics, CPU)
+    method = method_of(data, "mf2cnet")
+    assert not unmixing.unmixing(method, data, CPU)
 
 
 def test_an_endmember_is_compared_with_its_class(make_data: MakeData) -> None:
@@ -79,8 +75,8 @@ def test_every_class_has_an_endmember_and_a_map(
     make_data: MakeData, read_page: ReadPage
 ) -> None:
     data = data_of(make_data)
-    method, statistics = method_of(data)
-    page = read_page(unmixing.unmixing(method, data, statistics, CPU))
+    method = method_of(data)
+    page = read_page(unmixing.unmixing(method, data, CPU))
     names = [c.name for c in data.classes]
     assert [image["alt"] for image in page.all("img")] == [
         *(f"Endmember of class {name}" for name in names),
@@ -92,12 +88,10 @@ def test_maps_are_the_methods_own_answers(
     make_data: MakeData, read_page: ReadPage
 ) -> None:
     data = data_of(make_data)
-    method, statistics = method_of(data)
-    page = read_page(unmixing.unmixing(method, data, statistics, CPU))
+    method = method_of(data)
+    page = read_page(unmixing.unmixing(method, data, CPU))
     scene = data.scenes[0]
-    expected = predict.output_maps(
-        method, "abundances", scene, scene.valid, statistics.mean, CPU
-    )
+    expected = predict.output_maps(method, "abundances", scene, scene.valid, CPU)
     colors = np.array([ImageColor.getrgb(c) for c in SHARE_COLORS])
     for image, shares in zip(page.all("img")[3:], expected, strict=True):
         painted = picture_of(image["src"], scene.valid.shape)
@@ -110,10 +104,10 @@ def test_only_some_scenes_are_drawn(
     make_data: MakeData, read_page: ReadPage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = data_of(make_data, unmixing.MAX_SCENES + 1)
-    method, statistics = method_of(data)
+    method = method_of(data)
 
     def headings() -> int:
-        section = unmixing.unmixing(method, data, statistics, CPU)
+        section = unmixing.unmixing(method, data, CPU)
         return len(read_page(section).all("h3"))
 
     assert headings() == unmixing.MAX_SCENES

@@ -5,7 +5,6 @@ file of its own, from which other runs can start.
 """
 
 import importlib.metadata
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor, nn
 
-from hsi_runtime.errors import RecipeError, SceneError
+from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.scene import Cube, valid_pixels
 from hsi_train.data import labelled_scene
 from hsi_train.data.labelled_scene import LabelledData
@@ -28,14 +27,9 @@ from hsi_train.fitting.encoder_file import (
     load_encoder,
     save_encoder,
 )
-from hsi_train.fitting.resume_state import (
-    loaded_state,
-    random_state,
-    restore_random,
-    save_state,
-)
+from hsi_train.fitting.optimisation import Optimisation, check_finite
+from hsi_train.fitting.resume_state import loaded_state, save_state
 from hsi_train.fitting.statistics import usable_deviation
-from hsi_train.fitting.trainer import MAX_GRADIENT_NORM, warm_up_share
 from hsi_train.method import BaseMethod
 from hsi_train.recipe import Pretrain
 
@@ -57,7 +51,7 @@ class Pretrainable(BaseMethod):
     @property
     @abstractmethod
     def encoder(self) -> nn.Module:
-        """What pre-training trains and other runs may start from."""
+        """The part that pre-training trains, and from which other runs may start."""
 
     @staticmethod
     @abstractmethod
@@ -65,8 +59,8 @@ class Pretrainable(BaseMethod):
         """Build what brings one sensor's stored units to the encoder's input.
 
         Args:
-            mean: Of each band, shape ``(band,)``.
-            std: Likewise, positive.
+            mean: Mean of each band, shape ``(band,)``.
+            std: Standard deviation of each band, positive.
         """
 
     @abstractmethod
@@ -184,19 +178,16 @@ class Pretrainer:
             for s in sources
         ]
         self._rng = np.random.default_rng(seed)
-        self._optimizer = torch.optim.AdamW(
-            decay_groups(method, settings.weight_decay),
-            lr=settings.learning_rate,
+        groups = decay_groups(method, settings.weight_decay)
+        self._optimisation = Optimisation(
+            method.parameters(),
+            [group | {"lr": settings.learning_rate} for group in groups],
+            steps=settings.steps,
+            warm_up=WARM_UP,
+            device=device,
+            cycle_momentum=False,
             betas=BETAS,
         )
-        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimizer,
-            settings.learning_rate,
-            total_steps=settings.steps,
-            pct_start=warm_up_share(WARM_UP, settings.steps),
-            cycle_momentum=False,
-        )
-        self._amp = device.type == "cuda" and torch.cuda.is_bf16_supported()
         self._done = 0
         self.loss = 0.0  # running mean
 
@@ -222,18 +213,13 @@ class Pretrainer:
                 self.save(state)
             value = self._step()
             self._done += 1
-            if not math.isfinite(value):
-                raise RecipeError(
-                    f"The loss became {value} in step {self._done} of pre-training; "
-                    "lower pretrain.learning_rate, or look for extreme values in the "
-                    "scenes."
-                )
+            when = f"step {self._done} of pre-training"
+            check_finite(value, when, "pretrain.learning_rate")
             share = MEMORY if self._done > 1 else 0.0
             self.loss = share * self.loss + (1 - share) * value
             after_step(self._done, steps, value)
         self.save(state)
-        # What is left would count when the training's gradients are clipped.
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimisation.clear()
         origin = Origin(
             method=self._name,
             version=importlib.metadata.version("hsi-edge"),
@@ -246,16 +232,11 @@ class Pretrainer:
 
     def _step(self) -> float:
         cube = self._windows()
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
+        with self._optimisation.precision():
             loss = self._method.pretraining_loss(cube)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(
-            self._method.parameters(), MAX_GRADIENT_NORM, error_if_nonfinite=False
-        )
-        self._optimizer.step()
-        self._schedule.step()
-        return float(loss.detach())
+        value = self._optimisation.step(loss)
+        self._optimisation.advance()
+        return value
 
     @torch.no_grad()
     def _windows(self) -> Tensor:
@@ -276,10 +257,8 @@ class Pretrainer:
         """Save all that `load` needs to go on as if nothing had happened."""
         state: dict[str, Any] = {
             "method": self._method.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            **self._optimisation.state(),
             "numpy": self._rng.bit_generator.state,
-            "random": random_state(self._device),
             "done": self._done,
             "loss": self.loss,
         }
@@ -293,10 +272,8 @@ class Pretrainer:
         """
         with loaded_state(path) as state:
             self._method.load_state_dict(state["method"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._schedule.load_state_dict(state["schedule"])
+            self._optimisation.load(state)
             self._rng.bit_generator.state = state["numpy"]
-            restore_random(state["random"], self._device)
             self._done, self.loss = state["done"], state["loss"]
 
 

@@ -1,7 +1,5 @@
 """Statistics of the training pixels, and of no others."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,26 +11,12 @@ from hsi_train.method import Problem
 TOP_PERCENTILE = 99.9  # of all training values: a scale that a few spikes do not move
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Statistics of the training pixels, stored units, shape ``(band,)``."""
-
-    mean: NDArray[np.float64]
-    std: NDArray[np.float64]
-
-
-def training_statistics(data: LabelledData) -> Statistics:
-    """Measure mean and standard deviation over training pixels, and no others.
-
-    A band that never varies gets a standard deviation of one.
-    """
-    return spectral_statistics(_training_spectra(data.scenes)[0])
-
-
-def spectral_statistics(spectra: NDArray[np.float64]) -> Statistics:
-    """Measure spectra of shape ``(band, pixel)``."""
+def mean_and_deviation(
+    spectra: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Measure spectra ``(band, pixel)``; a band that never varies has deviation one."""
     mean, std = spectra.mean(axis=1), spectra.std(axis=1)
-    return Statistics(mean, usable_deviation(mean, std))
+    return mean, usable_deviation(mean, std)
 
 
 def usable_deviation(
@@ -45,14 +29,14 @@ def usable_deviation(
 
 
 def describe_problem(data: LabelledData) -> Problem:
-    """Tell a method what it must know of the training pixels, and of no others."""
+    """Measure what a method must know of the training pixels, and of no others."""
     spectra, classes = _training_spectra(data.scenes)
     class_count = len(data.classes)
-    measured = spectral_statistics(spectra)
+    mean, std = mean_and_deviation(spectra)
     means = [spectra[:, classes == k].mean(axis=1) for k in range(class_count)]
     return Problem(
-        band_mean=torch.from_numpy(measured.mean),
-        band_std=torch.from_numpy(measured.std),
+        band_mean=torch.from_numpy(mean),
+        band_std=torch.from_numpy(std),
         class_counts=torch.from_numpy(np.bincount(classes, minlength=class_count)),
         class_means=torch.from_numpy(np.stack(means)),
         top=torch.tensor(np.percentile(spectra, TOP_PERCENTILE), dtype=torch.float64),

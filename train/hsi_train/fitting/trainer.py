@@ -17,14 +17,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hsi_runtime.errors import RecipeError
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
-from hsi_train.fitting.predict import score
-from hsi_train.fitting.resume_state import (
-    loaded_state,
-    random_state,
-    restore_random,
-    save_state,
-)
-from hsi_train.fitting.statistics import Statistics
+from hsi_train.fitting.optimisation import Optimisation, check_finite
+from hsi_train.fitting.predict import Scorer
+from hsi_train.fitting.resume_state import loaded_state, save_state
 from hsi_train.fitting.windows import Windows, augment, shuffled
 from hsi_train.measuring import metrics
 from hsi_train.method import BaseMethod, Batch, Corner, Defaults
@@ -38,7 +33,6 @@ MIN_EPOCHS = 10
 SMALL_STEPS = 200  # of windows smaller than DENSE_OUTPUTS, at least
 MIN_PATCHES = 3  # even steps of at most three patches hold at least two
 WARM_UP = 0.1  # share of the steps
-MAX_GRADIENT_NORM = 1.0
 
 State = dict[str, Tensor]
 
@@ -56,14 +50,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     patience: int
 
 
-def warm_up_share(share: float, steps: int) -> float:
-    """Return the share of a schedule that warms up.
-
-    torch divides by zero where that is exactly one step: two, then.
-    """
-    return 2 / steps if share * steps == 1 else share
-
-
 @dataclass(frozen=True)
 class Epoch:
     """One line of ``history.csv``; validation is None without validation pixels."""
@@ -78,7 +64,7 @@ class Epoch:
 
 @dataclass
 class Progress:
-    """What a resumed run needs besides weights and optimiser.
+    """What a resumed run needs besides weights and optimisation.
 
     Attributes:
         history: One entry for each finished epoch.
@@ -147,38 +133,45 @@ def _length(windows: Windows, outputs: int) -> int:
 
 
 class Trainer:
-    """Trains one method, epoch by epoch, and can be saved between epochs."""
+    """Trains one method, epoch by epoch, and can be saved between epochs.
+
+    Attributes:
+        scorer: Scores scenes with the present weights.
+        progress: What is finished so far.
+    """
 
     def __init__(
         self,
         method: BaseMethod,
         data: LabelledData,
         windows: Windows,
-        statistics: Statistics,
         settings: Settings,
         seed: int,
         device: torch.device,
     ) -> None:
         self._method = method.to(device)
         self._data, self._windows = data, windows
-        self._statistics, self._settings, self._device = statistics, settings, device
+        self._settings, self._device = settings, device
         self._epochs, self._outputs = settings.epochs, settings.outputs
         self._batch = settings.batch
         self._rng = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)
         self._steps = math.ceil(_length(windows, self._outputs) / self._batch)
-        groups = method.parameter_groups(settings.learning_rate)
-        self._optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
-        total = max(self._epochs * self._steps, 1)
-        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimizer,
-            [group["lr"] for group in groups],
-            total_steps=total,
-            pct_start=warm_up_share(WARM_UP, total),
+        self._optimisation = Optimisation(
+            method.parameters(),
+            method.parameter_groups(settings.learning_rate),
+            steps=self._epochs * self._steps,
+            warm_up=WARM_UP,
+            device=device,
+            weight_decay=settings.weight_decay,
+        )
+        self.scorer = Scorer(
+            network=method.network,
+            fill=method.problem.fill,
+            halo=method.halo,
+            device=device,
         )
         self._validates = any((s.roles == Role.VALIDATION).any() for s in data.scenes)
-        # bf16 has the range of fp32: no loss scaling. Older GPUs stay in fp32.
-        self._amp = device.type == "cuda" and torch.cuda.is_bf16_supported()
         self.progress = Progress()
 
     def run(
@@ -215,12 +208,12 @@ class Trainer:
                 }
             progress.history.append(
                 Epoch(
-                    epoch,
-                    loss,
-                    float(self._schedule.get_last_lr()[0]),
-                    kappa,
-                    accuracy,
-                    time.monotonic() - started,
+                    epoch=epoch,
+                    loss=loss,
+                    learning_rate=self._optimisation.learning_rate,
+                    validation_kappa=kappa,
+                    validation_accuracy=accuracy,
+                    seconds=time.monotonic() - started,
                 )
             )
             after_epoch(progress.history[-1])
@@ -238,17 +231,13 @@ class Trainer:
             batch = self._windows.batch(places, self._outputs)
             batch = augment(
                 batch,
-                self._statistics,
+                self._method.problem,
                 self._settings.gain,
                 self._settings.noise,
                 self._generator,
             ).to(self._device)
             value = self._train_step(batch)
-            if not math.isfinite(value):
-                raise RecipeError(
-                    f"The loss became {value} in epoch {epoch}; lower "
-                    "fit.learning_rate, or look for extreme values in the scene."
-                )
+            check_finite(value, f"epoch {epoch}", "fit.learning_rate")
             total += value
             done = (epoch - 1) * self._steps + step
             after_step(done, self._epochs * self._steps, value)
@@ -257,23 +246,15 @@ class Trainer:
     def _train_step(self, batch: Batch) -> float:
         """Take an optimiser step for each loss of the method; return the first."""
         values = []
-        taken = self._schedule.last_epoch  # steps, counting those before a resume
-        self._method.progress = taken / self._schedule.total_steps
+        self._method.progress = self._optimisation.progress
         losses = self._method.losses(batch)
         while True:
-            with torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp):
+            with self._optimisation.precision():
                 loss = next(losses, None)
             if loss is None:
                 break
-            # Parameters without a gradient stay: a loss steps what it reaches.
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(
-                self._method.parameters(), MAX_GRADIENT_NORM, error_if_nonfinite=False
-            )
-            self._optimizer.step()
-            values.append(float(loss.detach()))
-        self._schedule.step()
+            values.append(self._optimisation.step(loss))
+        self._optimisation.advance()
         return values[0] if all(map(math.isfinite, values)) else math.nan
 
     def _epoch_places(self) -> list[list[Corner]]:
@@ -333,26 +314,16 @@ class Trainer:
 
     def score(self, role: Role) -> metrics.Scored:
         """Score the pixels of a role with the present weights."""
-        return score(
-            self._method.network,
-            self._data.scenes,
-            role,
-            self._statistics.mean,
-            self._method.halo,
-            len(self._data.classes),
-            self._device,
-        )
+        return self.scorer.score(self._data, role)
 
     def save(self, path: Path) -> None:
         """Save all that `load` needs to go on as if nothing had happened."""
         progress = self.progress
         state: dict[str, Any] = {
             "method": self._method.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            **self._optimisation.state(),
             "numpy": self._rng.bit_generator.state,
             "generator": self._generator.get_state(),
-            "random": random_state(self._device),
             "history": [vars(e) for e in progress.history],
             "best_kappa": progress.best_kappa,
             "best_epoch": progress.best_epoch,
@@ -368,14 +339,12 @@ class Trainer:
         """
         with loaded_state(path) as state:
             self._method.load_state_dict(state["method"])
-            self._optimizer.load_state_dict(state["optimizer"])
-            self._schedule.load_state_dict(state["schedule"])
+            self._optimisation.load(state)
             self._rng.bit_generator.state = state["numpy"]
             self._generator.set_state(state["generator"])
-            restore_random(state["random"], self._device)
             self.progress = Progress(
-                [Epoch(**e) for e in state["history"]],
-                state["best_kappa"],
-                state["best_epoch"],
-                state["best"],
+                history=[Epoch(**e) for e in state["history"]],
+                best_kappa=state["best_kappa"],
+                best_epoch=state["best_epoch"],
+                best=state["best"],
             )

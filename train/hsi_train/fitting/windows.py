@@ -17,8 +17,7 @@ from scipy import ndimage
 from hsi_runtime.walk.windows import mirror
 from hsi_train.data.labelled_scene import LabelledScene
 from hsi_train.data.roles import Role
-from hsi_train.fitting.statistics import Statistics
-from hsi_train.method import IGNORED, Batch, Corner
+from hsi_train.method import IGNORED, Batch, Corner, Problem
 from hsi_train.splitting import overlap
 
 
@@ -183,7 +182,7 @@ def shuffled(
 
 def augment(
     batch: Batch,
-    stats: Statistics,
+    problem: Problem,
     gain: float,
     noise: float,
     generator: torch.Generator,
@@ -192,7 +191,7 @@ def augment(
 
     Args:
         batch: Windows in stored units.
-        stats: Units of gain and noise: one standard deviation of a band.
+        problem: Units of gain and noise: one standard deviation of a band.
         gain: Standardised values are multiplied by 1 - gain to 1 + gain.
         noise: Standard deviation of the noise, in standard deviations of a band.
         generator: Source of all randomness.
@@ -209,8 +208,8 @@ def augment(
         cubes.append(torch.rot90(cube, turns, (-2, -1)))
         classes.append(torch.rot90(target, turns, (-2, -1)))
     cube = torch.stack(cubes)
-    mean = torch.from_numpy(stats.mean).float()[:, None, None]
-    std = torch.from_numpy(stats.std).float()[:, None, None]
+    mean = problem.band_mean.float()[:, None, None]
+    std = problem.band_std.float()[:, None, None]
     factor = 1 + gain * (2 * torch.rand(len(cube), 1, 1, 1, generator=generator) - 1)
     cube = mean + factor * (cube - mean)
     cube = cube + noise * std * torch.randn(cube.shape, generator=generator)

@@ -11,7 +11,6 @@ from hsi_train import target
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData, LabelledScene
 from hsi_train.data.roles import Role
 from hsi_train.fitting.predict import class_and_confidence
-from hsi_train.fitting.statistics import Statistics
 from hsi_train.method import BaseMethod
 from hsi_train.report.html import (
     Safe,
@@ -55,7 +54,6 @@ ROLE_COLORS = {
 def maps(
     method: BaseMethod,
     data: LabelledData,
-    statistics: Statistics,
     device: torch.device,
 ) -> Safe:
     """Draw the first scenes, each with its split and what the method makes of it.
@@ -63,13 +61,10 @@ def maps(
     Args:
         method: In evaluation mode.
         data: Scenes and classes.
-        statistics: Of the training pixels.
         device: Where the method lives.
     """
     bands, sentence = composites(data)
-    drawn = _gallery(
-        method, data.scenes, len(data.scenes), bands, data, statistics, device
-    )
+    drawn = _gallery(method, data.scenes, len(data.scenes), bands, data, device)
     return joined(paragraph(sentence), drawn) if sentence else drawn
 
 
@@ -77,7 +72,6 @@ def target_maps(
     method: BaseMethod,
     aimed: Target,
     data: LabelledData,
-    statistics: Statistics,
     device: torch.device,
 ) -> Safe:
     """Draw the first target scenes with a known label as `maps` does, without a split.
@@ -86,15 +80,12 @@ def target_maps(
         method: In evaluation mode.
         aimed: The target scenes.
         data: Source scenes and classes.
-        statistics: Of the training pixels.
         device: Where the method lives.
     """
     known = [(p, found) for p, found in aimed.scenes if (found != UNLABELLED).any()]
     scenes = (target.read(aimed, p, found, method.halo) for p, found in known)
     bands, _ = composites(data)
-    return _gallery(
-        method, scenes, len(known), bands, data, statistics, device, divided=False
-    )
+    return _gallery(method, scenes, len(known), bands, data, device, divided=False)
 
 
 def _gallery(
@@ -103,7 +94,6 @@ def _gallery(
     total: int,
     bands: dict[str, list[int]],
     data: LabelledData,
-    statistics: Statistics,
     device: torch.device,
     divided: bool = True,
 ) -> Safe:
@@ -115,7 +105,6 @@ def _gallery(
         total: How many there are.
         bands: Of the composites.
         data: Source scenes and classes.
-        statistics: Of the training pixels.
         device: Where the method lives.
         divided: Whether the scenes have a split to draw; target scenes have none.
     """
@@ -126,7 +115,7 @@ def _gallery(
         large = wanted.size > MAX_MAP_PIXELS
         if large:
             wanted = scene.classes != UNLABELLED
-        found = class_and_confidence(method, scene, wanted, statistics.mean, device)
+        found = class_and_confidence(method, scene, wanted, device)
         panels = _panels(scene, divided, bands, data, *found, PICTURE_PIXELS // many)
         parts += [_heading(scene), layout(panels, scene.valid.shape, many)]
         if large:

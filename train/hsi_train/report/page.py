@@ -8,7 +8,6 @@ import torch
 
 from hsi_runtime import files
 from hsi_train.data.labelled_scene import LabelledData
-from hsi_train.fitting.statistics import Statistics
 from hsi_train.fitting.trainer import Progress
 from hsi_train.method import BaseMethod
 from hsi_train.report.html import (
@@ -56,7 +55,6 @@ def write_report(
     path: Path,
     method: BaseMethod,
     data: LabelledData,
-    statistics: Statistics,
     progress: Progress,
     result: dict[str, Any],
     described: Description,
@@ -69,7 +67,6 @@ def write_report(
         path: Of the page.
         method: In evaluation mode.
         data: Scenes and classes.
-        statistics: Of the training pixels.
         progress: Of the training.
         result: The content of ``metrics.json``.
         described: What the checkpoint says about itself.
@@ -79,17 +76,17 @@ def write_report(
     values = described.values
     counts = data.pixels_by_role()
     contents = {
-        "Maps": maps(method, data, statistics, device),
+        "Maps": maps(method, data, device),
         "Accuracy of each class": class_table(result, data.classes, counts),
         "Confusion matrix": _confusion(result, data),
         "Area-adjusted accuracy": _area_adjusted(result, data),
-        "Source and target": _target(result, aimed, method, data, statistics, device),
+        "Source and target": _target(result, aimed, method, data, device),
         "Calibration": _calibration(result),
         "Training": _training(progress),
         "Mean spectra": spectra_section(
-            data, statistics.mean, values.quantity, values.scale
+            data, method.problem.fill, values.quantity, values.scale
         ),
-        "Endmembers and abundances": unmixing(method, data, statistics, device),
+        "Endmembers and abundances": unmixing(method, data, device),
         "Provenance": provenance_table(result, described),
         "Recipe": Safe(f"<pre>{escape(described.provenance.recipe)}</pre>"),
     }
@@ -162,7 +159,6 @@ def _target(
     aimed: Target | None,
     method: BaseMethod,
     data: LabelledData,
-    statistics: Statistics,
     device: torch.device,
 ) -> Safe:
     if aimed is None:
@@ -171,7 +167,7 @@ def _target(
     return joined(
         *(paragraph(sentence, "warning") for sentence in said),
         table(*comparison(result)),
-        target_maps(method, aimed, data, statistics, device),
+        target_maps(method, aimed, data, device),
     )
 
 

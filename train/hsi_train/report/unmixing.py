@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from hsi_runtime.model.model_file import ABUNDANCES
 from hsi_train.data.labelled_scene import LabelledData, LabelledScene
 from hsi_train.fitting.predict import output_maps
-from hsi_train.fitting.statistics import Statistics
 from hsi_train.method import BaseMethod
 from hsi_train.report.html import (
     Safe,
@@ -29,15 +28,12 @@ MAX_PIXELS = 500_000  # of a scene that is drawn
 MAP_PIXELS = 1_500_000  # of all abundance maps together
 
 
-def unmixing(
-    method: BaseMethod, data: LabelledData, statistics: Statistics, device: torch.device
-) -> Safe:
+def unmixing(method: BaseMethod, data: LabelledData, device: torch.device) -> Safe:
     """Draw endmembers and abundances; empty for a method that does not unmix.
 
     Args:
         method: In evaluation mode.
         data: Scenes and classes.
-        statistics: Of the training pixels.
         device: Where the method lives.
     """
     found = method.endmembers()
@@ -64,9 +60,7 @@ def unmixing(
     ]
     small = [s for s in data.scenes if s.valid.size <= MAX_PIXELS][:MAX_SCENES]
     for scene in small:
-        maps = output_maps(
-            method, ABUNDANCES, scene, scene.valid, statistics.mean, device
-        )
+        maps = output_maps(method, ABUNDANCES, scene, scene.valid, device)
         limit = MAP_PIXELS // (len(small) * len(maps))
         parts += [
             Safe(f"<h3>Abundances in {text(scene.info.path.name)}</h3>"),

@@ -14,7 +14,7 @@ from hsi_train.data import labelled_scene, matlab
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting import windows
-from hsi_train.fitting.statistics import Statistics
+from hsi_train.method import Problem
 from hsi_train.recipe import Recipe
 from hsi_train.run_folder import checkpoint
 
@@ -30,7 +30,7 @@ def bands_of(data: LabelledData) -> Bands:
     )
 
 
-def values_of(wanted: Recipe, data: LabelledData, statistics: Statistics) -> Values:
+def values_of(wanted: Recipe, data: LabelledData, problem: Problem) -> Values:
     """Say what values the model will expect."""
     info, used = data.reference, data.bands
     return Values(
@@ -38,7 +38,7 @@ def values_of(wanted: Recipe, data: LabelledData, statistics: Statistics) -> Val
         dtype=info.dtype.name,
         scale=_chosen(info.scale, used),
         offset=_chosen(info.offset, used),
-        fill=statistics.mean.tolist(),
+        fill=problem.fill.tolist(),
     )
 
 

@@ -172,8 +172,8 @@ class Method(Pretrainable):
         if sum(spectra.shape[1] for spectra in inner) < FEATURES:
             return None
         spectra = np.concatenate(inner, axis=1).astype(np.float64)
-        measured = statistics.spectral_statistics(spectra)
-        mean, std = (torch.from_numpy(v) for v in (measured.mean, measured.std))
+        measured = statistics.mean_and_deviation(spectra)
+        mean, std = (torch.from_numpy(values) for values in measured)
         network, device = self.network.eval(), self.class_weights.device
         network.adapter.load_state_dict(Adapter(mean, std).state_dict())
         steps = torch.zeros(FEATURES, FEATURES, dtype=torch.float64, device=device)
