@@ -1,4 +1,4 @@
-"""The bricks of the report: text that is safe to show, tables, figures, pictures."""
+"""The building blocks of the report: safe text, tables, figures and pictures."""
 
 import base64
 import html
@@ -32,7 +32,7 @@ class Safe(str):
 
 
 def printable(content: object) -> str:
-    """Replace what no page and no picture can hold: control characters, half pairs."""
+    """Replace characters that no page can hold: controls and lone surrogates."""
     return "".join(
         "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs") else c
         for c in str(content)
@@ -40,37 +40,37 @@ def printable(content: object) -> str:
 
 
 def text(content: object) -> Safe:
-    """Escape text for the page; HTML that is `Safe` already stays as it is."""
+    """Escape text for the page; `Safe` HTML stays as it is."""
     if isinstance(content, Safe):
         return content
     return Safe(html.escape(printable(content)))
 
 
 def joined(*parts: str) -> Safe:
-    """Put pieces of HTML one after another, escaping those that are not `Safe`."""
+    """Join pieces of HTML, escaping those that are not `Safe`."""
     return Safe("\n".join(text(part) for part in parts if part))
 
 
 def paragraph(content: str, css: str = "") -> Safe:
-    """Wrap a sentence."""
+    """Return a paragraph."""
     kind = f' class="{css}"' if css else ""
     return Safe(f"<p{kind}>{text(content)}</p>")
 
 
 def anchor(title: str) -> str:
-    """Name the place of a section within the page."""
+    """Return the id of a section, to which links within the page lead."""
     return re.sub("[^a-z]+", "-", title.lower())
 
 
 def section(title: str, content: Safe) -> Safe:
-    """Head a part of the page."""
+    """Return a part of the page with its heading."""
     return Safe(
         f'<section id="{anchor(title)}"><h2>{text(title)}</h2>\n{content}</section>'
     )
 
 
 def page(title: str, *parts: str) -> str:
-    """Put a whole page together, with its style inside."""
+    """Return a whole page, with its style inside."""
     style = resources.files("hsi_train.report").joinpath("page.css").read_text("utf-8")
     head = Safe(
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -83,7 +83,7 @@ def page(title: str, *parts: str) -> str:
 def table(
     head: Sequence[str], rows: Iterable[Sequence[str]], css: str = "numbers"
 ) -> Safe:
-    """Lay out cells; the first of a line names it."""
+    """Return a table; the first cell of a row is its name."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         return f"<tr>{''.join(f'<{tag}>{text(c)}</{tag}>' for c in cells)}</tr>"
@@ -97,13 +97,13 @@ def table(
 
 
 def figure(uri: str, alt: str, caption: str = "", width_px: float = 0) -> Safe:
-    """Place a picture, described for those who cannot see it.
+    """Return a picture with a description for those who cannot see it.
 
     Args:
-        uri: Its data.
-        alt: What it shows.
-        caption: To stand below it.
-        width_px: Its own width, where it must not shrink much but be scrolled.
+        uri: Data of the picture.
+        alt: Description.
+        caption: Text below the picture.
+        width_px: Width below which the picture is scrolled instead of shrunk.
     """
     below = f"<figcaption>{text(caption)}</figcaption>" if caption else ""
     kind = f' class="scroll" style="--w:{width_px:.0f}px"' if width_px else ""
@@ -113,7 +113,7 @@ def figure(uri: str, alt: str, caption: str = "", width_px: float = 0) -> Safe:
 def grid(
     figures: Iterable[str], few: int, many: int, css: str = "", style: str = ""
 ) -> Safe:
-    """Lay figures side by side: ``few`` columns on a phone, ``many`` elsewhere."""
+    """Return figures side by side: ``few`` columns on a phone, ``many`` elsewhere."""
     inside = "\n".join(figures)
     kind = f"grid {css}".strip()
     columns = f"--few:{few};--many:{many};{style}"
@@ -121,23 +121,23 @@ def grid(
 
 
 def swatch(color: str, label: str) -> Safe:
-    """Show a colour and what it stands for."""
+    """Return a colour with its meaning."""
     box = f'<span class="swatch" style="--c:{color}"></span>'
     return Safe(f'<span class="key">{box}{text(label)}</span>')
 
 
 def named(info: Named) -> Safe:
-    """Show a class: its colour and its name, in whatever direction it is written."""
+    """Return the colour and the name of a class, which may be written right to left."""
     return swatch(info.color, Safe(f"<bdi>{text(info.name)}</bdi>"))
 
 
 def legend(entries: Iterable[Safe]) -> Safe:
-    """List what colours stand for."""
+    """Return a list of colours with their meanings."""
     return Safe(f'<ul class="legend">{"".join(f"<li>{e}</li>" for e in entries)}</ul>')
 
 
 def scale(colors: Sequence[str], low: str, high: str) -> Safe:
-    """Show a continuous range of colours."""
+    """Return a continuous range of colours."""
     stops = ",".join(colors)
     return Safe(
         f'<span class="scale">{text(low)}<span style="--c:{stops}"></span>'
@@ -146,12 +146,12 @@ def scale(colors: Sequence[str], low: str, high: str) -> Safe:
 
 
 def percent(share: float | None) -> str:
-    """Write a share in [0, 1]; a dash stands for none."""
+    """Format a share in [0, 1] as a percentage; None is a dash."""
     return "-" if share is None else f"{100 * share:.2f} %"
 
 
 def bar(share: float | None) -> Safe:
-    """Write a share in [0, 1] on a bar of its length."""
+    """Return a percentage on a bar of its length."""
     if share is None:
         return text(percent(None))
     return Safe(
@@ -176,7 +176,7 @@ def _uri(image: Image.Image, kind: str, **options: object) -> str:
 
 
 def svg(drawn: Figure) -> str:
-    """Encode a plot; its text stays text, in the reader's own fonts."""
+    """Encode a plot; its text stays text, in the fonts of the reader."""
     buffer = io.BytesIO()
     silent = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     drawn.savefig(buffer, format="svg", metadata=silent)
@@ -187,7 +187,7 @@ def svg(drawn: Figure) -> str:
 
 
 def _shortened(tag: re.Match[bytes]) -> bytes:
-    """Cut the numbers of a tag to hundredths of a point, enough for any paper."""
+    """Shorten the numbers of a tag to hundredths of a point, enough for print."""
     return re.sub(rb"(\d\.\d\d)\d+", rb"\1", tag[0])
 
 

@@ -17,7 +17,7 @@ PHOTO_PIXELS = 250_000  # from here on a composite is stored as a photograph
 
 TRUE_COLOUR_NM = (640.0, 550.0, 460.0)  # shown as red, green and blue
 INFRARED_NM = (860.0, 650.0, 550.0)
-FARTHEST_NM = 50.0  # that a band may lie from what it stands for
+FARTHEST_NM = 50.0  # largest distance of a band from the wavelength it shows
 STRETCH = (2, 98)  # percentiles of a band that become black and full
 
 NOTHING, NODATA = "#ececec", "#ffffff"
@@ -32,8 +32,8 @@ def composites(data: LabelledData) -> tuple[dict[str, list[int]], str]:
     """Choose the bands of the colour pictures.
 
     Returns:
-        Three indices into the cube for each picture, by its name, and a sentence on
-        what could not be chosen, or an empty one.
+        Three indices into the cube for each picture, by its name, and a note on the
+        pictures for which bands are missing, or an empty text.
     """
     used = len(data.bands)
     spread = {"Three bands": [used * n // 6 for n in (5, 3, 1)]}
@@ -44,12 +44,12 @@ def composites(data: LabelledData) -> tuple[dict[str, list[int]], str]:
             "are not known: three bands spread over the spectrum are shown."
         )
     centres = centres[data.bands]
-    wanted = {"True colour": TRUE_COLOUR_NM, "Colour infrared": INFRARED_NM}
-    found = {name: nearest_bands(centres, nm) for name, nm in wanted.items()}
-    chosen = {name: bands for name, bands in found.items() if bands is not None}
+    kinds = {"True colour": TRUE_COLOUR_NM, "Colour infrared": INFRARED_NM}
+    nearest = {name: nearest_bands(centres, nm) for name, nm in kinds.items()}
+    chosen = {name: bands for name, bands in nearest.items() if bands is not None}
     lacking = [
-        f"{name} needs bands near {', '.join(f'{nm:.0f}' for nm in wanted[name])} nm."
-        for name in wanted
+        f"{name} needs bands near {', '.join(f'{nm:.0f}' for nm in kinds[name])} nm."
+        for name in kinds
         if name not in chosen
     ]
     if lacking:
@@ -59,15 +59,15 @@ def composites(data: LabelledData) -> tuple[dict[str, list[int]], str]:
 
 
 def nearest_bands(
-    centres: NDArray[np.float64], wanted: tuple[float, ...]
+    centres: NDArray[np.float64], wavelengths_nm: tuple[float, ...]
 ) -> list[int] | None:
     """Find the band nearest to each wavelength, in nm.
 
-    None where one is far from all bands, or two are nearest to the same one.
+    None if one is far from all bands, or one band is nearest to two of them.
     """
-    found = [int(np.abs(centres - nm).argmin()) for nm in wanted]
-    far = max(abs(centres[b] - nm) for b, nm in zip(found, wanted, strict=True))
-    return found if far <= FARTHEST_NM and len(set(found)) == len(found) else None
+    bands = [int(np.abs(centres - nm).argmin()) for nm in wavelengths_nm]
+    far = max(abs(centres[b] - nm) for b, nm in zip(bands, wavelengths_nm, strict=True))
+    return bands if far <= FARTHEST_NM and len(set(bands)) == len(bands) else None
 
 
 def composite(scene: LabelledScene, bands: list[int]) -> NDArray[np.uint8]:
@@ -97,13 +97,13 @@ def painted(
     limit: int,
     rare: bool = False,
 ) -> str:
-    """Paint a map of indices of colours, `UNLABELLED` where there is none.
+    """Draw a map of colour indices, `UNLABELLED` where there is none.
 
     Args:
         indices: Shape ``(row, col)``.
         colors: ``#rrggbb`` of each index.
         valid: False where the scene has no data.
-        limit: Pixels of the picture.
+        limit: Largest number of pixels of the picture.
         rare: Where a large map is thinned out, show the highest index of the pixels
             that fall together, so that no label is lost.
     """
@@ -121,7 +121,7 @@ def painted(
 def painted_shares(
     shares: NDArray[np.float32], valid: NDArray[np.bool_], limit: int
 ) -> str:
-    """Paint shares in [0, 1], shape ``(row, col)``; NaN where there is none."""
+    """Draw shares in [0, 1], shape ``(row, col)``; NaN where there is none."""
     known = np.isfinite(shares)
     steps = np.full(shares.shape, UNLABELLED)
     steps[known] = np.rint(SHARE_STEPS * np.clip(shares[known], 0, 1))
@@ -129,7 +129,7 @@ def painted_shares(
 
 
 def _step(shape: tuple[int, ...], limit: int) -> int:
-    """Return which rows and columns a picture shows: every so many."""
+    """Return n, where a picture shows every n-th row and column."""
     return math.ceil(math.sqrt(shape[0] * shape[1] / limit))
 
 

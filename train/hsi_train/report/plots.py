@@ -73,16 +73,15 @@ def draw_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Fig
     drawn = Figure(figsize=(width, height))
     axis = drawn.add_axes((edge / width, edge / height, side / width, side / height))
     colors = matplotlib.colormaps["Blues"].with_extremes(bad="#ececec")
-    # Rare confusions show, too: the square root lifts small shares.
+    # Rare confusions show, too: the square root raises small shares.
     image = axis.imshow(shares, colors, norm=PowerNorm(0.5, 0, 1), aspect="auto")
     size = min(8.0, cell * 72 * 0.9 / (0.64 * len(f"{int(counts.max())}")))
     if size >= SMALLEST_FONT:
         for (row, col), value in np.ndenumerate(counts):
             if value:
-                axis.text(
-                    col, row, f"{int(value)}", ha="center", va="center", fontsize=size,
-                    color="white" if shares[row, col] > 0.4 else "black",
-                )  # fmt: skip
+                color = "white" if shares[row, col] > 0.4 else "black"
+                where: Any = {"ha": "center", "va": "center", "fontsize": size}
+                axis.text(col, row, f"{int(value)}", color=color, **where)
     axis.set_xticks(range(len(names)), labels, rotation=90, fontsize=font)
     axis.set_yticks(range(len(names)), labels, fontsize=font)
     axis.tick_params(length=0)
@@ -98,7 +97,7 @@ def draw_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Fig
 
 
 def shortened(name: str) -> str:
-    """Cut a name that no axis has room for."""
+    """Shorten a name that is too long for an axis."""
     name = printable(name)
     return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
 
@@ -169,31 +168,33 @@ def _curve(
 
 
 def draw_reliability(calibration: dict[str, Any]) -> Figure:
-    """Plot how often the class is right against how sure the network is of it.
+    """Plot the share of right classes against the confidence.
 
     Args:
-        calibration: The table of ``metrics.json``; shares in [0, 1].
+        calibration: Table ``calibration`` of ``metrics.json``; shares in [0, 1].
     """
     drawn = Figure(figsize=(4.6, 4.9), layout="constrained")
     upper, lower = drawn.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
     upper.plot([0, 1], [0, 1], color=GREY, lw=1, ls=":")
-    kinds = (
-        ("uncalibrated_bins", "expected_calibration_error_uncalibrated",
-         "before", ORANGE, "s--", "none"),
-        ("bins", "expected_calibration_error", "after", BLUE, "o-", BLUE),
-    )  # fmt: skip
-    for key, error, label, color, style, fill in kinds:
-        confidence = [b["confidence"] for b in calibration[key]]
-        counts = np.array([b["count"] for b in calibration[key]], dtype=float)
-        upper.plot(
-            confidence, [b["accuracy"] for b in calibration[key]], style, color=color,
-            lw=1.3, ms=5, markerfacecolor=fill,
-            label=f"{label}: error {100 * calibration[error]:.1f} %",
-        )  # fmt: skip
-        lower.plot(
-            confidence, counts / counts.sum(), style, color=color, lw=1, ms=4,
-            markerfacecolor=fill,
-        )  # fmt: skip
+    before: Any = {
+        "color": ORANGE,
+        "ls": "--",
+        "marker": "s",
+        "markerfacecolor": "none",
+    }
+    after: Any = {"color": BLUE, "ls": "-", "marker": "o", "markerfacecolor": BLUE}
+    for label, prefix, suffix, look in (
+        ("before", "uncalibrated_", "_uncalibrated", before),
+        ("after", "", "", after),
+    ):
+        bins = calibration[f"{prefix}bins"]
+        error = calibration[f"expected_calibration_error{suffix}"]
+        label = f"{label}: error {100 * error:.1f} %"
+        confidence = [b["confidence"] for b in bins]
+        accuracy = [b["accuracy"] for b in bins]
+        counts = np.array([b["count"] for b in bins], dtype=float)
+        upper.plot(confidence, accuracy, lw=1.3, ms=5, label=label, **look)
+        lower.plot(confidence, counts / counts.sum(), lw=1, ms=4, **look)
     if calibration["reject"] is not None:
         label = f"suggested --reject {calibration['reject']:.3f}"
         upper.axvline(calibration["reject"], color=GREY, lw=1, ls="-.", label=label)

@@ -1,4 +1,4 @@
-"""Writes ``report.html`` of several seeds: mean, spread, and the way to each run."""
+"""Writes ``report.html`` of several seeds: mean, spread, and links to each run."""
 
 from pathlib import Path
 from typing import Any
@@ -7,15 +7,15 @@ from hsi_runtime import files
 from hsi_train.report.html import Safe, page, paragraph, percent, section, table, text
 
 
-def write_report(path: Path, found: dict[str, Any], method: str) -> None:
+def write_report(path: Path, summary: dict[str, Any], method: str) -> None:
     """Write the page; its links lead to ``seed-K/report.html`` beside it.
 
     Args:
-        path: Of the page.
-        found: The content of ``seeds.json``.
-        method: Its name.
+        path: Path of the page.
+        summary: Content of ``seeds.json``.
+        method: Name of the method.
     """
-    seeds, overall = found["seeds"], found["overall_accuracy"]
+    seeds, overall = summary["seeds"], summary["overall_accuracy"]
     headline = (
         f"{method}: {_spread(overall)} of the test pixels are right, "
         f"mean of {len(seeds)} seeds"
@@ -24,24 +24,24 @@ def write_report(path: Path, found: dict[str, Any], method: str) -> None:
     head = ["", "mean", "standard deviation", *links]
     names = {
         "Overall accuracy": overall,
-        "Average accuracy": found["average_accuracy"],
+        "Average accuracy": summary["average_accuracy"],
     }
-    kappa = found["kappa"]
+    kappa = summary["kappa"]
     figures = [
         *(_row(text(name), figure) for name, figure in names.items()),
         ["Kappa", *(f"{v:.3f}" for v in _figures(kappa))],
     ]
     recalls = [
         _row(Safe(f"<bdi>{text(c['name'])}</bdi>"), c)
-        for c in found["per_class"].values()
+        for c in summary["per_class"].values()
     ]
     content = page(
         method,
         Safe(f"<h1>{text(headline)}</h1>"),
         paragraph(
-            "Each seed draws a training of its own, and a split of its own unless one "
-            "is given: the standard deviation says how much of a figure is chance. The "
-            "links lead to the report of each seed; hsi-export takes its folder.",
+            "Each seed has its own training, and its own split unless one is given, so "
+            "the standard deviation shows how much of a figure is chance. The links "
+            "lead to the report of each seed; hsi-export takes its folder.",
             "soft",
         ),
         section("Accuracy of the test pixels", table(head, figures)),

@@ -23,9 +23,9 @@ from hsi_train.report.html import (
     text,
 )
 
-GAP = 3.0  # a line is broken where bands are so many usual steps apart
-FEW_BANDS = 40  # up to here each band is marked
-SPIKE = 5  # bands; what its running median removes does not stretch an axis
+GAP = 3.0  # a line is broken where bands are more median steps apart
+FEW_BANDS = 40  # up to so many, each band is marked
+SPIKE = 5  # bands; spikes that its running median removes do not stretch an axis
 ROWS_AT_ONCE = 64  # of a scene, while spectra are summed up
 INK = "#1f2328"
 PANEL = (0.19, 0.205, 0.76, 0.71)  # left, bottom, width and height of a plot
@@ -33,13 +33,13 @@ PANEL = (0.19, 0.205, 0.76, 0.71)  # left, bottom, width and height of a plot
 
 @dataclass(frozen=True)
 class SpectralAxis:
-    """Where bands lie on a plot.
+    """Positions of the bands on a plot.
 
     Attributes:
         places: Sorted wavelengths in nm, or band numbers, and NaN in each gap.
-        label: With unit.
-        order: Band of each place that is no gap.
-        broken: Where in ``order`` a gap precedes.
+        label: Label of the axis, with unit.
+        order: Band of each place that is not a gap.
+        broken: Indices into ``order`` that follow a gap.
     """
 
     places: NDArray[np.float64]
@@ -52,7 +52,7 @@ class SpectralAxis:
         return np.insert(spectrum[self.order].astype(np.float64), self.broken, np.nan)
 
     def marks(self) -> list[int]:
-        """List the places to mark: all of few, else those a line cannot show."""
+        """List the places to mark: all if they are few, else those without a line."""
         known = np.isfinite(self.places)
         if known.sum() <= FEW_BANDS:
             return [int(n) for n in np.flatnonzero(known)]
@@ -66,7 +66,7 @@ class Spectra(NamedTuple):
     Attributes:
         mean: Shape ``(class, band)``, NaN for a class without pixels.
         std: Shape ``(class, band)``.
-        pixels: How many, shape ``(class,)``.
+        pixels: Number of pixels, shape ``(class,)``.
     """
 
     mean: NDArray[np.float64]
@@ -75,7 +75,7 @@ class Spectra(NamedTuple):
 
 
 def spectral_axis(data: LabelledData) -> SpectralAxis:
-    """Lay the used bands out by wavelength, or by number where there is none."""
+    """Place the used bands by wavelength, or by number if there are none."""
     centres = data.reference.wavelengths_nm
     if centres is None:
         places, label = data.bands.astype(np.float64) + 1, "band of the scene"
@@ -85,7 +85,12 @@ def spectral_axis(data: LabelledData) -> SpectralAxis:
     steps = np.diff(places[order])
     usual = np.median(steps) if len(steps) else 0.0
     broken = np.flatnonzero(steps > GAP * usual) + 1
-    return SpectralAxis(np.insert(places[order], broken, np.nan), label, order, broken)
+    return SpectralAxis(
+        places=np.insert(places[order], broken, np.nan),
+        label=label,
+        order=order,
+        broken=broken,
+    )
 
 
 def class_spectra(
@@ -97,7 +102,7 @@ def class_spectra(
 
     Args:
         data: Scenes and classes.
-        role: Whose pixels count.
+        role: Role of the pixels.
         centre: Rough mean, shape ``(band,)``: sums of squares far from it lose digits.
     """
     classes = len(data.classes)
@@ -130,7 +135,7 @@ def spectra_section(
     Args:
         data: Scenes and classes.
         centre: Mean of the training pixels, shape ``(band,)``.
-        quantity: What the values are.
+        quantity: Quantity of the values, such as reflectance.
         scale: Quantity = stored value * scale, per band; None where not declared.
     """
     train = class_spectra(data, Role.TRAIN, centre)
@@ -142,37 +147,39 @@ def spectra_section(
     panels = []
     for k, info in enumerate(data.classes):
         drawn = draw_spectrum(
-            axis, train.mean[k], train.std[k], test.mean[k], info.color, limits,
-            f"{unit}, as stored",
-        )  # fmt: skip
-        said = f": {train.pixels[k]:,} training, {test.pixels[k]:,} test pixels"
-        panels.append(
-            figure(
-                svg(drawn), f"Mean spectrum of class {info.name}",
-                Safe(named(info) + text(said)),
-            )
-        )  # fmt: skip
-    said = (
+            axis,
+            mean=train.mean[k],
+            std=train.std[k],
+            test=test.mean[k],
+            color=info.color,
+            limits=limits,
+            unit=f"{unit}, as stored",
+        )
+        pixels = f": {train.pixels[k]:,} training, {test.pixels[k]:,} test pixels"
+        caption = Safe(named(info) + text(pixels))
+        alt = f"Mean spectrum of class {info.name}"
+        panels.append(figure(svg(drawn), alt, caption))
+    note = (
         "Line: mean of the training pixels; shade: one standard deviation to each "
         "side; dashed: mean of the test pixels. All panels share their axes; lines "
         "break where bands are missing."
     )
     if cut:
-        said += " Spikes of one or two bands reach beyond them."
+        note += " Spikes of one or two bands reach beyond them."
     if scale is not None and len(set(scale)) == 1 and quantity != "unknown":
-        said += f" {quantity.capitalize()} is the stored value times {scale[0]:g}."
-    return joined(paragraph(said), grid(panels, 1, 3))
+        note += f" {quantity.capitalize()} is the stored value times {scale[0]:g}."
+    return joined(paragraph(note), grid(panels, 1, 3))
 
 
 def value_limits(values: NDArray[np.float64]) -> tuple[tuple[float, float], bool]:
-    """Choose an axis that one or two wild bands do not stretch.
+    """Choose the limits of an axis, which one or two extreme bands do not stretch.
 
     Args:
-        values: Of each line, shape ``(line, band)``, bands in order; NaN counts as
-            none.
+        values: Values of each line, shape ``(line, band)``, bands in order; NaN where
+            there is none.
 
     Returns:
-        Its ends, and whether they leave any value out.
+        The ends of the axis, and whether they leave any value out.
     """
     values = values[np.isfinite(values).all(axis=1)]
     calm = values

@@ -12,12 +12,12 @@ from hsi_train.report.html import Safe, bar, named, percent, table, text
 from hsi_train.run_folder.checkpoint import Description
 
 MAX_CONFUSIONS = 10
-# An area from so many m² on, the unit of all areas in m², decimals, name.
+# Smallest area in m², the unit in m², decimals, name of the unit.
 UNITS = ((1e8, 1e6, 1, "km²"), (1e6, 1e4, 1, "ha"), (0.0, 1.0, 0, "m²"))
 
 
 def cards(result: dict[str, Any]) -> Safe:
-    """Show the figures to judge the run by."""
+    """Return the figures by which to judge the run."""
     tested = sum(c["support"] for c in result["per_class"])
     entries = [
         ("Overall accuracy", percent(result["overall_accuracy"]), "of the test pixels"),
@@ -32,10 +32,8 @@ def cards(result: dict[str, Any]) -> Safe:
     calibration = result.get("calibration")
     if calibration:
         before = percent(calibration["expected_calibration_error_uncalibrated"])
-        entries.append(
-            ("Calibration error", percent(calibration["expected_calibration_error"]),
-             f"{before} before calibration")
-        )  # fmt: skip
+        after = percent(calibration["expected_calibration_error"])
+        entries.append(("Calibration error", after, f"{before} before calibration"))
     inside = "".join(
         f"<div><dt>{text(name)}</dt><dd>{text(value)}<small>{text(note)}</small>"
         "</dd></div>"
@@ -81,7 +79,7 @@ def class_table(
 
 
 def confusion_table(result: dict[str, Any], classes: Sequence[ClassEntry]) -> Safe:
-    """List the most frequent confusions; empty where there is none."""
+    """List the most frequent confusions; empty if there are none."""
     matrix = np.array(result["confusion"])
     support = matrix.sum(axis=1)
     wrong = matrix * ~np.eye(len(matrix), dtype=bool)
@@ -89,12 +87,14 @@ def confusion_table(result: dict[str, Any], classes: Sequence[ClassEntry]) -> Sa
     pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
     rows = [
         [
-            named(classes[true]), named(classes[found]), f"{wrong[true, found]:,}",
-            percent(wrong[true, found] / support[true]),
+            named(classes[true]),
+            named(classes[predicted]),
+            f"{wrong[true, predicted]:,}",
+            percent(wrong[true, predicted] / support[true]),
         ]
-        for true, found in pairs
-        if wrong[true, found]
-    ]  # fmt: skip
+        for true, predicted in pairs
+        if wrong[true, predicted]
+    ]
     if not rows:
         return Safe()
     return table(["true", "taken for", "pixels", "of the true"], rows, "pairs")
@@ -120,7 +120,7 @@ def area_table(adjusted: dict[str, Any], classes: Sequence[ClassEntry]) -> Safe:
 
 
 def interval(triple: Sequence[float] | None) -> Safe:
-    """Write a share in [0, 1] with the ends of its interval; a dash stands for none."""
+    """Format a share in [0, 1] with its interval as percentages; None is a dash."""
     if triple is None:
         return Safe("-")
     share, low, high = (100 * v for v in triple)
@@ -135,15 +135,15 @@ def _area(triple: Sequence[float] | None, size: float, decimals: int) -> Safe:
 
 
 def calibration_table(calibration: dict[str, Any]) -> Safe:
-    """Tabulate the temperature, its effect, and the threshold it suggests."""
+    """Tabulate the temperature, its effect, and the suggested threshold."""
+    before = percent(calibration["expected_calibration_error_uncalibrated"])
+    after = percent(calibration["expected_calibration_error"])
     rows = [
         ["Temperature", f"{calibration['temperature']:.3f}"],
         ["Fitted on", f"{calibration['pixels']:,} validation pixels"],
-        ["Expected calibration error before",
-         percent(calibration["expected_calibration_error_uncalibrated"])],
-        ["Expected calibration error after",
-         percent(calibration["expected_calibration_error"])],
-    ]  # fmt: skip
+        ["Expected calibration error before", before],
+        ["Expected calibration error after", after],
+    ]
     if calibration["reject"] is not None:
         rows += [
             ["Suggested --reject", f"{calibration['reject']:.3f}"],
@@ -154,32 +154,33 @@ def calibration_table(calibration: dict[str, Any]) -> Safe:
 
 
 def provenance_table(result: dict[str, Any], described: Description) -> Safe:
-    """Say what was trained, on what, and by what."""
+    """Tabulate the method, the training data and the origin of the run."""
     bands, values = described.bands, described.values
     used = f"{len(bands.used)} of {bands.source_count}"
     if bands.wavelengths_nm is not None:
         nm = bands.wavelengths_nm
         used += f", {min(nm):.0f} to {max(nm):.0f} nm"
     counts = result["counts"]
+    pixels = f"{counts['train']:,} / {counts['validation']:,} / {counts['test']:,}"
     rows = [
         ["Method", described.method],
         ["Version of hsi-edge", described.provenance.version],
         ["Seed", str(result["seed"])],
-        ["Pixels: training / validation / test",
-         f"{counts['train']:,} / {counts['validation']:,} / {counts['test']:,}"],
+        ["Pixels: training / validation / test", pixels],
         ["Bands", used],
         ["Values", f"{values.quantity}, stored as {values.dtype}"],
         ["Receptive field", f"{result['receptive_field']} px"],
         ["Parameters", f"{result['parameters']:,}"],
         ["Epoch that was kept", str(result["best_epoch"])],
         ["Time", f"{result['seconds']:.0f} s"],
-    ]  # fmt: skip
+    ]
     if "pretraining" in result:
         origin = result["pretraining"]
-        rows.append(
-            ["Encoder", f"{origin['method']}, {origin['steps']:,} steps, seed "
-             f"{origin['seed']}, on {', '.join(origin['scenes'])}"]
-        )  # fmt: skip
+        encoder = (
+            f"{origin['method']}, {origin['steps']:,} steps, seed {origin['seed']}, "
+            f"on {', '.join(origin['scenes'])}"
+        )
+        rows.append(["Encoder", encoder])
     rows += [
         [f"SHA-256 of {name}", Safe(f"<code>{text(digest)}</code>")]
         for name, digest in described.provenance.data_sha256.items()
@@ -188,11 +189,7 @@ def provenance_table(result: dict[str, Any], described: Description) -> Safe:
 
 
 def comparison(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Set the source's test pixels against the target: head and rows of a table."""
-
-    def percent(share: float | None) -> str:
-        return "-" if share is None else f"{100 * share:.2f} %"
-
+    """Compare the source's test pixels with the target: head and rows of a table."""
     target = result["target"]
     rows = [
         [name, *(percent(side[key]) for side in (result, target))]
