@@ -78,7 +78,7 @@ def in_squares(backend: Backend, window: Any, context: int, tile: int) -> Any:
         for a, b in spans
         for c, d in spans
     )
-    found = map_ahead(backend.predict, squares, backend.windows)
+    found = map_ahead(backend.predict, squares, backend.windows_at_once)
     parts = [part["probabilities"] for _, part in found]
     rows = [parts[i : i + len(spans)] for i in range(0, len(parts), len(spans))]
     return np.concatenate([np.concatenate(row, axis=3) for row in rows], axis=2)

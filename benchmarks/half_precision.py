@@ -51,7 +51,7 @@ RESULTS = Path(__file__).parent / "results"
 class Torch:
     """The network itself, as an engine."""
 
-    device, precision, windows = "torch", "fp32", 1
+    device, precision, windows_at_once = "torch", "fp32", 1
 
     def __init__(self, method: BaseMethod) -> None:
         self.method = method

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hsi_runtime import batch, pipeline
+from hsi_runtime.engines.classifying import Classifier
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.model.model_file import (
     ABUNDANCES,
@@ -18,45 +19,24 @@ from hsi_runtime.model.model_file import (
     read_model,
 )
 from hsi_runtime.output.layers import Canvas, layers
-from hsi_runtime.planning import match_scene, prepare
+from hsi_runtime.planning import match_scene, plan_walk
 from hsi_runtime.request import Request
 from hsi_runtime.scenes.array_scene import ArrayScene
 from hsi_runtime.scenes.scene import Cube, missing_value
-from hsi_runtime.walk.regions import Bounds
 from hsi_runtime.walk.strips import read_strips
-from hsi_runtime.walk.windows import Window
 
 AnyPath = str | PathLike[str]
 
 
-class Options(TypedDict, total=False):
-    """What `classify` takes besides scene and model; see `Request`."""
-
-    window: Window | None
-    bounds: Bounds | None
-    tile: int | None
-    max_memory_bytes: int | None
-    reject_below: float | None
-    confidence: bool
-    probabilities: bool
-    abundances: bool
-    preview: bool
-    stac: bool
-    vector: Path | None
-    min_area_m2: float
-    compress: str
-    overwrite: bool
-    resume: bool
-
-
 class Prediction(NamedTuple):
-    """What a model says of a cube.
+    """The classes of a cube, with their probabilities.
 
     Attributes:
         classes: Codes as in the labels, 0 unclassified, 255 (65535) without data,
             shape ``(row, col)``.
         probabilities: NaN without data, shape ``(class, row, col)``.
-        abundances: Likewise, or None where the model does not unmix.
+        abundances: NaN without data, shape ``(class, row, col)``; None where the model
+            does not unmix.
     """
 
     classes: NDArray[np.unsignedinteger[Any]]
@@ -69,8 +49,9 @@ class Model:
 
     Args:
         path: The ``.onnx`` file.
-        device: ``auto``, ``cpu``, ...: the one asked for, or an error.
-        threads: Of the engine; all usable cores where None.
+        device: ``auto``, ``cpu``, ``cuda``, ``tensorrt`` or ``openvino``. If you name
+            one, it is used or an error is raised.
+        threads: Threads of the engine; None for all usable cores.
 
     Raises:
         ModelFileError: Missing, damaged, or not a model of ours.
@@ -90,7 +71,7 @@ class Model:
 
     @property
     def wavelengths_nm(self) -> list[float] | None:
-        """Centres of the bands that the model wants, where they are known."""
+        """Centres of the bands that the model needs, where they are known."""
         return self.file.document.bands.wavelengths_nm
 
     def predict(
@@ -121,51 +102,58 @@ class Model:
             tile: Side of the squares that are classified at once.
 
         Raises:
+            OptionError: ``reject_below`` or ``tile`` is out of range.
             SceneError: The cube has another shape or type.
             BandMismatchError: It lacks what the model needs.
             ModelFileError: The model shall choose ``reject_below``, and suggests none.
         """
         document, engine = self.file.document, self.backend
         scene = ArrayScene(
-            _without_mask(cube), Path("array"), nodata, wavelengths_nm, fwhm_nm, scale,
-            offset,
-        )  # fmt: skip
+            _without_mask(cube),
+            nodata=nodata,
+            wavelengths_nm=wavelengths_nm,
+            fwhm_nm=fwhm_nm,
+            scale=scale,
+            offset=offset,
+        )
         request = Request(Path(), Path(), tile=tile, reject_below=reject_below)
         matched = match_scene(scene, document, request)
-        prepared = prepare(
-            scene.info, matched, document, request, engine.device, engine.windows
+        plan = plan_walk(
+            matched, document, request, engine.device, engine.windows_at_once
+        )
+        classifier = Classifier(
+            document=document,
+            backend=engine,
+            units=matched.units,
+            tile=plan.tile,
+            outputs=document.outputs,
         )
         rows, cols = scene.info.rows, scene.info.cols
         codes = [c.code for c in document.classes]
         canvas = Canvas(layers(document, ["classes"]), codes, rows, cols)
-        outputs = {
+        maps = {
             name: np.full((len(codes), rows, cols), np.nan, dtype=np.float32)
             for name in document.outputs
         }
-        strips = read_strips(
-            scene, prepared.match.indices, prepared.plan, document.halo
-        )
-        for strip in strips:
-            for row, col, found, valid in pipeline.squares(
-                strip, prepared, document, scene.info, engine, document.outputs
-            ):
-                if found is None:
+        threshold = request.threshold(document)
+        for strip in read_strips(scene, matched.bands.indices, plan, document.halo):
+            for row, col, outputs, valid in classifier.squares(strip):
+                if outputs is None:
                     continue
-                top, left = strip.rows[0] + row, strip.cols[0] + col
-                canvas.paint(top, left, found, valid, request.threshold(document))
+                canvas.paint(row, col, outputs, valid, threshold)
                 height, width = valid.shape
-                for name, values in found.items():
-                    target = outputs[name][:, top : top + height, left : left + width]
+                for name, values in outputs.items():
+                    target = maps[name][:, row : row + height, col : col + width]
                     target[:, valid] = values[:, valid]
         return Prediction(
-            canvas.values["classes"][0],
-            outputs[PROBABILITIES],
-            outputs.get(ABUNDANCES),
+            classes=canvas.values["classes"][0],
+            probabilities=maps[PROBABILITIES],
+            abundances=maps.get(ABUNDANCES),
         )
 
 
 def _without_mask(cube: ArrayLike) -> Cube:
-    """Take a cube for an array; what is masked gets a value that is nodata."""
+    """Return a cube as a plain array; what is masked gets a value that is nodata."""
     masked: Any = np.ma.asanyarray(cube)
     plain: Cube = masked.data
     if np.ma.is_masked(masked):
@@ -179,7 +167,7 @@ def classify(
     model: Model | AnyPath,
     output: AnyPath | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
-    **options: Unpack[Options],
+    **options: Any,
 ) -> dict[str, Any]:
     """Classify a scene file and write its class map, as ``hsi-run`` does.
 
@@ -190,13 +178,14 @@ def classify(
             file, whose engine is started for them.
         output: Class map; by default ``SCENE_classes.tif`` beside the scene.
         progress: Called with finished and all output pixels.
-        **options: See `Request`.
+        **options: Options by name; see `Options`.
 
     Returns:
         What ``hsi-run --json`` prints.
 
     Raises:
         HsiError: Any of its kinds; no output exists then that was not there before.
+        TypeError: There is no option of that name.
     """
     path = Path(scene)
     target = batch.output_of(path, None if output is None else Path(output), False)

@@ -4,7 +4,6 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +22,7 @@ from hsi_runtime.output.layers import layers
 from hsi_runtime.output.names import paths_of
 from hsi_runtime.output.provenance import is_finished
 from hsi_runtime.pipeline import run
-from hsi_runtime.request import Request
+from hsi_runtime.request import Options, Request
 from hsi_runtime.scenes import fingerprint
 from hsi_runtime.scenes.opening import open_scene
 
@@ -42,10 +41,10 @@ def expand(scenes: Sequence[Path]) -> list[Path]:
     Raises:
         SceneError: A list is unreadable or empty.
     """
-    found: list[Path] = []
+    expanded: list[Path] = []
     for path in scenes:
         if path.suffix.lower() != LIST_SUFFIX:
-            found.append(path)
+            expanded.append(path)
             continue
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -55,13 +54,13 @@ def expand(scenes: Sequence[Path]) -> list[Path]:
         listed = [path.parent / n for n in names if not n.startswith("#")]
         if not listed:
             raise SceneError(f"The list {path} names no scene.")
-        found += listed
-    return found
+        expanded += listed
+    return expanded
 
 
-def shard(wanted: Sequence[T], part: tuple[int, int] | None) -> list[T]:
+def shard(items: Sequence[T], part: tuple[int, int] | None) -> list[T]:
     """Take every N-th item from the I-th on; the parts of 0..N-1 cover all once."""
-    return list(wanted) if part is None else list(wanted[part[0] :: part[1]])
+    return list(items) if part is None else list(items[part[0] :: part[1]])
 
 
 def output_of(scene: Path, output: Path | None, many: bool) -> Path:
@@ -72,26 +71,27 @@ def output_of(scene: Path, output: Path | None, many: bool) -> Path:
     return (output or scene.parent) / f"{stem}_classes.tif"
 
 
-def requests(
-    scenes: Sequence[Path], output: Path | None, template: Request, many: bool
+def make_requests(
+    scenes: Sequence[Path], output: Path | None, options: Options, many: bool
 ) -> list[Request]:
     """Make one request for each scene.
 
     Args:
         scenes: What to classify.
         output: Class map, or their folder, or None for beside the scenes.
-        template: All other options.
+        options: Options of all scenes.
         many: Whether ``output`` is a folder; a list of scenes may hold just one.
 
     Raises:
         OutputError: ``-o`` is no folder for many scenes, or two scenes share an output.
     """
-    if many and template.vector is not None:
+    if many and options.vector is not None:
         raise OutputError("--vector names one file; give one scene at a time.")
     if many and output is not None and not output.is_dir():
         raise OutputError(f"{len(scenes)} scenes: -o must be a folder that exists.")
     made = [
-        replace(template, scene=s, output=output_of(s, output, many)) for s in scenes
+        Request(scene, output_of(scene, output, many), **vars(options))
+        for scene in scenes
     ]
     taken: dict[Path, Path] = {}
     for request in made:
@@ -106,19 +106,19 @@ def requests(
 
 
 def plan_all(
-    wanted: Sequence[Request], plan: Callable[[Request], dict[str, Any]]
+    requests: Sequence[Request], plan: Callable[[Request], dict[str, Any]]
 ) -> dict[str, Any]:
     """Plan many scenes; a bad one does not stop the others.
 
     Args:
-        wanted: One request for each scene.
-        plan: Says what a run would do.
+        requests: One request for each scene.
+        plan: Describes what a run would do.
 
     Returns:
         ``scenes``: the plan of each, or for a bad one what `run_all` gives.
     """
     plans: list[dict[str, Any]] = []
-    for request in wanted:
+    for request in requests:
         try:
             plans.append(plan(request))
         except (HsiError, MemoryError, OSError) as error:
@@ -127,7 +127,7 @@ def plan_all(
 
 
 def run_all(
-    wanted: Sequence[Request],
+    requests: Sequence[Request],
     model: ModelFile,
     start: Callable[[], Backend],
     progress: Callable[[int, int], None] = lambda *_: None,
@@ -141,7 +141,7 @@ def run_all(
     untried.
 
     Args:
-        wanted: One request for each scene.
+        requests: One request for each scene.
         model: A verified model.
         start: Starts the engine; called once, when the first scene needs it.
         progress: Called with finished and all output pixels of the scene at work.
@@ -164,7 +164,7 @@ def run_all(
             engines.append(start())
         return engines[0]
 
-    for request in wanted:
+    for request in requests:
         try:
             if not request.overwrite and _is_finished(request, model):
                 results.append({**_named(request), "status": "skipped"})
@@ -195,7 +195,7 @@ def _named(request: Request) -> dict[str, Any]:
 def _failed(
     request: Request, error: HsiError | MemoryError | OSError
 ) -> dict[str, Any]:
-    """Say that a scene failed, now and in the result, with the code it has alone."""
+    """Report that a scene failed, now and in the result, with the code it has alone."""
     if not isinstance(error, HsiError):
         error = resource_error(error) or HsiError(f"{type(error).__name__}: {error}")
     log.error(f"{request.scene}: {error}")
@@ -204,7 +204,7 @@ def _failed(
 
 
 def _is_finished(request: Request, model: ModelFile) -> bool:
-    """Tell whether a scene has all its outputs, and nothing left to clean up.
+    """Return True if a scene has all its outputs, and nothing left to clean up.
 
     Rasters say of what scene and model they are; a preview and a STAC item need only
     be there.
@@ -212,17 +212,17 @@ def _is_finished(request: Request, model: ModelFile) -> bool:
     Raises:
         SceneError: The outputs are there, but the scene cannot be read.
     """
-    paths, wanted = paths_of(request.output), request.wanted()
+    paths, outputs = paths_of(request.output), request.outputs()
     if request.resume and was_publishing(request.output):
         return False
-    if not all(os.path.isfile(paths[name]) for name in wanted if name in paths):
+    if not all(os.path.isfile(paths[name]) for name in outputs if name in paths):
         return False
     with contextlib.closing(open_scene(request.scene)) as scene:
         content = fingerprint.content_sha256(fingerprint.of_scene(scene.info))
     threshold = request.threshold(model.document)
     return all(
-        is_finished(paths[layer.name], model, content, request.part, threshold)
-        for layer in layers(model.document, wanted)
+        is_finished(paths[layer.name], model, content, request.region_text, threshold)
+        for layer in layers(model.document, outputs)
     )
 
 

@@ -17,7 +17,7 @@ from hsi_runtime import option_values as values
 if TYPE_CHECKING:
     from hsi_runtime.engines.backend import Backend
     from hsi_runtime.model.model_file import ModelFile
-    from hsi_runtime.request import Request
+    from hsi_runtime.request import Options, Request
 
 
 @click.command(name="hsi-run")
@@ -49,12 +49,14 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--bbox",
+    "bounds",
     metavar="W,S,E,N",
     callback=values.bounds,
     help="Part to classify, in the scene's CRS.",
 )
 @click.option(
     "--max-memory",
+    "max_memory_bytes",
     metavar="SIZE",
     callback=values.memory_bytes,
     help="Limit of the process, such as 2G.",
@@ -62,11 +64,12 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
 @click.option(
     "--tile",
-    type=click.IntRange(min=1),
+    type=int,
     help="Side of the squares that are classified at once, px.  [default: by model]",
 )
 @click.option(
     "--reject",
+    "reject_below",
     metavar="P|auto",
     callback=values.reject,
     help="Leave pixels with a best probability below P unclassified; auto: below what "
@@ -86,19 +89,27 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--min-area",
-    type=click.FloatRange(min=0),
+    "min_area_m2",
+    type=float,
     default=0.0,
     help="Smallest polygon to keep, in square metres; in pixels where the scene's CRS "
     "is geographic or missing.",
 )
 @click.option(
     "--compress",
-    type=click.Choice(["deflate", "zstd", "lzw", "none"]),
+    metavar="[deflate|zstd|lzw|none]",
     default="deflate",
     show_default=True,
+    help="Compression of the GeoTIFFs.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace outputs that are there.")
-@click.option("--no-resume", is_flag=True, help="Forget what an interrupted run did.")
+@click.option(
+    "--no-resume",
+    "resume",
+    flag_value=False,
+    default=True,
+    help="Forget what an interrupted run did.",
+)
 @click.option(
     "--shard",
     metavar="I/N",
@@ -137,68 +148,73 @@ def command(
     command_line.start_messages(quiet)
     if not scenes and not (describe or self_test or benchmark):
         raise click.UsageError("Missing SCENE.")
+    chosen = _checked(options)
     from hsi_runtime import batch, reports
     from hsi_runtime.engines.opening import open_backend
-    from hsi_runtime.errors import ModelFileError
-    from hsi_runtime.model.model_file import read_model
 
-    chosen = model or Path(os.environ.get("HSI_MODEL") or "model.onnx")
-    if not os.path.exists(chosen):
-        raise ModelFileError(
-            f"There is no model file {chosen}; name one with -m or $HSI_MODEL."
-        )
-    loaded = read_model(chosen)
+    loaded = _read_model(model)
     if describe:
-        return _show(reports.describe(loaded), as_json)
+        return _show(reports.describe_model(loaded), as_json)
     if self_test:
         return _show(reports.self_test(loaded, device, threads), as_json)
     if benchmark:
-        measured = reports.benchmark(loaded, device, threads, options["tile"])
+        measured = reports.benchmark(loaded, device, threads, chosen.tile)
         return _show(measured, as_json)
     listed = batch.expand(scenes)
     many = listed != list(scenes) or len(listed) > 1
-    wanted = batch.requests(listed, output, _template(options), many)
+    requests = batch.make_requests(listed, output, chosen, many)
     alone = not many and shard is None
-    parts = batch.shard(wanted, shard)
+    parts = batch.shard(requests, shard)
     if dry_run:
         plan = partial(reports.dry_run, model=loaded, device=device, threads=threads)
         if alone:
-            return _show(plan(wanted[0]), as_json)
+            return _show(plan(requests[0]), as_json)
         return _plan_many(parts, plan, as_json)
-    limits = options["tile"], wanted[0].max_memory_bytes
+    limits = chosen.tile, chosen.max_memory_bytes
     start = partial(open_backend, loaded, device, threads, *limits)
     if alone:
-        return _run_one(wanted[0], loaded, start, quiet, as_json)
+        return _run_one(requests[0], loaded, start, quiet, as_json)
     return _run_many(parts, loaded, start, quiet, as_json)
 
 
-def _template(options: dict[str, Any]) -> "Request":
-    """Turn the options into a request whose scene is still to be named."""
-    from hsi_runtime.request import Request
+def _checked(options: dict[str, Any]) -> "Options":
+    """Check the options that the command line shares with Python.
 
-    if options["window"] and options["bbox"]:
-        raise click.UsageError("--window and --bbox exclude each other.")
-    return Request(
-        scene=Path(),
-        output=Path(),
-        window=options.pop("window"),
-        bounds=options.pop("bbox"),
-        max_memory_bytes=options.pop("max_memory"),
-        reject_below=options.pop("reject"),
-        resume=not options.pop("no_resume"),
-        min_area_m2=options.pop("min_area"),
-        **options,
-    )
+    Raises:
+        BadParameter: A value is out of range.
+    """
+    from hsi_runtime.errors import OptionError
+    from hsi_runtime.request import Options
+
+    try:
+        return Options(**options)
+    except OptionError as error:
+        parameters = {p.name: p for p in command.params}
+        raise click.BadParameter(
+            error.reason, param=parameters[error.option]
+        ) from error
+
+
+def _read_model(path: Path | None) -> "ModelFile":
+    from hsi_runtime.errors import ModelFileError
+    from hsi_runtime.model.model_file import read_model
+
+    path = path or Path(os.environ.get("HSI_MODEL") or "model.onnx")
+    if not os.path.exists(path):
+        raise ModelFileError(
+            f"There is no model file {path}; name one with -m or $HSI_MODEL."
+        )
+    return read_model(path)
 
 
 def _plan_many(
-    wanted: "Sequence[Request]",
+    requests: "Sequence[Request]",
     plan: "Callable[[Request], dict[str, Any]]",
     as_json: bool,
 ) -> int:
     from hsi_runtime import batch, reports
 
-    plans = batch.plan_all(wanted, plan)
+    plans = batch.plan_all(requests, plan)
     if as_json:
         command_line.print_json(plans)
     elif plans["scenes"]:
@@ -228,7 +244,7 @@ def _run_one(
 
 
 def _run_many(
-    wanted: "Sequence[Request]",
+    requests: "Sequence[Request]",
     model: "ModelFile",
     start: "Callable[[], Backend]",
     quiet: bool,
@@ -241,7 +257,7 @@ def _run_many(
             click.echo(result["output"])
 
     with command_line.pixel_bar(quiet) as progress:
-        results = batch.run_all(wanted, model, start, progress, done)
+        results = batch.run_all(requests, model, start, progress, done)
     if as_json:
         command_line.print_json(results)
     elif not quiet:

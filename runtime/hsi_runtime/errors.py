@@ -1,6 +1,7 @@
 """Every error a user can cause or meet, each with the exit code of its command.
 
 HsiError
+    OptionError          an option has a value that it cannot take      exit 2
     SceneError           scene or labels unreadable or unsupported       exit 3
     ModelFileError       model file missing, damaged or of another kind  exit 4
     BandMismatchError    the scene's bands do not cover the model's      exit 4
@@ -23,6 +24,22 @@ class HsiError(Exception):
     """Base of all errors that are not bugs; the message is one readable sentence."""
 
     exit_code: ClassVar[int] = 1
+
+
+class OptionError(HsiError, ValueError):
+    """An option has a value that it cannot take."""
+
+    exit_code = 2
+
+    def __init__(self, reason: str, option: str = "") -> None:
+        """Keep the name of the option apart: a command calls it by its own.
+
+        Args:
+            reason: What is wrong with the value.
+            option: Name of the option in Python.
+        """
+        super().__init__(f"{option}: {reason}" if option else reason)
+        self.reason, self.option = reason, option
 
 
 class SceneError(HsiError, OSError):

@@ -1,41 +1,41 @@
-"""The whole way from a scene to its class map, on one screen."""
+"""The whole way from a scene to its class map: prepare, compute, publish, report."""
 
 import contextlib
+import importlib.metadata
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
-from hsi_runtime import machine, planning
+from hsi_runtime import machine
 from hsi_runtime.engines.backend import CPU_DEVICES, Backend
-from hsi_runtime.engines.opening import open_backend, predict_in_parts
+from hsi_runtime.engines.classifying import Classifier
+from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import DeviceLostError, VerificationError
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
-from hsi_runtime.output import layers as class_map
-from hsi_runtime.output import names, provenance, qgis_style, stac
+from hsi_runtime.output import layers, names, provenance, qgis_style, stac
 from hsi_runtime.output.journal import Journal
 from hsi_runtime.output.journal_folder import was_publishing
-from hsi_runtime.output.layers import Canvas, Counts
+from hsi_runtime.output.layers import Canvas, Counts, Layer
 from hsi_runtime.output.publish import convert, publish
-from hsi_runtime.planning import Prepared, match_scene, prepare
+from hsi_runtime.planning import MatchedScene, match_scene, plan_walk
 from hsi_runtime.request import Request
 from hsi_runtime.scenes import fingerprint
 from hsi_runtime.scenes.opening import open_scene
-from hsi_runtime.scenes.scene import Scene, SceneInfo, valid_pixels
+from hsi_runtime.scenes.scene import Scene, SceneInfo
 from hsi_runtime.walk.regions import grid_of
-from hsi_runtime.walk.strips import Strip, cut, read_strips
-from hsi_runtime.walk.threads import ReadAhead, WriteBehind, in_background, map_ahead
-from hsi_runtime.walk.windows import Plan, tiles
+from hsi_runtime.walk.strips import Strip, read_strips
+from hsi_runtime.walk.threads import ReadAhead, WriteBehind, in_background
+from hsi_runtime.walk.windows import Plan
 
 log = logging.getLogger(__name__)
 
 MAX_BROKEN_SHARE = 0.01  # of pixels whose scores are not finite
 T = TypeVar("T")
+Progress = Callable[[int, int], None]  # finished and all output pixels
 
 
 class Stopwatch:
@@ -43,10 +43,16 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.seconds = {"read": 0.0, "infer": 0.0, "write": 0.0}
+        self._started = time.monotonic()
+
+    @property
+    def total(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
 
     @contextlib.contextmanager
     def time(self, stage: str) -> Iterator[None]:
-        """Put what happens inside on a stage's account."""
+        """Add the time spent inside to a stage."""
         started = time.monotonic()
         try:
             yield
@@ -54,7 +60,7 @@ class Stopwatch:
             self.seconds[stage] += time.monotonic() - started
 
     def each(self, stage: str, items: Iterator[T]) -> Iterator[T]:
-        """Put the making of every item on a stage's account."""
+        """Add the time that each item takes to make to a stage."""
         while True:
             with self.time(stage):
                 item = next(items, None)
@@ -63,11 +69,98 @@ class Stopwatch:
             yield item
 
 
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run: what was requested, and what is known before a pixel is computed.
+
+    Attributes:
+        request: What the user asked for.
+        model: Verified model.
+        matched: Scene matched to the model.
+        backend: Engine that holds the model.
+        plan: Walk over the scene.
+        reject_below: Smallest accepted probability.
+        paths: Path of each output by name.
+        layers: Rasters to write.
+        content: Fingerprint of the scene's files before the run.
+    """
+
+    request: Request
+    model: ModelFile
+    matched: MatchedScene
+    backend: Backend
+    plan: Plan
+    reject_below: float
+    paths: dict[str, Path]
+    layers: list[Layer]
+    content: dict[str, Any]
+
+    @property
+    def document(self) -> ModelDocument:
+        """Document of the model."""
+        return self.model.document
+
+    @property
+    def grid(self) -> SceneInfo:
+        """Size and georeference of the outputs."""
+        return grid_of(self.matched.info, self.matched.region)
+
+    @property
+    def classifier(self) -> Classifier:
+        """What classifies the strips of the scene."""
+        return Classifier(
+            document=self.document,
+            backend=self.backend,
+            units=self.matched.units,
+            tile=self.plan.tile,
+            outputs=sorted({layer.source for layer in self.layers}),
+        )
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags that say where the map comes from."""
+        return provenance.provenance(
+            self.model,
+            self.matched.info,
+            fingerprint.content_sha256(self.content),
+            (self.backend.device, self.backend.precision),
+            self.matched.bands.method,
+            self.request.region_text,
+            self.reject_below,
+        )
+
+    def dependencies(self) -> dict[str, Any]:
+        """Collect all that the values of a map depend on."""
+        return {
+            "version": importlib.metadata.version("hsi-edge"),
+            "scene": self.content,
+            "model": self.model.sha256,
+            "bands": [int(b) for b in self.matched.bands.indices],
+            "region": list(self.matched.region),
+            "strips": [[list(s.read), list(s.outputs)] for s in self.plan.strips],
+            "panels": [list(p) for p in self.plan.panels],
+            "tile": self.plan.tile,
+            "device": f"{self.backend.device}, {self.backend.precision}",
+            "reject": self.reject_below,
+            "outputs": [layer.name for layer in self.layers],
+        }
+
+    def open_journal(self) -> Journal:
+        """Describe the journal of unfinished results; entering it creates it."""
+        return Journal(
+            self.request.output,
+            self.grid,
+            self.layers,
+            self.dependencies(),
+            self.request.resume,
+        )
+
+
 def run(
     request: Request,
     model: ModelFile,
     start: Callable[[], Backend] | None = None,
-    progress: Callable[[int, int], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
     """Classify a scene.
 
@@ -84,210 +177,164 @@ def run(
     Raises:
         HsiError: Any of its kinds; no output exists then that was not there before.
     """
-    started, watch = time.monotonic(), Stopwatch()
-    document, wanted = model.document, request.wanted()
-    paths = names.paths_of(request.output)
-    if request.vector is not None:
-        paths["vector"] = request.vector
-    reject = request.threshold(document)
+    watch, paths = Stopwatch(), _paths(request)
     if request.stac:
-        stac.timestamp()  # a wrong clock setting is told now, not after hours
-    scene = open_scene(request.scene)
-    check_outputs = partial(
-        names.check_outputs,
-        [paths[w] for w in (*wanted, "qml")],
-        [request.scene, *scene.info.files, model.path],
-    )
-    try:
+        stac.timestamp()  # a wrong clock setting is reported now, not after hours
+    with contextlib.closing(open_scene(request.scene)) as scene:
         # Outputs of a run that died while it published them are its own to replace.
         ours = request.resume and was_publishing(request.output)
-        check_outputs(request.overwrite or ours)
-        matched = match_scene(scene, document, request)
-        backend = start() if start else open_backend(model)
-        prepared = prepare(
-            scene.info, matched, document, request, backend.device, backend.windows
-        )
-        if backend.precision == "fp16" and backend.device in CPU_DEVICES:
-            log.warning(
-                "The model is in half precision, which a CPU computes in float32; the "
-                "float32 file is as fast and more exact."
-            )
-        before = fingerprint.of_scene(scene.info)
-        grid = grid_of(scene.info, prepared.region)
-        layers = class_map.layers(document, wanted)
-        tags = provenance.provenance(
-            model,
-            scene.info,
-            fingerprint.content_sha256(before),
-            (backend.device, backend.precision),
-            prepared.match.method,
-            request.part,
-            reject,
-        )
-        engine = f"{backend.device}, {backend.precision}"
-        plan = planning.dependencies(
-            model, before, prepared, engine, reject, [x.name for x in layers]
-        )
-        with Journal(request.output, grid, layers, plan, request.resume) as scratch:
+        _check_outputs(request, paths, scene.info, model, ours)
+        job = prepare(request, model, scene, start or (lambda: open_backend(model)))
+        with job.open_journal() as journal:
             # Once more under the lock: another run may just have published.
-            check_outputs(request.overwrite or scratch.published)
-            resumed = set(scratch.pieces)
-            with _telling_what_is_kept(scratch, prepared.plan):
-                _classify(
-                    scene, prepared, document, backend, reject, scratch, watch, progress
-                )
-            counts = _total(scratch, document, backend)
-            fingerprint.check_unchanged(before, fingerprint.of_scene(scene.info))
-            with watch.time("write"), scratch.explaining():
-                finished = in_background(
-                    lambda: convert(scratch, tags, request.compress)
-                )
-                finished |= _draw(finished["classes"], request, paths, document, counts)
-                if request.stac:
-                    finished["stac"] = stac.write_item(
-                        scratch.folder, paths, wanted, grid, document, tags
-                    )
-                publish(scratch, finished, paths, request.overwrite)
-            scratch.remove()
-    finally:
-        scene.close()
-    total = time.monotonic() - started
-    return {
-        "scene": str(request.scene),
-        "model": str(model.path),
-        "output": str(request.output),
-        "outputs": {w: str(paths[w]) for w in (*wanted, "qml")},
-        "method": document.method,
-        "rows": grid.rows,
-        "cols": grid.cols,
-        "pixels": {
-            "classified": sum(counts.of_class),
-            "unclassified": counts.unclassified,
-            "nodata": counts.nodata,
-        },
-        "classes": _areas(document, counts, grid),
-        "device": backend.device,
-        "precision": backend.precision,
-        "windows": prepared.plan.windows(),
-        "seconds": {"total": total, **watch.seconds},
-        "pixels_per_second": grid.rows * grid.cols / total,
-        "peak_memory_bytes": machine.peak_bytes(),
-        "resumed_windows": prepared.plan.windows(resumed),
-    }
+            _check_outputs(request, paths, scene.info, model, journal.published)
+            resumed = set(journal.pieces)
+            with _telling_what_is_kept(journal, job.plan):
+                compute(job, scene, journal, watch, progress)
+            counts = total_counts(job, journal)
+            fingerprint.check_unchanged(job.content, fingerprint.of_scene(scene.info))
+            with watch.time("write"), journal.explaining():
+                publish_outputs(job, journal, counts)
+            journal.remove()
+    return result(job, counts, resumed, watch)
 
 
-def _classify(
-    scene: Scene,
-    prepared: Prepared,
-    document: ModelDocument,
-    backend: Backend,
-    reject_below: float,
-    scratch: Journal,
-    watch: Stopwatch,
-    progress: Callable[[int, int], None],
+def prepare(
+    request: Request, model: ModelFile, scene: Scene, start: Callable[[], Backend]
+) -> Job:
+    """Match a scene to a model, start the engine and plan the walk.
+
+    Args:
+        request: Scene, output and options.
+        model: A verified model.
+        scene: The open scene.
+        start: Gives the engine; called once the scene has proved usable.
+
+    Raises:
+        HsiError: Scene, model, engine and request do not fit together.
+    """
+    document = model.document
+    reject_below = request.threshold(document)
+    matched = match_scene(scene, document, request)
+    backend = start()
+    if backend.precision == "fp16" and backend.device in CPU_DEVICES:
+        log.warning(
+            "The model is in half precision, which a CPU computes in float32; the "
+            "float32 file is as fast and more exact."
+        )
+    return Job(
+        request=request,
+        model=model,
+        matched=matched,
+        backend=backend,
+        plan=plan_walk(
+            matched, document, request, backend.device, backend.windows_at_once
+        ),
+        reject_below=reject_below,
+        paths=_paths(request),
+        layers=layers.layers(document, request.outputs()),
+        content=fingerprint.of_scene(scene.info),
+    )
+
+
+def compute(
+    job: Job, scene: Scene, journal: Journal, watch: Stopwatch, progress: Progress
 ) -> None:
-    """Walk the scene: read ahead, infer, write behind."""
-    plan, region = prepared.plan, prepared.region
-    codes = [c.code for c in document.classes]
-    outputs = sorted({layer.source for layer in scratch.layers})
-    total = region.rows * region.cols
-    done = sum(_pixels(p.rows, p.cols) for p in scratch.pieces.values())
-    progress(done, total)
+    """Classify what the journal does not hold yet: read ahead, infer, write behind."""
+    region, classifier = job.matched.region, job.classifier
+    codes = [c.code for c in job.document.classes]
+    pixels = region.rows * region.cols
+    done = sum(_pixels(piece.rows, piece.cols) for piece in journal.pieces.values())
+    progress(done, pixels)
+
+    def write(strip: Strip, canvas: Canvas) -> None:
+        with watch.time("write"):
+            journal.write(
+                strip.number,
+                (strip.rows[0] - region.row, strip.rows[1] - region.row),
+                (strip.cols[0] - region.col, strip.cols[1] - region.col),
+                canvas.values,
+                canvas.counts(),
+            )
+
     strips = read_strips(
-        scene, prepared.match.indices, plan, document.halo, set(scratch.pieces)
+        scene,
+        job.matched.bands.indices,
+        job.plan,
+        job.document.halo,
+        set(journal.pieces),
     )
     timed = watch.each("read", strips)
     with ReadAhead(timed) as ahead, WriteBehind() as behind:
         for strip in ahead:
-            canvas = Canvas(scratch.layers, codes, *_shape(strip))
-            found_squares = squares(
-                strip, prepared, document, scene.info, backend, outputs, watch
-            )
-            for row, col, found, inner in found_squares:
-                if found is not None:
-                    canvas.paint(row, col, found, inner, reject_below)
-                done += inner.size
-                progress(done, total)
-
-            def write(strip: Strip = strip, canvas: Canvas = canvas) -> None:
-                with watch.time("write"):
-                    scratch.write(
-                        strip.number,
-                        (strip.rows[0] - region.row, strip.rows[1] - region.row),
-                        (strip.cols[0] - region.col, strip.cols[1] - region.col),
-                        canvas.values,
-                        canvas.counts(),
+            canvas = Canvas(journal.layers, codes, *strip.shape)
+            for square in watch.each("infer", classifier.squares(strip)):
+                if square.outputs is not None:
+                    canvas.paint(
+                        square.row - strip.rows[0],
+                        square.col - strip.cols[0],
+                        square.outputs,
+                        square.valid,
+                        job.reject_below,
                     )
-
-            behind.do(write)
+                done += square.valid.size
+                progress(done, pixels)
+            behind.do(partial(write, strip, canvas))
 
 
 @contextlib.contextmanager
-def _telling_what_is_kept(scratch: Journal, plan: Plan) -> Iterator[None]:
-    """Say it where the device is lost, so that the user knows what a rerun costs."""
+def _telling_what_is_kept(journal: Journal, plan: Plan) -> Iterator[None]:
+    """Add to a lost device's message what is kept, so what a rerun costs is known."""
     try:
         yield
     except DeviceLostError as error:
+        kept, windows = plan.count_windows(journal.pieces), plan.count_windows()
         raise DeviceLostError(
-            f"{error} {plan.windows(scratch.pieces)} of {plan.windows()} windows are "
-            "kept: the same command resumes."
+            f"{error} {kept} of {windows} windows are kept: the same command resumes."
         ) from error
 
 
-def squares(
-    strip: Strip,
-    prepared: Prepared,
-    document: ModelDocument,
-    info: SceneInfo,
-    backend: Backend,
-    outputs: list[str],
-    watch: Stopwatch | None = None,
-) -> Iterator[tuple[int, int, Any, Any]]:
-    """Classify a strip square by square.
+def total_counts(job: Job, journal: Journal) -> Counts:
+    """Add up all pieces; refuse a map with many broken scores.
 
-    Yields:
-        Row and column within the strip's outputs; each of the model's outputs by name,
-        ``(class, row, col)``, or None where no pixel has data; and the mask of pixels
-        with data.
+    Raises:
+        VerificationError: Too many pixels have no finite score.
     """
-    watch = watch or Stopwatch()
-    halo, tile = document.halo, prepared.plan.tile
-    fill = np.array(document.values.fill, dtype=np.float32)[:, None, None]
-    with watch.time("infer"):
-        valid = valid_pixels(strip.cube, info.nodata[prepared.match.indices])
-    size = info.rows, info.cols
-
-    def windows_with_data() -> Iterator[tuple[int, int, Any, Any]]:
-        for rows, cols in product(tiles(strip.rows, tile), tiles(strip.cols, tile)):
-            cube, known = cut(strip, valid, rows, cols, halo, size)
-            inner = known[halo : known.shape[0] - halo, halo : known.shape[1] - halo]
-            values = None
-            if inner.any():
-                values = prepared.units.apply(cube)
-                if not known.all():
-                    values = np.where(known, values, fill)
-            yield rows[0] - strip.rows[0], cols[0] - strip.cols[0], values, inner
-
-    def classify(window: tuple[int, int, Any, Any]) -> Any:
-        values = window[2]
-        if values is None:
-            return None
-        batch = predict_in_parts(backend, values[None], halo, outputs)
-        return {name: values[0] for name, values in batch.items()}
-
-    answers = map_ahead(classify, windows_with_data(), backend.windows)
-    for (row, col, _, inner), found in watch.each("infer", answers):
-        yield row, col, found, inner
+    counts = Counts([0] * len(job.document.classes))
+    for piece in journal.pieces.values():
+        counts.add(piece.counts)
+    if counts.broken:
+        share = counts.broken / (journal.grid.rows * journal.grid.cols)
+        if share > MAX_BROKEN_SHARE:
+            journal.remove()
+            raise VerificationError(
+                f"{share:.1%} of the pixels have no finite score on "
+                f"{job.backend.device}; the model's numbers overflow. Use the fp32 "
+                "model."
+            )
+        log.warning(f"{counts.broken} pixels without a finite score became nodata.")
+    return counts
 
 
-def _draw(
-    made: Path,
-    request: Request,
-    paths: dict[str, Path],
-    document: ModelDocument,
-    counts: Counts,
-) -> dict[str, Path]:
+def publish_outputs(job: Job, journal: Journal, counts: Counts) -> None:
+    """Make the output files of finished pieces, then give them their names.
+
+    Raises:
+        HsiError: A file cannot be written, or is not what was computed.
+    """
+    request, document, tags = job.request, job.document, job.tags
+    finished = in_background(lambda: convert(journal, tags, request.compress))
+    finished |= _draw(finished["classes"], job, counts)
+    if request.stac:
+        finished["stac"] = stac.write_item(
+            journal.folder, job.paths, request.outputs(), job.grid, document, tags
+        )
+    publish(journal, finished, job.paths, request.overwrite)
+
+
+def _draw(made: Path, job: Job, counts: Counts) -> dict[str, Path]:
     """Make what is drawn from the finished class map; return the unpublished files."""
+    request, document = job.request, job.document
     drawn = {"qml": made.with_suffix(".qml")}
     qgis_style.write_qml(drawn["qml"], document)
     if request.preview:
@@ -299,28 +346,46 @@ def _draw(
         from hsi_runtime.output.polygons import write_polygons
 
         # Beside its place, which may be on another disk than the map.
-        drawn["vector"] = paths["vector"].with_name(
-            f".{paths['vector'].stem}.part.gpkg"
-        )
+        vector = job.paths["vector"]
+        drawn["vector"] = vector.with_name(f".{vector.stem}.part.gpkg")
         write_polygons(made, drawn["vector"], document, request.min_area_m2)
     return drawn
 
 
-def _total(scratch: Journal, document: ModelDocument, backend: Backend) -> Counts:
-    """Add up all pieces; refuse a map with many broken scores."""
-    counts = Counts([0] * len(document.classes))
-    for piece in scratch.pieces.values():
-        counts.add(piece.counts)
-    if counts.broken:
-        share = counts.broken / (scratch.grid.rows * scratch.grid.cols)
-        if share > MAX_BROKEN_SHARE:
-            scratch.remove()
-            raise VerificationError(
-                f"{share:.1%} of the pixels have no finite score on {backend.device}; "
-                "the model's numbers overflow. Use the fp32 model."
-            )
-        log.warning(f"{counts.broken} pixels without a finite score became nodata.")
-    return counts
+def result(
+    job: Job, counts: Counts, resumed: set[int], watch: Stopwatch
+) -> dict[str, Any]:
+    """Report a finished run, as ``hsi-run --json`` prints it.
+
+    Args:
+        job: The run.
+        counts: Pixels of the class map.
+        resumed: Pieces that an earlier run had finished.
+        watch: Seconds of each stage.
+    """
+    request, grid, seconds = job.request, job.grid, watch.total
+    return {
+        "scene": str(request.scene),
+        "model": str(job.model.path),
+        "output": str(request.output),
+        "outputs": {name: str(job.paths[name]) for name in _output_names(request)},
+        "method": job.document.method,
+        "rows": grid.rows,
+        "cols": grid.cols,
+        "pixels": {
+            "classified": sum(counts.of_class),
+            "unclassified": counts.unclassified,
+            "nodata": counts.nodata,
+        },
+        "classes": _areas(job.document, counts, grid),
+        "device": job.backend.device,
+        "precision": job.backend.precision,
+        "windows": job.plan.count_windows(),
+        "seconds": {"total": seconds, **watch.seconds},
+        "pixels_per_second": grid.rows * grid.cols / seconds,
+        "peak_memory_bytes": machine.peak_bytes(),
+        "resumed_windows": job.plan.count_windows(resumed),
+    }
 
 
 def _areas(
@@ -338,8 +403,36 @@ def _areas(
     ]
 
 
-def _shape(strip: Strip) -> tuple[int, int]:
-    return strip.rows[1] - strip.rows[0], strip.cols[1] - strip.cols[0]
+def _output_names(request: Request) -> list[str]:
+    return [*request.outputs(), "qml"]
+
+
+def _paths(request: Request) -> dict[str, Path]:
+    paths = names.paths_of(request.output)
+    return paths if request.vector is None else paths | {"vector": request.vector}
+
+
+def _check_outputs(
+    request: Request,
+    paths: dict[str, Path],
+    info: SceneInfo,
+    model: ModelFile,
+    ours: bool,
+) -> None:
+    """Refuse outputs that must not be written.
+
+    Args:
+        request: What the user asked for.
+        paths: Path of each output by name.
+        info: The scene.
+        model: The model.
+        ours: Whether files under these names are of an earlier attempt of this run.
+    """
+    names.check_outputs(
+        [paths[name] for name in _output_names(request)],
+        [request.scene, *info.files, model.path],
+        request.overwrite or ours,
+    )
 
 
 def _pixels(rows: tuple[int, int], cols: tuple[int, int]) -> int:

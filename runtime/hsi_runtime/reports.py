@@ -13,7 +13,7 @@ from hsi_runtime.engines.opening import best_tile, open_backend
 from hsi_runtime.machine import usable_cores
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.output import layers as class_map
-from hsi_runtime.planning import match_scene, prepare
+from hsi_runtime.planning import match_scene, plan_walk
 from hsi_runtime.request import Request
 from hsi_runtime.scenes.opening import open_scene
 from hsi_runtime.walk import memory
@@ -24,11 +24,11 @@ MIN_ROUNDS = 3
 BENCHMARK_S = 3.0
 
 
-def describe(model: ModelFile) -> dict[str, Any]:
-    """Say what a model is."""
+def describe_model(model: ModelFile) -> dict[str, Any]:
+    """Describe a model."""
     document = model.document
     bands, values = document.bands, document.values
-    said: dict[str, Any] = {
+    description: dict[str, Any] = {
         "model": str(model.path),
         "method": document.method,
         "classes": {c.code: c.name for c in document.classes},
@@ -53,8 +53,9 @@ def describe(model: ModelFile) -> dict[str, Any]:
         "sha256": model.sha256,
     }
     if bands.wavelengths_nm is not None:
-        said["wavelengths_nm"] = [min(bands.wavelengths_nm), max(bands.wavelengths_nm)]
-    return said
+        centres = bands.wavelengths_nm
+        description["wavelengths_nm"] = [min(centres), max(centres)]
+    return description
 
 
 def self_test(model: ModelFile, device: str, threads: int | None) -> dict[str, Any]:
@@ -84,11 +85,10 @@ def benchmark(
     backend = open_backend(model, device, threads, tile)
     side = tile or best_tile(document, backend.device)
     sample = document.self_test.cube.unpack().astype(np.float32)
-    wanted = side + 2 * document.halo
-    index = mirror(0, wanted, sample.shape[1])
+    index = mirror(0, side + 2 * document.halo, sample.shape[1])
     cube = np.ascontiguousarray(sample[:, index][:, :, index])[None]
     backend.predict(cube)  # engines prepare themselves on the first window
-    at_once = backend.windows
+    at_once = backend.windows_at_once
     rates: list[float] = []
     started = time.monotonic()
     while len(rates) < MIN_ROUNDS or time.monotonic() - started < BENCHMARK_S:
@@ -114,7 +114,7 @@ def benchmark(
 def dry_run(
     request: Request, model: ModelFile, device: str, threads: int | None
 ) -> dict[str, Any]:
-    """Say what a run would do, without an engine and without writing.
+    """Plan a run, without an engine and without writing.
 
     With the device ``auto`` that is a run on the CPU: whether a GPU works is known when
     its engine has started.
@@ -132,14 +132,12 @@ def dry_run(
             at_once = memory.windows_at_once(
                 model.document, request.tile, request.max_memory_bytes, cores
             )
-        prepared = prepare(
-            scene.info, matched, model.document, request, device, at_once
-        )
+        plan = plan_walk(matched, model.document, request, device, at_once)
         info = scene.info
     finally:
         scene.close()
-    pixels = prepared.region.rows * prepared.region.cols
-    layers = class_map.layers(model.document, request.wanted())
+    pixels = matched.region.rows * matched.region.cols
+    layers = class_map.layers(model.document, request.outputs())
     return {
         "scene": str(request.scene),
         "output": str(request.output),
@@ -147,16 +145,16 @@ def dry_run(
         "rows": info.rows,
         "cols": info.cols,
         "bands": info.bands,
-        "bands_found": prepared.match.method,
+        "bands_found": matched.bands.method,
         "bands_matched": len(model.document.bands.used),
-        "bands_read": [int(i) + 1 for i in prepared.match.indices],
-        "converted_units": prepared.units.gain is not None,
-        "region": prepared.region._asdict(),
-        "windows": prepared.plan.windows(),
-        "strips": len(prepared.plan.strips),
-        "panels": len(prepared.plan.panels),
-        "strip_bytes": prepared.plan.strip_bytes,
-        "tile": prepared.plan.tile,
+        "bands_read": [int(i) + 1 for i in matched.bands.indices],
+        "converted_units": matched.units.gain is not None,
+        "region": matched.region._asdict(),
+        "windows": plan.count_windows(),
+        "strips": len(plan.strips),
+        "panels": len(plan.panels),
+        "strip_bytes": plan.strip_bytes,
+        "tile": plan.tile,
         "windows_at_once": at_once,
         "scratch_bytes": sum(
             pixels * len(layer.bands) * layer.dtype.itemsize for layer in layers
@@ -226,9 +224,9 @@ def summary(result: dict[str, Any]) -> str:
 
 def summary_of_many(results: dict[str, Any]) -> str:
     """Sum up a run over many scenes in one line."""
-    found = results["summary"]
+    totals = results["summary"]
     return (
-        f"{found['done']} scenes done, {found['skipped']} were finished before, "
-        f"{found['failed']} failed; {found['pixels']:,} pixels, "
-        f"{found['peak_memory_bytes'] / 1e6:.0f} MB at most."
+        f"{totals['done']} scenes done, {totals['skipped']} were finished before, "
+        f"{totals['failed']} failed; {totals['pixels']:,} pixels, "
+        f"{totals['peak_memory_bytes'] / 1e6:.0f} MB at most."
     )

@@ -1,21 +1,27 @@
-"""What the user asks of a scene."""
+"""What the user asks of a scene, checked once for the command line and for Python."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from hsi_runtime.errors import ModelFileError
+import numpy as np
+
+from hsi_runtime.errors import ModelFileError, OptionError
 from hsi_runtime.model.model_file import ModelDocument
 from hsi_runtime.walk.regions import Bounds
 from hsi_runtime.walk.windows import Window
 
+COMPRESSIONS = ("deflate", "zstd", "lzw", "none")
+MAX_TILE = 65_536  # px: no raster of ours has larger blocks
+MAX_BYTES = 2**60
 
-@dataclass(frozen=True)
-class Request:
-    """What the user asked of one scene.
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user may choose for a scene; ``hsi-run`` and Python take the same.
 
     Attributes:
-        scene: Input.
-        output: Class map; further files are named after it.
         window: Part to classify, in pixels.
         bounds: Part to classify: west, south, east, north in the scene's CRS.
         tile: Side of the squares that are classified at once; None for the default.
@@ -29,13 +35,15 @@ class Request:
         vector: Also write polygons to this GeoPackage, ``.gpkg``.
         min_area_m2: Smallest polygon to keep; in pixels where the scene's CRS is
             geographic or missing.
-        compress: Compression of the GeoTIFFs.
+        compress: Compression of the GeoTIFFs: ``deflate``, ``zstd``, ``lzw`` or
+            ``none``.
         overwrite: Replace what is there.
         resume: Go on where an interrupted run stopped.
+
+    Raises:
+        OptionError: A value is of another type or out of range.
     """
 
-    scene: Path
-    output: Path
     window: Window | None = None
     bounds: Bounds | None = None
     tile: int | None = None
@@ -51,6 +59,47 @@ class Request:
     compress: str = "deflate"
     overwrite: bool = False
     resume: bool = True
+
+    def __post_init__(self) -> None:
+        checked: dict[str, Any] = {
+            "window": _window(self.window),
+            "bounds": _bounds(self.bounds),
+            "tile": _whole("tile", self.tile, MAX_TILE),
+            "max_memory_bytes": _whole(
+                "max_memory_bytes", self.max_memory_bytes, MAX_BYTES
+            ),
+            "reject_below": _probability(self.reject_below),
+            "vector": _path(self.vector),
+            "min_area_m2": _number("min_area_m2", self.min_area_m2),
+        }
+        if self.window is not None and self.bounds is not None:
+            raise OptionError("A window and bounds exclude each other.", "bounds")
+        if checked["min_area_m2"] < 0:
+            raise OptionError(f"{self.min_area_m2} is negative.", "min_area_m2")
+        if self.compress not in COMPRESSIONS:
+            raise OptionError(
+                f"{self.compress!r} is not one of {', '.join(COMPRESSIONS)}.",
+                "compress",
+            )
+        for field in fields(Options):
+            value = getattr(self, field.name)
+            if field.type is bool and not isinstance(value, bool | np.bool_):
+                raise OptionError(f"{value!r} is neither True nor False.", field.name)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True)
+class Request(Options):
+    """What the user asked of one scene.
+
+    Attributes:
+        scene: Input.
+        output: Class map; further files are named after it.
+    """
+
+    scene: Path
+    output: Path
 
     def threshold(self, document: ModelDocument) -> float:
         """Return the smallest accepted probability.
@@ -69,8 +118,8 @@ class Request:
         return chosen
 
     @property
-    def part(self) -> str:
-        """The part of the scene, as text for the output's tags."""
+    def region_text(self) -> str:
+        """The part of the scene to classify, as text for the output's tags."""
         if self.window is not None:
             row, col, rows, cols = self.window
             return f"window {col},{row},{cols},{rows}"
@@ -78,9 +127,9 @@ class Request:
             return f"bbox {','.join(map(repr, self.bounds))}"
         return "whole"
 
-    def wanted(self) -> list[str]:
+    def outputs(self) -> list[str]:
         """Name the outputs."""
-        asked = {
+        requested = {
             "classes": True,
             "confidence": self.confidence,
             "probabilities": self.probabilities,
@@ -89,4 +138,89 @@ class Request:
             "stac": self.stac,
             "vector": self.vector is not None,
         }
-        return [name for name, yes in asked.items() if yes]
+        return [name for name, yes in requested.items() if yes]
+
+
+def _window(value: Any) -> Window | None:
+    if value is None:
+        return None
+    if not isinstance(value, Window):  # the order of a bare tuple is anybody's guess
+        raise OptionError(
+            f"{value!r} is not a Window; give Window(row=, col=, rows=, cols=) of "
+            "hsi_runtime.walk.windows.",
+            "window",
+        )
+    whole = [part for part in map(_integer, value) if part is not None]
+    if len(whole) < len(value):
+        raise OptionError(f"{value!r} holds a number that is not whole.", "window")
+    window = Window(*whole)
+    if window.row < 0 or window.col < 0 or window.rows < 1 or window.cols < 1:
+        text = f"{window.col},{window.row},{window.cols},{window.rows}"
+        raise OptionError(f"{text}: a corner is negative or a side empty.", "window")
+    return window
+
+
+def _bounds(value: Any) -> Bounds | None:
+    if value is None:
+        return None
+    try:
+        west, south, east, north = (float(part) for part in value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise OptionError(f"{value!r} is not W,S,E,N, four numbers.", "bounds") from (
+            error
+        )
+    text = ",".join(f"{part:g}" for part in (west, south, east, north))
+    if not all(map(math.isfinite, (west, south, east, north))):
+        raise OptionError(f"{text} holds a number that is not finite.", "bounds")
+    if not (west < east and south < north):
+        raise OptionError(f"{text} is empty: W < E and S < N are needed.", "bounds")
+    return west, south, east, north
+
+
+def _integer(value: Any) -> int | None:
+    """Return a whole number of Python or numpy as int; None for anything else."""
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return int(value) if whole else None
+
+
+def _whole(option: str, value: Any, most: int) -> int | None:
+    if value is None:
+        return None
+    number = _integer(value)
+    if number is None:
+        raise OptionError(f"{value!r} is not a whole number.", option)
+    if not 1 <= number <= most:
+        shown = number if number.bit_length() < 64 else "The number"  # of any length
+        raise OptionError(f"{shown} is not in 1..{most}.", option)
+    return number
+
+
+def _number(option: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise OptionError(f"{value!r} is not a number.", option) from error
+    if not math.isfinite(number):
+        raise OptionError(f"{number} is not a finite number.", option)
+    return number
+
+
+def _probability(value: Any) -> float | None:
+    if value is None:
+        return None
+    try:
+        probability = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise OptionError(f"{value!r} is not a probability.", "reject_below") from error
+    if not 0 <= probability <= 1:  # nor not-a-number
+        raise OptionError(f"{value!r} is not in 0..1.", "reject_below")
+    return probability
+
+
+def _path(value: Any) -> Path | None:
+    if value is None:
+        return None
+    try:
+        return Path(value)
+    except TypeError as error:
+        raise OptionError(f"{value!r} is not a path.", "vector") from error

@@ -30,6 +30,7 @@ def test_squares_and_patches_give_the_map_of_the_window(
     monkeypatch.setattr(dense_speed, "PATCHES", 13 * 13)
     views = sliding_window_view(window[0], (side, side), (1, 2))
     patches = views.transpose(1, 2, 0, 3, 4).reshape(-1, bands, side, side)
-    parts = dense_speed.by_patches(backend.predict, patches, 16, backend.windows)
+    at_once = backend.windows_at_once
+    parts = dense_speed.by_patches(backend.predict, patches, 16, at_once)
     found = np.concatenate([part["probabilities"] for part in parts])[:, :, 0, 0]
     np.testing.assert_allclose(found.T.reshape(whole.shape), whole, atol=1e-6)

@@ -25,7 +25,7 @@ class Torch:
 
     device = "torch"
     precision = "fp32"
-    windows = 1
+    windows_at_once = 1
 
     def __init__(
         self, loaded: Checkpoint, change: Change = lambda found: found

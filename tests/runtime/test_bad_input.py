@@ -283,7 +283,7 @@ BAD: dict[str, tuple[Make, int, str]] = {
     "window and bbox": (
         arguments("scene.tif", "--window", "0,0,1,1", "--bbox", "0,0,1,1"),
         2,
-        "--window and --bbox exclude each other",
+        "A window and bounds exclude each other",
     ),
     "window of words": (arguments("scene.tif", "--window", "a,b"), 2, "four whole"),
     "window outside": (

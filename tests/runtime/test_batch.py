@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hsi_runtime import batch
-from hsi_runtime.batch import expand, output_of, requests, shard
+from hsi_runtime.batch import expand, make_requests, output_of, shard
 from hsi_runtime.cli import main
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.errors import OutputError, SceneError
-from hsi_runtime.request import Request
+from hsi_runtime.request import Options
 from hsi_runtime.scenes.opening import open_scene
 
 Write = Callable[..., Path]
-TEMPLATE = Request(Path(), Path())
+OPTIONS = Options()
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
@@ -84,9 +84,9 @@ def test_two_scenes_of_one_output_are_refused(tmp_path: Path) -> None:
     ]
     for scenes, output in pairs:
         with pytest.raises(OutputError, match=r"would both be written to .*s_classes"):
-            requests(scenes, output, TEMPLATE, many=True)
-    made = requests(
-        [tmp_path / "s.tif", tmp_path / "sub" / "s.tif"], None, TEMPLATE, True
+            make_requests(scenes, output, OPTIONS, many=True)
+    made = make_requests(
+        [tmp_path / "s.tif", tmp_path / "sub" / "s.tif"], None, OPTIONS, True
     )
     assert [r.output.parent for r in made] == [tmp_path, tmp_path / "sub"]
 
@@ -94,10 +94,10 @@ def test_two_scenes_of_one_output_are_refused(tmp_path: Path) -> None:
 def test_many_scenes_need_a_folder(tmp_path: Path) -> None:
     for output in (tmp_path / "o.tif", tmp_path / "no"):
         with pytest.raises(OutputError, match="2 scenes: -o must be a folder"):
-            requests([Path("a.tif"), Path("b.tif")], output, TEMPLATE, True)
-    template = Request(Path(), Path(), vector=Path("v.gpkg"))
+            make_requests([Path("a.tif"), Path("b.tif")], output, OPTIONS, True)
+    options = Options(vector=Path("v.gpkg"))
     with pytest.raises(OutputError, match="give one scene at a time"):
-        requests([Path("a.tif"), Path("b.tif")], tmp_path, template, True)
+        make_requests([Path("a.tif"), Path("b.tif")], tmp_path, options, True)
 
 
 class Place(NamedTuple):

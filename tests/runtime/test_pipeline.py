@@ -273,7 +273,7 @@ def test_several_windows_at_once_give_the_same_map(
     for threads in (1, 3):
         output = tmp_path / f"{threads}.tif"
         start = partial(open_backend, model, device, threads)
-        assert start().windows == threads
+        assert start().windows_at_once == threads
         request = Request(scene, output, tile=8, probabilities=True)
         assert run(request, model, start)["windows"] > 100
         maps.append(class_map(output))

@@ -31,7 +31,7 @@ class Broken:
 
     device = "broken"
     precision = "fp32"
-    windows = 1
+    windows_at_once = 1
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -63,13 +63,11 @@ def test_few_scores_that_are_not_finite_become_nodata(
     tmp_path: Path,
     cube: NDArray[Any],
     write_scene_tiff: Write,
-    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     scene = write_scene_tiff(tmp_path / "s.tif", cube)
-    monkeypatch.setattr(pipeline, "open_backend", lambda *_: Broken(0.009))
     request = Request(scene, tmp_path / "o.tif", confidence=True, probabilities=True)
-    result = run(request, model)
+    result = run(request, model, lambda: Broken(0.009))
     broken = int(0.009 * 23 * 31)
     assert result["pixels"]["nodata"] == broken
     assert f"{broken} pixels without a finite score" in caplog.text
@@ -85,12 +83,10 @@ def test_many_scores_that_are_not_finite_fail_the_run(
     tmp_path: Path,
     cube: NDArray[Any],
     write_scene_tiff: Write,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     scene = write_scene_tiff(tmp_path / "s.tif", cube)
-    monkeypatch.setattr(pipeline, "open_backend", lambda *_: Broken(0.02))
     with pytest.raises(VerificationError, match="no finite score on broken"):
-        run(Request(scene, tmp_path / "o.tif"), model)
+        run(Request(scene, tmp_path / "o.tif"), model, lambda: Broken(0.02))
     assert {p.name for p in tmp_path.iterdir()} == {"s.tif"}
 
 
@@ -99,7 +95,6 @@ def test_failing_window_fails_the_run_and_publishes_nothing(
     tmp_path: Path,
     cube: NDArray[Any],
     write_scene_tiff: Write,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Failing(Broken):
         def predict(
@@ -114,12 +109,10 @@ def test_failing_window_fails_the_run_and_publishes_nothing(
 
     scene = write_scene_tiff(tmp_path / "s.tif", cube, blockysize=4)
     journal = tmp_path / "o.tif.hsi-part" / "journal.jsonl"
-    monkeypatch.setattr(pipeline, "open_backend", lambda *_: Failing(0))
     request = Request(scene, tmp_path / "o.tif", tile=4)
     with pytest.raises(HsiError):
-        run(request, model)
+        run(request, model, lambda: Failing(0))
     assert not (tmp_path / "o.tif").exists()
-    monkeypatch.undo()
     with pytest.raises(OutputError, match="another device"):
         run(request, model)
     run(dataclasses.replace(request, resume=False), model)

@@ -1,4 +1,4 @@
-"""The small interface that every engine has, and the devices they run on."""
+"""The interface that every engine has, and the devices they run on."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -20,13 +20,14 @@ class Backend(Protocol):
     Attributes:
         device: One of `DEVICES`.
         precision: The model's, unless the engine computes in another.
-        windows: How many threads may ask at once. On a CPU each window has cores of its
-            own; on a GPU one is copied while the other is computed.
+        windows_at_once: Threads that may call `predict` at the same time. On a CPU
+            each window has cores of its own; on a GPU one is copied while the other is
+            computed.
     """
 
     device: str
     precision: str
-    windows: int
+    windows_at_once: int
 
     def predict(
         self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
@@ -36,8 +37,8 @@ class Backend(Protocol):
         Args:
             cube: Stored units of the training scene, shape
                 ``(batch, band, row, col)``, without missing values.
-            outputs: Names of what is wanted, from the model's document.
+            outputs: Names of the model's outputs to return.
 
         Returns:
-            Each by name, shape ``(batch, class, row - 2 halo, col - 2 halo)``.
+            Each output by name, shape ``(batch, class, row - 2 halo, col - 2 halo)``.
         """

@@ -1,4 +1,4 @@
-"""Tells a lack of memory, and failures of a GPU, from other failures of an engine."""
+"""Recognises lack of memory, and failures of a GPU, among the errors of an engine."""
 
 import re
 from collections.abc import Iterator
@@ -16,22 +16,22 @@ OF_GPU = re.compile(r"\bCU[A-Z_]+ failure \d+: ([^;\n]+)")
 
 def failure_of_gpu(error: Exception) -> str | None:
     """Return onnxruntime's words for why CUDA failed, or None where it did not."""
-    found = OF_GPU.search(str(error))
-    return None if found is None else found[1].strip()
+    match = OF_GPU.search(str(error))
+    return None if match is None else match[1].strip()
 
 
-def is_exhaustion(error: Exception) -> bool:
-    """Tell whether an engine complains that it got no memory."""
-    said = (failure_of_gpu(error) or str(error)).lower()
-    return "alloc" in said or "out of memory" in said
+def is_out_of_memory(error: Exception) -> bool:
+    """Return True if an engine's error says that it got no memory."""
+    message = (failure_of_gpu(error) or str(error)).lower()
+    return "alloc" in message or "out of memory" in message
 
 
 @contextmanager
-def explained(cube: NDArray[Any]) -> Iterator[None]:
-    """Turn an engine's failure to allocate into a sentence; let others pass.
+def running_out_explained(cube: NDArray[Any]) -> Iterator[None]:
+    """Turn an engine's failure to allocate into a `ResourceError`; let others pass.
 
     Args:
-        cube: What it computes, shape ``(batch, band, row, col)``.
+        cube: Windows that the engine computes, shape ``(batch, band, row, col)``.
 
     Raises:
         ResourceError: Memory ran out.
@@ -39,7 +39,7 @@ def explained(cube: NDArray[Any]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # engines' errors share no base
-        if not is_exhaustion(error):
+        if not is_out_of_memory(error):
             raise
         raise ResourceError(
             f"Memory ran out on a window of {cube.shape[2]} x {cube.shape[3]} pixels; "

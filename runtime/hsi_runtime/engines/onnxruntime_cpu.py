@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.engines.memory_errors import explained
+from hsi_runtime.engines.memory_errors import running_out_explained
 from hsi_runtime.errors import EngineError, ModelFileError
 from hsi_runtime.model.model_file import INPUT_NAME, PROBABILITIES, ModelFile
 
@@ -17,8 +17,8 @@ class OnnxruntimeCpu:
 
     Args:
         model: A verified model file.
-        threads: Of each window.
-        windows: How many threads will ask at once.
+        threads: Threads that compute one window.
+        windows_at_once: Windows that are computed at the same time.
 
     Raises:
         EngineError: onnxruntime is not installed, or broken.
@@ -27,9 +27,11 @@ class OnnxruntimeCpu:
 
     device = "cpu"
 
-    def __init__(self, model: ModelFile, threads: int, windows: int = 1) -> None:
+    def __init__(
+        self, model: ModelFile, threads: int, windows_at_once: int = 1
+    ) -> None:
         self.precision: str = model.document.precision
-        self.windows = windows
+        self.windows_at_once = windows_at_once
         try:
             import onnxruntime
 
@@ -57,7 +59,7 @@ class OnnxruntimeCpu:
     def predict(
         self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
     ) -> dict[str, NDArray[np.float32]]:
-        with explained(cube):
+        with running_out_explained(cube):
             found = self._session.run(list(outputs), {INPUT_NAME: cube})
         return dict(zip(outputs, found, strict=True))
 

@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 
 from hsi_runtime.engines import cuda_memory
 from hsi_runtime.engines.backend import WINDOWS_ON_GPU
-from hsi_runtime.engines.memory_errors import explained, failure_of_gpu, is_exhaustion
+from hsi_runtime.engines.memory_errors import (
+    failure_of_gpu,
+    is_out_of_memory,
+    running_out_explained,
+)
 from hsi_runtime.errors import (
     DeviceLostError,
     EngineError,
@@ -57,7 +61,7 @@ class OnnxruntimeCuda:
     """
 
     device = "cuda"
-    windows = WINDOWS_ON_GPU
+    windows_at_once = WINDOWS_ON_GPU
 
     def __init__(self, model: ModelFile) -> None:
         self.precision: str = model.document.precision
@@ -87,7 +91,7 @@ class OnnxruntimeCuda:
                     model.onnx, options, providers=[(PROVIDER, OPTIONS)]
                 )
         except Exception as error:  # its errors share no base but Exception
-            if is_exhaustion(error):
+            if is_out_of_memory(error):
                 raise ResourceError("The GPU's memory ran out; free it.") from error
             raise ModelFileError(
                 f"{model.path} is refused by onnxruntime: {str(error).splitlines()[0]}"
@@ -110,7 +114,7 @@ class OnnxruntimeCuda:
             DeviceLostError: It fails on a later one.
         """
         try:
-            with explained(cube):
+            with running_out_explained(cube):
                 # Inputs and outputs of its own, so that two threads can ask at once.
                 binding = self._session.io_binding()
                 binding.bind_cpu_input(INPUT_NAME, np.ascontiguousarray(cube))

@@ -1,16 +1,12 @@
-"""Starts the engine of a device, and classifies windows that may not fit it whole."""
+"""Starts the engine of a device."""
 
 import logging
-from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
 
 from hsi_runtime.engines.backend import CPU_DEVICES, DEVICES, GPU_DEVICES, Backend
-from hsi_runtime.errors import EngineError, HsiError, ResourceError
+from hsi_runtime.errors import EngineError, HsiError
 from hsi_runtime.machine import usable_cores
 from hsi_runtime.model import graph_check
-from hsi_runtime.model.model_file import PROBABILITIES, ModelDocument, ModelFile
+from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.walk import memory
 from hsi_runtime.walk.windows import DEFAULT_TILE
 
@@ -76,16 +72,16 @@ def _start_cpu(
     tile: int | None,
     max_memory_bytes: int | None,
 ) -> Backend:
-    """Likewise; the threads are shared out evenly, and none is left over."""
+    """Start a CPU engine; the threads are shared out evenly, and none is left over."""
     threads = threads or usable_cores()
-    windows = memory.windows_at_once(model.document, tile, max_memory_bytes, threads)
+    at_once = memory.windows_at_once(model.document, tile, max_memory_bytes, threads)
     if device == "openvino":
         from hsi_runtime.engines import openvino_cpu
 
-        return openvino_cpu.start(model, threads, windows)
+        return openvino_cpu.start(model, threads, at_once)
     from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 
-    return OnnxruntimeCpu(model, -(-threads // windows), windows)
+    return OnnxruntimeCpu(model, -(-threads // at_once), at_once)
 
 
 def _best_gpu(model: ModelFile, tile: int | None) -> Backend | None:
@@ -111,30 +107,3 @@ def best_tile(document: ModelDocument, device: str) -> int:
     if device in GPU_DEVICES:
         return DEFAULT_TILE
     return memory.tile_on_cpu(document.macs_per_pixel, document.working_bytes)
-
-
-def predict_in_parts(
-    backend: Backend,
-    cube: NDArray[np.float32],
-    halo: int,
-    outputs: Sequence[str] = (PROBABILITIES,),
-) -> dict[str, NDArray[np.float32]]:
-    """Classify a window; where memory runs out, its halves, down to single pixels.
-
-    Dense networks give the same answer for any window, so only time is lost.
-    """
-    try:
-        return backend.predict(cube, outputs)
-    except ResourceError:
-        axis = 2 if cube.shape[2] >= cube.shape[3] else 3
-        pixels = cube.shape[axis] - 2 * halo
-        if pixels < 2:
-            raise
-    half = pixels // 2
-    first = np.take(cube, range(half + 2 * halo), axis=axis)
-    last = np.take(cube, range(half, cube.shape[axis]), axis=axis)
-    parts = [predict_in_parts(backend, part, halo, outputs) for part in (first, last)]
-    return {
-        name: np.concatenate([part[name] for part in parts], axis=axis)
-        for name in outputs
-    }

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.engines.memory_errors import explained
+from hsi_runtime.engines.memory_errors import running_out_explained
 from hsi_runtime.engines.self_test import self_test
 from hsi_runtime.errors import EngineError, ModelFileError, VerificationError
 from hsi_runtime.model.model_file import INPUT_NAME, PROBABILITIES, ModelFile
@@ -34,9 +34,9 @@ class OpenvinoCpu:
 
     Args:
         model: A verified model file.
-        threads: Of all windows together.
-        windows: How many threads will ask at once.
-        bfloat16: Compute in it rather than in float32.
+        threads: Threads that compute all windows together.
+        windows_at_once: Windows that are computed at the same time.
+        bfloat16: Compute in bfloat16 rather than float32.
 
     Raises:
         EngineError: OpenVINO is not installed, or the processor has no bfloat16.
@@ -49,11 +49,11 @@ class OpenvinoCpu:
         self,
         model: ModelFile,
         threads: int,
-        windows: int = 1,
+        windows_at_once: int = 1,
         bfloat16: bool = False,
     ) -> None:
         self.precision: str = "bf16" if bfloat16 else model.document.precision
-        self.windows = windows
+        self.windows_at_once = windows_at_once
         core = _core()
         if bfloat16 and not _has_bfloat16(core):
             raise EngineError("This processor has no bfloat16.")
@@ -61,14 +61,14 @@ class OpenvinoCpu:
             # Left to itself it computes in bfloat16 where the processor can.
             "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": windows,
+            "NUM_STREAMS": windows_at_once,
         }
         try:
             # From the verified bytes: no file that the graph names can be opened.
             read = core.read_model(model=model.onnx)
             compiled = core.compile_model(read, DEVICE, settings)
             self._idle = SimpleQueue[Any]()
-            for _ in range(windows):
+            for _ in range(windows_at_once):
                 self._idle.put(compiled.create_infer_request())
         except Exception as error:  # its errors share no base but RuntimeError
             raise ModelFileError(
@@ -80,7 +80,7 @@ class OpenvinoCpu:
     ) -> dict[str, NDArray[np.float32]]:
         request = self._idle.get()
         try:
-            with explained(cube):
+            with running_out_explained(cube):
                 request.infer({INPUT_NAME: np.ascontiguousarray(cube)})
             # The engine's own memory is overwritten by the next window.
             return {name: request.get_tensor(name).data.copy() for name in outputs}
@@ -88,7 +88,7 @@ class OpenvinoCpu:
             self._idle.put(request)
 
 
-def start(model: ModelFile, threads: int, windows: int = 1) -> OpenvinoCpu:
+def start(model: ModelFile, threads: int, windows_at_once: int = 1) -> OpenvinoCpu:
     """Start the engine, in bfloat16 where the module's rule allows it.
 
     Raises:
@@ -98,7 +98,7 @@ def start(model: ModelFile, threads: int, windows: int = 1) -> OpenvinoCpu:
     core = _core()
     allowed = model.document.precision == "fp16" and model.proved_in_bfloat16
     if allowed and _has_bfloat16(core):
-        fast = OpenvinoCpu(model, threads, windows, bfloat16=True)
+        fast = OpenvinoCpu(model, threads, windows_at_once, bfloat16=True)
         try:
             found = self_test(model, fast)
         except VerificationError:
@@ -110,7 +110,7 @@ def start(model: ModelFile, threads: int, windows: int = 1) -> OpenvinoCpu:
                 f"(tolerance {found.tolerance:.0e}). The float32 file is more exact."
             )
             return fast
-    return OpenvinoCpu(model, threads, windows)
+    return OpenvinoCpu(model, threads, windows_at_once)
 
 
 def _core() -> Any:

@@ -95,7 +95,7 @@ class TensorrtGpu:
     """
 
     device = "tensorrt"
-    windows = WINDOWS_ON_GPU
+    windows_at_once = WINDOWS_ON_GPU
 
     def __init__(self, model: ModelFile, tile: int) -> None:
         started = time.monotonic()

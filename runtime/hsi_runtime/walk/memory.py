@@ -1,7 +1,7 @@
 """Shares the memory that a run may use between reading and the engine."""
 
+from hsi_runtime import machine
 from hsi_runtime.errors import ResourceError
-from hsi_runtime.machine import machine_bytes
 from hsi_runtime.model.model_file import ModelDocument
 from hsi_runtime.scenes.scene import SceneInfo
 from hsi_runtime.walk.strips import BUFFERS
@@ -23,8 +23,8 @@ def tile_on_cpu(macs_per_pixel: float, working_bytes: float) -> int:
     """Choose the side of the squares that a model is fastest with on a CPU, px.
 
     Args:
-        macs_per_pixel: As in the model's document.
-        working_bytes: Likewise.
+        macs_per_pixel: Multiplications per pixel, from the model's document.
+        working_bytes: Working memory per pixel, from the model's document.
     """
     waits = macs_per_pixel < MACS_PER_BYTE * working_bytes
     return SMALL_TILE if waits else DEFAULT_TILE
@@ -42,14 +42,14 @@ def windows_at_once(
     each other.
 
     Args:
-        document: Of the model.
-        tile: Side the user asked for, or None.
+        document: Model document; says what a pixel costs its engine.
+        tile: Side of the squares that the user asked for, or None.
         max_memory_bytes: Limit of the whole process, or None for a share of the
             machine's.
-        threads: Of all windows together.
+        threads: Threads that compute all windows together.
     """
     if max_memory_bytes is None:
-        engine = machine_bytes() * MACHINE_SHARE
+        engine = machine.machine_bytes() * MACHINE_SHARE
         least = tile_on_cpu(document.macs_per_pixel, document.working_bytes)
     else:
         engine, least = _engine_bytes(max_memory_bytes), SMALL_TILE
@@ -57,21 +57,53 @@ def windows_at_once(
     return max(1, min(threads, int(engine / (one * ENGINE_MARGIN))))
 
 
-def share(
+def check_limit(
+    document: ModelDocument,
+    tile: int | None,
+    max_memory_bytes: int | None,
+    windows_at_once: int = 1,
+) -> None:
+    """Refuse a limit that does not suffice for the smallest squares.
+
+    Args:
+        document: Model document; says what a pixel costs its engine.
+        tile: Side of the squares that the user asked for, or None.
+        max_memory_bytes: Limit of the whole process, or None.
+        windows_at_once: Windows that the engine computes at the same time.
+
+    Raises:
+        ResourceError: The limit is too small.
+    """
+    if max_memory_bytes is None:
+        return
+    side = _largest_side(document, max_memory_bytes, windows_at_once)
+    smallest = tile or 1
+    if side >= smallest:
+        return
+    pixels = (smallest + 2 * document.halo) ** 2
+    engine = pixels * document.working_bytes * ENGINE_MARGIN
+    needed = BASE_BYTES + engine / (1 - STRIP_SHARE)
+    raise ResourceError(
+        f"--max-memory allows {max_memory_bytes / 1e6:.0f} MB; this model needs "
+        f"about {needed / 1e6:.0f} MB for squares of {smallest} pixels."
+    )
+
+
+def tile_and_strip(
     document: ModelDocument,
     tile: int | None,
     max_memory_bytes: int | None,
     default_tile: int = DEFAULT_TILE,
-    windows: int = 1,
+    windows_at_once: int = 1,
 ) -> tuple[int, int]:
     """Choose the side of the squares and the budget of a strip.
 
     Args:
-        document: Of the model; says what a pixel costs its engine.
-        tile: Side the user asked for, or None.
+        document: Model document; says what a pixel costs its engine.
+        tile: Side of the squares that the user asked for, or None.
         max_memory_bytes: Limit of the whole process, or None.
         default_tile: Side where memory allows it and the user did not choose.
-        windows: Computed at once.
+        windows_at_once: Windows that the engine computes at the same time.
 
     Returns:
         Side of the squares, px, and bytes of a strip.
@@ -81,20 +113,19 @@ def share(
     """
     if max_memory_bytes is None:
         return tile or default_tile, STRIP_BYTES
+    check_limit(document, tile, max_memory_bytes, windows_at_once)
+    side = _largest_side(document, max_memory_bytes, windows_at_once)
     free = max_memory_bytes - BASE_BYTES
     strip_bytes = min(int(free * STRIP_SHARE / BUFFERS), STRIP_BYTES)
-    engine = _engine_bytes(max_memory_bytes) / ENGINE_MARGIN / windows
-    side = int((max(engine, 0) / document.working_bytes) ** 0.5) - 2 * document.halo
-    if side < 1 or (tile is not None and side < tile):
-        smallest = tile or 1
-        pixels = (smallest + 2 * document.halo) ** 2
-        engine = pixels * document.working_bytes * ENGINE_MARGIN
-        needed = BASE_BYTES + engine / (1 - STRIP_SHARE)
-        raise ResourceError(
-            f"--max-memory allows {max_memory_bytes / 1e6:.0f} MB; this model needs "
-            f"about {needed / 1e6:.0f} MB for squares of {smallest} pixels."
-        )
     return tile or min(side, default_tile), strip_bytes
+
+
+def _largest_side(
+    document: ModelDocument, max_memory_bytes: int, windows_at_once: int
+) -> int:
+    """Return the side of the largest squares that fit, px; below 1 if none does."""
+    engine = _engine_bytes(max_memory_bytes) / ENGINE_MARGIN / windows_at_once
+    return int((max(engine, 0) / document.working_bytes) ** 0.5) - 2 * document.halo
 
 
 def _engine_bytes(max_memory_bytes: int) -> float:
@@ -111,7 +142,7 @@ def check_blocks(info: SceneInfo, max_memory_bytes: int | None) -> None:
         return
     bands = info.bands if info.interleave == "bip" else 1
     block = info.block[0] * info.block[1] * bands * info.dtype.itemsize
-    limit = max_memory_bytes or machine_bytes()
+    limit = max_memory_bytes or machine.machine_bytes()
     if block + BASE_BYTES > limit:
         rows, cols = info.block
         raise ResourceError(

@@ -6,27 +6,32 @@ several times more than reading; each window is transposed when it is computed.
 
 import math
 from collections.abc import Collection, Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.scenes.scene import Cube, Scene, in_file_order
+from hsi_runtime.scenes.scene import Cube, Scene, in_file_order, valid_pixels
 from hsi_runtime.walk.windows import Plan, mirror, mirrored_extent
 
 BUFFERS = 3  # strips in memory at once: one computed, one waiting, one being read
 
 
-class Strip(NamedTuple):
-    """A piece of the scene in memory.
+@dataclass(frozen=True, kw_only=True)
+class Strip:
+    """A piece of the scene in memory, with the context of its outputs.
 
     Attributes:
-        number: Of the piece within the plan.
+        number: Number of the piece within the plan.
         cube: Stored units, shape ``(band, row, col)``, in the file's order.
         row: Scene row of its first row.
         col: Scene column of its first column.
         rows: Scene rows whose outputs it completes.
         cols: Scene columns whose outputs it completes.
+        halo: Context on each side of an output.
+        scene_size: Rows and columns of the scene.
+        nodata: Fill value of each band, NaN where none, shape ``(band,)``.
     """
 
     number: int
@@ -35,6 +40,46 @@ class Strip(NamedTuple):
     col: int
     rows: tuple[int, int]
     cols: tuple[int, int]
+    halo: int
+    scene_size: tuple[int, int]
+    nodata: NDArray[np.float64]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of its outputs."""
+        return self.rows[1] - self.rows[0], self.cols[1] - self.cols[0]
+
+    def cut(
+        self, rows: tuple[int, int], cols: tuple[int, int]
+    ) -> tuple[Cube, NDArray[np.bool_]]:
+        """Cut outputs with their context, mirrored at the scene's edge.
+
+        Args:
+            rows: Scene rows of the outputs.
+            cols: Scene columns of the outputs.
+
+        Returns:
+            Cube ``(band, row + 2 halo, col + 2 halo)``, stored units, and its pixels
+            with data.
+        """
+        (top, bottom), (left, right) = (
+            (first - self.halo, last + self.halo) for first, last in (rows, cols)
+        )
+        height, width = self.scene_size
+        place: Any  # rows, columns
+        if min(top, left) >= 0 and bottom <= height and right <= width:
+            place = (  # a view: nothing is copied yet
+                slice(top - self.row, bottom - self.row),
+                slice(left - self.col, right - self.col),
+            )
+        else:
+            # Both axes in one gather: one by one takes up to nine times longer.
+            place = np.ix_(
+                mirror(top, bottom, height) - self.row,
+                mirror(left, right, width) - self.col,
+            )
+        cube = self.cube[:, *place]
+        return cube, valid_pixels(cube, self.nodata)
 
 
 def read_strips(
@@ -54,7 +99,7 @@ def read_strips(
         bands: 0-based bands to read, in this order.
         plan: The walk.
         halo: Context of an output.
-        finished: Numbers of pieces to leave out.
+        finished: Numbers of the pieces to leave out.
     """
     info = scene.info
     buffers = [np.empty(0, info.dtype)] * BUFFERS
@@ -88,43 +133,16 @@ def read_strips(
             if kept is not None:
                 cube[:, :context] = kept.cube[:, first - kept.row :]
             scene.read((fresh, strip.read[1]), cols, bands, cube[:, context:])
-            kept = Strip(number, cube, first, cols[0], strip.outputs, panel)
+            kept = Strip(
+                number=number,
+                cube=cube,
+                row=first,
+                col=cols[0],
+                rows=strip.outputs,
+                cols=panel,
+                halo=halo,
+                scene_size=(info.rows, info.cols),
+                nodata=info.nodata[bands],
+            )
             if completes:
                 yield kept
-
-
-def cut(
-    strip: Strip,
-    valid: NDArray[np.bool_],
-    rows: tuple[int, int],
-    cols: tuple[int, int],
-    halo: int,
-    size: tuple[int, int],
-) -> tuple[Cube, NDArray[np.bool_]]:
-    """Cut outputs with their context out of a strip, mirrored at the scene's edge.
-
-    Args:
-        strip: The piece.
-        valid: Its pixels with data, shape ``(row, col)``.
-        rows: Scene rows of the outputs.
-        cols: Scene columns of the outputs.
-        halo: Context on each side.
-        size: Rows and columns of the scene.
-
-    Returns:
-        Cube ``(band, row + 2 halo, col + 2 halo)`` and the same part of ``valid``.
-    """
-    (top, bottom), (left, right) = ((a - halo, b + halo) for a, b in (rows, cols))
-    place: Any  # rows, columns
-    if min(top, left) >= 0 and bottom <= size[0] and right <= size[1]:
-        place = (  # a view: nothing is copied yet
-            slice(top - strip.row, bottom - strip.row),
-            slice(left - strip.col, right - strip.col),
-        )
-    else:
-        # Both axes in one gather: one after the other takes up to nine times longer.
-        place = np.ix_(
-            mirror(top, bottom, size[0]) - strip.row,
-            mirror(left, right, size[1]) - strip.col,
-        )
-    return strip.cube[:, *place], valid[place]

@@ -15,7 +15,7 @@ from typing import Any, Generic, Self, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-PATIENCE_S = 1.0  # how long a thread may take to notice that it should stop
+GRACE_S = 1.0  # how long a thread may take to notice that it should stop
 POLL_S = 0.1
 
 
@@ -49,7 +49,7 @@ class ReadAhead(Generic[T]):
         trace: TracebackType | None,
     ) -> None:
         self._stopping.set()
-        self._thread.join(_patience(error))
+        self._thread.join(_grace(error))
 
     def __iter__(self) -> Iterator[T]:
         while True:
@@ -107,7 +107,7 @@ class WriteBehind:
             while not self._queue.empty():
                 self._queue.get()
         self._queue.put(None)
-        self._thread.join(_patience(error))
+        self._thread.join(_grace(error))
         if error is None:
             self._check()
 
@@ -133,12 +133,12 @@ class WriteBehind:
                     self._error = error
 
 
-def _patience(error: BaseException | None) -> float | None:
-    """How long to wait for a thread: its files are closed next.
+def _grace(error: BaseException | None) -> float | None:
+    """Return how long to wait for a thread: its files are closed next.
 
     A user who stops the process is not kept waiting.
     """
-    return PATIENCE_S if error and not isinstance(error, Exception) else None
+    return GRACE_S if error and not isinstance(error, Exception) else None
 
 
 def map_ahead(

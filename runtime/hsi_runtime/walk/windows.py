@@ -96,14 +96,14 @@ class Plan(NamedTuple):
     tile: int
     strip_bytes: int
 
-    def windows(self, numbers: Collection[int] | None = None) -> int:
-        """Count the squares that are classified, in all pieces or in some."""
+    def count_windows(self, pieces: Collection[int] | None = None) -> int:
+        """Count the squares that are classified, in all pieces or in those numbered."""
         squares = [
-            _pieces(strip.outputs, self.tile) * _pieces(panel, self.tile)
+            _count(strip.outputs, self.tile) * _count(panel, self.tile)
             for panel in self.panels
             for strip in self.strips
         ]
-        return sum(squares if numbers is None else (squares[n] for n in numbers))
+        return sum(squares if pieces is None else (squares[n] for n in pieces))
 
 
 DEFAULT_TILE = 128
@@ -138,28 +138,28 @@ def plan(
         halo: Context of an output.
         tile: Side of the squares that are classified at once.
         strip_bytes: Budget of a strip.
-        squares: Of a strip, if the budget holds them.
+        squares: Squares that a strip should hold, if the budget allows.
     """
     rows, cols = size
     top, bottom = mirrored_extent(region.row - halo, region.row_end + halo, rows)
     left, right = mirrored_extent(region.col - halo, region.col_end + halo, cols)
     block_rows, block_cols = min(block[0], rows), min(block[1], cols)
+    extent = bottom - top
     pixels = max(strip_bytes // pixel_bytes, 1)
-    wanted = min(max(tile, 2 * halo), bottom - top)
     # A strip in memory has its context above and below.
-    lines = pixels // (right - left)
-    lines = bottom - top if lines >= bottom - top else lines - 2 * halo
-    several = -(-squares // _pieces((0, region.cols), tile)) * tile
-    several = min(several, lines // tile * tile, bottom - top)
-    wanted = max(wanted, several)
-    if lines >= max(block_rows, wanted):
-        height = max(wanted // block_rows, 1) * block_rows
+    affordable = pixels // (right - left)
+    affordable = extent if affordable >= extent else affordable - 2 * halo
+    # As many rows of squares as make up `squares`, but whole ones, and as fit.
+    for_squares = -(-squares // _count((0, region.cols), tile)) * tile
+    for_squares = min(for_squares, affordable // tile * tile, extent)
+    height = max(min(max(tile, 2 * halo), extent), for_squares)
+    if affordable >= max(block_rows, height):
+        height = max(height // block_rows, 1) * block_rows
         panels = [(region.col, region.col_end)]
     else:
-        height = wanted
         if block_rows <= 2 * height:
             height = max(height // block_rows, 1) * block_rows
-        width = max(pixels // min(height + 2 * halo, bottom - top) - 2 * halo, tile)
+        width = max(pixels // min(height + 2 * halo, extent) - 2 * halo, tile)
         if width > block_cols:
             width = width // block_cols * block_cols
         panels = list(tiles((region.col, region.col_end), width))
@@ -171,9 +171,14 @@ def plan(
         strips.append(StripRows((max(first, top), last), (done, ready)))
         done = ready
     widest = min(max(b - a for a, b in panels) + 2 * halo, right - left)
-    tallest = min(height + 2 * halo, bottom - top)
-    return Plan(panels, strips, tile, widest * tallest * pixel_bytes)
+    tallest = min(height + 2 * halo, extent)
+    return Plan(
+        panels=panels,
+        strips=strips,
+        tile=tile,
+        strip_bytes=widest * tallest * pixel_bytes,
+    )
 
 
-def _pieces(interval: tuple[int, int], side: int) -> int:
+def _count(interval: tuple[int, int], side: int) -> int:
     return -(-(interval[1] - interval[0]) // side)

@@ -15,8 +15,9 @@ import pytest
 from numpy.typing import NDArray
 
 from hsi_runtime.engines import onnxruntime_cuda
+from hsi_runtime.engines.classifying import predict_in_parts
 from hsi_runtime.engines.onnxruntime_cuda import OnnxruntimeCuda
-from hsi_runtime.engines.opening import open_backend, predict_in_parts
+from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import (
     DeviceLostError,
     EngineError,

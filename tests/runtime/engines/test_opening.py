@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from hsi_runtime.engines import onnxruntime_cuda, openvino_cpu, tensorrt_gpu
 from hsi_runtime.engines.backend import DEVICES, GPU_DEVICES
+from hsi_runtime.engines.classifying import predict_in_parts
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
-from hsi_runtime.engines.opening import open_backend, predict_in_parts
+from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.engines.openvino_cpu import OpenvinoCpu
 from hsi_runtime.errors import EngineError, ModelFileError, ResourceError
 from hsi_runtime.model.model_file import ModelDocument, ModelFile, Precision, read_model

@@ -23,7 +23,7 @@ class Altered:
 
     device = "altered"
     precision = "fp32"
-    windows = 1
+    windows_at_once = 1
 
     def __init__(self, model: ModelFile, change: float) -> None:
         self.inner = open_backend(model, "cpu", 1)

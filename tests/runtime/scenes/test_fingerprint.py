@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hsi_runtime import planning
+from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import SceneError
 from hsi_runtime.model.model_file import read_model
-from hsi_runtime.planning import match_scene, prepare
+from hsi_runtime.pipeline import prepare
 from hsi_runtime.request import Request
 from hsi_runtime.scenes.fingerprint import (
     SAMPLE_BYTES,
@@ -126,28 +126,23 @@ def test_plan_changes_with_all_that_values_depend_on(
     model = read_model(write_model(tmp_path / "m.onnx"))
     other = read_model(write_model(tmp_path / "n.onnx", bias=0.1))
     opened = open_scene(path)
-    found = of_scene(opened.info)
 
     def plan(
-        chosen: Any = model,
-        device: str = "cpu",
-        reject: float = 0.0,
-        wanted: tuple[str, ...] = ("classes",),
-        **options: Any,
+        chosen: Any = model, device: str = "cpu", **options: Any
     ) -> dict[str, Any]:
         request = Request(path, tmp_path / "o.tif", **options)
-        matched = match_scene(opened, chosen.document, request)
-        prepared = prepare(opened.info, matched, chosen.document, request, device, 1)
-        return planning.dependencies(chosen, found, prepared, device, reject, [*wanted])
+        job = prepare(request, chosen, opened, lambda: open_backend(chosen, "cpu"))
+        job.backend.device = device
+        return job.dependencies()
 
     same = plan()
     assert plan() == same
-    assert plan(wanted=("classes", "abundances")) != same
+    assert plan(preview=True) == same
     differing = {
         "model": plan(other),
         "device": plan(device="cuda"),
-        "reject": plan(reject=0.5),
-        "outputs": plan(wanted=("classes", "confidence")),
+        "reject": plan(reject_below=0.5),
+        "outputs": plan(confidence=True),
         "tile": plan(tile=7),
         "region": plan(bounds=(4e5, 58e5 - 10, 4e5 + 10, 58e5)),
     }

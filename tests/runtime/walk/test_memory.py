@@ -18,7 +18,8 @@ from hsi_runtime.walk.memory import (
     BASE_BYTES,
     MACS_PER_BYTE,
     check_blocks,
-    share,
+    check_limit,
+    tile_and_strip,
     tile_on_cpu,
     windows_at_once,
 )
@@ -29,8 +30,8 @@ MB = 1_000_000
 
 
 def test_without_a_limit_the_defaults_hold(document: ModelDocument) -> None:
-    assert share(document, None, None) == (DEFAULT_TILE, STRIP_BYTES)
-    assert share(document, 40, None) == (40, STRIP_BYTES)
+    assert tile_and_strip(document, None, None) == (DEFAULT_TILE, STRIP_BYTES)
+    assert tile_and_strip(document, 40, None) == (40, STRIP_BYTES)
 
 
 @given(
@@ -44,10 +45,10 @@ def test_more_memory_never_gives_smaller_squares(
 ) -> None:
     described = replace(document, working_bytes=working, receptive_field=field)
     try:
-        tile, strip = share(described, None, limit)
+        tile, strip = tile_and_strip(described, None, limit)
     except ResourceError:
         return
-    larger_tile, larger_strip = share(described, None, limit + more)
+    larger_tile, larger_strip = tile_and_strip(described, None, limit + more)
     assert larger_tile >= tile >= 1
     assert larger_strip >= strip >= 1
     # What is handed out stays below the limit.
@@ -75,10 +76,12 @@ def test_windows_at_once_stay_within_the_memory(
     assert 1 <= at_once <= windows_at_once(described, tile, limit + more, threads)
     assert windows_at_once(described, tile, 2**60, threads) == threads
     try:
-        side, strip = share(described, tile, limit, DEFAULT_TILE, at_once)
+        check_limit(described, tile, limit)
     except ResourceError:
         assert at_once == 1
         return
+    # What suffices for one window suffices for those computed at once, too.
+    side, strip = tile_and_strip(described, tile, limit, DEFAULT_TILE, at_once)
     assert side == tile or at_once == 1 or side >= SMALL_TILE
     engines = at_once * (side + 2 * described.halo) ** 2 * working
     assert BASE_BYTES + engines + BUFFERS * strip <= limit
@@ -107,30 +110,30 @@ def test_what_is_said_to_be_needed_suffices(
 ) -> None:
     described = replace(document, working_bytes=working)
     with pytest.raises(ResourceError) as error:
-        share(described, tile, 100 * MB)
+        tile_and_strip(described, tile, 100 * MB)
     said = str(error.value)
     assert "--max-memory allows 100 MB; this model needs about " in said
     assert f"for squares of {tile or 1} pixels" in said
     needed = int(said.split("about ")[1].split(" MB")[0])
     assert needed > 100
-    found, _ = share(described, tile, (needed + 1) * MB)
+    found, _ = tile_and_strip(described, tile, (needed + 1) * MB)
     assert found == tile if tile else found >= 1
 
 
 def test_exit_code_is_that_of_resources(document: ModelDocument) -> None:
     with pytest.raises(ResourceError) as error:
-        share(document, 128, BASE_BYTES + 1)
+        tile_and_strip(document, 128, BASE_BYTES + 1)
     assert error.value.exit_code == 6
 
 
 def test_tile_asked_for_is_kept_where_it_fits(document: ModelDocument) -> None:
-    assert share(document, 300, 2**40)[0] == 300
-    assert share(document, None, 2**40)[0] == DEFAULT_TILE
+    assert tile_and_strip(document, 300, 2**40)[0] == 300
+    assert tile_and_strip(document, None, 2**40)[0] == DEFAULT_TILE
 
 
 def test_peak_is_this_process_and_not_the_one_that_started_it() -> None:
     held = bytearray(b"x") * 400_000_000
-    script = "from hsi_runtime.walk.memory import peak_bytes; print(peak_bytes())"
+    script = "from hsi_runtime.machine import peak_bytes; print(peak_bytes())"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )

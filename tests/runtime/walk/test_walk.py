@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,15 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from hsi_runtime import pipeline
-from hsi_runtime.engines.opening import predict_in_parts
+from hsi_runtime.engines.classifying import predict_in_parts
 from hsi_runtime.errors import ResourceError
 from hsi_runtime.matching.bands import BandMatch
 from hsi_runtime.matching.units import Conversion
-from hsi_runtime.model.model_file import PROBABILITIES, ModelDocument
+from hsi_runtime.model.model_file import PROBABILITIES, ModelDocument, ModelFile
 from hsi_runtime.output.layers import PROBABILITY_STEPS, Counts, layers
-from hsi_runtime.pipeline import Stopwatch
-from hsi_runtime.planning import Prepared
+from hsi_runtime.pipeline import Job, Stopwatch
+from hsi_runtime.planning import MatchedScene
+from hsi_runtime.request import Request
 from hsi_runtime.scenes.array_scene import ArrayScene
 from hsi_runtime.walk import windows
 from hsi_runtime.walk.windows import Window
@@ -34,7 +36,7 @@ class WindowSum:
 
     device = "fake"
     precision = "fp32"
-    windows = 1
+    windows_at_once = 1
 
     def __init__(self, halo: int) -> None:
         self.side = 2 * halo + 1
@@ -131,15 +133,33 @@ def test_any_walk_equals_the_whole_scene_at_once(
     scene = ArrayScene(stored, nodata=0)
     scene.info = dataclasses.replace(scene.info, block=block)
     plan = windows.plan(shape, region, 8, block, halo, tile, budget)
-    prepared = Prepared(BandMatch(bands), Conversion(), region, plan)
     described = replace(document, receptive_field=2 * halo + 1)
     backend, scratch = WindowSum(halo), Collected(document, region)
-    backend.windows = at_once
+    backend.windows_at_once = at_once
     seen: list[int] = []
-    pipeline._classify(
-        scene, prepared, described, backend, 0.1, scratch, Stopwatch(),  # type: ignore[arg-type]
+    job = Job(
+        request=Request(Path(), Path()),
+        model=ModelFile(Path(), described, b"", ""),
+        matched=MatchedScene(
+            info=scene.info,
+            bands=BandMatch(bands),
+            units=Conversion(),
+            region=region,
+        ),
+        backend=backend,
+        plan=plan,
+        reject_below=0.1,
+        paths={},
+        layers=scratch.layers,
+        content={},
+    )
+    pipeline.compute(
+        job,
+        scene,
+        scratch,  # type: ignore[arg-type]
+        Stopwatch(),
         lambda done, total: seen.append(done),
-    )  # fmt: skip
+    )
 
     fill = np.array(described.values.fill)[:, None, None]
     filled = np.where(missing, fill, stored[bands])
@@ -163,7 +183,7 @@ def test_any_walk_equals_the_whole_scene_at_once(
     assert seen[0] == 0
     assert seen[-1] == region.rows * region.cols
     assert all(a < b for a, b in pairwise(seen))
-    assert backend.calls <= plan.windows()
+    assert backend.calls <= plan.count_windows()
     if missing.all():
         assert backend.calls == 0
 

@@ -101,15 +101,15 @@ def test_every_plan_covers_its_region_once_with_its_context(
         for s in walk.strips
         for p in walk.panels
     )
-    assert walk.windows() == made
+    assert walk.count_windows() == made
     # Numbers of pieces run over the strips of a panel first.
     count = len(walk.strips) * len(walk.panels)
     odd, even = range(1, count, 2), range(0, count, 2)
-    assert walk.windows(odd) + walk.windows(even) == made
+    assert walk.count_windows(odd) + walk.count_windows(even) == made
     first = range(len(walk.strips))
     width = len(list(tiles(walk.panels[0], tile)))
     height = sum(len(list(tiles(s.outputs, tile))) for s in walk.strips)
-    assert walk.windows(first) == width * height
+    assert walk.count_windows(first) == width * height
 
 
 def test_strips_hold_the_squares_wanted_within_the_budget() -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from hsi_runtime.engines.memory_errors import is_exhaustion
+from hsi_runtime.engines.memory_errors import is_out_of_memory
 from hsi_runtime.errors import EngineError, HsiError, ResourceError
 
 
@@ -39,7 +39,7 @@ def memory_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, HsiError) or not is_exhaustion(error):
+        if isinstance(error, HsiError) or not is_out_of_memory(error):
             raise
         raise ResourceError(
             "Memory ran out in training; choose a smaller fit.batch or fit.outputs "

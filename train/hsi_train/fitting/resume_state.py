@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hsi_runtime import files
-from hsi_runtime.engines.memory_errors import is_exhaustion
+from hsi_runtime.engines.memory_errors import is_out_of_memory
 from hsi_runtime.errors import OutputError
 
 
@@ -46,7 +46,7 @@ def loaded_state(path: Path) -> Iterator[dict[str, Any]]:
     try:
         yield torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # torch raises many kinds for a damaged file
-        if is_exhaustion(error):
+        if is_out_of_memory(error):
             raise
         raise OutputError(
             f"{path} cannot be resumed: it is damaged or of another run "
