@@ -82,8 +82,8 @@ def train(
     counts = data.pixels_by_role()
     cautions = [
         *data.warnings,
-        *split.warnings(data, kind.halo_of()),
-        *calibration.warnings(int(counts[:, Role.VALIDATION].sum())),
+        *split.caveats(data, kind.halo_of()),
+        *calibration.caveats(int(counts[:, Role.VALIDATION].sum())),
     ]
     warned(cautions)
     problem = describe_problem(data)

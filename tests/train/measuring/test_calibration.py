@@ -142,5 +142,5 @@ def test_too_few_validation_pixels_change_nothing(pixels: int) -> None:
     few = honest(pixels, 3.0)
     assert calibration.calibrate(probabilities, few, honest(100, 3.0)) is None
     assert float(probabilities.temperature) == 1
-    assert f"{pixels} validation pixels are too few" in calibration.warnings(pixels)[0]
-    assert calibration.warnings(calibration.MIN_PIXELS) == []
+    assert f"{pixels} validation pixels are too few" in calibration.caveats(pixels)[0]
+    assert calibration.caveats(calibration.MIN_PIXELS) == []

@@ -41,7 +41,7 @@ def test_spatial_keeps_roles_one_receptive_field_apart(
     assert counts[:, Role.TRAIN].all()
     assert counts[:, Role.TEST].all()
     assert split.seen_in_training(divided, receptive_field // 2)[0] == 0
-    said = split.warnings(divided, receptive_field // 2)
+    said = split.caveats(divided, receptive_field // 2)
     assert not any("flattered" in sentence for sentence in said)
     again = spatial(data, receptive_field, seed)
     for one, two in zip(roles_of(divided), roles_of(again), strict=True):

@@ -141,7 +141,7 @@ def test_a_random_draw_says_what_the_other_line_has_shown(make_data: MakeData) -
     data.scenes[0].roles[:, ::2] = Role.TRAIN
     data.scenes[1].roles[:, ::2] = Role.TEST
     assert split.seen_in_training(data, 0) == (50, 50)
-    assert any("flattered" in said for said in split.warnings(data, 0))
+    assert any("flattered" in said for said in split.caveats(data, 0))
     apart = at(data, north_up(0, 0), north_up(400, 0))
     assert split.seen_in_training(apart, 3) == (0, 50)
 

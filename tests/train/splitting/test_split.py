@@ -257,7 +257,7 @@ def test_class_that_a_file_does_not_test_is_reported(
     roles = np.where(codes == 2, 1, np.indices(codes.shape)[0] // 15 * 2 + 1)
     data = make_data(codes)
     path = write_tif(tmp_path / "split.tif", roles.astype(np.uint8))
-    said = split.warnings(split.from_files(data, [str(path)]), 0)
+    said = split.caveats(split.from_files(data, [str(path)]), 0)
     assert said == ["No test pixel of class 2: it is not in the averages."]
 
 
@@ -273,7 +273,7 @@ def test_seen_in_training_against_brute_force(make_data: MakeData, halo: int) ->
             near = np.abs(train - pixel).max(axis=1) if len(train) else np.array([99])
             seen += bool((near <= halo).any())
     assert split.seen_in_training(data, halo) == (seen, total)
-    said = split.warnings(data, halo)
+    said = split.caveats(data, halo)
     assert bool(said) == (seen > 0)
     if said:
         assert f"{seen} of {total} test pixels" in said[0]
@@ -289,7 +289,7 @@ def test_tiny_classes_are_named(make_data: MakeData, trained: int, tested: int) 
     roles[1] = Role.NONE
     roles[1, :trained] = Role.TRAIN
     roles[1, 60 - tested :] = Role.TEST
-    said = " ".join(split.warnings(make_data(codes).divided([roles]), 0))
+    said = " ".join(split.caveats(make_data(codes).divided([roles]), 0))
     assert (f"training pixels: class 2 ({trained})" in said) == (trained < 5)
     assert (f"test pixels: class 2 ({tested})" in said) == (tested < 10)
     assert "class 1" not in said

@@ -152,7 +152,7 @@ def calibrate(
     }
 
 
-def warnings(pixels: int) -> list[str]:
+def caveats(pixels: int) -> list[str]:
     """Warn about too few validation pixels."""
     if pixels >= MIN_PIXELS:
         return []

@@ -1,6 +1,6 @@
 """Divides labelled pixels by blocks of ground, at least one receptive field apart.
 
-In whichever scene the ground was seen: overlapping scenes are divided together.
+Scenes that overlap are divided together, so that this holds on the ground.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ def spatial(data: LabelledData, receptive_field: int, seed: int) -> LabelledData
     rng = np.random.default_rng(seed)
     pixels = sum(s.classes.size for s in data.scenes)
     attempts = int(np.clip(2e7 // pixels, 4, 48))
-    places = overlap.grid_offsets(data.scenes)
+    offsets = overlap.grid_offsets(data.scenes)
     met = overlap.meetings(data.scenes, receptive_field - 1)
     best: tuple[float, LabelledData] | None = None
     for multiple in (8, 4, 2, 1):
@@ -42,7 +42,7 @@ def spatial(data: LabelledData, receptive_field: int, seed: int) -> LabelledData
             break
         for _ in range(attempts):
             side = max(receptive_field * multiple, MIN_SIDE)
-            splits = _in_blocks(data, places, side, rng)
+            splits = _in_blocks(data, offsets, side, rng)
             _add_buffer(splits, receptive_field, met)
             tried = data.divided(splits)
             score = _score(tried.pixels_by_role())
@@ -61,13 +61,13 @@ def spatial(data: LabelledData, receptive_field: int, seed: int) -> LabelledData
 
 def _in_blocks(
     data: LabelledData,
-    places: Sequence[overlap.GridOffset],
+    offsets: Sequence[overlap.GridOffset],
     side: int,
     rng: np.random.Generator,
 ) -> list[Roles]:
     """Lay randomly shifted grids over the scenes and give each block one role."""
     shifts, spans = {}, []
-    for number, (scene, place) in enumerate(zip(data.scenes, places, strict=True)):
+    for number, (scene, place) in enumerate(zip(data.scenes, offsets, strict=True)):
         if place.grid == number:
             shifts[number] = rng.integers(0, side, 2)
         rows, cols = (np.arange(n) for n in scene.classes.shape)
@@ -78,7 +78,7 @@ def _in_blocks(
     blocks: list[NDArray[np.intp]] = [np.empty(0, np.intp)] * len(spans)
     offset = 0
     for grid in shifts:
-        members = [n for n, place in enumerate(places) if place.grid == grid]
+        members = [n for n, place in enumerate(offsets) if place.grid == grid]
         top = min(spans[n][0][0] for n in members)
         left = min(spans[n][1][0] for n in members)
         height = max(spans[n][0][-1] for n in members) + 1 - top
@@ -115,8 +115,8 @@ def _stratify(
     """
     order = (Role.TRAIN, Role.TEST, Role.VALIDATION)
     shares = np.array([1 - VALIDATION_SHARE - TEST_SHARE, TEST_SHARE, VALIDATION_SHARE])
-    wanted = shares[:, None] * counts.sum(axis=0)  # (role, class)
-    lacking = wanted.copy()
+    target = shares[:, None] * counts.sum(axis=0)  # (role, class)
+    lacking = target.copy()
     roles = np.full(len(counts), Role.NONE, dtype=np.uint8)
     weights = rng.uniform(0.5, 1.5, len(counts))
     free: NDArray[np.bool_] = counts.sum(axis=1) > 0
@@ -125,7 +125,7 @@ def _stratify(
         rarest = int(np.where(left > 0, left, np.inf).argmin())
         block = int(np.where(free, counts[:, rarest] * weights, -1).argmax())
         # Training and test must have something of every class; validation may not.
-        empty = lacking[:2, rarest] == wanted[:2, rarest]
+        empty = lacking[:2, rarest] == target[:2, rarest]
         role = int(empty.argmax() if empty.any() else lacking[:, rarest].argmax())
         roles[block] = order[role]
         lacking[role] -= counts[block]
@@ -163,7 +163,7 @@ def _score(counts: NDArray[np.int64]) -> float:
     if not served.min():
         return 0.0
     everyone = float(np.minimum(validation, 1).mean())
-    wanted = min(MIN_PIXELS, VALIDATION_SHARE * total.sum())
-    enough = min(float(counts[:, Role.VALIDATION].sum()) / wanted, 1)
+    required = min(MIN_PIXELS, VALIDATION_SHARE * total.sum())
+    enough = min(float(counts[:, Role.VALIDATION].sum()) / required, 1)
     rating = served.min() + 0.2 * served.mean() + 0.1 * everyone
     return float(rating * (2 + enough) / 3)

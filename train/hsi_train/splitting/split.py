@@ -24,7 +24,7 @@ def from_files(
     """Read the roles from rasters on the scenes' grids: 1 train, 2 validation, 3 test.
 
     Args:
-        data: What they divide.
+        data: Labelled pixels to divide.
         paths: One raster for each scene given.
         sampled: The test pixels are a probability sample, of which none may be missing.
 
@@ -74,7 +74,7 @@ def _on_scenes(
 ) -> Iterator[tuple[str, LabelledScene, NDArray[np.int64]]]:
     """Read one raster for each labelled scene, cut to the scene's labelled part.
 
-    Given for all scenes, or for the labelled ones alone, as a run writes them.
+    The rasters are given for all scenes, or for the labelled ones as a run writes them.
     """
     if len(paths) not in (len(data.labelled), len(data.scenes)):
         raise SceneError(
@@ -95,7 +95,7 @@ def _checked(data: LabelledData, paths: Sequence[str], remedy: str) -> LabelledD
     """Return the divided data, or refuse a split that cannot be used.
 
     A file states its author's intent: a class that it does not test is reported (see
-    `warnings`), a class that cannot be learned is refused.
+    `caveats`), a class that cannot be learned is refused.
     """
     counts = data.pixels_by_role()
     if not counts[:, Role.TEST].any():
@@ -177,12 +177,12 @@ def seen_in_training(data: LabelledData, halo: int) -> tuple[int, int]:
     return seen, sum(int(t.sum()) for t in tested)
 
 
-def warnings(data: LabelledData, halo: int) -> list[str]:
-    """Say what limits the accuracy that this split can measure."""
-    said = []
+def caveats(data: LabelledData, halo: int) -> list[str]:
+    """Return messages about what limits the accuracy that this split can measure."""
+    messages = []
     seen, total = seen_in_training(data, halo)
     if seen:
-        said.append(
+        messages.append(
             f"{seen} of {total} test pixels ({100 * seen / total:.0f} %) lie inside "
             "windows of training pixels: the accuracy is flattered. --split disjoint "
             "avoids it."
@@ -197,30 +197,30 @@ def warnings(data: LabelledData, halo: int) -> list[str]:
 
     if (untested := tested == 0).any():
         names = ", ".join(data.classes[k].name for k in np.flatnonzero(untested))
-        said.append(f"No test pixel of {names}: it is not in the averages.")
+        messages.append(f"No test pixel of {names}: it is not in the averages.")
     if (few := trained < FEW_TRAIN).any():
-        said.append(
+        messages.append(
             f"Fewer than {FEW_TRAIN} training pixels: {listed(few, trained)}. Such a "
             "class is hardly learnt; label more of it, or merge it with another."
         )
     if (few := (tested > 0) & (tested < FEW_TEST)).any():
-        said.append(
+        messages.append(
             f"Fewer than {FEW_TEST} test pixels: {listed(few, tested)}. Their accuracy "
             "is uncertain, and with it the average accuracy."
         )
-    return said
+    return messages
 
 
 def require(data: LabelledData, roles: tuple[Role, ...], remedy: str) -> None:
     """Refuse a split that leaves a class without pixels of some roles.
 
     Args:
-        data: What was divided.
-        roles: That every class needs.
-        remedy: What the user can do.
+        data: The divided pixels.
+        roles: Roles that every class needs.
+        remedy: Advice for the user.
 
     Raises:
-        SceneError: A class lacks one.
+        SceneError: A class lacks a role.
     """
     counts = data.pixels_by_role()
     lacking = (counts[:, list(roles)] == 0).any(axis=1)
