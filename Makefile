@@ -53,8 +53,10 @@ lint: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 
-# Pages to read in a browser, without a network: build/docs/index.html.
+# Pages to read in a browser, without a network: build/docs/index.html. Their generated
+# parts must be up to date: .docs/generate.py without --check renews them.
 docs: .venv/dev
+	$(BIN)/python .docs/generate.py --check
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict \
 	    -f .docs/mkdocs.yml -d $(abspath $(SITE))
 	@echo "Pages: $(SITE)/index.html"
@@ -63,19 +65,14 @@ docs: .venv/dev
 soak: .venv/dev
 	$(BIN)/python -m pytest -q -m soak
 
+# Speed and memory on this machine. Half precision needs the real scenes in HSI_DATA.
 bench: .venv/dev
 	$(BIN)/python benchmarks/dense_speed.py
-	$(BIN)/python benchmarks/peak_memory.py
 	$(BIN)/python benchmarks/memory_by_size.py
-	$(BIN)/python benchmarks/reading.py
-	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/end_to_end.py
 	$(BIN)/python benchmarks/cost.py
-	$(BIN)/python benchmarks/start_up.py
 	$(BIN)/python benchmarks/half_precision.py
 	$(BIN)/python benchmarks/openvino_speed.py
-	$(BIN)/python benchmarks/int8.py
-	$(BIN)/python benchmarks/accuracy_by_cost.py
 
 # Every method and baseline on the real scenes in HSI_DATA: hours, and goes on where it
 # was stopped.

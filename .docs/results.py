@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable
+import tomllib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -21,19 +22,44 @@ DATA = {
     "enmap_potsdam": "EnMAP Potsdam, given blocks",
 }
 SPEED = "dense_speed"
-UNTOLD = ("benchmark", "machine", "command", "method")  # said otherwise
+# Rows of the README: the row of the accuracy benchmark, its name, when to take it.
+SUMMARY = {
+    "mf2cnet": ("`mf2cnet`", "a first try: convolutional, few settings"),
+    "s2vnet": (
+        "`s2vnet`",
+        "large scenes, small machines; subpixel shares",
+    ),
+    "s2former_scratch": (
+        "`s2former`",
+        "few labels; can pre-train on unlabelled scenes",
+    ),
+    "s2amsnet": ("`s2amsnet`", "maps of another day or place than the labels"),
+    "svm": ("SVM (RBF)", "for comparison, from scikit-learn"),
+    "linear_svm": ("linear SVM", "for comparison, from scikit-learn"),
+    "forest": ("random forest", "for comparison, from scikit-learn"),
+}
+# Not shown as figures of a result: shown elsewhere, or for the program only.
+HIDDEN = ("benchmark", "machine", "command", "method", "code")
 
 Result = dict[str, Any]
 
 
-def decision() -> str:
+def summary() -> str:
+    """Write the table of the README: one accuracy and one speed for each method."""
+    data = "enmap_potsdam"
+    accuracy = _accuracy()
+    rows = []
+    for row, (name, use) in SUMMARY.items():
+        values = accuracy[row][data]
+        share = f"{100 * fmean(values):.1f} ± {100 * pstdev(values):.1f}"
+        rows.append([name, use, share, _speed(name.strip("`"))[0]])
+    head = ["method", "take it for", "overall accuracy, %", "pixels/s on one core"]
+    return "\n\n".join([table(head, rows), *_note(["accuracy/cells.jsonl"])])
+
+
+def comparison() -> str:
     """Set accuracy and cost of every method and baseline side by side."""
-    cells = lines_of(FOLDER / "accuracy" / "cells.jsonl")
-    accuracy: dict[str, dict[str, list[float]]] = {}
-    for cell in cells:
-        if "error" not in cell:
-            found = accuracy.setdefault(cell["row"], {}).setdefault(cell["data"], [])
-            found.append(cell["overall_accuracy"])
+    accuracy = _accuracy()
     names = list(source.methods(METHODS))
     rows = []
     for row in [*accuracy, *(n for n in names if not any(map(_is_of(n), accuracy)))]:
@@ -49,11 +75,29 @@ def decision() -> str:
             ]
         )
     head = ["", *DATA.values(), "pixels/s", "MMAC a pixel", "times faster than patches"]
-    return table(head, rows)
+    return "\n\n".join([table(head, rows), *_note(["accuracy/cells.jsonl"])])
+
+
+def _accuracy() -> dict[str, dict[str, list[float]]]:
+    """Return the overall accuracies of all seeds, by row and by data set."""
+    accuracy: dict[str, dict[str, list[float]]] = {}
+    for cell in lines_of(FOLDER / "accuracy" / "cells.jsonl"):
+        if "error" not in cell:
+            by_data = accuracy.setdefault(cell["row"], {})
+            by_data.setdefault(cell["data"], []).append(cell["overall_accuracy"])
+    return accuracy
+
+
+def _note(files: Iterable[str]) -> list[str]:
+    """Say so where results are of an earlier version of the code, and why."""
+    declared = tomllib.loads((FOLDER / "stale.toml").read_text(encoding="utf-8"))
+    reasons = sorted({declared[file] for file in files if file in declared})
+    note = f"*Measured with an earlier version of the code. {' '.join(reasons)}*"
+    return [note] if reasons else []
 
 
 def _is_of(method: str) -> Callable[[str], bool]:
-    """Tell the rows of a method, which may be variants such as ``NAME_scratch``."""
+    """Recognise the rows of a method: its name, or variants such as ``NAME_plain``."""
     return lambda row: f"{row}_".startswith(f"{method}_")
 
 
@@ -73,17 +117,22 @@ def _speed(method: str | None) -> list[str]:
     return [f"{rate:,}", f"{found['macs_per_pixel'] / 1e6:.2f}", f"{ratio:g}"]
 
 
-def included(path: str) -> str:
+def accuracy() -> str:
+    """Include the tables of the accuracy benchmark."""
+    text = _included(FOLDER / "accuracy" / "accuracy.md")
+    return "\n\n".join([text, *_note(["accuracy/cells.jsonl"])])
+
+
+def _included(path: Path) -> str:
     """Include a Markdown file, its headings one level lower."""
-    text = (ROOT / path).read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8").strip()
     return re.sub(r"^#", "##", text, flags=re.MULTILINE)
 
 
 def benchmark(name: str) -> str:
     """Write what a benchmark measures, its command, and all its figures.
 
-    ``NAME.md`` in the results, where a benchmark wrote one, stands for our table;
-    ``NAME.svg`` is shown above it.
+    ``NAME.md`` in the results, where a benchmark wrote one, stands for our table.
 
     Raises:
         LookupError: It has no results.
@@ -93,16 +142,14 @@ def benchmark(name: str) -> str:
     paths = files_of(name)
     if not paths:
         raise LookupError(f"{script} has no results in {FOLDER.name}")
-    sections = [f"## {question}", text]
-    if (FOLDER / f"{name}.svg").is_file():
-        sections.append(f"![{question}]({name}.svg)")
-    own = [included(f"{p.relative_to(ROOT)}") for p in paths if p.suffix == ".md"]
+    own = [_included(p) for p in paths if p.suffix == ".md"]
     if own:
-        return "\n\n".join(sections + own)
-    lines = [lines_of(p) for p in paths if p.suffix == ".jsonl"]
-    figures = [json.loads(p.read_text()) for p in paths if p.suffix == ".json"]
-    sections += [_means(found) for found in lines]
-    return "\n\n".join(sections + ([_figures(figures, name)] if figures else []))
+        tables = own
+    else:
+        figures = [json.loads(p.read_text()) for p in paths if p.suffix == ".json"]
+        tables = [_figures(figures, name)]
+    note = _note(p.name for p in paths)
+    return "\n\n".join([f"## {question}", text, *tables, *note])
 
 
 def files_of(name: str) -> list[Path]:
@@ -118,15 +165,10 @@ def files_of(name: str) -> list[Path]:
     return [p for p in paths if owner(p) == name]
 
 
-def pictures() -> list[Path]:
-    """Find what the benchmarks drew."""
-    return sorted(FOLDER.glob("*.svg"))
-
-
 def other_benchmarks() -> str:
     """Write the results of every benchmark that no page names."""
     named = "\n".join(p.read_text(encoding="utf-8") for p in PAGES.glob("*.md"))
-    shown = set(re.findall(r"\{\{ benchmark (\w+) \}\}", named)) | {"accuracy"}
+    shown = set(re.findall(r"generated: benchmark (\w+)", named)) | {"accuracy"}
     names = sorted(p.stem for p in (ROOT / "benchmarks").glob("*.py"))
     return "\n\n".join(benchmark(n) for n in names if n not in shown and files_of(n))
 
@@ -136,68 +178,40 @@ def lines_of(path: Path) -> list[Result]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _means(lines: list[Result]) -> str:
-    """Average overall accuracy, in per cent, over lines whose texts are the same.
-
-    Checksums are told apart, and shown by their beginning.
-    """
-    groups: dict[tuple[str, ...], list[Result]] = {}
-    keys = [k for k, v in lines[0].items() if isinstance(v, str)]
-    for line in lines:
-        texts = (re.sub("^([0-9a-f]{8})[0-9a-f]{56}$", r"\1", line[k]) for k in keys)
-        groups.setdefault(tuple(texts), []).append(line)
-    shares = [k for k in _flat(lines[0]) if k.endswith("overall_accuracy")]
-    rows = []
-    for names, members in groups.items():
-        flat = [_flat(m) for m in members]
-        found = [_spread([f[k] for f in flat if k in f]) for k in shares]
-        rows.append([*names, *found])
-    titles = [k.replace("_", " ").replace(".", " ") for k in shares]
-    return table([*keys, *titles], rows)
-
-
-def _flat(content: Result, prefix: str = "") -> dict[str, float]:
-    """Name every number by its path; lists of results become their means."""
-    out: dict[str, float] = {}
-    for key, value in content.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict):
-            out |= _flat(value, f"{name}.")
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            each = [_flat(v, f"{name}.") for v in value]
-            out |= {k: fmean(e[k] for e in each) for k in each[0]}
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            out[name] = value
-    return out
-
-
 def _figures(contents: list[Result], name: str) -> str:
-    """Write the figures of JSON results: a row a case, or a list; and the machine."""
-    rows: dict[str, dict[str, str]] = {}
-    said: dict[str, str] = {}
+    """Write the figures of JSON results by case, and the machine.
+
+    Cases are the results, or the parts of a single one that share figures.
+    """
+    cases: dict[str, dict[str, str]] = {}
+    common: dict[str, str] = {}
     for content in contents:
-        told = {k: v for k, v in content.items() if k not in UNTOLD}
-        parts = {k: v for k, v in told.items() if isinstance(v, dict)}
-        if len(parts) > 1 and len({tuple(v) for v in parts.values()}) == 1:
-            rows |= {key: dict(_leaves(part)) for key, part in parts.items()}
-            said |= dict(_leaves({k: v for k, v in told.items() if k not in parts}))
+        shown = {k: v for k, v in content.items() if k not in HIDDEN}
+        parts = {k: v for k, v in shown.items() if isinstance(v, dict)}
+        lists = [v for v in shown.values() if isinstance(v, list)]
+        if len(parts) > 1 and not lists and set.intersection(*map(set, parts.values())):
+            cases |= {key: dict(_leaves(part)) for key, part in parts.items()}
+            common |= dict(_leaves({k: v for k, v in shown.items() if k not in parts}))
         else:
             case = str(content.get("benchmark", name)).removeprefix(name).strip("_")
-            rows[case or name] = dict(_leaves(told))
-    lists = []
-    if len(rows) > 1 and len({tuple(row) for row in rows.values()}) == 1:
-        first = next(iter(rows.values()))
-        same = {k for k in first if len({row[k] for row in rows.values()}) == 1}
-        said |= {k: v for k, v in first.items() if k in same}
-        columns = [k for k in first if k not in same]
-        values = ([case, *(row[k] for k in columns)] for case, row in rows.items())
-        lists.append(table(["", *columns], values))
+            cases[case] = dict(_leaves(shown))
+    figures = list(dict.fromkeys(f for case in cases.values() for f in case))
+    same = {f: {case.get(f, "") for case in cases.values()} for f in figures}
+    if len(cases) > 1:
+        common |= {f: values.pop() for f, values in same.items() if len(values) == 1}
+    varying = [f for f in figures if f not in common]
+    # The shorter side gives the columns.
+    if len(cases) <= len(varying):
+        body = ([f, *(case.get(f, "") for case in cases.values())] for f in varying)
+        text = table(["", *cases], body)
     else:
-        for case, row in rows.items():
-            lists.append(table((case.replace("_", " "), ""), row.items()))
-    if said:
-        lists.append("; ".join(f"{k}: {v}" for k, v in said.items()) + ".")
-    return "\n\n".join([*lists, _machine(contents[-1]["machine"])])
+        rows = (
+            [name, *(case.get(f, "") for f in varying)] for name, case in cases.items()
+        )
+        text = table(["", *varying], rows)
+    also = "; ".join(f"{figure}: {value}" for figure, value in common.items())
+    machine = _machine(contents[-1]["machine"])
+    return "\n\n".join([text, *([f"{also}."] if also else []), machine])
 
 
 def _machine(found: Result) -> str:

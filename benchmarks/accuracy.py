@@ -6,14 +6,12 @@
 Trains every method on every data set with every seed, each in a process of its own.
 Scenes are those in $HSI_DATA; variants are named in accuracy_variants.toml. A
 finished cell is one line of ``cells.jsonl`` under a key of all that decides its result:
-recipe, options, split, data, seed and the method's own code (edits of the training loop
-do not count: after one that matters, start with an empty --output). Repeating the
-command trains what is missing, goes on with what was interrupted, tries again what
-failed, and writes the table as ``accuracy.json`` and ``accuracy.md``.
+recipe, options, split, data, seed and the code that trains (see `code_digest`).
+Repeating the command trains what is missing, goes on with what was interrupted, tries
+again what failed, and writes the table as ``accuracy.md``.
 """
 
 import argparse
-import ast
 import hashlib
 import json
 import os
@@ -29,6 +27,8 @@ from typing import Any, NamedTuple
 import accuracy_data
 import accuracy_table
 import baselines
+import code_digest
+import common
 import tomli_w
 from accuracy_data import Division
 
@@ -51,6 +51,7 @@ class Cell(NamedTuple):
         row: Method, variant or baseline.
         seed: Of the split and of the training.
         recipe: All of it, as hsi-train reads it.
+        code: What trains the row, see `code_digest`.
         key: Of all that decides the result.
     """
 
@@ -58,6 +59,7 @@ class Cell(NamedTuple):
     row: str
     seed: int
     recipe: dict[str, Any]
+    code: code_digest.Code
     key: str
 
     @property
@@ -104,23 +106,11 @@ def settings_of(row: str, data: str) -> dict[str, Any]:
     return content
 
 
-def code_digest(row: dict[str, Any]) -> str:
-    """Hash a method's own files, or the baselines', but for comments and docstrings."""
-    name = row["method"]
+def code_of(name: str) -> code_digest.Code:
+    """Identify the code that trains a method or fits a baseline."""
     if name in baselines.BASELINES:
-        paths = [Path(baselines.__file__)]
-    else:
-        path = Path(str(sys.modules[methods.method_class(name).__module__].__file__))
-        folder = path.parent.glob("*.py") if path.name == "__init__.py" else [path]
-        paths = sorted(folder)
-    digest = hashlib.sha256()
-    for path in paths:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-                node.value.value = ""
-        digest.update(ast.dump(tree).encode())
-    return digest.hexdigest()
+        return code_digest.of("baselines", "hsi_train.training")
+    return code_digest.of_training(name)
 
 
 def make_cell(data: str, row: str, seed: int, division: Division) -> Cell:
@@ -129,13 +119,15 @@ def make_cell(data: str, row: str, seed: int, division: Division) -> Cell:
     source = settings.get("data", {}) | division.data
     content = settings | {"data": source, "split": division.split, "seed": seed}
     recipe.parse(content)
+    code = code_of(settings["method"])
     decides = {
         "recipe": {k: v for k, v in content.items() if k != "split"},
         "split": division.digest,
-        "code": code_digest(settings),
+        "code": code["sha256"],
     }
     text = json.dumps(decides, sort_keys=True)
-    return Cell(data, row, seed, content, hashlib.sha256(text.encode()).hexdigest())
+    key = hashlib.sha256(text.encode()).hexdigest()
+    return Cell(data=data, row=row, seed=seed, recipe=content, code=code, key=key)
 
 
 def train(cell: Cell, work: Path, threads: int) -> Result:
@@ -176,15 +168,8 @@ def train(cell: Cell, work: Path, threads: int) -> Result:
 
 
 def finished(path: Path) -> dict[str, Result]:
-    """Read the cells that are done, by key; a line that a crash cut off is removed."""
-    if not path.is_file():
-        return {}
-    text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    if len(whole) < len(text):
-        path.write_bytes(whole)
-    cells = [json.loads(line) for line in whole.splitlines()]
-    return {cell["key"]: cell for cell in cells}
+    """Read the cells that are done, by key."""
+    return {cell["key"]: cell for cell in common.read_lines(path)}
 
 
 def run_cells(
@@ -194,7 +179,7 @@ def run_cells(
     known, results = finished(path), []
     for cell in cells:
         identity: Result = {"data": cell.data, "row": cell.row, "seed": cell.seed}
-        identity |= {"key": cell.key}
+        identity |= {"key": cell.key, "code": cell.code}
         if cell.key in known:
             results.append(known[cell.key])
             continue
@@ -207,8 +192,7 @@ def run_cells(
         line = identity | {key: found[key] for key in KEPT}
         line["recalls"] = {c["name"]: c["recall"] for c in found["per_class"]}
         line |= {k: found[k] for k in ("settings", "parameters") if k in found}
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        common.add_line(path, line, ("data", "row", "seed"))
         print(f"{cell.name}: {found['overall_accuracy']:.2%}", flush=True)
         results.append(line)
     return results

@@ -1,6 +1,5 @@
-"""Turns the cells of the accuracy benchmark into a table, as JSON and Markdown."""
+"""Turns the cells of the accuracy benchmark into a Markdown table."""
 
-import json
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -82,7 +81,5 @@ def markdown(content: dict[str, dict[str, Result]], command: str) -> str:
 
 
 def write(folder: Path, results: list[Result], command: str) -> None:
-    content = table(results)
-    whole = {"command": command, "machine": common.machine(), "data": content}
-    (folder / "accuracy.json").write_text(json.dumps(whole, indent=1) + "\n")
-    (folder / "accuracy.md").write_text(markdown(content, command), encoding="utf-8")
+    text = f"{markdown(table(results), command)}\n{common.machine_text()}\n"
+    (folder / "accuracy.md").write_text(text, encoding="utf-8")

@@ -10,12 +10,13 @@ repeating the command trains what is missing. Writes the table as
 """
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import code_digest
+import common
 import numpy as np
 import rasterio
 
@@ -23,7 +24,7 @@ from hsi_train import recipe, training
 from hsi_train.methods import names
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
 
-RESULTS = Path(__file__).parent / "results"
+KEYS = ("data", "method", "seed")
 
 DATA = (
     "enmap_potsdam",
@@ -74,13 +75,8 @@ def measure(data: str, name: str, seed: int) -> dict[str, Any]:
         wanted = recipe.parse(content_of(data, name, seed, Path(folder)))
         found = training.train(wanted, Path(folder) / "run", "cpu")
     kept = ("overall_accuracy", "counts", "seconds", "calibration")
-    return {"data": data, "method": name, "seed": seed, **{k: found[k] for k in kept}}
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    row = {"data": data, "method": name, "seed": seed, **{k: found[k] for k in kept}}
+    return row | {"code": code_digest.of_training(name)}
 
 
 def table(cells: Iterable[dict[str, Any]]) -> str:
@@ -115,18 +111,19 @@ def main() -> None:
     parser.add_argument("--data", nargs="+", choices=DATA, default=DATA)
     parser.add_argument("--methods", nargs="+", choices=names(), default=names())
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=common.RESULTS)
     given = parser.parse_args()
     lines = given.output / "calibration.jsonl"
     for seed in given.seeds:
         for data in given.data:
             for name in given.methods:
-                done = [(c["data"], c["method"], c["seed"]) for c in read(lines)]
-                if (data, name, seed) not in done:
-                    cell = measure(data, name, seed)
-                    with lines.open("a", encoding="utf-8") as file:
-                        file.write(json.dumps(cell) + "\n")
-    (given.output / "calibration.md").write_text(table(read(lines)), encoding="utf-8")
+                code = code_digest.of_training(name)
+                done = [c for c in common.read_lines(lines) if c.get("code") == code]
+                if (data, name, seed) not in [tuple(c[k] for k in KEYS) for c in done]:
+                    common.add_line(lines, measure(data, name, seed), KEYS)
+    (given.output / "calibration.md").write_text(
+        table(common.read_lines(lines)), encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
+import onnxruntime
 import torch
+from code_digest import Code
 from numpy.typing import NDArray
 
 from hsi_export import cost
@@ -130,6 +132,18 @@ def machine_text() -> str:
     )
 
 
+def session(model: bytes, threads: int = 1) -> Any:
+    """Start onnxruntime as hsi-run does."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        model, options, providers=["CPUExecutionProvider"]
+    )
+
+
 def stored_values(bands: int, side: int) -> NDArray[np.float32]:
     """Return a window of random values, shape ``(1, band, row, col)``."""
     shape = (1, bands, side, side)
@@ -178,10 +192,25 @@ def table_head(titles: Sequence[str]) -> list[str]:
     return [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
 
 
-def report(name: str, figures: dict[str, Any]) -> None:
-    """Print the figures and keep them as JSON in ``benchmarks/results``."""
+def report(name: str, figures: dict[str, Any], code: Code) -> None:
+    """Print the figures and keep them, with their code, in ``benchmarks/results``."""
     RESULTS.mkdir(exist_ok=True)
-    content = {"benchmark": name, "machine": machine(), **figures}
+    content = {"benchmark": name, "machine": machine(), **figures, "code": code}
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     for key, value in figures.items():
         print(f"{key}: {value}")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Read a result file of JSON lines; none where there is no file."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def add_line(path: Path, line: dict[str, Any], keys: Sequence[str]) -> None:
+    """Add a result, in place of the one with the same values of ``keys``."""
+    kept = [x for x in read_lines(path) if any(x[k] != line[k] for k in keys)]
+    part = path.with_suffix(".part")
+    part.write_text("".join(json.dumps(x) + "\n" for x in [*kept, line]), "utf-8")
+    part.replace(path)

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import code_digest
 import common
 import cost_table
 import onnx
-from limits import session
 
 from hsi_export import tracing
 from hsi_runtime.walk.windows import DEFAULT_TILE
@@ -117,7 +117,7 @@ def measure(cases: Sequence[Case], rounds: int) -> dict[str, Result]:
 
     The clock of a case on one thread is the time on a core, else that on the wall.
     """
-    engines = {(c.model, c.threads): session(c.model, c.threads) for c in cases}
+    engines = {(c.model, c.threads): common.session(c.model, c.threads) for c in cases}
     calls = {c.name: call_of(c, engines[c.model, c.threads]) for c in cases}
     seconds: dict[str, list[float]] = {c.name: [] for c in cases}
     cores: dict[str, list[float]] = {c.name: [] for c in cases}
@@ -176,9 +176,9 @@ def main(chosen: tuple[str, ...], rounds: int, folder: Path, quick: bool) -> Non
     if quick:
         print(text)
         return
-    common.report("cost", {"base": BASE, "methods": methods})
+    code = code_digest.of_running(*chosen)
+    common.report("cost", {"base": BASE, "methods": methods}, code)
     (common.RESULTS / "cost.md").write_text(text)
-    cost_table.draw(methods, common.RESULTS / "cost.svg")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
-"""Turns the rates that `cost` measures into answers, tables and a plot."""
+"""Turns the rates that `cost` measures into answers and tables."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import common
-import plots
 
 WAYS = ((1, "threads"), (2, "threads"), (2, "windows"))
 SHOWN = ("1 threads", "2 windows")  # hsi-run on one core, and on two
@@ -118,27 +116,3 @@ def markdown(methods: dict[str, Result], base: dict[str, int]) -> str:
 def _table(title: str, head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
     lines = [f"| {' | '.join(map(str, row))} |" for row in rows]
     return [title, "", *common.table_head(list(map(str, head))), *lines, ""]
-
-
-def draw(methods: dict[str, Result], path: Path) -> None:
-    """Plot rates by tile, bands and classes: a line for each method."""
-    figure, axes = plots.panels(
-        ("tile, px (dashed: 2 windows at once)", "bands", "classes"), 9, 3
-    )
-    by_tile, *others = axes
-    for (method, found), color in zip(methods.items(), plots.COLORS, strict=False):
-        for way, style in zip(SHOWN, (".-", ".--"), strict=True):
-            rates = found["tile"][way]["pixels_per_second"]
-            name = method if way == SHOWN[0] else None
-            by_tile.plot(rates.keys(), rates.values(), style, color=color, label=name)
-            plots.make_log(by_tile.xaxis, list(rates))
-        for panel, question in zip(others, ("bands", "classes"), strict=True):
-            rates = found[question]
-            panel.plot(rates.keys(), rates.values(), ".-", color=color)
-            plots.make_log(panel.xaxis, list(rates))
-    for panel in others:
-        panel.sharey(by_tile)
-    plots.make_log(by_tile.yaxis)
-    by_tile.set_ylabel("pixels/s")
-    figure.legend(loc="outside upper center", ncols=len(methods))
-    plots.save(figure, path)

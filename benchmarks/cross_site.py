@@ -18,6 +18,7 @@ from typing import Any
 
 import baselines
 import click
+import code_digest
 import common
 import numpy as np
 from common import SHARES
@@ -116,7 +117,8 @@ def main(seeds: int, rows: tuple[str, ...]) -> None:
             runs.append({"row": row, "seed": seed, **kept})
             print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
     command = shlex.join(["python", "benchmarks/cross_site.py", *sys.argv[1:]])
-    common.report("cross_site", {"command": command, "runs": runs})
+    code = code_digest.of("baselines", *code_digest.of_training("s2amsnet")["modules"])
+    common.report("cross_site", {"command": command, "runs": runs}, code)
     (common.RESULTS / "cross_site.md").write_text(markdown(command, runs))
 
 

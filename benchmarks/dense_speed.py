@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import code_digest
 import common
 import numpy as np
 import onnx_ir
 import torch
-from limits import session
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -165,7 +165,7 @@ def forms(work: Work, threads: int, at_once: int, name: str = "") -> Calls:
     """Prepare the forms in patches at every batch size."""
     runs = {name: (OnnxruntimeCpu(work.model, threads).predict, work.patches)}
     if work.published is not None:
-        engine = session(work.published, threads)
+        engine = common.session(work.published, threads)
         runs[f"published {name}"] = partial(answer, engine), work.small
     return {
         f"{form}{batch}": partial(by_patches, run, stack, batch, at_once)
@@ -222,7 +222,7 @@ def measure(method: str, bands: int, classes: int, outputs: int, rounds: int) ->
         figures["published_pixels_per_second"] = rates
         figures.update(against("published ", seconds, median))
     figures["on_all_cores"] = on_all_cores(work, rounds)
-    common.report(f"dense_speed_{method}", figures)
+    common.report(f"dense_speed_{method}", figures, code_digest.of_running(method))
 
 
 def on_all_cores(work: Work, rounds: int) -> dict[str, Any]:

@@ -7,8 +7,8 @@ Every variant is trained on the same source pixels with equal updates and select
 the source alone. Its test pixels are then classified as they are and under shifts of
 sensor and sky: five draws, the gain falling towards the infrared in one and rising in
 the next, each at three strengths. One JSON line is kept for each finished run, so that
-an interrupted measurement goes on where it stopped; a change of the method's code
-starts it anew.
+an interrupted measurement goes on where it stopped; a change of the code that
+trains starts it anew.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import accuracy
 import click
+import code_digest
 import common
 import numpy as np
 import torch
@@ -46,6 +46,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 STRENGTHS = (1, 2, 3)
 DRAWS = 5
+KEYS = ("scene", "variant", "seed", "epochs", "draws", "strengths")
 UNIT = 10_000  # stored value of a reflectance of one, in both scenes
 # 1-based bands of AVIRIS that the corrected Salinas scene lacks.
 NO_SALINAS = {*range(108, 113), *range(154, 168), 224}
@@ -215,22 +216,20 @@ def main(
     if quick:
         seeds, epochs = seeds.split(",")[0], 2
         shifts = {"draws": [first_draw, first_draw + 1], "strengths": [2]}
-    lines = output.read_text().splitlines() if output.is_file() else []
-    runs: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    runs = common.read_lines(output)
     wanted: list[dict[str, Any]] = [
         {"scene": scene, "variant": variant, "seed": int(seed), "epochs": epochs}
         for seed in seeds.split(",")  # outermost: a stop leaves whole comparisons
         for scene in scenes
         for variant in variants
     ]
-    code = accuracy.code_digest({"method": "s2amsnet"})
+    code = code_digest.of_training("s2amsnet")
     for case in wanted:
         key = case | shifts | {"code": code}
         if any(key.items() <= run.items() for run in runs):
             continue
         runs.append(key | measure(**case, shifts=shifts))
-        with output.open("a") as file:
-            file.write(json.dumps(runs[-1]) + "\n")
+        common.add_line(output, runs[-1], KEYS)
         print(json.dumps(runs[-1]["unshifted"] | key), flush=True)
     of_now = shifts | {"code": code}
     asked = [r for r in runs if any((c | of_now).items() <= r.items() for c in wanted)]

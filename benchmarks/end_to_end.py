@@ -22,70 +22,49 @@ from pathlib import Path
 from typing import Any
 
 import click
+import code_digest
 import common
 
 from hsi_runtime.model.model_file import ModelFile, read_model
 from hsi_train.methods import names
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
 
-HERE = Path(__file__).parent
-RUNTIME = HERE.parent / "runtime" / "hsi_runtime"
 BANDS, CLASSES = 200, 16
 QUICK_SIZE = 0.01
 BAR = 1.15  # wall time over inference, on a scene that is bound by computing
-# Parts that add up to the wall time, in the order in which they come.
-PARTS = {
-    "start-up": ("interpreter", "imports"),
-    "model": ("model",),
-    "scene": ("scene",),
-    "engine start": ("engine start",),
-    "windows": ("windows",),
-    "engine": ("engine",),
-    "painting": ("paint",),
-    "waiting": ("waiting",),
-    "GeoTIFF": ("finish",),
-    "rest": ("rest",),
-}
 
 Run = dict[str, Any]
 
 
 def run(scene: Path, model: ModelFile, folder: Path) -> Run:
-    """Map a scene in a process of its own; return what it and the clocks say."""
-    stages = folder / "stages.json"
-    spawned = time.monotonic()
+    """Map a scene in a process of its own; return the wall time and its report."""
+    started = time.monotonic()
     done = subprocess.run(
         [
-            *(sys.executable, str(HERE / "stages.py"), str(stages), repr(spawned)),
-            *(str(scene), "-m", str(model.path), "-o", str(folder / "map.tif")),
+            *(str(Path(sys.executable).with_name("hsi-run")), str(scene)),
+            *("-m", str(model.path), "-o", str(folder / "map.tif")),
             *("--overwrite", "--no-resume", "--json", "-q"),
         ],
         stdout=subprocess.PIPE,
         text=True,
     )
-    wall = time.monotonic() - spawned
+    wall = time.monotonic() - started
     done.check_returncode()
-    said, clocks = json.loads(done.stdout), json.loads(stages.read_text())
-    infer, walk = said["seconds"]["infer"], clocks.pop("walk")
-    clocks["engine"] = infer - clocks["windows"]  # the main thread waits for it
-    clocks["waiting"] = walk - infer - clocks["paint"]
-    clocks["rest"] = wall - sum(clocks.values())
+    result = json.loads(done.stdout)
     return {
         "wall": wall,
-        **{k: said["seconds"][k] for k in ("read", "infer", "write")},
-        "parts": {p: sum(clocks[k] for k in of) for p, of in PARTS.items()},
-        "wall_over_infer": wall / infer,
-        "pixels_per_second": said["rows"] * said["cols"] / wall,
-        "peak_memory_bytes": said["peak_memory_bytes"],
+        **{k: result["seconds"][k] for k in ("read", "infer", "write")},
+        "wall_over_infer": wall / result["seconds"]["infer"],
+        "pixels_per_second": result["rows"] * result["cols"] / wall,
+        "peak_memory_bytes": result["peak_memory_bytes"],
     }
 
 
 def key_of(method: str, model: ModelFile, size: float, number: int) -> str:
     """Name a run by all that decides it: scene, model, code, and its number."""
-    digest = hashlib.sha256(f"{method} {model.sha256} {size:g} {number}".encode())
-    for path in sorted(RUNTIME.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    code = code_digest.of_running(method)["sha256"]
+    parts = f"{method} {model.sha256} {size:g} {number} {code}"
+    return hashlib.sha256(parts.encode()).hexdigest()
 
 
 def measure(
@@ -164,9 +143,6 @@ def summary(runs: Sequence[Run]) -> list[Run]:
                     statistics.median(m["pixels_per_second"] for m in members)
                 ),
                 "peak_memory_bytes": max(m["peak_memory_bytes"] for m in members),
-                "parts_seconds": {
-                    p: middle([m["parts"][p] for m in members]) for p in PARTS
-                },
             }
         )
     return rows
@@ -195,20 +171,6 @@ def markdown(rows: Sequence[Run]) -> str:
             f"{row['peak_memory_bytes'] / 1e6:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        "Where the wall time goes, seconds of the main thread. Start-up: interpreter",
-        "and imports. Engine start: its import, and the graph made ready. Windows: cut",
-        "out of a strip, converted to float32. Engine: waiting for its answers.",
-        "Waiting: for the reader or the writer. GeoTIFF: made, read back and compared.",
-        "Rest: plan, scratch, exit of the process.",
-        "",
-        *common.table_head(["Gpx x bands", "method", *PARTS]),
-    ]
-    for row in rows:
-        cells = [f"{row['gigapixel_bands']:g}", row["method"]]
-        cells += [f"{seconds:.3f}" for seconds in row["parts_seconds"].values()]
-        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + f"\n\n{common.machine_text()}\n"
 
 
@@ -236,7 +198,8 @@ def main(
     if quick:
         print(text)
         return
-    common.report("end_to_end", {"bands": BANDS, "classes": CLASSES, "cases": rows})
+    figures = {"bands": BANDS, "classes": CLASSES, "cases": rows}
+    common.report("end_to_end", figures, code_digest.of_running(*methods))
     (common.RESULTS / "end_to_end.md").write_text(text)
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import code_digest
 import common
 import numpy as np
 
@@ -184,7 +185,7 @@ def main(methods: tuple[str, ...], bands: int, epochs: int) -> None:
                     figures[name][device] = {"error": str(error)}
                     failed = True
                 print(f"{name} on {device}: {figures[name][device]}", flush=True)
-    common.report("gpu", figures)
+    common.report("gpu", figures, code_digest.of_running(*methods))
     if failed:
         sys.exit(EngineError.exit_code)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import code_digest
 import common
 import numpy as np
 import onnx
@@ -231,7 +232,10 @@ def accuracy(found: dict[str, Any]) -> str:
 @click.option("--scene", "scenes", multiple=True, default=SCENES)
 def main(runs: Path, methods: tuple[str, ...], scenes: tuple[str, ...]) -> None:
     path = RESULTS / "half_precision.json"
+    code = code_digest.of_running(*names())
     old = json.loads(path.read_text()) if path.exists() else {}
+    if old.get("code") != code:  # a table is of one version
+        old = {}
     rows = {f"{n} on {s}": (n, s) for s in SCENES for n in names()}
     figures = {key: old[key] for key in rows if key in old}
     for key, (name, scene) in rows.items():
@@ -240,7 +244,7 @@ def main(runs: Path, methods: tuple[str, ...], scenes: tuple[str, ...]) -> None:
             trained(name, scene, run)
             figures[key] = measure(run)
             ordered = {key: figures[key] for key in rows if key in figures}
-            common.report("half_precision", ordered)
+            common.report("half_precision", ordered, code)
             path.with_suffix(".md").write_text(table(ordered) + "\n")
     print(path.with_suffix(".md").read_text())
 

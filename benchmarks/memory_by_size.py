@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import click
+import code_digest
 import common
 import numpy as np
 import rasterio
@@ -86,6 +87,7 @@ def main(sizes: str, max_memory: str) -> None:
             **figures,
             "largest_over_smallest": round(max(peaks) / min(peaks), 3),
         },
+        code_digest.of_running("mf2cnet"),
     )
 
 

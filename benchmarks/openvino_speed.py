@@ -6,7 +6,7 @@ Windows of the side that hsi-run takes for the model on a CPU, and of 128, one p
 the engines in turns, so that the ratios hold on a busy machine. float32 computes the
 graph of a float32 file, bfloat16 that of a half-precision file, as in `hsi-run`;
 whether a file may be computed so is decided on trained models
-(``backends/openvino_cpu.py``), and half_precision.py says what it costs.
+(``engines/openvino_cpu.py``), and half_precision.py says what it costs.
 """
 
 import dataclasses
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import code_digest
 import common
 import numpy as np
 
@@ -52,7 +53,7 @@ def main(
             found = measure(full, half, bands, side, threads, rounds)
             figures[name][f"tile_{side}"] = found
             print(f"{name}, {side}: {found}", flush=True)
-    common.report("openvino_speed", figures)
+    common.report("openvino_speed", figures, code_digest.of_running(*methods))
 
 
 def measure(

@@ -14,11 +14,10 @@ their labels: who labels a scene has it. Settings were chosen on the draws 100 t
 the disjoint protocols. Of the random pixels the results hold two variants.
 
 A finished run is one line of the output file; a call that was stopped goes on where it
-was. HSI_DATA names the folder of salinas_a/, enmap_potsdam/ and unlabelled/.
+was. Lines of an earlier version of the code do not count. HSI_DATA names the folder of
+salinas_a/, enmap_potsdam/ and unlabelled/.
 """
 
-import json
-import os
 import statistics
 import time
 import warnings
@@ -27,6 +26,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import code_digest
+import common
 import numpy as np
 import rasterio
 import torch
@@ -306,9 +307,8 @@ def main(
     encoders: Path,
     output: Path,
 ) -> None:
-    lines = []
-    if output.is_file():
-        lines = [json.loads(line) for line in output.read_text().splitlines()]
+    code = code_digest.of_training(METHOD)
+    lines = [x for x in common.read_lines(output) if x.get("code") == code]
     done = {tuple(line[k] for k in KEYS) for line in lines}
     for name in protocols or PROTOCOLS:
         data = training.read_data(wanted(PROTOCOLS[name]), HALO)
@@ -333,12 +333,10 @@ def main(
                     "average_accuracy": metrics.average_accuracy(matrix),
                     "kappa": metrics.kappa(matrix),
                     "seconds": round(time.monotonic() - started, 1),
+                    "code": code,
                 }
                 lines.append(line)
-                with output.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
+                common.add_line(output, line, KEYS)
     text = "\n".join(table([line for line in lines if line["steps"] == steps])) + "\n"
     output.with_suffix(".md").write_text(text, encoding="utf-8")
     click.echo(text)

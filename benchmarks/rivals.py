@@ -24,6 +24,7 @@ from typing import Any
 
 import baselines
 import click
+import code_digest
 import common
 import numpy as np
 import torch
@@ -244,7 +245,9 @@ def main(
 ) -> None:
     torch.set_num_threads(1)
     found = {name: measure(name, runs, methods, rounds) for name in scenes}
-    common.report("rivals", {"rounds": rounds, "scenes": found})
+    parts = (code_digest.of_training(*methods), code_digest.of_running(*methods))
+    code = code_digest.of("baselines", *{m for part in parts for m in part["modules"]})
+    common.report("rivals", {"rounds": rounds, "scenes": found}, code)
     text = table(found)
     print(text)
     (common.RESULTS / "rivals.md").write_text(text)

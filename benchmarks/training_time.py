@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import click
+import code_digest
 import common
 
 from hsi_train import methods, recipe
@@ -39,7 +40,7 @@ def measure(wanted: Recipe) -> dict[str, float]:
 @click.option("--recipe", "recipes", multiple=True, default=RECIPES)
 def main(recipes: tuple[str, ...]) -> None:
     figures = {name: measure(recipe.parse(recipe.load(name))) for name in recipes}
-    common.report("training_time", figures)
+    common.report("training_time", figures, code_digest.of_training(*methods.names()))
 
 
 if __name__ == "__main__":

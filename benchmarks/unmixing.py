@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import code_digest
 import common
 import numpy as np
 import rasterio
@@ -243,6 +244,7 @@ def main(starts: int, seeds: int, steps: int) -> None:
                 "s2vnet": summary(repeated),
             },
         },
+        code_digest.of("hsi_train.methods.s2vnet"),
     )
 
 

@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +6,7 @@ from typing import Any
 import accuracy
 import accuracy_data
 import baselines
+import common
 import numpy as np
 import pytest
 import rasterio
@@ -83,14 +83,16 @@ def test_an_interrupted_table_goes_on_without_repeating(tmp_path: Path) -> None:
     assert third.asked == []
 
 
-def test_a_line_cut_off_by_a_crash_runs_again(tmp_path: Path) -> None:
+def test_a_cell_of_other_code_runs_again_and_takes_its_place(tmp_path: Path) -> None:
     path, wanted = tmp_path / "cells.jsonl", cells("svm")
     accuracy.run_cells(wanted, path, Trainer())
-    path.write_bytes(path.read_bytes()[:-20])
+    changed = wanted[1]._replace(key="of other code")
     again = Trainer()
-    results = accuracy.run_cells(wanted, path, again)
-    assert again.asked == [("svm", 2)]
-    assert [json.loads(line) for line in path.read_text().splitlines()] == results
+    (result,) = accuracy.run_cells([changed], path, again)
+    assert again.asked == [("svm", 1)]
+    first, last, new = common.read_lines(path)
+    assert (first["key"], last["key"]) == (wanted[0].key, wanted[2].key)
+    assert new == result
 
 
 def test_a_failed_cell_is_told_and_tried_again(tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_whatever_decides_the_result_changes_the_key(
     table = {"mf2cnet_stride_2": {"method": "mf2cnet", "fit": {"epochs": 3}}}
     monkeypatch.setattr(accuracy, "variants", lambda: table)
     found.add(key("mf2cnet_stride_2"))
-    monkeypatch.setattr(accuracy, "code_digest", lambda row: "other code")
+    monkeypatch.setattr(accuracy, "code_of", lambda name: {"sha256": "other code"})
     found.add(key())
     assert len(found) == 8
 
@@ -127,25 +129,6 @@ def test_whatever_decides_the_result_changes_the_key(
 def test_where_the_split_raster_lies_does_not_change_the_key() -> None:
     moved = DIVISION._replace(split={"mode": "file", "files": ["elsewhere.tif"]})
     assert key(division=moved) == key()
-
-
-@pytest.mark.parametrize(
-    ("change", "same"),
-    [
-        ("# a comment\n", True),
-        ('"""Another docstring."""\n', True),
-        ("x = 2\n", False),
-    ],
-)
-def test_only_code_counts_for_the_key(
-    change: str, same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "baselines.py"
-    path.write_text('"""A docstring."""\nx = 1\n')
-    monkeypatch.setattr(baselines, "__file__", str(path))
-    before = accuracy.code_digest({"method": "svm"})
-    path.write_text((change if "doc" in change else '"""A."""\n' + change) + "x = 1\n")
-    assert (accuracy.code_digest({"method": "svm"}) == before) is same
 
 
 def test_methods_variants_and_baselines_are_rows() -> None:
@@ -234,12 +217,16 @@ def test_the_whole_command(
 ) -> None:
     arguments = ("--methods", "forest", "svm", "--data", "alone:1")
     call(monkeypatch, tmp_path, *arguments)
-    table = json.loads((tmp_path / "out/accuracy.json").read_text())["data"]["alone"]
-    assert table["forest"]["overall_accuracy"]["mean"] > 0.5
-    assert 0.1 < table["forest"]["cpu_seconds"]["mean"] < 60
+    (cell,) = common.read_lines(tmp_path / "out/cells.jsonl")
+    assert cell["row"] == "forest"
+    assert cell["overall_accuracy"] > 0.5
+    assert 0.1 < cell["cpu_seconds"] < 60
+    assert cell["code"] == accuracy.code_of("forest")
+    assert "| forest | " in (tmp_path / "out/accuracy.md").read_text()
     # One pixel of each class cannot be cross-validated.
-    assert "two training pixels" in table["svm"]["failed"]["0"]
-    assert "| svm | failed | - | - | - | 0; failed: 0 |" in capfd.readouterr().out
+    said = capfd.readouterr()
+    assert "two training pixels" in said.err
+    assert "| svm | failed | - | - | - | 0; failed: 0 |" in said.out
 
     asked: list[tuple[str, str]] = []
 

@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-import accuracy
+import code_digest
 import common
 import domain_shift
 import numpy as np
@@ -78,7 +78,7 @@ def test_finished_runs_are_kept(
     assert len(measured) == 8  # other epochs are other runs
     run(*variants, "--seeds", "0", "--first-draw", "100", "-o", path)
     assert len(measured) == 10
-    monkeypatch.setattr(accuracy, "code_digest", lambda _: "another")
+    monkeypatch.setattr(code_digest, "of_training", lambda _: {"sha256": "another"})
     table = run("--variant", "plain", "--seeds", "0", "-o", path)
     assert len(measured) == 11  # runs of other code do not count
     assert "salinas_a, plain (1, 60)" in table

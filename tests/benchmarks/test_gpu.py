@@ -41,7 +41,7 @@ def test_every_engine_that_is_installed_is_measured(
 ) -> None:
     done = CliRunner().invoke(gpu.main, [])
     assert done.exit_code == 4, done.output  # one file could not be made
-    ((name, figures),) = reported
+    ((name, figures, _),) = reported
     assert name == "gpu"
     json.dumps(figures)
     assert figures["gpu"] == {"name": "Fake GPU", "compute_capability": "8.7"}

@@ -28,6 +28,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(results, "FOLDER", found)
     monkeypatch.setattr(results, "METHODS", methods)
+    (found / "stale.toml").touch()
     monkeypatch.setattr(results, "PAGES", tmp_path)
     return found
 
@@ -42,7 +43,7 @@ def write(folder: Path, name: str, **figures: Any) -> None:
     (folder / f"{name}.json").write_text(json.dumps(content))
 
 
-def test_decision_sets_accuracy_beside_speed(folder: Path) -> None:
+def test_comparison_sets_accuracy_beside_speed(folder: Path) -> None:
     cells = [
         {"data": "salinas_a", "row": "svm", "overall_accuracy": 0.9},
         {"data": "salinas_a", "row": "one_bare", "overall_accuracy": 0.8},
@@ -58,7 +59,7 @@ def test_decision_sets_accuracy_beside_speed(folder: Path) -> None:
         ratio_median=40.5,
         macs_per_pixel=250_000,
     )
-    rows = [line.split(" | ") for line in results.decision().splitlines()[2:]]
+    rows = [line.split(" | ") for line in results.comparison().splitlines()[2:]]
     assert [row[0] for row in rows] == [
         "| svm",
         "| `one`, bare",
@@ -91,6 +92,19 @@ def test_parts_that_are_alike_are_rows(folder: Path) -> None:
     assert "rows: 5." in found
 
 
+def test_cases_of_unlike_figures_are_columns(folder: Path) -> None:
+    script(folder, "speed")
+    write(folder, "speed", a={"rate": 1, "size": 2}, b={"rate": 3, "best": 4})
+    lines = results.benchmark("speed").splitlines()
+    assert lines[4:9] == [
+        "|  | a | b |",
+        "| --- | --- | --- |",
+        "| rate | 1 | 3 |",
+        "| size | 2 |  |",
+        "| best |  | 4 |",
+    ]
+
+
 def test_a_table_of_the_benchmark_itself_comes_first(folder: Path) -> None:
     script(folder, "reading")
     write(folder, "reading", rows=5)
@@ -100,28 +114,13 @@ def test_a_table_of_the_benchmark_itself_comes_first(folder: Path) -> None:
     assert "rows" not in found
 
 
-def test_a_picture_is_shown(folder: Path) -> None:
+def test_results_of_earlier_code_say_so(folder: Path) -> None:
     script(folder, "speed")
     write(folder, "speed", a=1)
-    assert "![" not in results.benchmark("speed")
-    (folder / "speed.svg").write_text("<svg/>")
-    assert "![Is speed fast?](speed.svg)" in results.benchmark("speed")
-    assert [p.name for p in results.pictures()] == ["speed.svg"]
-
-
-def test_lines_are_averaged_by_what_they_name(folder: Path) -> None:
-    script(folder, "shift")
-    lines = [
-        {
-            "scene": "x",
-            "code": "ab" * 32,
-            "seed": s,
-            "shifted": [{"overall_accuracy": a} for a in each],
-        }
-        for s, each in ((0, (0.5, 0.7)), (1, (0.8, 0.8)))
-    ]
-    (folder / "shift.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    assert "| x | abababab | 70.0 ± 10.0 (2) |" in results.benchmark("shift")
+    assert "earlier version" not in results.benchmark("speed")
+    (folder / "stale.toml").write_text('"speed.json" = "Before the tile grew."\n')
+    note = "*Measured with an earlier version of the code. Before the tile grew.*"
+    assert results.benchmark("speed").endswith(f"\n\n{note}")
 
 
 def test_results_without_a_page_are_shown_all_the_same(folder: Path) -> None:
@@ -129,7 +128,7 @@ def test_results_without_a_page_are_shown_all_the_same(folder: Path) -> None:
         script(folder, name)
     write(folder, "named", a=1)
     write(folder, "new_one", a=1)
-    (folder.parents[1] / "speed.md").write_text("{{ benchmark named }}\n")
+    (folder.parents[1] / "speed.md").write_text("<!-- generated: benchmark named -->\n")
     found = results.other_benchmarks()
     assert "Is new_one fast?" in found
     assert not any(f"Is {name} fast?" in found for name in ("named", "new", "silent"))
