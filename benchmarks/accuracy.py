@@ -1,14 +1,14 @@
 """How accurate is each method, and each baseline, on real scenes?
 
-    python benchmarks/accuracy.py --methods mf2cnet svm forest \
+    HSI_DATA=... python benchmarks/accuracy.py --methods mf2cnet svm forest \
         --data salinas_a enmap_potsdam --seeds 5
 
-Trains every method on every data set with every seed, each in a process of its own.
-Scenes are those in $HSI_DATA; variants are named in accuracy_variants.toml. A
-finished cell is one line of ``cells.jsonl`` under a key of all that decides its result:
-recipe, options, split, data, seed and the code that trains (see `code_digest`).
-Repeating the command trains what is missing, goes on with what was interrupted, tries
-again what failed, and writes the table as ``accuracy.md``.
+Trains every method on every data set with every seed, each in a process of its own. The
+scenes are those in $HSI_DATA; accuracy_variants.toml names variants of the methods.
+Each finished training, a cell, is one line of ``cells.jsonl``. Its key covers all that
+decides the result: recipe, options, split, data, seed and the code that trains. Repeat
+the command to train what is missing, continue what was interrupted and retry what
+failed. The table is ``accuracy.md``.
 """
 
 import argparse

@@ -47,9 +47,9 @@ def table(results: list[Result]) -> dict[str, dict[str, Result]]:
 def markdown(content: dict[str, dict[str, Result]], command: str) -> str:
     """Write one table for each data set, accuracy in per cent."""
     lines = [
-        "Mean ± population standard deviation over seeds, test pixels only, per cent.",
-        "All rows of a data set read the same split rasters. Seconds: of a run by the",
-        "clock and, in brackets, of the processor.",
+        "Accuracy on the test pixels in per cent, mean ± population standard deviation",
+        "over the seeds. All rows of a data set use the same splits. Seconds are those",
+        "of a run: wall time and, in brackets, processor time.",
         "",
         f"    {command}",
     ]

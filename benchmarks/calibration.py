@@ -1,12 +1,12 @@
-"""How well do probabilities fit accuracy, before and after temperature scaling?
+"""How well do probabilities match accuracy, before and after temperature scaling?
 
-    python benchmarks/calibration.py --data enmap_potsdam salinas_a --seeds 0 1 2
+    HSI_DATA=... python benchmarks/calibration.py --data enmap_potsdam --seeds 0 1 2
 
-Trains each method by its shipped recipe, on the recipe's split or on another, or by its
-defaults on simulated scenes (see `content_of`), and keeps what ``metrics.json`` says of
-the test pixels. A finished training is one line of ``results/calibration.jsonl``;
-repeating the command trains what is missing. Writes the table as
-``results/calibration.md``.
+Trains each method by its shipped recipe, on the split of the recipe or on another one,
+or by its defaults on simulated scenes. *Error* is the expected calibration error on the
+test pixels; *T* is the temperature. *Reject* is the suggested threshold; the last two
+columns say which share of the validation pixels it keeps, and how accurate these are.
+Repeat the command to train what is missing.
 """
 
 import argparse

@@ -2,14 +2,12 @@
 
     python benchmarks/cost.py
 
-The exported graph of each method on onnxruntime, CPU, dense windows of random values,
-random weights. For each method and each question (tiles with threads, bands, classes) a
-process of its own, in which all cases take turns; the fastest round counts. One thread:
-time of the process on a core, so that the rates hold on a busy machine; more threads:
-wall time, which wants an idle machine. Two windows at once, each on one thread, as
-hsi-run computes, are compared with one window on two threads. A tile's rate has the
-cost of its context in it. Finished parts lie in `--folder` and are not repeated while
-graph and cases are the same.
+The exported graph of each method classifies windows of random values with random
+weights, in onnxruntime on the CPU. For each method and question all cases take turns in
+one process, and the fastest round counts. With one thread, processor time is measured,
+so a busy machine does no harm; with more threads, wall time, which needs an idle
+machine. Two windows at once on one thread each, as in hsi-run, are compared with one
+window on two threads. Finished parts are kept in `--folder` and not repeated.
 """
 
 import functools

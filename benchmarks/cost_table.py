@@ -80,17 +80,17 @@ def markdown(methods: dict[str, Result], base: dict[str, int]) -> str:
         for method, found in methods.items()
         for way, row in found["tile"].items()
     ]
-    slower = "which is slower by (rounds)"
+    slower = "slower than the fastest by (rounds)"
     head = [
         "",
         "at once",
         *tiles,
         "fastest",
-        "of hsi-run",
+        "used",
         slower,
         f"within {NEAR:.0%}",
     ]
-    title = "Pixels/s by side of the tile, and the one that hsi-run takes:"
+    title = "Pixels/s by side of the tile, and the tile that hsi-run uses:"
     lines = _table(title, head, rows)
     for question in ("bands", "classes"):
         rows = [
@@ -107,7 +107,7 @@ def markdown(methods: dict[str, Result], base: dict[str, int]) -> str:
     title = "Times as fast as one thread, at hsi-run's tile, by wall time:"
     lines += _table(title, head, rows)
     lines.append(
-        f"If not said otherwise {base['bands']} bands, {base['classes']} classes, "
+        f"Unless stated otherwise, {base['bands']} bands, {base['classes']} classes, "
         f"tile {base['tile']}, one thread. {common.machine_text()}"
     )
     return "\n".join(lines) + "\n"

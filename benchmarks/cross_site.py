@@ -1,11 +1,11 @@
-"""How does a network trained on one site do on another?
+"""How accurate is a network that was trained on one site on another?
 
     HSI_DATA=... python benchmarks/cross_site.py
 
-Tree crowns of four genera, trained at NEON MLBS (Virginia) and measured on all labelled
-pixels of OSBS (Florida): S2AMSnet, the same network trained plainly, and a random
-forest, all on the same training pixels and with nothing of the other site. A kappa of
-zero is chance.
+Tree crowns of four genera: trained at NEON MLBS (Virginia), measured on all labelled
+pixels of NEON OSBS (Florida). S2AMSnet, the same network trained plainly, and a random
+forest use the same training pixels, and nothing of the other site. A kappa of zero is
+chance.
 """
 
 import dataclasses

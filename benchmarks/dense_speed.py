@@ -2,17 +2,16 @@
 
     python benchmarks/dense_speed.py
 
-Both run on onnxruntime, CPU, in one process and in turns. On one core the clock counts
-the time of the process on a core, so that the ratio holds on a busy machine. The dense
-result is computed in the squares that hsi-run takes on a CPU, and in one window; the
-patch form is given its best batch size; all must give the same map. For S2AMSnet the
-published form is timed as well: 13x13 patches, zeros round them in every layer, pooling
-with stride two. What the other papers did at the border of a patch is unknown, or
-(S2VNet) not rebuilt.
+Both run in onnxruntime on the CPU, in turns in one process, and give the same map. The
+dense result is computed in the tiles that hsi-run would use, and in one window. The
+patches get their best batch size. On one core, processor time is measured, so the ratio
+holds on a busy machine. For S2AMSnet the published form is timed as well: patches of 13
+x 13 pixels, padded with zeros in every layer, pooling with stride two. What the other
+papers do at the border of a patch is unknown or (S2VNet) not rebuilt.
 
-On all cores, by wall clock, hsi-run's squares, one on each core, stand against patches
-in two ways: onnxruntime's own, all cores in each batch, and the better one, which no
-toolbox has, a batch on each core.
+On all cores, wall time is measured: the tiles of hsi-run, one on each core, against all
+cores in each batch of patches, as onnxruntime does by itself, and against one batch on
+each core, which is faster.
 """
 
 import statistics

@@ -1,14 +1,13 @@
-"""Does S2AMSnet, trained on one scene, bear a shift better than its controls?
+"""Is S2AMSnet more accurate under a shift than its controls?
 
     HSI_DATA=... python benchmarks/domain_shift.py --quick
     HSI_DATA=... python benchmarks/domain_shift.py --scene enmap_potsdam
 
-Every variant is trained on the same source pixels with equal updates and selected on
-the source alone. Its test pixels are then classified as they are and under shifts of
-sensor and sky: five draws, the gain falling towards the infrared in one and rising in
-the next, each at three strengths. One JSON line is kept for each finished run, so that
-an interrupted measurement goes on where it stopped; a change of the code that
-trains starts it anew.
+All variants train on the same pixels of one scene, with the same number of updates, and
+see nothing else. Their test pixels are then classified as they are, and under simulated
+shifts of sensor and sky: five draws at three strengths each. The gain falls towards the
+infrared in one draw and rises in the next. Each finished run is one line, so repeat the
+command to continue. Runs of an earlier version of the training code do not count.
 """
 
 import dataclasses
@@ -131,9 +130,9 @@ def measure(
 
 def mean_lines(runs: list[dict[str, Any]]) -> Iterator[str]:
     """Average the runs of each variant, over seeds and draws."""
-    yield "Overall accuracy, average accuracy, kappa in %. The last column is how far"
-    yield "the overall accuracy under all shifts lies below S2AMSnet's, of the same"
-    yield "seeds: mean and standard error."
+    yield "Each cell has overall accuracy, average accuracy and kappa in %. The last"
+    yield "column says how many points the overall accuracy under all shifts is below"
+    yield "that of S2AMSnet with the same seeds: mean and standard error."
     yield ""
     names = ["unshifted", *(f"strength {s}" for s in STRENGTHS), "all shifted", "below"]
     yield "| scene, variant (seeds, updates) | " + " | ".join(names) + " |"

@@ -2,12 +2,11 @@
 
     python benchmarks/end_to_end.py
 
-Simulated scenes of 200 bands, uint16, tiled GeoTIFF, in the file cache where they fit;
-a model of each method with random weights and 16 classes; all cores. Every run is a
-process of its own, and methods take turns. A size is in gigapixel-bands, 10^9 values of
-two bytes; `--size` takes larger ones while the disk has room. Finished runs are lines
-of `runs.jsonl` in `--folder` and are not repeated while the code of the runtime and the
-model are the same.
+Simulated scenes of 200 bands (uint16, tiled GeoTIFF, in the file cache if they fit) and
+a model of each method with random weights and 16 classes, on all cores. Every run is a
+process of its own, and the methods take turns. Sizes are in gigapixel-bands: 10^9
+values of two bytes. Finished runs are kept in `--folder` and not repeated while the
+model and the code are the same.
 """
 
 import hashlib
@@ -155,8 +154,8 @@ def markdown(rows: Sequence[Run]) -> str:
         *(f"wall / infer, at most {BAR} (range)", "pixels/s", "peak MB"),
     ]
     lines = [
-        "Seconds, medians. Reading and writing go on beside inference. Inference is",
-        "the engine and the cutting of its windows, as in hsi-run's JSON.",
+        "Medians in seconds. Reading and writing run beside inference. Inference is",
+        "the engine and the cutting of its windows, as in the JSON of hsi-run.",
         "",
         *common.table_head(head),
     ]

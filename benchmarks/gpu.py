@@ -1,13 +1,14 @@
-"""Do the engines of a GPU answer like training, and how fast are they?
+"""Do the engines of a GPU compute what training computed, and how fast are they?
 
     python benchmarks/gpu.py
 
-Trains every method for a moment on a simulated scene, exports it in both precisions,
-and runs each file on the CPU, on CUDA and on TensorRT, whichever is installed: the
-engine's start, its self-test, its agreement with the CPU, and pixels per second by size
-of the window, one window at a time and two at once as hsi-run has them. Needs a GPU;
-without one it ends with exit code 4 and writes nothing. An engine that is not installed
-is named in the result; one that fails is an error in the result, not a gap.
+Trains every method briefly on a simulated scene, exports it in both precisions, and
+runs each file on the CPU, on CUDA and on TensorRT, as far as they are installed.
+Measures the start of the engine, its self-test, its agreement with the CPU, and pixels
+per second by size of the window, for one window at a time and for two at once as in
+hsi-run. Without a GPU it ends with exit code 4 and writes nothing. The result names
+engines that are not installed; an engine that fails is an error in the result, not a
+gap.
 """
 
 import contextlib

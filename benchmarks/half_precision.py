@@ -1,15 +1,15 @@
-"""Does every file and every engine give the map that torch gives?
+"""Does every file and every engine give the same map as torch?
 
     HSI_DATA=... python benchmarks/half_precision.py --runs FOLDER
 
-Trains each method by its shipped recipe, exports it in both precisions and classifies
-the whole scene with torch and with each file and engine: the largest difference in
-probability, the share of equal classes and the overall accuracy on the test pixels.
-Runs that are there are not repeated; rows that were measured before stay.
+Trains each method by its shipped recipe, exports it in both precisions, and classifies
+the whole scene with torch and with each file and engine. The table has the largest
+difference in probability, the share of pixels with the same class, and the overall
+accuracy (OA) on the test pixels. Finished trainings in FOLDER are not repeated.
 
-float16 runs twice: in onnxruntime on the CPU, which rounds the weights and computes in
-float32, for the whole scene; and operator by operator in true half arithmetic, for the
-window that is stored with the run. bfloat16 is OpenVINO on the half-precision file.
+float16 is computed in two ways: for the whole scene by onnxruntime on the CPU, which
+rounds the weights and computes in float32; and for one window operator by operator in
+true half precision. bfloat16 is OpenVINO with the half-precision file.
 """
 
 import json

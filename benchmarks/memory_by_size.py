@@ -2,8 +2,9 @@
 
     python benchmarks/memory_by_size.py
 
-Scenes of 2, 8 and 32 GB, 100 bands, uint16, sparse: the first rows hold values, so that
-the engine works at full window size, the rest is nodata that takes no room on disk.
+Scenes of 2, 8 and 32 GB with 100 bands, uint16. Only the first rows hold values, so
+that the engine works at its full window size; the rest is nodata and needs no room on
+disk.
 """
 
 import json

@@ -2,11 +2,10 @@
 
     python benchmarks/openvino_speed.py
 
-Windows of the side that hsi-run takes for the model on a CPU, and of 128, one process,
-the engines in turns, so that the ratios hold on a busy machine. float32 computes the
-graph of a float32 file, bfloat16 that of a half-precision file, as in `hsi-run`;
-whether a file may be computed so is decided on trained models
-(``engines/openvino_cpu.py``), and half_precision.py says what it costs.
+Windows as large as hsi-run's tile for the model on a CPU, and windows of 128 pixels.
+The engines take turns in one process, so the ratios hold on a busy machine. float32
+computes the graph of a float32 file, bfloat16 that of a half-precision file, as in
+hsi-run.
 """
 
 import dataclasses

@@ -1,21 +1,20 @@
-"""Does S2Former's pre-training without labels pay, with few labels on the target?
+"""Does S2Former's pre-training on unlabelled scenes pay if labels are few?
 
     HSI_DATA=... python benchmarks/pretraining.py
 
-Three protocols: 5 pixels of each class of SalinasA, all others test pixels; 5 of each
-class from the training blocks of one spatially disjoint split of SalinasA; 10 of each
-class from the training tiles of EnMAP Potsdam. Ten draws of training pixels each; all
-variants of a draw train and are tested on the same pixels. One encoder is pre-trained
-for each setting, so the spread is that of the draws, not of pre-training.
+Three protocols: 5 random pixels of each class of SalinasA; 5 of each class from the
+training blocks of one spatially disjoint split of SalinasA; and 10 of each class from
+the training tiles of EnMAP Potsdam. Training pixels are drawn ten times. All variants
+of a draw train and are tested on the same pixels. One encoder is pre-trained for each
+setting, so the spread is that of the draws, not of pre-training.
 
-For the random pixels the encoder saw other scenes alone. For the two disjoint protocols
-it also saw the parts of both targets that no window of a test pixel reaches, without
-their labels: who labels a scene has it. Settings were chosen on the draws 100 to 109 of
-the disjoint protocols. Of the random pixels the results hold two variants.
+For the random pixels the encoder was pre-trained on other scenes only. For the two
+disjoint protocols it also saw those parts of both scenes that no window of a test pixel
+reaches, without their labels, as a user would have them. Settings were chosen on the
+draws 100 to 109 of the disjoint protocols. Only two variants were run on random pixels.
 
-A finished run is one line of the output file; a call that was stopped goes on where it
-was. Lines of an earlier version of the code do not count. HSI_DATA names the folder of
-salinas_a/, enmap_potsdam/ and unlabelled/.
+Each finished run is one line, so repeat the command to continue. Lines of an earlier
+version of the training code do not count.
 """
 
 import statistics
@@ -246,11 +245,11 @@ def table(lines: list[dict[str, Any]]) -> Iterator[str]:
         values[line["seed"]] = 100 * line["overall_accuracy"]
     sources = {(v["protocol"], v["variant"]): v["pretrained_on"] for v in lines}
     yield "Overall accuracy on the test pixels in %, mean ± standard deviation of the"
-    yield "draws. Differences are paired, draw by draw, in points, mean ± standard"
-    yield "error: one below two errors is not established. A *probe* is a linear head"
-    yield "fitted on the encoder as it is, which is what hsi-train does with few labels"
-    yield "and an encoder; *tuned* networks are trained after that, in as many steps"
-    yield "with DAFT as without."
+    yield "draws. Differences are in points, paired by draw, mean ± standard error; a"
+    yield "difference of less than two errors is not established. A *probe* is a linear"
+    yield "head fitted on the encoder as it is, which is what hsi-train does with few"
+    yield "labels and an encoder. *Tuned* networks are trained further after that, with"
+    yield "the same number of steps with and without DAFT."
     for protocol, variants in found.items():
         yield f"\n### {protocol}\n"
         yield "| variant, encoder from | draws | overall accuracy | to scratch |"

@@ -1,19 +1,16 @@
-"""Is it faster than what a user would take instead, and more accurate?
+"""Are our methods faster and more accurate than what a user would use instead?
 
     HSI_DATA=... python benchmarks/rivals.py --runs FOLDER
 
-Two scenes: SalinasA with ten training pixels of each class, EnMAP Potsdam with the
-3,806 of its own split. On the same pixels: scikit-learn's SVM with an RBF kernel and
-random forest on single spectra, and the methods of this project, whose model files run
-densely as in hsi-run. On SalinasA also a plain 3-D CNN that runs patch by patch, as in
-research toolboxes, and the model files patch by patch in batches of 256; the patches of
-EnMAP would fill the memory.
+Two scenes: SalinasA with ten training pixels of each class, and EnMAP Potsdam with the
+3,806 of its own split. On the same pixels, scikit-learn's SVM (RBF) and random forest
+classify single spectra, and our model files run densely as in hsi-run. SalinasA also
+has a plain 3-D CNN that runs patch by patch, as in research toolboxes, and our model
+files patch by patch in batches of 256. The patches of EnMAP would not fit into memory.
 
-All classify every pixel of the labelled part, in turns, with one thread; the clock
-counts the time of the process on a core, and the fastest of the rounds counts. EnMAP's
-labelled parts lie apart: while the clock runs, pixels between them are copies of
-others, so that no square is skipped or half empty. Runs that are there are not
-repeated.
+All classify every pixel of the labelled part, in turns, on one thread. Processor time
+is measured, and the fastest round counts. In EnMAP, pixels between the labelled tiles
+are filled with copies of others while the clock runs, so that no tile is skipped.
 """
 
 import time

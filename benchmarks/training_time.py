@@ -2,10 +2,10 @@
 
     HSI_DATA=... python benchmarks/training_time.py
 
-The recipe of each method for SalinasA and for EnMAP Potsdam, once, on all cores of an
-idle machine: from reading the scene to the report. That of S2Former for SalinasA trains
-its encoder first, on three scenes without labels. Processor seconds are those of all
-cores.
+Trains each method once by its recipe for SalinasA and for EnMAP Potsdam, on all cores
+of an idle machine, from reading the scene to writing the report. The recipe of S2Former
+for SalinasA first pre-trains the encoder on three unlabelled scenes. Processor seconds
+are the sum over all cores.
 """
 
 import tempfile

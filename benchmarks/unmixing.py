@@ -3,15 +3,15 @@
     HSI_DATA=... python benchmarks/unmixing.py
 
 The autoencoder of S2VNet on the Samson scene (three materials), beside vertex component
-analysis (VCA) with non-negative least squares. Both follow one convention: endmembers
-have a peak of one, and abundances are shares of the coefficients, so brightness does
-not count. Every VCA start is reported, those that lose a material too. The reference
-chooses no start: the repeated runs begin at the largest simplex, which the loss of a
-material makes smaller (the autoencoder's loss would not do, it hardly tells). Only the
-mean over the starts that lost nothing asks the reference which they are.
+analysis (VCA) with non-negative least squares. Both use one convention: endmembers have
+a peak of one, and abundances are shares of the coefficients, so brightness does not
+count. Every start of VCA is reported, including those that lose a material. The
+reference does not choose a start: the repeated runs begin at the largest simplex,
+because a lost material makes the simplex smaller. Only the mean over the starts that
+lost nothing uses the reference, to know which they are.
 
-Rates, steps and the weight of the nonlinear term were set by looking at the reference
-for two starts.
+Learning rates, steps and the weight of the nonlinear term were set by looking at the
+reference for two starts.
 """
 
 import itertools
