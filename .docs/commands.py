@@ -28,17 +28,17 @@ def find(name: str) -> click.Command:
 
 def command(name: str) -> str:
     """Write usage, help and options of a command."""
-    found = find(name)
-    context = click.Context(found, info_name=name)
-    usage = found.get_usage(context).removeprefix("Usage: ")
+    target = find(name)
+    context = click.Context(target, info_name=name)
+    usage = target.get_usage(context).removeprefix("Usage: ")
     if not name.startswith("hsi-"):
         usage = f"python -m {usage}"
-    records = [p.get_help_record(context) for p in found.get_params(context)]
+    records = [p.get_help_record(context) for p in target.get_params(context)]
     rows = [(f"`{names}`", _plain(text)) for names, text in filter(None, records)]
     return "\n\n".join(
         [
             f"```text\n{usage}\n```",
-            _plain(found.help or "").replace("\n    ", "\n"),
+            _plain(target.help or "").replace("\n    ", "\n"),
             table(("option", ""), rows),
         ]
     )

@@ -112,9 +112,9 @@ def _speed(method: str | None) -> list[str]:
     path = FOLDER / f"{SPEED}_{method}.json"
     if method is None or not path.is_file():
         return ["", "", ""]
-    found = json.loads(path.read_text())
-    rate, ratio = found["dense_pixels_per_second"], found["ratio_median"]
-    return [f"{rate:,}", f"{found['macs_per_pixel'] / 1e6:.2f}", f"{ratio:g}"]
+    measured = json.loads(path.read_text())
+    rate, ratio = measured["dense_pixels_per_second"], measured["ratio_median"]
+    return [f"{rate:,}", f"{measured['macs_per_pixel'] / 1e6:.2f}", f"{ratio:g}"]
 
 
 def accuracy() -> str:
@@ -214,11 +214,11 @@ def _figures(contents: list[Result], name: str) -> str:
     return "\n\n".join([text, *([f"{also}."] if also else []), machine])
 
 
-def _machine(found: Result) -> str:
+def _machine(machine: Result) -> str:
     return (
-        f"Machine: {found['cpu']}, {found['cores']} cores, "
-        f"{found['memory_bytes'] / 1e9:.0f} GB, Python {found['python']}; "
-        f"load {found['load']:.1f} at the end."
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['memory_bytes'] / 1e9:.0f} GB, Python {machine['python']}; "
+        f"load {machine['load']:.1f} at the end."
     )
 
 

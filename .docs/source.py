@@ -21,8 +21,8 @@ class Docstring(NamedTuple):
     def items(self, section: str) -> dict[str, str]:
         """Return the entries ``name: meaning`` of a section."""
         body = self.sections.get(section, "")
-        found = re.findall(r"^\*{0,2}(\w+): (.*(?:\n[ \t]+.*)*)", body, re.MULTILINE)
-        return {name: " ".join(text.split()) for name, text in found}
+        entries = re.findall(r"^\*{0,2}(\w+): (.*(?:\n[ \t]+.*)*)", body, re.MULTILINE)
+        return {name: " ".join(text.split()) for name, text in entries}
 
 
 def docstring(node: Node) -> Docstring:
@@ -65,10 +65,10 @@ def methods(folder: Path) -> dict[str, list[Path]]:
 
     The first one describes the method.
     """
-    found = {p.stem: [p] for p in folder.glob("[!_]*.py")}
+    files = {p.stem: [p] for p in folder.glob("[!_]*.py")}
     for first in folder.glob("*/__init__.py"):
-        found[first.parent.name] = [first, *sorted(first.parent.glob("[!_]*.py"))]
-    return dict(sorted(found.items()))
+        files[first.parent.name] = [first, *sorted(first.parent.glob("[!_]*.py"))]
+    return dict(sorted(files.items()))
 
 
 def defining(paths: list[Path], name: str) -> Path:
@@ -97,8 +97,8 @@ def fields(path: str, name: str) -> str:
     """
     module = tree(path)
     node = find(module, name)
-    said = docstring(node)
-    meaning, rows = said.items("Attributes"), []
+    described = docstring(node)
+    meaning, rows = described.items("Attributes"), []
     for field in node.body:
         if isinstance(field, ast.AnnAssign):
             key = ast.unparse(field.target)
@@ -107,24 +107,24 @@ def fields(path: str, name: str) -> str:
             default = field.value and f" Default: `{ast.unparse(field.value)}`."
             kind = _type(module, field.annotation)
             rows.append((f"`{key}`", f"`{kind}`", meaning[key] + (default or "")))
-    return f"{said.text}\n\n{table(('field', 'type', 'meaning'), rows)}"
+    return f"{described.text}\n\n{table(('field', 'type', 'meaning'), rows)}"
 
 
 def call(path: str, name: str) -> str:
     """Write how a function, a method or a class is called: signature and errors."""
     node = find(tree(path), name)
-    said = docstring(node)
+    described = docstring(node)
     made = find(tree(path), f"{name}.__init__") if _is_class(node) else node
     assert isinstance(made, ast.FunctionDef)
     arguments = "".join(f"    {a},\n" for a in _arguments(made.args) if a != "self")
     result = f" -> {ast.unparse(made.returns)}" if node is made and made.returns else ""
-    lines = [f"```text\n{name}(\n{arguments}){result}\n```", said.text]
+    lines = [f"```text\n{name}(\n{arguments}){result}\n```", described.text]
     for section, title in (("Args", "argument"), ("Raises", "raises")):
-        rows = [(f"`{key}`", text) for key, text in said.items(section).items()]
+        rows = [(f"`{key}`", text) for key, text in described.items(section).items()]
         if rows:
             lines.append(table((title, ""), rows))
-    if "Returns" in said.sections:
-        lines.append("Returns: " + " ".join(said.sections["Returns"].split()))
+    if "Returns" in described.sections:
+        lines.append("Returns: " + " ".join(described.sections["Returns"].split()))
     return "\n\n".join(lines)
 
 
@@ -132,31 +132,31 @@ def _is_class(node: Node) -> bool:
     return isinstance(node, ast.ClassDef)
 
 
-def _arguments(found: ast.arguments) -> list[str]:
+def _arguments(arguments: ast.arguments) -> list[str]:
     """Return each argument with its type and default."""
-    every = [*found.posonlyargs, *found.args]
-    without = len(every) - len(found.defaults)
-    defaults = [None] * without + list(found.defaults)
+    every = [*arguments.posonlyargs, *arguments.args]
+    without = len(every) - len(arguments.defaults)
+    defaults = [None] * without + list(arguments.defaults)
     out = [_argument(a, d) for a, d in zip(every, defaults, strict=True)]
-    if found.vararg is not None:
-        out.append(f"*{ast.unparse(found.vararg)}")
-    elif found.kwonlyargs:
+    if arguments.vararg is not None:
+        out.append(f"*{ast.unparse(arguments.vararg)}")
+    elif arguments.kwonlyargs:
         out.append("*")
-    pairs = zip(found.kwonlyargs, found.kw_defaults, strict=True)
+    pairs = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
     out += [_argument(a, d) for a, d in pairs]
-    if found.kwarg is not None:
-        out.append(f"**{ast.unparse(found.kwarg)}")
+    if arguments.kwarg is not None:
+        out.append(f"**{ast.unparse(arguments.kwarg)}")
     return out
 
 
-def _argument(found: ast.arg, default: ast.expr | None) -> str:
-    return ast.unparse(found) + (
+def _argument(argument: ast.arg, default: ast.expr | None) -> str:
+    return ast.unparse(argument) + (
         "" if default is None else f" = {ast.unparse(default)}"
     )
 
 
 def _type(module: ast.Module, annotation: ast.expr) -> str:
-    """Say a type in words: named types by what they are, limits left out."""
+    """Write a type: aliases by what they stand for, limits left out."""
     aliases = {
         node.targets[0].id: node.value
         for node in module.body
@@ -165,8 +165,8 @@ def _type(module: ast.Module, annotation: ast.expr) -> str:
 
     class Plain(ast.NodeTransformer):
         def visit_Name(self, node: ast.Name) -> ast.AST:
-            found = aliases.get(node.id)
-            return node if found is None else self.visit(found)
+            alias = aliases.get(node.id)
+            return node if alias is None else self.visit(alias)
 
         def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
             if isinstance(node.value, ast.Name) and node.value.id == "Annotated":

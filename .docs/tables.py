@@ -12,4 +12,4 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _cell(text: str) -> str:
     """Escape bars outside of code, where they need it."""
-    return re.sub(r"(`[^`]*`)|\|", lambda found: found[1] or r"\|", text)
+    return re.sub(r"(`[^`]*`)|\|", lambda match: match[1] or r"\|", text)
