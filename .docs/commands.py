@@ -38,7 +38,7 @@ def command(name: str) -> str:
     return "\n\n".join(
         [
             f"```text\n{usage}\n```",
-            _plain(target.help or "").replace("\n    ", "\n"),
+            _plain((target.help or "").strip()).replace("\n    ", "\n"),
             table(("option", ""), rows),
         ]
     )

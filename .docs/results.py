@@ -92,7 +92,7 @@ def _note(files: Iterable[str]) -> list[str]:
     """Say so where results are of an earlier version of the code, and why."""
     declared = tomllib.loads((FOLDER / "stale.toml").read_text(encoding="utf-8"))
     reasons = sorted({declared[file] for file in files if file in declared})
-    note = f"*Measured with an earlier version of the code. {' '.join(reasons)}*"
+    note = f"*Measured with an earlier version of the code: {'; '.join(reasons)}.*"
     return [note] if reasons else []
 
 

@@ -1,5 +1,6 @@
 """Writes Markdown tables."""
 
+import html
 import re
 from collections.abc import Iterable, Sequence
 
@@ -11,5 +12,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Escape bars outside of code, where they need it."""
-    return re.sub(r"(`[^`]*`)|\|", lambda match: match[1] or r"\|", text)
+    """Escape bars; those in code as HTML, on which all Markdown viewers agree."""
+    return re.sub(r"`([^`]*)`|\|", _escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    if match[1] is None:
+        return r"\|"
+    if "|" not in match[1]:
+        return match[0]
+    return f"<code>{html.escape(match[1], quote=False).replace('|', '&#124;')}</code>"

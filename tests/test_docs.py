@@ -226,4 +226,7 @@ def test_pages_read_complete_where_they_lie(path: Path) -> None:
         assert target.exists(), url
         assert not anchor or anchor in anchors_of(target), url
     assert "{{" not in text
+    for row in re.findall(r"^\|.*$", text, re.M):
+        code = re.findall(r"`[^`]*`", row)
+        assert not any("|" in span for span in code), f"a bar ends the cell: {row}"
     assert not re.search(r"^#.*\{.*#|^---\n", text, re.M), "markup of the site only"

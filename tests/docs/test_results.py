@@ -118,8 +118,8 @@ def test_results_of_earlier_code_say_so(folder: Path) -> None:
     script(folder, "speed")
     write(folder, "speed", a=1)
     assert "earlier version" not in results.benchmark("speed")
-    (folder / "stale.toml").write_text('"speed.json" = "Before the tile grew."\n')
-    note = "*Measured with an earlier version of the code. Before the tile grew.*"
+    (folder / "stale.toml").write_text('"speed.json" = "before the tile grew"\n')
+    note = "*Measured with an earlier version of the code: before the tile grew.*"
     assert results.benchmark("speed").endswith(f"\n\n{note}")
 
 

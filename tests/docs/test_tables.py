@@ -1,10 +1,11 @@
 from tables import table
 
 
-def test_bars_are_escaped_outside_of_code_only() -> None:
-    found = table(("a|b", "c"), [("`int | None`", "x | y")])
-    assert found.splitlines() == [
+def test_bars_stay_bars_in_every_viewer() -> None:
+    text = table(("a|b", "c"), [("`int | None`", "x | y"), ("`a` | `b`", "`<a>|b`")])
+    assert text.splitlines() == [
         r"| a\|b | c |",
         "| --- | --- |",
-        r"| `int | None` | x \| y |",
+        r"| <code>int &#124; None</code> | x \| y |",
+        r"| `a` \| `b` | <code>&lt;a&gt;&#124;b</code> |",
     ]
