@@ -70,7 +70,6 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/dense_speed.py
 	$(BIN)/python benchmarks/memory_by_size.py
 	$(BIN)/python benchmarks/end_to_end.py
-	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/half_precision.py
 	$(BIN)/python benchmarks/openvino_speed.py
 

@@ -1,14 +1,12 @@
 """What the benchmarks share: a model of any size, the machine, tables."""
 
 import json
-import multiprocessing
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -16,7 +14,6 @@ import torch
 from code_digest import Code
 from numpy.typing import NDArray
 
-from hsi_export import cost
 from hsi_export.exporting import export
 from hsi_runtime.machine import usable_cores
 from hsi_runtime.model.model_file import (
@@ -27,15 +24,12 @@ from hsi_runtime.model.model_file import (
     Values,
     read_model,
 )
-from hsi_runtime.walk.memory import tile_on_cpu
 from hsi_train import method, methods
 from hsi_train.measuring import metrics
 from hsi_train.run_folder import checkpoint
 from hsi_train.simulate import band_centres
 
 RESULTS = Path(__file__).parent / "results"
-P = ParamSpec("P")
-R = TypeVar("R")
 SHARES = ("overall_accuracy", "average_accuracy", "kappa")
 
 
@@ -50,12 +44,6 @@ def make_method(name: str, bands: int, classes: int) -> method.BaseMethod:
         top=torch.tensor(4000.0),
     )
     return methods.build(name, problem, {}).eval()
-
-
-def tile_of(proto: Any, receptive_field: int) -> int:
-    """Return the side of the squares that hsi-run chooses on a CPU, px."""
-    price = cost.measure(proto, receptive_field)
-    return tile_on_cpu(price.macs, price.working_bytes)
 
 
 def make_model(
@@ -169,12 +157,6 @@ def in_turns(
             if number:
                 seconds[name].append(clock() - started)
     return seconds, found
-
-
-def apart(function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-    """Call a function in a fresh process, whose memory is its own; its errors rise."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *args, **kwargs).result()
 
 
 def shares_of(matrix: metrics.Confusion) -> dict[str, float]:

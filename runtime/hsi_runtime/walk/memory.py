@@ -15,7 +15,7 @@ ENGINE_MARGIN = 1.6
 MACHINE_SHARE = 0.25  # of the machine's memory, for engines without a limit
 # Below this many multiplications for each byte that it holds, a network waits for
 # memory: small squares, which stay in the cache, are faster although they have more
-# context. Above, context costs more (`benchmarks/cost.py`).
+# context. Above, context costs more (`.docs/pages/findings.md`).
 MACS_PER_BYTE = 100
 
 
