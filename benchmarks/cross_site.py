@@ -67,12 +67,12 @@ def baseline(name: str, seed: int) -> tuple[Scored, Scored]:
         return common.shares_of(metrics.confusion(true, found, len(data.classes)))
 
     values = description.values_of(wanted, data, describe_problem(data))
-    aimed = target.check(
+    target_data = target.check(
         wanted.target, wanted.data, description.bands_of(data), values, data.classes
     )
     scenes = [
-        target.read(aimed, path, indices, 0)
-        for path, indices in aimed.scenes
+        target.read(target_data, path, indices, 0)
+        for path, indices in target_data.scenes
         if (indices != UNLABELLED).any()
     ]
     return scored(data), scored(dataclasses.replace(data, scenes=scenes))
@@ -107,12 +107,12 @@ def main(seeds: int, rows: tuple[str, ...]) -> None:
     for seed in range(seeds):
         for row in rows:
             if row in NETWORKS:
-                source, aimed = network(NETWORKS[row], seed)
+                source, there = network(NETWORKS[row], seed)
             else:
-                source, aimed = baseline(row, seed)
+                source, there = baseline(row, seed)
             kept = {
                 "source": {key: source[key] for key in SHARES},
-                "target": {k: aimed[k] for k in (*SHARES, "largest_class_share")},
+                "target": {k: there[k] for k in (*SHARES, "largest_class_share")},
             }
             runs.append({"row": row, "seed": seed, **kept})
             print(json.dumps(runs[-1]), file=sys.stderr, flush=True)

@@ -140,18 +140,20 @@ def test_neon_sites_share_four_genera() -> None:
     data = divide(wanted, data, 19)
     problem = describe_problem(data)
     assert wanted.target is not None
-    aimed = target.check(
+    target_data = target.check(
         wanted.target,
         wanted.data,
         bands_of(data),
         values_of(wanted, data, problem),
         data.classes,
     )
-    assert all("OSBS" in path for path, _ in aimed.scenes)
-    used = np.concatenate([index[index != UNLABELLED] for _, index in aimed.scenes])
+    assert all("OSBS" in path for path, _ in target_data.scenes)
+    used = np.concatenate(
+        [index[index != UNLABELLED] for _, index in target_data.scenes]
+    )
     assert np.bincount(used).argmax() == 2  # Pinus, where the source has Quercus
     assert len(np.unique(used)) == 4
-    assert any("unknown to the source: Gordonia" in w for w in aimed.warnings)
+    assert any("unknown to the source: Gordonia" in w for w in target_data.warnings)
 
 
 def test_neon_crowns_of_the_other_site_lie_elsewhere(

@@ -17,7 +17,7 @@ class Run:
     """A finished training.
 
     Attributes:
-        folder: With checkpoint, metrics and report; ``hsi-export`` takes it.
+        folder: Run folder with checkpoint, metrics and report, as ``hsi-export`` needs.
         metrics: Content of ``metrics.json``: accuracy of the test pixels, and more.
     """
 
@@ -42,7 +42,7 @@ def train(
         output: Run folder; by default ``runs/`` and the name of the recipe, or of the
             method.
         device: ``auto``, ``cpu`` or ``cuda``.
-        resume: Go on with an interrupted run.
+        resume: Continue an interrupted run.
         overwrite: Replace a run that is there.
         progress: Called with finished steps, all steps and the loss.
 
@@ -50,13 +50,13 @@ def train(
         HsiError: Any of its kinds; an unusable input leaves no folder behind.
     """
     if isinstance(recipe_or_path, Recipe):
-        wanted, name = recipe_or_path, recipe_or_path.method
+        settings, name = recipe_or_path, recipe_or_path.method
     elif isinstance(recipe_or_path, Mapping):
-        wanted = recipe.parse(dict(recipe_or_path))
-        name = wanted.method
+        settings = recipe.parse(dict(recipe_or_path))
+        name = settings.method
     else:
         path = Path(recipe_or_path)
-        wanted, name = recipe.parse(recipe.load(str(path))), path.stem
+        settings, name = recipe.parse(recipe.load(str(path))), path.stem
     folder = Path("runs") / name if output is None else Path(output)
-    found = training.train(wanted, folder, device, resume, overwrite, progress)
-    return Run(folder, found)
+    metrics = training.train(settings, folder, device, resume, overwrite, progress)
+    return Run(folder=folder, metrics=metrics)

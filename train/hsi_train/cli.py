@@ -97,11 +97,11 @@ def command(
     command_line.start_messages(quiet)
     from hsi_train import recipe
 
-    wanted = recipe.parse(_recipe_content(what, options))
+    settings = recipe.parse(_recipe_content(what, options))
     run = output or Path("runs") / Path(what).stem
     if output is None and not quiet:
         click.echo(f"Run folder: {run}", err=True)
-    result = _train(wanted, run, seeds, device, resume, overwrite, quiet)
+    result = _train(settings, run, seeds, device, resume, overwrite, quiet)
     if as_json:
         command_line.print_json(result)
         return
@@ -217,7 +217,7 @@ def _split(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train(
-    wanted: Any,
+    recipe: Any,
     run: Path,
     seeds: int | None,
     device: str,
@@ -247,17 +247,17 @@ def _train(
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
         def after_epoch(epoch: "Epoch") -> None:
-            said = f"epoch {epoch.epoch}"
+            text = f"epoch {epoch.epoch}"
             if epoch.validation_accuracy is not None:
-                said += f", validation accuracy {epoch.validation_accuracy:.1%}"
-            bar.set_description(said)
+                text += f", validation accuracy {epoch.validation_accuracy:.1%}"
+            bar.set_description(text)
 
         if seeds is None:
             return train(
-                wanted, run, device, resume, overwrite, after_step, after_epoch
+                recipe, run, device, resume, overwrite, after_step, after_epoch
             )
         return train_seeds(
-            wanted, run, seeds, device, resume, overwrite, after_step, after_epoch
+            recipe, run, seeds, device, resume, overwrite, after_step, after_epoch
         )
 
 

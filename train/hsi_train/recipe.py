@@ -119,7 +119,7 @@ class Fit(_Table, frozen=True):
         outputs: Side of the classified square of a training window; 1 is a patch.
         batch: Windows in a step.
         learning_rate: Peak of the one-cycle schedule.
-        weight_decay: Of AdamW.
+        weight_decay: AdamW weight decay.
         gain: Windows are brightened by up to this share.
         noise: Added noise, in standard deviations of a band.
         patience: Stop after so many epochs without a better validation; 0 = never.
@@ -145,7 +145,7 @@ class Pretrain(_Table, frozen=True):
         batch: Windows in a step.
         outputs: Side of the part of a window that is predicted.
         learning_rate: Peak of the one-cycle schedule.
-        weight_decay: Of AdamW.
+        weight_decay: AdamW weight decay.
     """
 
     scenes: tuple[str, ...] = ()
@@ -167,7 +167,7 @@ class Recipe(_Table, frozen=True):
 
     Attributes:
         method: File name of the method.
-        seed: Of every random draw.
+        seed: Seed of every random draw.
         data: What to train on.
         split: How to divide it.
         fit: How to train.

@@ -1,4 +1,4 @@
-"""Trains one recipe with several seeds, and says how much chance there is in a figure.
+"""Trains one recipe with several seeds, to show how far accuracy depends on chance.
 
 ``RUN/seed-K`` is an ordinary run for each seed K; ``RUN/seeds.json`` holds mean,
 spread (sample standard deviation) and values of their accuracies, ``RUN/report.html``
@@ -25,7 +25,7 @@ FIGURES = ("overall_accuracy", "average_accuracy", "kappa")
 
 
 def train_seeds(
-    wanted: Recipe,
+    recipe: Recipe,
     run: Path,
     count: int,
     device: str = "auto",
@@ -37,11 +37,11 @@ def train_seeds(
     """Train with ``count`` seeds, from the recipe's own upwards.
 
     Args:
-        wanted: The recipe.
+        recipe: The recipe.
         run: Folder of the runs.
-        count: Seeds.
+        count: Number of seeds.
         device: As for `training.train`.
-        resume: Skip finished runs and go on with an interrupted one.
+        resume: Skip finished runs and continue an interrupted one.
         overwrite: Replace the runs that are there.
         after_step: As for `training.train`.
         after_epoch: As for `training.train`.
@@ -52,8 +52,8 @@ def train_seeds(
     Raises:
         HsiError: Any of its kinds.
     """
-    _prepare(run, wanted, resume, overwrite)
-    seeds = [wanted.seed + k for k in range(count)]
+    _prepare(run, recipe, resume, overwrite)
+    seeds = [recipe.seed + k for k in range(count)]
     results = []
     for seed in seeds:
         folder = run / f"seed-{seed}"
@@ -62,27 +62,27 @@ def train_seeds(
         if metrics.is_file() and not begun:
             results.append(json.loads(metrics.read_text(encoding="utf-8")))
             continue
-        one = msgspec.structs.replace(wanted, seed=seed)
+        one = msgspec.structs.replace(recipe, seed=seed)
         # What a crash left before the first state is of no use.
-        found = training.train(
+        result = training.train(
             one, folder, device, begun, not begun, after_step, after_epoch
         )
-        results.append(found)
-    found = summary(seeds, results)
-    text = json.dumps(found, indent=1) + "\n"
+        results.append(result)
+    result = summary(seeds, results)
+    text = json.dumps(result, indent=1) + "\n"
     files.write_text(run / SUMMARY, text)
 
     from hsi_train.report.seeds import write_report
 
-    write_report(run / REPORT, found, wanted.method)
-    return found
+    write_report(run / REPORT, result, recipe.method)
+    return result
 
 
 def summary(seeds: Sequence[int], results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Sum up the ``metrics.json`` of several seeds; classes go by their code."""
-    found: dict[str, Any] = {"seeds": list(seeds)}
+    means: dict[str, Any] = {"seeds": list(seeds)}
     for key in FIGURES:
-        found[key] = _spread([result[key] for result in results])
+        means[key] = _spread([result[key] for result in results])
     recalls: dict[str, dict[str, Any]] = {}
     for entry in results[0]["per_class"]:
         values = [
@@ -92,15 +92,15 @@ def summary(seeds: Sequence[int], results: Sequence[dict[str, Any]]) -> dict[str
             if one["code"] == entry["code"]
         ]
         recalls[str(entry["code"])] = {"name": entry["name"], **_spread(values)}
-    return found | {"per_class": recalls}
+    return means | {"per_class": recalls}
 
 
-def table(found: dict[str, Any]) -> str:
+def table(summary: dict[str, Any]) -> str:
     """Show a summary as text: a row for each figure and for each class's recall."""
-    rows = [(key.replace("_", " "), found[key]) for key in FIGURES]
-    rows += [(f"recall of {c['name']}", c) for c in found["per_class"].values()]
+    rows = [(key.replace("_", " "), summary[key]) for key in FIGURES]
+    rows += [(f"recall of {c['name']}", c) for c in summary["per_class"].values()]
     width = max(len(name) for name, _ in rows)
-    lines = [f"{len(found['seeds'])} seeds: mean, standard deviation, values"]
+    lines = [f"{len(summary['seeds'])} seeds: mean, standard deviation, values"]
     for name, figure in rows:
         each = " ".join("-" if v is None else f"{v:.4f}" for v in figure["values"])
         mean, std = ("-" if v is None else f"{v:.4f}" for v in _pair(figure))
@@ -122,8 +122,8 @@ def _spread(values: list[float | None]) -> dict[str, Any]:
     }
 
 
-def _prepare(run: Path, wanted: Recipe, resume: bool, overwrite: bool) -> None:
-    """Create the folder with the recipe as it was asked for, or check the one there.
+def _prepare(run: Path, recipe: Recipe, resume: bool, overwrite: bool) -> None:
+    """Create the folder with the recipe as it was given, or check the one there.
 
     Raises:
         OutputError: It holds something else, or cannot be written.
@@ -149,5 +149,5 @@ def _prepare(run: Path, wanted: Recipe, resume: bool, overwrite: bool) -> None:
                     f"{run} holds {path.name}, which --overwrite would delete; move "
                     "what is no part of the runs, or choose another folder."
                 )
-        run_folder.check_inputs(run, wanted)
-    run_folder.prepare_folder(run, wanted, resume, overwrite)
+        run_folder.check_inputs(run, recipe)
+    run_folder.prepare_folder(run, recipe, resume, overwrite)

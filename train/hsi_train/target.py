@@ -41,9 +41,9 @@ class Target:
     Attributes:
         scenes: Path and class indices ``(row, col)`` of each scene with a label that
             the model knows; `UNLABELLED` elsewhere.
-        bands: Of the model.
-        values: Of the model.
-        classes: Of the model.
+        bands: Bands of the model.
+        values: Values of the model.
+        classes: Classes of the model.
         labelled: Labelled pixels, those of unknown classes included.
         warnings: Sentences the user should read.
     """
@@ -57,7 +57,7 @@ class Target:
 
 
 def check(
-    wanted: recipe.Target,
+    settings: recipe.Target,
     source: Data,
     bands: Bands,
     values: Values,
@@ -66,30 +66,68 @@ def check(
     """Check headers and labels of the target scenes against what the model will be.
 
     Args:
-        wanted: The ``[target]`` table.
+        settings: The ``[target]`` table.
         source: The ``[data]`` table, whose label field and classes are the defaults.
-        bands: Of the model.
-        values: Of the model.
-        classes: Of the model.
+        bands: Bands of the model.
+        values: Values of the model.
+        classes: Classes of the model.
 
     Raises:
         SceneError: A file is unusable, or no labelled pixel has a class of the model.
         BandMismatchError: A scene lacks bands, or its units cannot be converted.
     """
-    paths = expand_scenes([recipe.expanded(p) for p in wanted.scenes])
-    label_paths = [recipe.expanded(p) for p in wanted.labels]
-    field = wanted.label_field
-    if label_paths[0].lower().endswith(label_files.VECTOR_SUFFIXES):
-        field = field or source.label_field
-    class_file = wanted.classes or source.classes
+    paths = expand_scenes([recipe.expanded(p) for p in settings.scenes])
+    class_file = settings.classes or source.classes
     table = (
         ClassTable.from_json(recipe.expanded(class_file))
         if class_file
         else ClassTable()
     )
-    labels = label_files.open_labels(label_paths, len(paths), field, table.names)
+    labels = _open_labels(settings, source, len(paths), table)
+    labelled, warnings = _labelled_scenes(paths, labels, bands, values)
+    present = sorted({int(c) for _, codes in labelled for c in np.unique(codes)} - {0})
+    if not present:
+        raise SceneError(
+            f"No labelled pixel in {len(paths)} target scene(s): every label is 0 or "
+            "lies outside. Check that target scenes and labels belong together."
+        )
+    named, messages = labels.class_table().updated(table).describe(present)
+    index = class_indices(named, classes)
+    warnings += [*labels.warnings(), *messages]
+    if len(labelled) < len(paths):
+        without = len(paths) - len(labelled)
+        warnings.append(f"{without} scene(s) have no labelled pixel.")
+    warnings += _unshared_classes(named, classes, index)
+    numbers = np.array([index[code] for code in present], dtype=np.int16)
+    return Target(
+        scenes=[(path, _indexed(c, present, numbers)) for path, c in labelled],
+        bands=bands,
+        values=values,
+        classes=classes,
+        labelled=sum(int(np.count_nonzero(codes)) for _, codes in labelled),
+        warnings=[f"Target: {sentence}" for sentence in dict.fromkeys(warnings)],
+    )
+
+
+def _open_labels(
+    settings: recipe.Target, source: Data, scenes: int, table: ClassTable
+) -> label_files.Labels:
+    paths = [recipe.expanded(p) for p in settings.labels]
+    field = settings.label_field
+    if paths[0].lower().endswith(label_files.VECTOR_SUFFIXES):
+        field = field or source.label_field
+    return label_files.open_labels(paths, scenes, field, table.names)
+
+
+def _labelled_scenes(
+    paths: Sequence[str],
+    labels: label_files.Labels,
+    bands: Bands,
+    values: Values,
+) -> tuple[list[tuple[str, NDArray[np.int64]]], list[str]]:
+    """Read the label codes of the scenes that have any; check bands and units."""
+    labelled: list[tuple[str, NDArray[np.int64]]] = []
     warnings: list[str] = []
-    found: list[tuple[str, NDArray[np.int64]]] = []
     for number, path in enumerate(paths):
         scene = open_any(path)
         try:
@@ -98,52 +136,45 @@ def check(
             if not codes.any():
                 continue
             match = _match(info, bands)
-            said = conversion(info, match, values).warnings
-            warnings += [*info.notes, *match.warnings, *said]
-            found.append((path, codes))
+            messages = conversion(info, match, values).warnings
+            warnings += [*info.notes, *match.warnings, *messages]
+            labelled.append((path, codes))
         finally:
             scene.close()
-    present = sorted({int(c) for _, codes in found for c in np.unique(codes)} - {0})
-    if not present:
-        raise SceneError(
-            f"No labelled pixel in {len(paths)} target scene(s): every label is 0 or "
-            "lies outside. Check that target scenes and labels belong together."
-        )
-    named, said_of_names = labels.class_table().updated(table).describe(present)
-    index = class_indices(named, classes)
+    return labelled, warnings
+
+
+def _unshared_classes(
+    named: Sequence[ClassEntry], classes: Sequence[ClassEntry], index: dict[int, int]
+) -> list[str]:
+    """Name the classes that only one side has.
+
+    Raises:
+        SceneError: The two sides share none.
+    """
     unknown = [c.name for c in named if index[c.code] == UNLABELLED]
     absent = [c.name for k, c in enumerate(classes) if k not in index.values()]
     if len(unknown) == len(named):
         raise SceneError(
             f"No class of the target labels ({', '.join(unknown)}) is one of the "
-            f"source's ({', '.join(c.name for c in classes)}); give both the same "
+            f"source's ({', '.join(c.name for c in classes)}). Give both the same "
             "names with --classes, or the same codes."
         )
-    warnings += [*labels.warnings(), *said_of_names]
-    if len(found) < len(paths):
-        warnings.append(f"{len(paths) - len(found)} scene(s) have no labelled pixel.")
+    messages = []
     if unknown:
-        warnings.append(f"Classes unknown to the source: {', '.join(unknown)}.")
+        messages.append(f"Classes unknown to the source: {', '.join(unknown)}.")
     if absent:
-        warnings.append(f"Classes absent in the target: {', '.join(absent)}.")
-    numbers = np.array([index[code] for code in present], dtype=np.int16)
-    return Target(
-        [(path, _indexed(codes, present, numbers)) for path, codes in found],
-        bands,
-        values,
-        classes,
-        sum(int(np.count_nonzero(codes)) for _, codes in found),
-        [f"Target: {sentence}" for sentence in dict.fromkeys(warnings)],
-    )
+        messages.append(f"Classes absent in the target: {', '.join(absent)}.")
+    return messages
 
 
 def class_indices(
-    found: Sequence[ClassEntry], classes: Sequence[ClassEntry]
+    named: Sequence[ClassEntry], classes: Sequence[ClassEntry]
 ) -> dict[int, int]:
     """Find each target class among the source's: by name, or by code without a name.
 
     Args:
-        found: Classes of the target's labels.
+        named: Classes of the target's labels.
         classes: Classes of the source, by class index.
 
     Returns:
@@ -152,7 +183,7 @@ def class_indices(
     by_name = {c.name: k for k, c in enumerate(classes)}
     by_code = {c.code: k for k, c in enumerate(classes)}
     indices = {}
-    for info in found:
+    for info in named:
         index = by_name.get(info.name, UNLABELLED)
         same_code = by_code.get(info.code, UNLABELLED)
         if index == UNLABELLED and same_code != UNLABELLED:

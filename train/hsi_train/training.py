@@ -5,15 +5,17 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
-from hsi_runtime import files as whole_file
+from hsi_runtime import files
 from hsi_runtime.errors import RecipeError
-from hsi_train import methods, recipe, target
+from hsi_runtime.model.model_file import Bands, Values
+from hsi_train import methods, target
 from hsi_train.data import labelled_scene
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
@@ -25,13 +27,16 @@ from hsi_train.fitting.trainer import Epoch, Trainer, choose_settings
 from hsi_train.fitting.windows import Windows
 from hsi_train.layers import parameter_count
 from hsi_train.measuring import area_estimate, calibration, metrics
-from hsi_train.method import BaseMethod
-from hsi_train.recipe import Fit, Recipe
+from hsi_train.method import BaseMethod, Problem
+from hsi_train.recipe import Fit, Recipe, expanded
+from hsi_train.report.run_result import RunResult
 from hsi_train.run_folder import checkpoint, folder
 from hsi_train.run_folder.description import (
     bands_of,
+    checksums,
     describe,
     sample_window,
+    sources_of,
     values_of,
 )
 from hsi_train.splitting import blocks, split
@@ -39,9 +44,51 @@ from hsi_train.splitting import blocks, split
 log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Job:
+    """What is to be trained, and where.
+
+    Attributes:
+        recipe: The recipe as it was given.
+        run: Folder to write.
+        device: Where training runs.
+        resume: Continue an interrupted run.
+        overwrite: Replace a run that is there.
+    """
+
+    recipe: Recipe
+    run: Path
+    device: torch.device
+    resume: bool
+    overwrite: bool
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The data of a job, read, divided and checked before any training.
+
+    Attributes:
+        data: Labelled scenes with the roles of their pixels.
+        problem: Statistics of the training pixels.
+        bands: Bands that the model will use.
+        values: Values that the model will expect.
+        target_data: Target scenes to measure the trained network on.
+        checksums: SHA-256 of every file that was read, by its name.
+        caveats: Sentences the user should read.
+    """
+
+    data: LabelledData
+    problem: Problem
+    bands: Bands
+    values: Values
+    target_data: target.Target | None
+    checksums: dict[str, str]
+    caveats: list[str]
+
+
 @memory_explained()
 def train(
-    wanted: Recipe,
+    recipe: Recipe,
     run: Path,
     device: str = "auto",
     resume: bool = False,
@@ -52,10 +99,10 @@ def train(
     """Train one method and write its run folder.
 
     Args:
-        wanted: The recipe; what it leaves open is chosen from the data.
+        recipe: The recipe; what it leaves open is chosen from the data.
         run: Folder to write.
         device: ``auto``, ``cpu`` or ``cuda``.
-        resume: Go on with an interrupted run of the same recipe.
+        resume: Continue an interrupted run of the same recipe.
         overwrite: Replace a run that is there.
         after_step: Called with finished steps, all steps and the loss.
         after_epoch: Called with each finished epoch.
@@ -64,93 +111,150 @@ def train(
         The content of ``metrics.json``.
 
     Raises:
-        HsiError: Any of its kinds; nothing is left in ``run`` by an unusable input.
+        HsiError: Any of its kinds; an unusable input leaves nothing in ``run``.
     """
     started = time.monotonic()
+    job = check(recipe, run, device, resume, overwrite)
+    inputs = read(recipe)
+    trainer, resolved = build(job, inputs)
+    # A resumed run took what its finished epochs took, too.
+    started -= fit(job, resolved, trainer, after_step, after_epoch)
+    result = measure(job, inputs, trainer)
+    write(job, resolved, inputs, trainer, result, started)
+    return result
+
+
+def check(recipe: Recipe, run: Path, device: str, resume: bool, overwrite: bool) -> Job:
+    """Refuse a job that cannot be done, before anything is read."""
     folder.check_folder(run, resume, overwrite)
     if overwrite:
-        folder.check_inputs(run, wanted)
+        folder.check_inputs(run, recipe)
     where = torch_device(device)
-    kind = methods.method_class(wanted.method)
-    methods.check_options(wanted.method, wanted.options)
-    if wanted.pretrain is not None and not issubclass(kind, pretrain.Pretrainable):
+    kind = methods.method_class(recipe.method)
+    methods.check_options(recipe.method, recipe.options)
+    if recipe.pretrain is not None and not issubclass(kind, pretrain.Pretrainable):
         raise RecipeError(
-            f"{wanted.method} has no encoder to pre-train; leave out "
+            f"{recipe.method} has no encoder to pre-train; leave out "
             "--pretrain-scene, --init and [pretrain]."
         )
-    data = divide(wanted, read_data(wanted, kind.halo_of()), kind.receptive_field)
-    counts = data.pixels_by_role()
-    cautions = [
+    return Job(recipe=recipe, run=run, device=where, resume=resume, overwrite=overwrite)
+
+
+def read(recipe: Recipe) -> Inputs:
+    """Read and divide the labelled scenes; check the target's headers and labels."""
+    kind = methods.method_class(recipe.method)
+    data = divide(recipe, read_data(recipe, kind.halo_of()), kind.receptive_field)
+    validated = int(data.pixels_by_role()[:, Role.VALIDATION].sum())
+    caveats = [
         *data.warnings,
         *split.caveats(data, kind.halo_of()),
-        *calibration.caveats(int(counts[:, Role.VALIDATION].sum())),
+        *calibration.caveats(validated),
     ]
-    warned(cautions)
+    logged(caveats)
     problem = describe_problem(data)
-    windows = Windows(data.scenes, kind.halo_of(), problem.fill)
-    bands, values = bands_of(data), values_of(wanted, data, problem)
-    aimed = None
-    if wanted.target is not None:
-        aimed = target.check(wanted.target, wanted.data, bands, values, data.classes)
-        warned(aimed.warnings)
-
-    torch.manual_seed(wanted.seed)
-    method = methods.build(wanted.method, problem, wanted.options)
-    if isinstance(method, pretrain.Pretrainable):
-        method.pretrained = wanted.pretrain is not None
-    defaults = method.fit_defaults()
-    settings = choose_settings(wanted.fit, windows, method.halo, defaults)
-    resolved = msgspec.structs.replace(
-        wanted,
-        # No epoch is the method's choice, not one that a recipe may ask for.
-        fit=Fit(
-            **msgspec.structs.asdict(settings) | {"epochs": settings.epochs or None}
-        ),
-        options=methods.all_options(wanted.method, wanted.options),
+    bands, values = bands_of(data), values_of(recipe, data, problem)
+    target_data = None
+    if recipe.target is not None:
+        target_data = target.check(
+            recipe.target, recipe.data, bands, values, data.classes
+        )
+        logged(target_data.warnings)
+    return Inputs(
+        data=data,
+        problem=problem,
+        bands=bands,
+        values=values,
+        target_data=target_data,
+        checksums=checksums(sources_of(recipe), data),
+        caveats=caveats,
     )
-    trainer = Trainer(method, data, windows, settings, wanted.seed, where)
-    begun = resume and (run / folder.STATE).is_file()
-    learner = None if begun else open_pretraining(wanted, method, where)
-    folder.prepare_folder(run, resolved, resume, overwrite)
-    if begun:
-        trainer.load(run / folder.STATE)
-    else:
-        if learner is not None:
-            learner.run(run, resume, after_step)
-            # A run from the encoder just kept, by --init, is the same from here on.
-            torch.manual_seed(wanted.seed)
-        method.prepare(windows)
-        # So that an interruption in the first epoch can be resumed.
-        trainer.save(run / folder.STATE)
-        (run / encoder_file.PRETRAIN_STATE).unlink(missing_ok=True)
 
-    finished = len(trainer.progress.history)
-    # A resumed run took what its finished epochs took, too.
-    started -= sum(epoch.seconds for epoch in trainer.progress.history)
-    folder.write_history(run / "history.csv", trainer.progress.history)
+
+def build(job: Job, inputs: Inputs) -> tuple[Trainer, Recipe]:
+    """Build the method and its trainer, and complete the recipe."""
+    recipe, data = job.recipe, inputs.data
+    torch.manual_seed(recipe.seed)
+    method = methods.build(recipe.method, inputs.problem, recipe.options)
+    if isinstance(method, pretrain.Pretrainable):
+        method.pretrained = recipe.pretrain is not None
+    windows = Windows(data.scenes, method.halo, inputs.problem.fill)
+    defaults = method.fit_defaults()
+    settings = choose_settings(recipe.fit, windows, method.halo, defaults)
+    # No epoch is the method's choice, not one that a recipe may ask for.
+    chosen = msgspec.structs.asdict(settings) | {"epochs": settings.epochs or None}
+    resolved = msgspec.structs.replace(
+        recipe,
+        fit=Fit(**chosen),
+        options=methods.all_options(recipe.method, recipe.options),
+    )
+    trainer = Trainer(method, data, windows, settings, recipe.seed, job.device)
+    return trainer, resolved
+
+
+def fit(
+    job: Job,
+    resolved: Recipe,
+    trainer: Trainer,
+    after_step: Callable[[int, int, float], None],
+    after_epoch: Callable[[Epoch], None],
+) -> float:
+    """Train to the end, or from where an interrupted run stopped.
+
+    Returns:
+        Seconds that the epochs of the interrupted run took.
+    """
+    run, state = job.run, job.run / folder.STATE
+    begun = job.resume and state.is_file()
+    pretraining = None if begun else open_pretraining(job, trainer.method)
+    folder.prepare_folder(run, resolved, job.resume, job.overwrite)
+    if begun:
+        trainer.load(state)
+    else:
+        if pretraining is not None:
+            pretraining.run(run, job.resume, after_step)
+            # A run from the encoder just kept, by --init, is the same from here on.
+            torch.manual_seed(job.recipe.seed)
+        trainer.prepare()
+        # So that an interruption in the first epoch can be resumed.
+        trainer.save(state)
+        (run / encoder_file.PRETRAIN_STATE).unlink(missing_ok=True)
+    history = trainer.progress.history
+    finished, earlier = len(history), sum(epoch.seconds for epoch in history)
+    folder.write_history(run / "history.csv", history)
     with scalars(run / folder.TENSORBOARD, finished) as write_scalars:
 
         def epoch_done(epoch: Epoch) -> None:
-            trainer.save(run / folder.STATE)
+            trainer.save(state)
             folder.write_history(run / "history.csv", trainer.progress.history)
             write_scalars(epoch)
             after_epoch(epoch)
 
         trainer.run(epoch_done, after_step)
+    return earlier
 
+
+def measure(job: Job, inputs: Inputs, trainer: Trainer) -> dict[str, Any]:
+    """Measure the trained network on the test pixels, and calibrate it.
+
+    Returns:
+        The content of ``metrics.json``, but for target and seconds.
+    """
+    recipe, data, method = job.recipe, inputs.data, trainer.method
+    caveats = [*inputs.caveats]
+    counts = data.pixels_by_role()
     tested = trainer.score(Role.TEST)
     calibrated = calibration.calibrate(
         method.probabilities, trainer.score(Role.VALIDATION), tested
     )
     matrix = tested.confusion()
     adjusted = None
-    if wanted.split.probability_sample:
+    if recipe.split.probability_sample:
         mapped = trainer.scorer.pixels_by_class(data)
-        adjusted, said = area_estimate.measure(matrix, mapped, data)
-        cautions += warned(said)
+        adjusted, messages = area_estimate.measure(matrix, mapped, data)
+        caveats += logged(messages)
     result = {
-        "method": wanted.method,
-        "seed": wanted.seed,
+        "method": recipe.method,
+        "seed": recipe.seed,
         "version": importlib.metadata.version("hsi-edge"),
         "classes": [{"code": c.code, "name": c.name} for c in data.classes],
         **metrics.report(matrix, data.classes),
@@ -164,83 +268,105 @@ def train(
         "best_epoch": trainer.progress.best_epoch,
         "calibration": calibrated,
         "area_adjusted": adjusted,
-        "warnings": cautions,
+        "warnings": caveats,
     }
-    if wanted.pretrain is not None:
-        _, origin = encoder_file.read_encoder(run / encoder_file.ENCODER)
-        cautions += warned(pretrain.warnings(origin, data))
+    if recipe.pretrain is not None:
+        _, origin = encoder_file.read_encoder(job.run / encoder_file.ENCODER)
+        caveats += logged(pretrain.caveats(origin, data))
         result["pretraining"] = msgspec.to_builtins(origin)
-    described = describe(resolved, data, counts, bands, values, result)
-    sample = sample_window(data, method.halo, problem.fill)
-    checkpoint.save(run, method, described, sample)
-    folder.write_splits(run, data)
-    folder.write_confusion(run / "confusion.csv", matrix, data)
-    if aimed is not None:
-        result["target"] = target.measure(aimed, trainer.scorer)
-    result["seconds"] = time.monotonic() - started
-    whole_file.write_text(run / folder.METRICS, json.dumps(result, indent=1) + "\n")
-
-    from hsi_train.report.page import write_report
-
-    write_report(
-        run / "report.html", method, data, trainer.progress,
-        result, described, where, aimed,
-    )  # fmt: skip
-    (run / folder.STATE).unlink(missing_ok=True)
     return result
 
 
-def warned(sentences: list[str]) -> list[str]:
-    """Log the sentences, and hand them on."""
-    for sentence in sentences:
-        log.warning(sentence)
-    return sentences
+def write(
+    job: Job,
+    resolved: Recipe,
+    inputs: Inputs,
+    trainer: Trainer,
+    result: dict[str, Any],
+    started: float,
+) -> None:
+    """Write checkpoint, split, metrics and report; complete ``result`` in place."""
+    run, data, method = job.run, inputs.data, trainer.method
+    description = describe(
+        resolved, data, inputs.bands, inputs.values, inputs.checksums, result
+    )
+    sample = sample_window(data, method.halo, inputs.problem.fill)
+    checkpoint.save(run, method, description, sample)
+    folder.write_splits(run, data)
+    folder.write_confusion(run / "confusion.csv", result["confusion"], data)
+    if inputs.target_data is not None:
+        result["target"] = target.measure(inputs.target_data, trainer.scorer)
+    result["seconds"] = time.monotonic() - started
+    files.write_text(run / folder.METRICS, json.dumps(result, indent=1) + "\n")
+
+    from hsi_train.report.page import write_report  # imports matplotlib
+
+    write_report(
+        run / "report.html",
+        RunResult(
+            method=method,
+            device=job.device,
+            data=data,
+            progress=trainer.progress,
+            metrics=result,
+            description=description,
+            target_data=inputs.target_data,
+        ),
+    )
+    (run / folder.STATE).unlink(missing_ok=True)
+
+
+def logged(messages: list[str]) -> list[str]:
+    """Log messages as warnings, and return them."""
+    for message in messages:
+        log.warning(message)
+    return messages
 
 
 def open_pretraining(
-    wanted: Recipe, method: BaseMethod, device: torch.device
+    job: Job, method: BaseMethod
 ) -> pretrain.Pretrainer | pretrain.Reuse | None:
     """Read what the encoder comes from, or return None where it starts at random."""
-    if wanted.pretrain is None or not isinstance(method, pretrain.Pretrainable):
+    recipe, settings = job.recipe, job.recipe.pretrain
+    if settings is None or not isinstance(method, pretrain.Pretrainable):
         return None
-    if wanted.pretrain.init is not None:
-        path = Path(recipe.expanded(wanted.pretrain.init))
-        return pretrain.Reuse(path, method, wanted.method)
-    paths = [recipe.expanded(p) for p in wanted.pretrain.scenes]
-    side = wanted.pretrain.outputs + 2 * method.halo
+    if settings.init is not None:
+        return pretrain.Reuse(Path(expanded(settings.init)), method, recipe.method)
+    paths = [expanded(p) for p in settings.scenes]
+    side = settings.outputs + 2 * method.halo
     sources = pretrain.read_sources(paths, side, log.warning)
     return pretrain.Pretrainer(
-        method, wanted.method, sources, wanted.pretrain, wanted.seed, device
+        method, recipe.method, sources, settings, recipe.seed, job.device
     )
 
 
-def read_data(wanted: Recipe, halo: int) -> LabelledData:
+def read_data(recipe: Recipe, halo: int) -> LabelledData:
     """Read scenes and labels of a recipe."""
-    source, settings = wanted.data, wanted.split
+    source, settings = recipe.data, recipe.split
     test_labels = settings.files if settings.mode == "test-labels" else ()
     return labelled_scene.load(
-        [recipe.expanded(p) for p in source.scenes],
-        [recipe.expanded(p) for p in source.labels],
+        [expanded(p) for p in source.scenes],
+        [expanded(p) for p in source.labels],
         halo,
         source.label_field,
-        recipe.expanded(source.classes) if source.classes else None,
+        expanded(source.classes) if source.classes else None,
         source.exclude,
-        [recipe.expanded(p) for p in test_labels],
+        [expanded(p) for p in test_labels],
         whole=settings.probability_sample,
     )
 
 
-def divide(wanted: Recipe, data: LabelledData, receptive_field: int) -> LabelledData:
+def divide(recipe: Recipe, data: LabelledData, receptive_field: int) -> LabelledData:
     """Divide the labelled pixels as the recipe says."""
-    settings = wanted.split
+    settings = recipe.split
     if settings.mode == "file":
-        files = [recipe.expanded(p) for p in settings.files]
-        return split.from_files(data, files, settings.probability_sample)
+        paths = [expanded(p) for p in settings.files]
+        return split.from_files(data, paths, settings.probability_sample)
     if settings.mode == "test-labels":
-        files = [recipe.expanded(p) for p in settings.files]
-        return split.from_test_labels(data, files)
+        paths = [expanded(p) for p in settings.files]
+        return split.from_test_labels(data, paths)
     if settings.samples_per_class is not None:
-        return split.per_class(data, settings.samples_per_class, wanted.seed)
+        return split.per_class(data, settings.samples_per_class, recipe.seed)
     if settings.train_fraction is not None:
-        return split.fraction(data, settings.train_fraction, wanted.seed)
-    return blocks.spatial(data, receptive_field, wanted.seed)
+        return split.fraction(data, settings.train_fraction, recipe.seed)
+    return blocks.spatial(data, receptive_field, recipe.seed)

@@ -17,10 +17,10 @@ from hsi_train.fitting.encoder_file import Origin, read_encoder
 from hsi_train.fitting.pretrain import (
     Pretrainable,
     Pretrainer,
+    caveats,
     complete_windows,
     decay_groups,
     read_sources,
-    warnings,
 )
 from hsi_train.method import Problem
 from hsi_train.methods import names
@@ -265,9 +265,9 @@ def test_an_encoder_that_has_seen_the_test_pixels_is_said(
     origin = Origin(
         method="s2former", version="0", scenes=["a.tif"], steps=1, seed=0, loss=0.0
     )
-    assert warnings(origin, data) == []
+    assert caveats(origin, data) == []
     seen = msgspec.structs.replace(origin, scenes=["a.tif", "memory.tif"])
-    (said,) = warnings(seen, data)
+    (said,) = caveats(seen, data)
     assert "pre-trained on memory.tif, test pixels included" in said
 
 

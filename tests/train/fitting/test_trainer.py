@@ -62,7 +62,7 @@ def trainer_of(problem: LabelledData, settings: Fit, seed: int = 0) -> Trainer:
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
-    return {k: v.clone() for k, v in trainer._method.state_dict().items()}
+    return {k: v.clone() for k, v in trainer.method.state_dict().items()}
 
 
 def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
@@ -200,14 +200,14 @@ def test_without_validation_the_last_weights_stay(
     final = weights(trainer)
     learned = [k for k in final if "running" not in k and "num_batches" not in k]
     assert all(torch.equal(final[k], after[-1][k]) for k in learned)
-    assert not trainer._method.training
+    assert not trainer.method.training
 
 
 def test_statistics_are_those_of_all_that_is_shown(
     make_data: MakeData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainer_of(split.per_class(make_data(fields()), 6, 0), SHORT)
-    method = trainer._method
+    method = trainer.method
     monkeypatch.setattr(method, "shown", lambda cube: torch.cat([cube, 3 * cube]))
     norm = next(m for m in method.network.modules() if isinstance(m, _BatchNorm))
     seen: list[Tensor] = []
@@ -237,9 +237,9 @@ def test_loss_that_is_no_number_stops_with_advice(
     trainer = trainer_of(problem, SHORT)
 
     def broken(_: Any) -> Tensor:
-        return sum(p.sum() for p in trainer._method.parameters()) * float("nan")  # type: ignore[return-value]
+        return sum(p.sum() for p in trainer.method.parameters()) * float("nan")  # type: ignore[return-value]
 
-    monkeypatch.setattr(trainer._method, "loss", broken)
+    monkeypatch.setattr(trainer.method, "loss", broken)
     with pytest.raises(RecipeError, match=r"loss became nan in epoch 1.*learning_rate"):
         trainer.run()
 
@@ -314,7 +314,7 @@ def test_each_loss_steps_only_the_parameters_it_reaches(
     problem: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainer_of(problem, Fit(epochs=4, batch=18))
-    method = trainer._method
+    method = trainer.method
     names = [n for n, _ in method.named_parameters()]
     first, second = names[0], names[1]
     seen: list[dict[str, Tensor]] = []
@@ -341,7 +341,7 @@ def test_method_knows_how_far_the_training_is(
     seen: list[float] = []
 
     def watched(trainer: Trainer) -> Trainer:
-        method = trainer._method
+        method = trainer.method
         original = method.losses
 
         def losses(batch: Any) -> Iterator[Tensor]:

@@ -20,6 +20,7 @@ from hsi_train.fitting import statistics as patches
 from hsi_train.fitting.trainer import Epoch, Progress
 from hsi_train.measuring import metrics
 from hsi_train.report.page import write_report
+from hsi_train.report.run_result import RunResult
 from hsi_train.run_folder.checkpoint import Description
 from hsi_train.splitting import split
 from hsi_train.target import Target
@@ -93,11 +94,17 @@ def made_report(
         ),
     )  # fmt: skip
     path = folder / "report.html"
-    aimed = Target([], described.bands, described.values, classes, 0, [])
-    write_report(
-        path, method, data, progress, result, described, CPU,
-        aimed if "target" in result else None,
-    )  # fmt: skip
+    target_data = Target([], described.bands, described.values, classes, 0, [])
+    run = RunResult(
+        method=method,
+        device=CPU,
+        data=data,
+        progress=progress,
+        metrics=result,
+        description=described,
+        target_data=target_data if "target" in result else None,
+    )
+    write_report(path, run)
     return path.read_text(encoding="utf-8"), result
 
 

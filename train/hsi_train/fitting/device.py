@@ -10,10 +10,10 @@ from hsi_runtime.errors import EngineError, HsiError, ResourceError
 
 
 def torch_device(name: str) -> torch.device:
-    """Return the device asked for; ``auto`` takes a GPU where one works.
+    """Return the requested device; ``auto`` takes a GPU if one works.
 
     Raises:
-        EngineError: CUDA was asked for and does not work, or something unknown was.
+        EngineError: CUDA was requested and does not work, or the name is unknown.
     """
     if name not in ("auto", "cpu", "cuda"):
         raise EngineError(

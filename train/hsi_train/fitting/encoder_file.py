@@ -62,7 +62,7 @@ def load_encoder(path: Path, encoder: nn.Module, method: str) -> Origin:
 
     Args:
         path: What `save_encoder` wrote.
-        encoder: Of the method to train.
+        encoder: Encoder of the method to train.
         method: Its name.
 
     Raises:

@@ -76,8 +76,8 @@ class Source(NamedTuple):
         cube: Stored units, used bands only, shape ``(band, row, col)``.
         corners: First row and column of every window without a missing value, shape
             ``(window, 2)``.
-        mean: Of all valid pixels, shape ``(band,)``.
-        std: Likewise; one where a band never varies.
+        mean: Mean of all valid pixels, shape ``(band,)``.
+        std: Their standard deviation; one where a band never varies.
     """
 
     name: str
@@ -94,7 +94,7 @@ def read_sources(
 
     Args:
         paths: Scenes, or folders of scenes.
-        side: Of a window, in pixels.
+        side: Side of a window, pixels.
         warn: Called with each sentence the user should read.
 
     Raises:
@@ -134,8 +134,8 @@ def read_sources(
     return sources
 
 
-def warnings(origin: Origin, data: LabelledData) -> list[str]:
-    """Say whether an encoder has seen the scenes whose accuracy is measured."""
+def caveats(origin: Origin, data: LabelledData) -> list[str]:
+    """Warn if an encoder has seen the scenes whose accuracy is measured."""
     here = {scene.info.path.name for scene in data.scenes}
     both = [name for name in origin.scenes if name in here]
     if not both:
@@ -201,7 +201,7 @@ class Pretrainer:
 
         Args:
             run: Folder of the run; holds the state on the way.
-            resume: Go on from that state.
+            resume: Continue from that state.
             after_step: Called with finished steps, all steps and the loss.
         """
         state, steps = run / PRETRAIN_STATE, self._settings.steps
@@ -254,7 +254,7 @@ class Pretrainer:
         return torch.cat(out)
 
     def save(self, path: Path) -> None:
-        """Save all that `load` needs to go on as if nothing had happened."""
+        """Save all that `load` needs to continue as if it had not been interrupted."""
         state: dict[str, Any] = {
             "method": self._method.state_dict(),
             **self._optimisation.state(),
@@ -265,7 +265,7 @@ class Pretrainer:
         save_state(path, state)
 
     def load(self, path: Path) -> None:
-        """Go on where `save` was called.
+        """Continue where `save` was called.
 
         Raises:
             OutputError: The file is damaged or of another run.

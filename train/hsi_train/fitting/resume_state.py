@@ -1,4 +1,4 @@
-"""The file from which an interrupted training goes on."""
+"""The file from which an interrupted training continues."""
 
 import io
 from collections.abc import Iterator

@@ -17,7 +17,7 @@ def scalars(folder: Path, finished: int) -> Iterator[Callable[[Epoch], None]]:
     Without tensorboard, which nothing here needs, the function does nothing.
 
     Args:
-        folder: Of the event files.
+        folder: Folder of the event files.
         finished: Epochs before those to come; what was written later than them, by a
             run that was interrupted, is withdrawn.
     """

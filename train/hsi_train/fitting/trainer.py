@@ -68,7 +68,7 @@ class Progress:
 
     Attributes:
         history: One entry for each finished epoch.
-        best_kappa: Of the validation pixels.
+        best_kappa: Best kappa of the validation pixels.
         best_epoch: Number of the epoch whose weights are kept, from 1; 0 where none was
             needed.
         best: Those weights.
@@ -81,7 +81,7 @@ class Progress:
 
 
 def choose_settings(
-    wanted: Fit, windows: Windows, halo: int, defaults: Defaults
+    requested: Fit, windows: Windows, halo: int, defaults: Defaults
 ) -> Settings:
     """Fill in what the recipe leaves open, from the data and the method's defaults.
 
@@ -96,7 +96,7 @@ def choose_settings(
     Raises:
         RecipeError: Steps too small for batch statistics.
     """
-    outputs, batch, epochs = wanted.outputs, wanted.batch, wanted.epochs
+    outputs, batch, epochs = requested.outputs, requested.batch, requested.epochs
     pixels = len(windows.training_pixels())
     if outputs is None:
         largest = max(min(target.shape) for target in windows.targets)
@@ -118,11 +118,17 @@ def choose_settings(
         least = max(defaults.min_steps, SMALL_STEPS if small else 0)
         epochs = max(MIN_EPOCHS, math.ceil(least / steps)) if defaults.min_steps else 0
     rates = {
-        key: getattr(wanted if getattr(wanted, key) is not None else defaults, key)
+        key: getattr(
+            requested if getattr(requested, key) is not None else defaults, key
+        )
         for key in ("learning_rate", "weight_decay", "gain", "noise")
     }
     return Settings(
-        epochs=epochs, outputs=outputs, batch=batch, patience=wanted.patience, **rates
+        epochs=epochs,
+        outputs=outputs,
+        batch=batch,
+        patience=requested.patience,
+        **rates,
     )
 
 
@@ -136,6 +142,7 @@ class Trainer:
     """Trains one method, epoch by epoch, and can be saved between epochs.
 
     Attributes:
+        method: The method that is trained.
         scorer: Scores scenes with the present weights.
         progress: What is finished so far.
     """
@@ -149,7 +156,7 @@ class Trainer:
         seed: int,
         device: torch.device,
     ) -> None:
-        self._method = method.to(device)
+        self.method = method.to(device)
         self._data, self._windows = data, windows
         self._settings, self._device = settings, device
         self._epochs, self._outputs = settings.epochs, settings.outputs
@@ -173,6 +180,10 @@ class Trainer:
         )
         self._validates = any((s.roles == Role.VALIDATION).any() for s in data.scenes)
         self.progress = Progress()
+
+    def prepare(self) -> None:
+        """Let the method look at the training windows before the first step."""
+        self.method.prepare(self._windows)
 
     def run(
         self,
@@ -204,7 +215,7 @@ class Trainer:
                 progress.best_epoch = epoch
                 progress.best = {
                     k: v.detach().cpu().clone()
-                    for k, v in self._method.state_dict().items()
+                    for k, v in self.method.state_dict().items()
                 }
             progress.history.append(
                 Epoch(
@@ -218,20 +229,20 @@ class Trainer:
             )
             after_epoch(progress.history[-1])
         if progress.best is not None:
-            self._method.load_state_dict(progress.best)
+            self.method.load_state_dict(progress.best)
         self._settle()
-        self._method.eval()
+        self.method.eval()
 
     def _train_epoch(
         self, epoch: int, after_step: Callable[[int, int, float], None]
     ) -> float:
-        self._method.train()
+        self.method.train()
         total = 0.0
         for step, places in enumerate(self._epoch_places(), start=1):
             batch = self._windows.batch(places, self._outputs)
             batch = augment(
                 batch,
-                self._method.problem,
+                self.method.problem,
                 self._settings.gain,
                 self._settings.noise,
                 self._generator,
@@ -246,8 +257,8 @@ class Trainer:
     def _train_step(self, batch: Batch) -> float:
         """Take an optimiser step for each loss of the method; return the first."""
         values = []
-        self._method.progress = self._optimisation.progress
-        losses = self._method.losses(batch)
+        self.method.progress = self._optimisation.progress
+        losses = self.method.losses(batch)
         while True:
             with self._optimisation.precision():
                 loss = next(losses, None)
@@ -280,12 +291,12 @@ class Trainer:
         forms differ in training asks its norms. With validation pixels, the new
         statistics stay only if these agree.
         """
-        network = self._method.network
+        network = self.method.network
         norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
         if not norms:
             return
-        before = copy.deepcopy(self._method.state_dict())
-        self._method.eval()
+        before = copy.deepcopy(self.method.state_dict())
+        self.method.eval()
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over all batches
@@ -298,13 +309,13 @@ class Trainer:
         rng = np.random.default_rng(0)
         for chosen in shuffled(places, self._batch, rng):
             cube = self._windows.batch(chosen, self._outputs).cube
-            network(self._method.shown(cube.to(self._device)))
+            network(self.method.shown(cube.to(self._device)))
         for norm in norms:
             norm.momentum = 0.1
-        self._method.eval()
+        self.method.eval()
         kappa, _ = self._validate()
         if kappa is not None and kappa < self.progress.best_kappa:
-            self._method.load_state_dict(before)
+            self.method.load_state_dict(before)
 
     def _validate(self) -> tuple[float | None, float | None]:
         if not self._validates:
@@ -317,10 +328,10 @@ class Trainer:
         return self.scorer.score(self._data, role)
 
     def save(self, path: Path) -> None:
-        """Save all that `load` needs to go on as if nothing had happened."""
+        """Save all that `load` needs to continue as if it had not been interrupted."""
         progress = self.progress
         state: dict[str, Any] = {
-            "method": self._method.state_dict(),
+            "method": self.method.state_dict(),
             **self._optimisation.state(),
             "numpy": self._rng.bit_generator.state,
             "generator": self._generator.get_state(),
@@ -332,13 +343,13 @@ class Trainer:
         save_state(path, state)
 
     def load(self, path: Path) -> None:
-        """Go on where `save` was called.
+        """Continue where `save` was called.
 
         Raises:
             OutputError: The file is damaged or of another run.
         """
         with loaded_state(path) as state:
-            self._method.load_state_dict(state["method"])
+            self.method.load_state_dict(state["method"])
             self._optimisation.load(state)
             self._rng.bit_generator.state = state["numpy"]
             self._generator.set_state(state["generator"])

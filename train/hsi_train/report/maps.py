@@ -70,7 +70,7 @@ def maps(
 
 def target_maps(
     method: BaseMethod,
-    aimed: Target,
+    target_data: Target,
     data: LabelledData,
     device: torch.device,
 ) -> Safe:
@@ -78,12 +78,14 @@ def target_maps(
 
     Args:
         method: In evaluation mode.
-        aimed: The target scenes.
+        target_data: The target scenes.
         data: Source scenes and classes.
         device: Where the method lives.
     """
-    known = [(p, found) for p, found in aimed.scenes if (found != UNLABELLED).any()]
-    scenes = (target.read(aimed, p, found, method.halo) for p, found in known)
+    known = [
+        (p, found) for p, found in target_data.scenes if (found != UNLABELLED).any()
+    ]
+    scenes = (target.read(target_data, p, found, method.halo) for p, found in known)
     bands, _ = composites(data)
     return _gallery(method, scenes, len(known), bands, data, device, divided=False)
 

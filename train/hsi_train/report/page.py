@@ -4,12 +4,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hsi_runtime import files
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.fitting.trainer import Progress
-from hsi_train.method import BaseMethod
 from hsi_train.report.html import (
     Safe,
     anchor,
@@ -32,6 +29,7 @@ from hsi_train.report.plots import (
     draw_validation,
     plot_style,
 )
+from hsi_train.report.run_result import RunResult
 from hsi_train.report.spectra import spectra_section
 from hsi_train.report.tables import (
     area_table,
@@ -45,7 +43,6 @@ from hsi_train.report.tables import (
 )
 from hsi_train.report.unmixing import unmixing
 from hsi_train.run_folder.checkpoint import Description
-from hsi_train.target import Target
 
 FITTING_CLASSES = 12  # whose confusion matrix leaves room beside it
 
@@ -53,26 +50,11 @@ FITTING_CLASSES = 12  # whose confusion matrix leaves room beside it
 @plot_style()
 def write_report(
     path: Path,
-    method: BaseMethod,
-    data: LabelledData,
-    progress: Progress,
-    result: dict[str, Any],
-    described: Description,
-    device: torch.device,
-    aimed: Target | None = None,
+    run: RunResult,
 ) -> None:
-    """Write the page: maps, accuracy, curves, spectra, recipe and provenance.
-
-    Args:
-        path: Of the page.
-        method: In evaluation mode.
-        data: Scenes and classes.
-        progress: Of the training.
-        result: The content of ``metrics.json``.
-        described: What the checkpoint says about itself.
-        device: Where the method lives.
-        aimed: The target scenes that ``result`` measures, if any.
-    """
+    """Write the page: maps, accuracy, curves, spectra, recipe and provenance."""
+    method, device, data = run.method, run.device, run.data
+    result, described = run.metrics, run.description
     values = described.values
     counts = data.pixels_by_role()
     contents = {
@@ -80,9 +62,9 @@ def write_report(
         "Accuracy of each class": class_table(result, data.classes, counts),
         "Confusion matrix": _confusion(result, data),
         "Area-adjusted accuracy": _area_adjusted(result, data),
-        "Source and target": _target(result, aimed, method, data, device),
+        "Source and target": _target(run),
         "Calibration": _calibration(result),
-        "Training": _training(progress),
+        "Training": _training(run.progress),
         "Mean spectra": spectra_section(
             data, method.problem.fill, values.quantity, values.scale
         ),
@@ -154,20 +136,14 @@ def _area_adjusted(result: dict[str, Any], data: LabelledData) -> Safe:
     )
 
 
-def _target(
-    result: dict[str, Any],
-    aimed: Target | None,
-    method: BaseMethod,
-    data: LabelledData,
-    device: torch.device,
-) -> Safe:
-    if aimed is None:
+def _target(run: RunResult) -> Safe:
+    if run.target_data is None:
         return Safe()
-    said = result["target"]["warnings"]
+    said = run.metrics["target"]["warnings"]
     return joined(
         *(paragraph(sentence, "warning") for sentence in said),
-        table(*comparison(result)),
-        target_maps(method, aimed, data, device),
+        table(*comparison(run.metrics)),
+        target_maps(run.method, run.target_data, run.data, run.device),
     )
 
 

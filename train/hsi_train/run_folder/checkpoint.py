@@ -78,8 +78,8 @@ def load(run: Path) -> Checkpoint:
     path = run / FILE_NAME if run.is_dir() else run
     if not path.is_file():
         seeds = sorted(str(p.parent) for p in run.glob(f"seed-*/{FILE_NAME}"))
-        wanted = f"one of {', '.join(seeds)}" if seeds else "the folder hsi-train wrote"
-        raise ModelFileError(f"There is no checkpoint {path}; give {wanted}.")
+        advice = f"one of {', '.join(seeds)}" if seeds else "the folder hsi-train wrote"
+        raise ModelFileError(f"There is no checkpoint {path}; give {advice}.")
     tensors, text = read_tensors(path, METADATA_KEY)
     if text is None or SAMPLE not in tensors:
         raise ModelFileError(f"{path} was not written by hsi-train.")

@@ -20,7 +20,7 @@ from hsi_train.run_folder import checkpoint
 
 
 def bands_of(data: LabelledData) -> Bands:
-    """Say which bands of which sensor the model will use."""
+    """Describe which bands of which sensor the model will use."""
     info, used = data.reference, data.bands
     return Bands(
         source_count=info.bands,
@@ -30,11 +30,11 @@ def bands_of(data: LabelledData) -> Bands:
     )
 
 
-def values_of(wanted: Recipe, data: LabelledData, problem: Problem) -> Values:
-    """Say what values the model will expect."""
+def values_of(settings: Recipe, data: LabelledData, problem: Problem) -> Values:
+    """Describe the values that the model will expect."""
     info, used = data.reference, data.bands
     return Values(
-        quantity=wanted.data.quantity,
+        quantity=settings.data.quantity,
         dtype=info.dtype.name,
         scale=_chosen(info.scale, used),
         offset=_chosen(info.offset, used),
@@ -51,17 +51,12 @@ def _chosen(
 def describe(
     resolved: Recipe,
     data: LabelledData,
-    counts: NDArray[np.int64],
     bands: Bands,
     values: Values,
+    data_sha256: dict[str, str],
     result: dict[str, Any],
 ) -> checkpoint.Description:
     """Collect what an exported model must say about itself."""
-    sources = [*resolved.data.scenes, *resolved.data.labels, *resolved.split.files]
-    if resolved.pretrain is not None:
-        given = [recipe.expanded(p) for p in resolved.pretrain.scenes]
-        sources += labelled_scene.expand_scenes(given)
-        sources += filter(None, [resolved.pretrain.init])
     return checkpoint.Description(
         method=resolved.method,
         options=resolved.options,
@@ -74,13 +69,23 @@ def describe(
             version=result["version"],
             seed=resolved.seed,
             recipe=recipe.dump(resolved),
-            data_sha256=checksums(sources, data),
+            data_sha256=data_sha256,
             counts={k: result["counts"][k] for k in ("train", "validation", "test")},
             overall_accuracy=result["overall_accuracy"],
             average_accuracy=result["average_accuracy"],
             kappa=result["kappa"],
         ),
     )
+
+
+def sources_of(settings: Recipe) -> list[str]:
+    """List the files that train a network, as the recipe names them."""
+    sources = [*settings.data.scenes, *settings.data.labels, *settings.split.files]
+    if settings.pretrain is not None:
+        given = [recipe.expanded(p) for p in settings.pretrain.scenes]
+        sources += labelled_scene.expand_scenes(given)
+        sources += filter(None, [settings.pretrain.init])
+    return sources
 
 
 def checksums(sources: Sequence[str], data: LabelledData) -> dict[str, str]:

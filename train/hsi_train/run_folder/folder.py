@@ -18,7 +18,6 @@ from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.rasters import write_raster
 from hsi_train.fitting.encoder_file import ENCODER, PRETRAIN_STATE
 from hsi_train.fitting.trainer import Epoch
-from hsi_train.measuring import metrics
 from hsi_train.recipe import Recipe
 from hsi_train.run_folder import checkpoint
 
@@ -67,23 +66,23 @@ def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
 
 
 def interrupted(run: Path) -> bool:
-    """Tell whether a folder holds a training that can go on."""
+    """Return True if a folder holds a training that can be resumed."""
     return any((run / name).is_file() for name in (STATE, PRETRAIN_STATE))
 
 
-def check_inputs(run: Path, wanted: Recipe) -> None:
+def check_inputs(run: Path, settings: Recipe) -> None:
     """Refuse to replace a run that the new one reads from.
 
     Raises:
         OutputError: A scene, label, class, split or encoder file lies in the folder.
     """
-    data = wanted.data
-    sources = [*data.scenes, *data.labels, *wanted.split.files, data.classes or ""]
-    if wanted.target is not None:
-        target = wanted.target
+    data = settings.data
+    sources = [*data.scenes, *data.labels, *settings.split.files, data.classes or ""]
+    if settings.target is not None:
+        target = settings.target
         sources += [*target.scenes, *target.labels, target.classes or ""]
-    if wanted.pretrain is not None:
-        sources += [*wanted.pretrain.scenes, wanted.pretrain.init or ""]
+    if settings.pretrain is not None:
+        sources += [*settings.pretrain.scenes, settings.pretrain.init or ""]
     for source in filter(None, sources):
         path = Path(matlab.split_name(recipe.expanded(source))[0]).resolve()
         if path.is_relative_to(run.resolve()):
@@ -123,10 +122,12 @@ def write_history(path: Path, history: list[Epoch]) -> None:
     _write_csv(path, [[f.name for f in fields(Epoch)], *lines])
 
 
-def write_confusion(path: Path, matrix: metrics.Confusion, data: LabelledData) -> None:
-    """Write the confusion matrix: a row for each true class."""
+def write_confusion(
+    path: Path, confusion: Sequence[Sequence[int]], data: LabelledData
+) -> None:
+    """Write a confusion matrix: a row for each true class."""
     names = [c.name for c in data.classes]
-    lines = [[n, *row.tolist()] for n, row in zip(names, matrix, strict=True)]
+    lines = [[n, *row] for n, row in zip(names, confusion, strict=True)]
     _write_csv(path, [["true \\ predicted", *names], *lines])
 
 
