@@ -1,4 +1,4 @@
-"""What hsi-run prints besides a map: the model, its self-test, the plan, a summary."""
+"""Reports of hsi-run besides a map: the model, its self-test, the plan, a summary."""
 
 import statistics
 import time

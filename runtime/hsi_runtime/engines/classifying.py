@@ -79,7 +79,7 @@ class Classifier:
             fill = np.array(self.document.values.fill, dtype=np.float32)
             values = np.where(known, values, fill[:, None, None])
         batch = predict_in_parts(self.backend, values[None], halo, self.outputs)
-        outputs = {name: found[0] for name, found in batch.items()}
+        outputs = {name: values[0] for name, values in batch.items()}
         return Square(rows[0], cols[0], outputs, valid)
 
 

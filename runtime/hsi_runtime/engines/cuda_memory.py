@@ -23,8 +23,8 @@ class Gpu(NamedTuple):
     """The GPU that this process uses.
 
     Attributes:
-        name: As its driver calls it.
-        compute_capability: Such as ``9.0``.
+        name: Name that the driver gives it.
+        compute_capability: Compute capability, such as ``9.0``.
     """
 
     name: str
@@ -64,24 +64,24 @@ def probe(cuda: Any) -> Gpu:
     if code != cuda.cudaError_t.cudaSuccess or not count:
         why = explain(cuda, code) if code else "the driver lists none"
         raise EngineError(f"There is no usable GPU ({why}); use --device cpu.")
-    found = check(cuda, cuda.cudaGetDeviceProperties(DEVICE))
-    name = found.name.decode() if isinstance(found.name, bytes) else found.name
-    return Gpu(name, f"{found.major}.{found.minor}")
+    device = check(cuda, cuda.cudaGetDeviceProperties(DEVICE))
+    name = device.name.decode() if isinstance(device.name, bytes) else device.name
+    return Gpu(name, f"{device.major}.{device.minor}")
 
 
 def explain(cuda: Any, code: Any) -> str:
-    """Put CUDA's error code into CUDA's own words."""
+    """Return CUDA's own text for an error code."""
     words = cuda.cudaGetErrorString(code)[1]
     return words.decode() if isinstance(words, bytes) else str(words)
 
 
 def failed(why: str) -> str:
-    """Say that the GPU failed, and what to do."""
+    """Return the message for a GPU that failed."""
     return f"The GPU failed: {why}; start again, or use --device cpu."
 
 
 def check(cuda: Any, answer: tuple[Any, ...]) -> Any:
-    """Return what a call of CUDA gave besides its error code.
+    """Return the values of a CUDA call, without its error code.
 
     Raises:
         ResourceError: The memory of the GPU, or pinned memory, ran out.

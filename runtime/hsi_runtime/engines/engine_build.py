@@ -34,14 +34,14 @@ class Profile(NamedTuple):
 
 
 def profile_of(document: ModelDocument, tile: int) -> Profile:
-    """Take the shapes from the plan of windows: squares of up to ``tile`` outputs."""
+    """Return the shapes of windows: squares of up to ``tile`` outputs."""
     bands, side = len(document.bands.used), document.receptive_field
     widest = tile + 2 * document.halo
     return Profile((1, bands, side, side), (1, bands, widest, widest))
 
 
 def build(trt: Any, model: ModelFile, profile: Profile) -> bytes:
-    """Build an engine for this machine's GPU; says how far it is.
+    """Build an engine for this machine's GPU, and log the progress.
 
     Args:
         trt: The module ``tensorrt``, or one like it.
@@ -52,7 +52,7 @@ def build(trt: Any, model: ModelFile, profile: Profile) -> bytes:
         The serialized engine.
 
     Raises:
-        ModelFileError: TensorRT does not know what the graph wants.
+        ModelFileError: TensorRT does not support the graph.
         ResourceError: Memory ran out.
         EngineError: Any other failure.
     """
@@ -70,8 +70,8 @@ def build(trt: Any, model: ModelFile, profile: Profile) -> bytes:
         why = "it gives no reason"
         if parser.num_errors:
             first = parser.get_error(0)
-            said = " ".join(first.desc().split())
-            why = f"{first.node_operator()} {first.node_name()}: {said}"
+            message = " ".join(first.desc().split())
+            why = f"{first.node_operator()} {first.node_name()}: {message}"
         raise ModelFileError(f"{model.path} is refused by TensorRT: {why}.")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # float32 means float32, as in training
@@ -117,7 +117,7 @@ def failure(trt: Any, what: str) -> HsiError:
 
 @functools.cache
 def _runtime(trt: Any) -> Any:
-    """Make the one that all engines live in; a GPU must have been found before."""
+    """Make the runtime that holds all engines; a GPU must have been found before."""
     runtime = trt.Runtime(_listen(trt))
     runtime.engine_host_code_allowed = False
     return runtime
@@ -125,7 +125,7 @@ def _runtime(trt: Any) -> Any:
 
 @functools.cache
 def _listen(trt: Any) -> Any:
-    """Make the logger of a TensorRT module: it keeps the first it is given."""
+    """Make the logger of a TensorRT module, which keeps the first that it is given."""
 
     class Listener(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -141,7 +141,7 @@ def _listen(trt: Any) -> Any:
 
 
 def _monitor(trt: Any) -> Any:
-    """Make what TensorRT tells its progress to, from threads of its own."""
+    """Make the object to which TensorRT reports progress, from threads of its own."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -161,7 +161,7 @@ def _monitor(trt: Any) -> Any:
             self.steps.pop(phase, None)
 
         def tell(self) -> None:
-            """Say again and again how far it is, until it has ended."""
+            """Log the progress at intervals, until the build has ended."""
             started = time.monotonic()
             while not self.ended.wait(SAY_EVERY_S):
                 log.info(f"TensorRT, {time.monotonic() - started:.0f} s: {self.now}.")

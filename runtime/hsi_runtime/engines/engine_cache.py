@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 SUFFIX = ".engine"
 HEADER_BYTES = 65536
-# What a user calls the parts of a key that may change between two runs.
+# Words for the parts of a key that may change between two runs.
 WORDS = {
     "tensorrt": "TensorRT",
     "gpu": "the GPU",
@@ -37,15 +37,15 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Key:
-    """All that an engine depends on.
+    """Everything that an engine depends on.
 
     Attributes:
         model: Checksum of the model file.
         tensorrt: Name and version of the TensorRT module.
         gpu: Name of the GPU.
-        compute_capability: Of the GPU.
+        compute_capability: Compute capability of the GPU.
         profile: Window shapes, as text.
-        precision: Of the model.
+        precision: Precision of the model.
         recipe: Number of the code that builds.
     """
 
@@ -59,14 +59,14 @@ class Key:
 
     @property
     def name(self) -> str:
-        """Name of its file: engines of a model begin alike."""
+        """Name of the engine's file: those of one model begin alike."""
         text = json.dumps(asdict(self), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
         return f"{self.model[:16]}-{digest[:16]}{SUFFIX}"
 
 
 def folder() -> Path:
-    """Where engines are kept: in the user's cache, by the XDG rules.
+    """Return the folder of the engines: in the user's cache, by the XDG rules.
 
     Raises:
         EngineError: The user has no home.
@@ -184,8 +184,8 @@ class EngineCache:
         return fd
 
     def _why_missing(self, key: Key) -> str:
-        """Say what changed since an engine was built for the same model."""
-        wanted, changes = asdict(key), []
+        """Name what changed since an engine was built for the same model."""
+        requested, changes = asdict(key), []
         for name in sorted(os.listdir(self._fd)):
             if not (name.startswith(f"{key.model[:16]}-") and name.endswith(SUFFIX)):
                 continue
@@ -194,8 +194,8 @@ class EngineCache:
                 os.fdopen(self._open(name, os.O_RDONLY), "rb") as file,
             ):
                 had = _header(file).get("key", {})
-                changed = [k for k in WORDS if had.get(k) != wanted[k]]
-                changes.append([(WORDS[k], had.get(k), wanted[k]) for k in changed])
+                changed = [k for k in WORDS if had.get(k) != requested[k]]
+                changes.append([(WORDS[k], had.get(k), requested[k]) for k in changed])
         nearest = min(filter(None, changes), key=len, default=None)
         if nearest is None:
             return "this model was not used on this machine before"

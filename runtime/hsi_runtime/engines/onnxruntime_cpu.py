@@ -60,8 +60,8 @@ class OnnxruntimeCpu:
         self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
     ) -> dict[str, NDArray[np.float32]]:
         with running_out_explained(cube):
-            found = self._session.run(list(outputs), {INPUT_NAME: cube})
-        return dict(zip(outputs, found, strict=True))
+            values = self._session.run(list(outputs), {INPUT_NAME: cube})
+        return dict(zip(outputs, values, strict=True))
 
 
 def _first_line(error: Exception) -> str:

@@ -35,12 +35,12 @@ OPTIONS = {
     "cudnn_conv_algo_search": "HEURISTIC",  # a search for every new shape takes seconds
     "use_tf32": "0",  # float32 means float32, as in training
 }
-SILENT = 4  # what goes wrong is said by our own errors
+SILENT = 4  # our own errors report what goes wrong
 WHEELS = ("onnxruntime", "onnxruntime-gpu")
 
 
 def is_installed() -> bool:
-    """Tell whether the onnxruntime that is there was compiled for CUDA."""
+    """Return True if the installed onnxruntime was compiled for CUDA."""
     try:
         import onnxruntime
 
@@ -78,7 +78,7 @@ class OnnxruntimeCuda:
         _ask_driver()
         import onnxruntime
 
-        said = _preload()
+        missing = _preload()
         options = onnxruntime.SessionOptions()
         options.enable_mem_pattern = False  # window shapes vary
         options.log_severity_level = SILENT
@@ -99,8 +99,8 @@ class OnnxruntimeCuda:
         if PROVIDER not in self._session.get_providers():
             raise EngineError(
                 "onnxruntime cannot use the GPU and would compute on the CPU "
-                f"({said or 'it does not say why'}); pip install 'hsi-edge[gpu]' and a "
-                "driver for CUDA 13, or use --device cpu."
+                f"({missing or 'it does not say why'}); pip install 'hsi-edge[gpu]' "
+                "and a driver for CUDA 13, or use --device cpu."
             )
 
     def predict(
@@ -121,7 +121,7 @@ class OnnxruntimeCuda:
                 for name in outputs:
                     binding.bind_output(name, MEMORY)
                 self._session.run_with_iobinding(binding)
-                found: list[Any] = binding.copy_outputs_to_cpu()
+                values: list[Any] = binding.copy_outputs_to_cpu()
         except Exception as error:  # its errors share no base but Exception
             why = failure_of_gpu(error)
             if why is None:
@@ -129,7 +129,7 @@ class OnnxruntimeCuda:
             kind: type[HsiError] = DeviceLostError if self._answered else EngineError
             raise kind(cuda_memory.failed(why)) from error
         self._answered = True
-        return dict(zip(outputs, found, strict=True))
+        return dict(zip(outputs, values, strict=True))
 
 
 def _ask_driver() -> None:
@@ -146,7 +146,7 @@ def _ask_driver() -> None:
 
 
 def _two_wheels() -> str:
-    """Say so where the two wheels, which overwrite each other, are both installed."""
+    """Return a warning if both wheels, which overwrite each other, are installed."""
     for name in WHEELS:
         try:
             importlib.metadata.version(name)
@@ -163,7 +163,7 @@ def _preload() -> str:
     """Load the CUDA libraries that came with pip, once; return what is missing."""
     import onnxruntime
 
-    said = io.StringIO()  # it prints
-    with contextlib.redirect_stdout(said):
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
         onnxruntime.preload_dlls()
-    return said.getvalue().strip().partition("\n")[0]
+    return printed.getvalue().strip().partition("\n")[0]

@@ -4,9 +4,9 @@ Processors that have bfloat16 compute faster in it, with 8 significant bits inst
 24. It is used where all of this holds: the model file was exported in half precision,
 so its owner gave up digits knowingly; the export's comparison with torch passed in
 bfloat16, too, by the limits of half precision, and the file says so; and the sample
-stored in the file comes out within its tolerance on this processor. What runs is said,
-and written into the map. Everything else is computed in float32, and a float32 file
-always: nobody asked for another map.
+stored in the file comes out within its tolerance on this processor. The precision is
+logged, and written into the map. Everything else is computed in float32, and a float32
+file always: nobody asked for another map.
 """
 
 import functools
@@ -89,7 +89,7 @@ class OpenvinoCpu:
 
 
 def start(model: ModelFile, threads: int, windows_at_once: int = 1) -> OpenvinoCpu:
-    """Start the engine, in bfloat16 where the module's rule allows it.
+    """Start the engine, in bfloat16 if the rule above allows it.
 
     Raises:
         EngineError: OpenVINO is not installed.
@@ -100,14 +100,14 @@ def start(model: ModelFile, threads: int, windows_at_once: int = 1) -> OpenvinoC
     if allowed and _has_bfloat16(core):
         fast = OpenvinoCpu(model, threads, windows_at_once, bfloat16=True)
         try:
-            found = self_test(model, fast)
+            result = self_test(model, fast)
         except VerificationError:
             log.info("bfloat16 is too coarse for the model's stored sample: not used.")
         else:
             log.warning(
                 "The model is in half precision; this processor computes it in "
-                f"bfloat16, {found.max_abs_difference:.1e} off in the stored sample "
-                f"(tolerance {found.tolerance:.0e}). The float32 file is more exact."
+                f"bfloat16, {result.max_abs_difference:.1e} off in the stored sample "
+                f"(tolerance {result.tolerance:.0e}). The float32 file is more exact."
             )
             return fast
     return OpenvinoCpu(model, threads, windows_at_once)

@@ -1,4 +1,4 @@
-"""Runs the sample stored in a model file and compares with training's answer."""
+"""Runs the sample stored in a model file and compares it with training."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from hsi_runtime.model.model_file import PROBABILITIES, ModelFile
 
 @dataclass(frozen=True)
 class SelfTestResult:
-    """How far this engine is from training's answer.
+    """Difference between this engine and training.
 
     Attributes:
-        max_abs_difference: In probability.
+        max_abs_difference: Largest difference in probability.
         equal_class_share: Share of pixels with the same class.
         tolerance: Largest accepted difference.
-        pixels: Compared.
+        pixels: Number of pixels compared.
     """
 
     max_abs_difference: float
@@ -35,10 +35,15 @@ def self_test(model: ModelFile, backend: Backend) -> SelfTestResult:
     sample = model.document.self_test
     cube = sample.cube.unpack().astype(np.float32)[None]
     expected = sample.probabilities.unpack()
-    found = backend.predict(cube)[PROBABILITIES][0]
-    difference = float(np.abs(found - expected).max())
-    same = float((found.argmax(axis=0) == expected.argmax(axis=0)).mean())
-    result = SelfTestResult(difference, same, sample.tolerance, found[0].size)
+    computed = backend.predict(cube)[PROBABILITIES][0]
+    difference = float(np.abs(computed - expected).max())
+    same = float((computed.argmax(axis=0) == expected.argmax(axis=0)).mean())
+    result = SelfTestResult(
+        max_abs_difference=difference,
+        equal_class_share=same,
+        tolerance=sample.tolerance,
+        pixels=computed[0].size,
+    )
     if not difference <= sample.tolerance:
         raise VerificationError(
             f"Self-test failed on {backend.device}: probabilities differ by up to "

@@ -33,7 +33,7 @@ OLDEST = 10  # generation of TensorRT
 
 
 def is_installed() -> bool:
-    """Tell whether TensorRT is there, without importing it."""
+    """Return True if TensorRT is installed, without importing it."""
     return importlib.util.find_spec(MODULE) is not None
 
 
@@ -68,10 +68,10 @@ class EngineEntry:
     """The engine in use.
 
     Attributes:
-        path: Its file in the cache.
-        key: What it was built for.
-        built: Whether it was built just now.
-        seconds: That building, or loading, took.
+        path: File in the cache.
+        key: Everything it was built for.
+        built: True if it was built just now.
+        seconds: Time that building, or loading, took.
     """
 
     path: Path
@@ -144,24 +144,24 @@ class TensorrtGpu:
     def _answer(
         self, slot: "_Slot", window: NDArray[np.float32], outputs: Sequence[str]
     ) -> dict[str, NDArray[np.float32]]:
-        """Classify one window; tell a GPU that is lost from one that never worked."""
+        """Classify one window; a GPU that never worked is not one that is lost."""
         slot.take(window)
         try:
-            found = slot.run(outputs)
+            values = slot.run(outputs)
         except EngineError as error:
             if not self._answered:
                 raise
             raise DeviceLostError(str(error)) from error
         self._answered = True
-        return found
+        return values
 
     def _build(self, model: ModelFile, cache: EngineCache, key: Key) -> bool:
         """Build the engine, try it, keep it; or take it from who was faster."""
         from hsi_runtime.engines.self_test import self_test  # it needs an engine itself
 
         with cache.alone(key):
-            found, why = cache.load(key)
-            if self._take(found):
+            kept, why = cache.load(key)
+            if self._take(kept):
                 return False
             why = why or "TensorRT refuses the one that is there"
             log.info(
@@ -176,7 +176,7 @@ class TensorrtGpu:
         return True
 
     def _take(self, serialized: bytes | None) -> bool:
-        """Load an engine and make room for windows; tell whether that worked."""
+        """Load an engine and make room for windows; return True if that worked."""
         if serialized is None:
             return False
         engine = engine_build.deserialize(self._trt, serialized)
