@@ -156,8 +156,8 @@ def train(cell: Cell, work: Path, threads: int) -> Result:
         env=os.environ | {"OMP_NUM_THREADS": str(threads)},
     )
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RuntimeError(said[-1])
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RuntimeError(lines[-1])
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     result: Result = json.loads(done.stdout)
     # The time of a busy machine says little; this also counts the imports.
@@ -184,16 +184,16 @@ def run_cells(
             results.append(known[cell.key])
             continue
         try:
-            found = execute(cell)
+            measured = execute(cell)
         except RuntimeError as error:
             print(f"{cell.name} failed: {error}", file=sys.stderr, flush=True)
             results.append(identity | {"error": str(error)})
             continue
-        line = identity | {key: found[key] for key in KEPT}
-        line["recalls"] = {c["name"]: c["recall"] for c in found["per_class"]}
-        line |= {k: found[k] for k in ("settings", "parameters") if k in found}
+        line = identity | {key: measured[key] for key in KEPT}
+        line["recalls"] = {c["name"]: c["recall"] for c in measured["per_class"]}
+        line |= {k: measured[k] for k in ("settings", "parameters") if k in measured}
         common.add_line(path, line, ("data", "row", "seed"))
-        print(f"{cell.name}: {found['overall_accuracy']:.2%}", flush=True)
+        print(f"{cell.name}: {measured['overall_accuracy']:.2%}", flush=True)
         results.append(line)
     return results
 
@@ -224,32 +224,32 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "results" / "accuracy")
     parser.add_argument("--work", type=Path, default=Path("build/accuracy"))
     parser.add_argument("--threads", type=int, default=1)
-    wanted = parser.parse_args()
+    arguments = parser.parse_args()
     command = shlex.join(["python", "benchmarks/accuracy.py", *sys.argv[1:]])
     try:
         # A misspelt name must not wait for hours of training.
-        data = [seeds_of(text, wanted.seeds) for text in wanted.data]
-        for row in wanted.methods:
+        data = [seeds_of(text, arguments.seeds) for text in arguments.data]
+        for row in arguments.methods:
             for name, _ in data:
                 settings_of(row, name)
-        wanted.output.mkdir(parents=True, exist_ok=True)
+        arguments.output.mkdir(parents=True, exist_ok=True)
         results = []
         for name, seeds in data:
-            divided = accuracy_data.divisions(name, seeds, wanted.work / "splits")
+            divided = accuracy_data.divisions(name, seeds, arguments.work / "splits")
             cells = [
                 make_cell(name, row, seed, divided[seed])
-                for row in wanted.methods
+                for row in arguments.methods
                 for seed in seeds
             ]
             results += run_cells(
                 cells,
-                wanted.output / "cells.jsonl",
-                lambda cell: train(cell, wanted.work, wanted.threads),
+                arguments.output / "cells.jsonl",
+                lambda cell: train(cell, arguments.work, arguments.threads),
             )
-            accuracy_table.write(wanted.output, results, command)
+            accuracy_table.write(arguments.output, results, command)
     except HsiError as error:
         raise SystemExit(f"Error: {error}") from error
-    print((wanted.output / "accuracy.md").read_text(encoding="utf-8"))
+    print((arguments.output / "accuracy.md").read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

@@ -117,10 +117,10 @@ def check_receptive_field(method: str) -> None:
     Raises:
         RecipeError: Its receptive field is larger.
     """
-    found = methods.method_class(method).receptive_field
-    if found > RECEPTIVE_FIELD:
+    side = methods.method_class(method).receptive_field
+    if side > RECEPTIVE_FIELD:
         raise RecipeError(
-            f"{method} sees {found} pixels, the splits are made for {RECEPTIVE_FIELD}; "
+            f"{method} sees {side} pixels, the splits are made for {RECEPTIVE_FIELD}; "
             "set RECEPTIVE_FIELD in accuracy_data.py."
         )
 
@@ -130,16 +130,16 @@ def divisions(name: str, seeds: range, folder: Path) -> dict[int, Division]:
     chosen = data_set(name)
     content = recipe.load(chosen.recipe)
     content["split"] = chosen.split or content.get("split", {})
-    wanted = recipe.parse(content)
-    data = training.read_data(wanted, (RECEPTIVE_FIELD - 1) // 2)
-    sources = [*wanted.data.scenes, *wanted.data.labels]
+    parsed = recipe.parse(content)
+    data = training.read_data(parsed, (RECEPTIVE_FIELD - 1) // 2)
+    sources = [*parsed.data.scenes, *parsed.data.labels]
     files = sorted(description.checksums(sources, data).items())
-    found = {}
+    by_seed = {}
     for seed in seeds:
         if chosen.divide is not None:
             divided = chosen.divide(data, seed)
         else:
-            seeded = msgspec.structs.replace(wanted, seed=seed)
+            seeded = msgspec.structs.replace(parsed, seed=seed)
             divided = training.divide(seeded, data, RECEPTIVE_FIELD)
         target = folder / f"{name}-{seed}"
         target.mkdir(parents=True, exist_ok=True)
@@ -150,7 +150,7 @@ def divisions(name: str, seeds: range, folder: Path) -> dict[int, Division]:
         for scene in divided.scenes:
             digest.update(repr((scene.row, scene.col, scene.roles.shape)).encode())
             digest.update(scene.roles.tobytes())
-        found[seed] = Division(
+        by_seed[seed] = Division(
             content["data"], {"mode": "file", "files": written}, digest.hexdigest()
         )
-    return found
+    return by_seed

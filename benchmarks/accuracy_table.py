@@ -55,7 +55,7 @@ def markdown(content: dict[str, dict[str, Result]], command: str) -> str:
     ]
     for data, rows in content.items():
         lines += ["", f"## {data}", ""]
-        untested = {k for found in rows.values() for k in found.get("untested", [])}
+        untested = {k for figures in rows.values() for k in figures.get("untested", [])}
         if untested:
             names = ", ".join(sorted(untested))
             lines += [f"No test pixel of {names}: not in the averages.", ""]
@@ -63,18 +63,18 @@ def markdown(content: dict[str, dict[str, Result]], command: str) -> str:
             "| method | overall | average | kappa x 100 | seconds (CPU) | seeds |",
             "|---|---|---|---|---|---|",
         ]
-        for row, found in rows.items():
-            seeds = f"{len(found['seeds'])}"
-            if found["failed"]:
-                seeds += f"; failed: {', '.join(found['failed'])}"
-            if not found["seeds"]:
+        for row, figures in rows.items():
+            seeds = f"{len(figures['seeds'])}"
+            if figures["failed"]:
+                seeds += f"; failed: {', '.join(figures['failed'])}"
+            if not figures["seeds"]:
                 lines.append(f"| {row} | failed | - | - | - | {seeds} |")
                 continue
             shares = [
-                f"{100 * found[k]['mean']:.2f} ± {100 * found[k]['std']:.2f}"
+                f"{100 * figures[k]['mean']:.2f} ± {100 * figures[k]['std']:.2f}"
                 for k in FIGURES[:3]
             ]
-            wall, cpu = (found[k]["mean"] for k in FIGURES[3:])
+            wall, cpu = (figures[k]["mean"] for k in FIGURES[3:])
             seconds = f"{wall:.0f} ({cpu:.0f})"
             lines.append(f"| {row} | {' | '.join(shares)} | {seconds} | {seeds} |")
     return "\n".join(lines) + "\n"

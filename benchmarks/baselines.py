@@ -86,12 +86,12 @@ BASELINES: dict[str, Callable[[Spectra, Classes, int], Any]] = {
 }
 
 
-def classify(wanted: recipe.Recipe) -> dict[str, Any]:
+def classify(settings: recipe.Recipe) -> dict[str, Any]:
     """Fit a baseline on the training pixels and count on the test pixels."""
     started = time.monotonic()
-    data = training.divide(wanted, training.read_data(wanted, 0), 1)
+    data = training.divide(settings, training.read_data(settings, 0), 1)
     spectra, classes = spectra_of(data, Role.TRAIN)
-    model = BASELINES[wanted.method](spectra, classes, wanted.seed)
+    model = BASELINES[settings.method](spectra, classes, settings.seed)
     model.fit(spectra, classes)
     tested, true = spectra_of(data, Role.TEST)
     matrix = metrics.confusion(true, model.predict(tested), len(data.classes))

@@ -72,10 +72,10 @@ def write_random_roles(path: Path, content: dict[str, Any], seed: int) -> None:
 
 def measure(data: str, name: str, seed: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
-        wanted = recipe.parse(content_of(data, name, seed, Path(folder)))
-        found = training.train(wanted, Path(folder) / "run", "cpu")
+        settings = recipe.parse(content_of(data, name, seed, Path(folder)))
+        result = training.train(settings, Path(folder) / "run", "cpu")
     kept = ("overall_accuracy", "counts", "seconds", "calibration")
-    row = {"data": data, "method": name, "seed": seed, **{k: found[k] for k in kept}}
+    row = {"data": data, "method": name, "seed": seed, **{k: result[k] for k in kept}}
     return row | {"code": code_digest.of_training(name)}
 
 
@@ -90,18 +90,18 @@ def table(cells: Iterable[dict[str, Any]]) -> str:
     for cell in sorted(cells, key=lambda c: (c["data"], c["method"], c["seed"])):
         start = f"| {cell['data']} | {cell['method']} | {cell['seed']} "
         start += f"| {cell['overall_accuracy']:.1%} | {cell['counts']['validation']} |"
-        found = cell["calibration"]
-        if found is None:
+        result = cell["calibration"]
+        if result is None:
             rows.append(start + " | | | | | |")
             continue
-        before = found["expected_calibration_error_uncalibrated"]
-        after = found["expected_calibration_error"]
-        row = f" {found['temperature']:.2f} | {before:.1%} | {after:.1%} |"
-        if found["reject"] is None:
+        before = result["expected_calibration_error_uncalibrated"]
+        after = result["expected_calibration_error"]
+        row = f" {result['temperature']:.2f} | {before:.1%} | {after:.1%} |"
+        if result["reject"] is None:
             row += " | | |"
         else:
-            row += f" {found['reject']:.2f} | {found['reject_coverage']:.0%} |"
-            row += f" {found['reject_accuracy']:.1%} |"
+            row += f" {result['reject']:.2f} | {result['reject_coverage']:.0%} |"
+            row += f" {result['reject_accuracy']:.1%} |"
         rows.append(start + row)
     return "\n".join([*head, *rows]) + "\n"
 

@@ -53,18 +53,18 @@ def _digest(modules: tuple[str, ...]) -> str:
 def imported(modules: tuple[str, ...]) -> dict[str, Path]:
     """Return the files of modules, and of all that these import, by module."""
     packages = {name.partition(".")[0] for name in modules}
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
         path = file_of(name)
         ignored = any(f"{name}.".startswith(f"{skip}.") for skip in DECIDES_NOTHING)
-        if path is None or name in found or ignored:
+        if path is None or name in files or ignored:
             continue
-        found[name] = path
+        files[name] = path
         parent = name.rpartition(".")[0]
         waiting += [n for n in (parent, *_imports(path)) if _top(n) in packages]
-    return found
+    return files
 
 
 def file_of(module: str) -> Path | None:

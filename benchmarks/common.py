@@ -112,11 +112,11 @@ def machine() -> dict[str, Any]:
 
 def machine_text() -> str:
     """Describe the machine in a sentence, for a table of a benchmark's own."""
-    found = machine()
+    here = machine()
     return (
-        f"Machine: {found['cpu']}, {found['cores']} cores, "
-        f"{found['memory_bytes'] / 1e9:.0f} GB, Python {found['python']}; "
-        f"load {found['load']:.1f} at the end."
+        f"Machine: {here['cpu']}, {here['cores']} cores, "
+        f"{here['memory_bytes'] / 1e9:.0f} GB, Python {here['python']}; "
+        f"load {here['load']:.1f} at the end."
     )
 
 
@@ -149,14 +149,14 @@ def in_turns(
         Seconds of each call in each round; what each returned last.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    found = {}
+    answers = {}
     for number in range(rounds + 1):
         for name, call in calls.items():
             started = clock()
-            found[name] = call()
+            answers[name] = call()
             if number:
                 seconds[name].append(clock() - started)
-    return seconds, found
+    return seconds, answers
 
 
 def shares_of(matrix: metrics.Confusion) -> dict[str, float]:

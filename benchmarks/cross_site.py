@@ -53,22 +53,22 @@ def network(options: dict[str, Any], seed: int) -> tuple[Scored, Scored]:
 
 def baseline(name: str, seed: int) -> tuple[Scored, Scored]:
     """Likewise, by the spectra of the same pixels."""
-    wanted = recipe.parse(recipe.load(RECIPE) | {"seed": seed})
-    assert wanted.target is not None
-    kind = method_class(wanted.method)
-    data = training.read_data(wanted, kind.halo_of())
-    data = training.divide(wanted, data, kind.receptive_field)
+    settings = recipe.parse(recipe.load(RECIPE) | {"seed": seed})
+    assert settings.target is not None
+    kind = method_class(settings.method)
+    data = training.read_data(settings, kind.halo_of())
+    data = training.divide(settings, data, kind.receptive_field)
     spectra, classes = baselines.spectra_of(data, Role.TRAIN)
     model = baselines.BASELINES[name](spectra, classes, seed).fit(spectra, classes)
 
     def scored(data: LabelledData) -> Scored:
         spectra, true = baselines.spectra_of(data, Role.TEST)
-        found = model.predict(spectra)
-        return common.shares_of(metrics.confusion(true, found, len(data.classes)))
+        predicted = model.predict(spectra)
+        return common.shares_of(metrics.confusion(true, predicted, len(data.classes)))
 
-    values = description.values_of(wanted, data, describe_problem(data))
+    values = description.values_of(settings, data, describe_problem(data))
     target_data = target.check(
-        wanted.target, wanted.data, description.bands_of(data), values, data.classes
+        settings.target, settings.data, description.bands_of(data), values, data.classes
     )
     scenes = [
         target.read(target_data, path, indices, 0)

@@ -77,8 +77,8 @@ def in_squares(backend: Backend, window: Any, context: int, tile: int) -> Any:
         for a, b in spans
         for c, d in spans
     )
-    found = map_ahead(backend.predict, squares, backend.windows_at_once)
-    parts = [part["probabilities"] for _, part in found]
+    results = map_ahead(backend.predict, squares, backend.windows_at_once)
+    parts = [part["probabilities"] for _, part in results]
     rows = [parts[i : i + len(spans)] for i in range(0, len(parts), len(spans))]
     return np.concatenate([np.concatenate(row, axis=3) for row in rows], axis=2)
 
@@ -89,7 +89,7 @@ def by_patches(
     """Classify patches ``(patch, band, row, col)``, a batch after the other."""
     starts = range(0, PATCHES, batch)
     batches = (np.ascontiguousarray(stack[i : i + batch]) for i in starts)
-    return [found for _, found in map_ahead(run, batches, at_once)]
+    return [result for _, result in map_ahead(run, batches, at_once)]
 
 
 @click.command()
@@ -177,12 +177,12 @@ def timed(
     work: Work, calls: Calls, rounds: int, clock: Callable[[], float]
 ) -> tuple[dict[str, list[float]], dict[str, Any]]:
     """Return each call's seconds a pixel in every round, and its last result."""
-    seconds, found = common.in_turns(calls, rounds, clock)
+    seconds, answers = common.in_turns(calls, rounds, clock)
     pixels = dict.fromkeys(("dense", "one window"), work.outputs**2)
     return {
         key: [each / pixels.get(key, PATCHES) for each in values]
         for key, values in seconds.items()
-    }, found
+    }, answers
 
 
 def measure(method: str, bands: int, classes: int, outputs: int, rounds: int) -> None:
@@ -193,10 +193,10 @@ def measure(method: str, bands: int, classes: int, outputs: int, rounds: int) ->
         "one window": lambda: backend.predict(work.window)["probabilities"],
         **forms(work, 1, 1),
     }
-    seconds, found = timed(work, calls, rounds, time.process_time)
-    assert np.abs(found["dense"] - found["one window"]).max() < 1e-5
-    dense_map = found["dense"][0, :, : PATCHES // 16, :16]
-    parts = [part["probabilities"] for part in found[f"{BATCHES[-1]}"]]
+    seconds, answers = timed(work, calls, rounds, time.process_time)
+    assert np.abs(answers["dense"] - answers["one window"]).max() < 1e-5
+    dense_map = answers["dense"][0, :, : PATCHES // 16, :16]
+    parts = [part["probabilities"] for part in answers[f"{BATCHES[-1]}"]]
     patch_map = np.concatenate(parts)[:, :, 0, 0]
     difference = np.abs(dense_map.reshape(classes, -1).T - patch_map)
     median = {key: statistics.median(values) for key, values in seconds.items()}

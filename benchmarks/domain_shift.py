@@ -85,7 +85,7 @@ def measure(
     content["options"] = VARIANTS[variant]
     if epochs is not None:
         content.setdefault("fit", {})["epochs"] = epochs
-    wanted = recipe.parse(content)
+    settings = recipe.parse(content)
     updates = 0
 
     def count(done: int, *_: float) -> None:
@@ -94,7 +94,7 @@ def measure(
 
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        result = train(wanted, run, "auto", after_step=count)
+        result = train(settings, run, "auto", after_step=count)
         trained = checkpoint.load(run)
     method = trained.method
     scorer = Scorer(
@@ -103,7 +103,7 @@ def measure(
         halo=method.halo,
         device=torch.device("cpu"),
     )
-    data = divide(wanted, read_data(wanted, method.halo), method.receptive_field)
+    data = divide(settings, read_data(settings, method.halo), method.receptive_field)
     centres = wavelengths(data)
 
     def accuracy(shift: DomainShift | None) -> dict[str, float]:
@@ -216,14 +216,14 @@ def main(
         seeds, epochs = seeds.split(",")[0], 2
         shifts = {"draws": [first_draw, first_draw + 1], "strengths": [2]}
     runs = common.read_lines(output)
-    wanted: list[dict[str, Any]] = [
+    cases: list[dict[str, Any]] = [
         {"scene": scene, "variant": variant, "seed": int(seed), "epochs": epochs}
         for seed in seeds.split(",")  # outermost: a stop leaves whole comparisons
         for scene in scenes
         for variant in variants
     ]
     code = code_digest.of_training("s2amsnet")
-    for case in wanted:
+    for case in cases:
         key = case | shifts | {"code": code}
         if any(key.items() <= run.items() for run in runs):
             continue
@@ -231,8 +231,8 @@ def main(
         common.add_line(output, runs[-1], KEYS)
         print(json.dumps(runs[-1]["unshifted"] | key), flush=True)
     of_now = shifts | {"code": code}
-    asked = [r for r in runs if any((c | of_now).items() <= r.items() for c in wanted)]
-    table = "\n".join(mean_lines(asked)) + "\n"
+    shown = [r for r in runs if any((c | of_now).items() <= r.items() for c in cases)]
+    table = "\n".join(mean_lines(shown)) + "\n"
     output.with_suffix(".md").write_text(table, encoding="utf-8")
     print(table)
 

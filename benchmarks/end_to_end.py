@@ -80,25 +80,25 @@ def measure(
             models[name] = common.make_model(place, name, BANDS, CLASSES, 400, 2500)
     journal = folder / "runs.jsonl"
     lines = journal.read_text().splitlines() if journal.is_file() else []
-    finished = {found["key"]: found for found in map(json.loads, lines)}
-    wanted = []
+    finished = {result["key"]: result for result in map(json.loads, lines)}
+    keys = []
     for size in sizes:
         scene = folder / f"scene-{size:g}.tif"
         for number in range(rounds):
             for name in methods[:: -1 if number % 2 else 1]:
                 key = key_of(name, models[name], size, number)
-                wanted.append(key)
+                keys.append(key)
                 if key in finished:
                     continue
                 prepare(scene, size)
-                found = {"key": key, "size": size, "method": name}
-                found |= run(scene, models[name], folder)
-                finished[key] = found
+                result = {"key": key, "size": size, "method": name}
+                result |= run(scene, models[name], folder)
+                finished[key] = result
                 with journal.open("a") as file:
-                    file.write(json.dumps(found) + "\n")
-                print(f"{size:g} {name}: {found['wall']:.2f} s", flush=True)
+                    file.write(json.dumps(result) + "\n")
+                print(f"{size:g} {name}: {result['wall']:.2f} s", flush=True)
         scene.unlink(missing_ok=True)
-    return [finished[key] for key in wanted]
+    return [finished[key] for key in keys]
 
 
 def prepare(scene: Path, size: float) -> None:
@@ -115,8 +115,8 @@ def prepare(scene: Path, size: float) -> None:
 def summary(runs: Sequence[Run]) -> list[Run]:
     """Sum up the runs of each size and method: medians, ranges of what is compared."""
     groups: dict[tuple[float, str], list[Run]] = {}
-    for found in runs:
-        groups.setdefault((found["size"], found["method"]), []).append(found)
+    for result in runs:
+        groups.setdefault((result["size"], result["method"]), []).append(result)
 
     def middle(values: Sequence[float]) -> float:
         return float(f"{statistics.median(values):.4g}")

@@ -89,13 +89,13 @@ def measure(model: ModelFile, device: str, rng: np.random.Generator) -> dict[str
     tested = self_test(model, backend)
     cube = window(model, TILES[0], rng)
     reference = open_backend(model, "cpu").predict(cube)[PROBABILITIES]
-    found = backend.predict(cube)[PROBABILITIES]
-    equal = found.argmax(axis=1) == reference.argmax(axis=1)
+    answer = backend.predict(cube)[PROBABILITIES]
+    equal = answer.argmax(axis=1) == reference.argmax(axis=1)
     return {
         "first_start_seconds": round(cold, 2),
         "second_start_seconds": round(warm, 2),
         "self_test_max_difference": tested.max_abs_difference,
-        "max_difference_from_cpu": float(np.abs(found - reference).max()),
+        "max_difference_from_cpu": float(np.abs(answer - reference).max()),
         "equal_classes_with_cpu": float(equal.mean()),
         "pixels_per_second": {
             str(side): rates(backend, window(model, side, rng), side * side)
@@ -121,18 +121,18 @@ def rates(backend: Backend, cube: Any, pixels: int) -> dict[str, Any]:
     started = time.perf_counter()
     backend.predict(cube)
     windows = max(MIN_WINDOWS, round(ROUND_S / (time.perf_counter() - started)))
-    found: dict[str, list[float]] = {"alone": [], "overlapped": []}
+    rates: dict[str, list[float]] = {"alone": [], "overlapped": []}
     for _ in range(ROUNDS):
         for kind, depth in (("alone", 1), ("overlapped", WINDOWS_ON_GPU)):
             started = time.perf_counter()
             deque(map_ahead(backend.predict, repeat(cube, windows), depth), maxlen=0)
-            found[kind].append(windows * pixels / (time.perf_counter() - started))
+            rates[kind].append(windows * pixels / (time.perf_counter() - started))
     return {
         kind: {
             "median": round(statistics.median(values)),
             "range": [round(min(values)), round(max(values))],
         }
-        for kind, values in found.items()
+        for kind, values in rates.items()
     }
 
 

@@ -98,14 +98,14 @@ def measure(run: Path) -> dict[str, Any]:
     test, truth = test_pixels(run, content)
     given = described(info)
     seconds: dict[str, list[float]] = {label: [] for label in models}
-    found = {}
+    answers = {}
     for _ in range(ROUNDS):  # in turns: the ratios hold on a busy machine
         for label, model in models.items():
             started = time.perf_counter()
-            found[label] = model.predict(cube, **given)
+            answers[label] = model.predict(cube, **given)
             seconds[label].append(time.perf_counter() - started)
-    classes = {label: answer.classes for label, answer in found.items()}
-    chance = {label: answer.probabilities for label, answer in found.items()}
+    classes = {label: answer.classes for label, answer in answers.items()}
+    chance = {label: answer.probabilities for label, answer in answers.items()}
     known = classes["torch"] != np.iinfo(classes["torch"].dtype).max
     right = {label: int((c == truth)[test].sum()) for label, c in classes.items()}
     rate = statistics.median(seconds["fp32"])
@@ -218,12 +218,12 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def share(found: dict[str, Any]) -> str:
-    return f"{100 * found['equal_classes']:.3f} % ({found['unequal_pixels']} px)"
+def share(result: dict[str, Any]) -> str:
+    return f"{100 * result['equal_classes']:.3f} % ({result['unequal_pixels']} px)"
 
 
-def accuracy(found: dict[str, Any]) -> str:
-    return f"{100 * found['overall_accuracy']:.2f}"
+def accuracy(result: dict[str, Any]) -> str:
+    return f"{100 * result['overall_accuracy']:.2f}"
 
 
 @click.command()

@@ -49,9 +49,9 @@ def main(
         own = tile_on_cpu(full.document.macs_per_pixel, full.document.working_bytes)
         figures[name] = {"tile_of_hsi_run": own}
         for side in sorted({own, DEFAULT_TILE}):
-            found = measure(full, half, bands, side, threads, rounds)
-            figures[name][f"tile_{side}"] = found
-            print(f"{name}, {side}: {found}", flush=True)
+            measured = measure(full, half, bands, side, threads, rounds)
+            figures[name][f"tile_{side}"] = measured
+            print(f"{name}, {side}: {measured}", flush=True)
     common.report("openvino_speed", figures, code_digest.of_running(*methods))
 
 
@@ -70,7 +70,7 @@ def measure(
     calls = {name: partial(engine.predict, cube) for name, engine in engines.items()}
     seconds, _ = common.in_turns(calls, rounds)
     taken = {name: np.array(values) for name, values in seconds.items()}
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "onnxruntime_pixels_per_second": round(
             side**2 / statistics.median(taken["onnxruntime"])
         )
@@ -79,9 +79,9 @@ def measure(
         if name == "onnxruntime":
             continue
         ratios = taken["onnxruntime"] / taken[name]  # each round by itself
-        found[f"{name}_over_onnxruntime"] = round(float(np.median(ratios)), 2)
-        found[f"{name}_range"] = [round(float(r), 2) for r in np.sort(ratios)[[0, -1]]]
-    return found
+        result[f"{name}_over_onnxruntime"] = round(float(np.median(ratios)), 2)
+        result[f"{name}_range"] = [round(float(r), 2) for r in np.sort(ratios)[[0, -1]]]
+    return result
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ PARTS = {
 }
 
 
-def wanted(protocol: Protocol) -> Recipe:
+def recipe_of(protocol: Protocol) -> Recipe:
     content = recipe.load(protocol.recipe)
     content.pop("pretrain", None)
     return recipe.parse(content | {"seed": 0})
@@ -114,7 +114,7 @@ def draw(protocol: Protocol, data: LabelledData, seed: int) -> LabelledData:
     if protocol.mode == "disjoint":
         divided = spatial(data, RECEPTIVE_FIELD, SPATIAL_SEED)
     else:
-        divided = training.divide(wanted(protocol), data, RECEPTIVE_FIELD)
+        divided = training.divide(recipe_of(protocol), data, RECEPTIVE_FIELD)
     whole = divided.scenes[0].roles
     rng = np.random.default_rng(seed)
     roles = np.where(whole == Role.TEST, Role.TEST, Role.NONE).astype(np.uint8)
@@ -132,7 +132,7 @@ def untested_part(name: str, folder: Path) -> Path:
     if path.is_file():
         return path
     protocol = PROTOCOLS[name]
-    data = training.read_data(wanted(protocol), HALO)
+    data = training.read_data(recipe_of(protocol), HALO)
     scene = data.scenes[0]
     tested = (
         draw(protocol, data, 0).scenes[0].roles == Role.TEST
@@ -193,11 +193,11 @@ def network(
     init: Path | None,
 ) -> metrics.Confusion:
     """Fit the head, train the rest unless the variant is a probe, and test."""
-    asked, problem = wanted(protocol), describe_problem(data)
+    content, problem = recipe_of(protocol), describe_problem(data)
     windows = patches.Windows(data.scenes, HALO, problem.fill)
     options = {} if variant in PROBED else TRAINED[variant][1]
     torch.manual_seed(seed)
-    method = methods.build(METHOD, problem, asked.options | options)
+    method = methods.build(METHOD, problem, content.options | options)
     assert isinstance(method, Pretrainable)
     # A random encoder is probed as a trained one.
     method.pretrained = variant != SCRATCH
@@ -206,7 +206,7 @@ def network(
         torch.manual_seed(seed)  # as a run that is given an encoder does
     # DAFT takes as many steps as tuning without it, not its own default.
     defaults = TUNED if method.pretrained else method.fit_defaults()
-    settings = choose_settings(asked.fit, windows, HALO, defaults)
+    settings = choose_settings(content.fit, windows, HALO, defaults)
     trainer = Trainer(method, data, windows, settings, seed, torch.device("cpu"))
     method.prepare(windows)
     method.eval()
@@ -229,8 +229,8 @@ def svm(data: LabelledData, seed: int) -> metrics.Confusion:
         cv=StratifiedKFold(min(5, least), shuffle=True, random_state=seed),
     )
     search.fit(scene.cube[:, train].T.astype(float), scene.classes[train])
-    found = search.predict(scene.cube[:, test].T.astype(float))
-    return metrics.confusion(scene.classes[test], found, len(data.classes))
+    predicted = search.predict(scene.cube[:, test].T.astype(float))
+    return metrics.confusion(scene.classes[test], predicted, len(data.classes))
 
 
 Accuracy = dict[str, dict[str, dict[int, float]]]  # protocol, variant, draw
@@ -238,9 +238,9 @@ Accuracy = dict[str, dict[str, dict[int, float]]]  # protocol, variant, draw
 
 def table(lines: list[dict[str, Any]]) -> Iterator[str]:
     """Compare every variant with training from scratch, then the parts, by draw."""
-    found: Accuracy = {}
+    accuracies: Accuracy = {}
     for line in lines:
-        variants = found.setdefault(line["protocol"], {})
+        variants = accuracies.setdefault(line["protocol"], {})
         values = variants.setdefault(line["variant"], {})
         values[line["seed"]] = 100 * line["overall_accuracy"]
     sources = {(v["protocol"], v["variant"]): v["pretrained_on"] for v in lines}
@@ -250,7 +250,7 @@ def table(lines: list[dict[str, Any]]) -> Iterator[str]:
     yield "head fitted on the encoder as it is, which is what hsi-train does with few"
     yield "labels and an encoder. *Tuned* networks are trained further after that, with"
     yield "the same number of steps with and without DAFT."
-    for protocol, variants in found.items():
+    for protocol, variants in accuracies.items():
         yield f"\n### {protocol}\n"
         yield "| variant, encoder from | draws | overall accuracy | to scratch |"
         yield "|---|---|---|---|"
@@ -265,10 +265,12 @@ def table(lines: list[dict[str, Any]]) -> Iterator[str]:
                 f"| {mean:.1f} ± {spread:.1f} | {gap(values, other)} |"
             )
     yield "\n### What each part adds\n"
-    yield "| part | " + " | ".join(found) + " |"
-    yield "|---" * (1 + len(found)) + "|"
+    yield "| part | " + " | ".join(accuracies) + " |"
+    yield "|---" * (1 + len(accuracies)) + "|"
     for part, (with_it, without) in PARTS.items():
-        gaps = [gap(v.get(with_it, {}), v.get(without, {})) for v in found.values()]
+        gaps = [
+            gap(v.get(with_it, {}), v.get(without, {})) for v in accuracies.values()
+        ]
         yield f"| {part} | " + " | ".join(gaps) + " |"
 
 
@@ -310,7 +312,7 @@ def main(
     lines = [x for x in common.read_lines(output) if x.get("code") == code]
     done = {tuple(line[k] for k in KEYS) for line in lines}
     for name in protocols or PROTOCOLS:
-        data = training.read_data(wanted(PROTOCOLS[name]), HALO)
+        data = training.read_data(recipe_of(PROTOCOLS[name]), HALO)
         sources = WITH_TARGETS if name in DISJOINT else OTHERS
         for seed in seeds_of(seeds):
             divided = draw(PROTOCOLS[name], data, seed)

@@ -108,10 +108,10 @@ def plain_3d(cube: Cube, train: NDArray[np.intp], classes: Classes) -> Rival:
     patches = standard(cube)[train]
     network = Plain3d(len(cube), int(classes.max()) + 1)
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
-    wanted = torch.from_numpy(classes)
+    truth = torch.from_numpy(classes)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(network(patches), wanted)
+        loss = nn.functional.cross_entropy(network(patches), truth)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
@@ -132,8 +132,8 @@ def by_patches(path: Path) -> Rival:
     def classify(cube: Cube) -> Classes:
         patches = patches_of(cube.astype(np.float32), model.document.receptive_field)
         parts = batches(len(patches), RUNTIME_BATCH)
-        found = [backend.predict(patches[p])["probabilities"] for p in parts]
-        return np.concatenate([f[:, :, 0, 0].argmax(1) for f in found])
+        answers = [backend.predict(patches[p])["probabilities"] for p in parts]
+        return np.concatenate([f[:, :, 0, 0].argmax(1) for f in answers])
 
     return classify
 
@@ -144,10 +144,10 @@ def dense(path: Path, nodata: float | None) -> Rival:
     codes = np.array([c.code for c in model.classes])
 
     def classify(cube: Cube) -> Classes:
-        found = model.predict(
+        predicted = model.predict(
             cube, wavelengths_nm=model.wavelengths_nm, nodata=nodata
         ).classes
-        return np.searchsorted(codes, found.ravel())
+        return np.searchsorted(codes, predicted.ravel())
 
     return classify
 
@@ -158,8 +158,8 @@ def baseline(name: str, spectra: NDArray[np.float64], classes: Classes) -> Rival
     model.fit(spectra, classes)
 
     def classify(cube: Cube) -> Classes:
-        found: Classes = model.predict(spectra_of(cube))
-        return found
+        predicted: Classes = model.predict(spectra_of(cube))
+        return predicted
 
     return classify
 
@@ -223,7 +223,7 @@ def table(scenes: dict[str, Figures]) -> str:
             *common.table_head(["", "px/s on one core", "overall accuracy"]),
         ]
         rows = sorted(
-            figures["rivals"].items(), key=lambda found: -found[1]["pixels_per_second"]
+            figures["rivals"].items(), key=lambda item: -item[1]["pixels_per_second"]
         )
         for label, row in rows:
             rate, accuracy = row["pixels_per_second"], row["overall_accuracy"]
@@ -241,11 +241,11 @@ def main(
     runs: Path, scenes: tuple[str, ...], methods: tuple[str, ...], rounds: int
 ) -> None:
     torch.set_num_threads(1)
-    found = {name: measure(name, runs, methods, rounds) for name in scenes}
+    measured = {name: measure(name, runs, methods, rounds) for name in scenes}
     parts = (code_digest.of_training(*methods), code_digest.of_running(*methods))
     code = code_digest.of("baselines", *{m for part in parts for m in part["modules"]})
-    common.report("rivals", {"rounds": rounds, "scenes": found}, code)
-    text = table(found)
+    common.report("rivals", {"rounds": rounds, "scenes": measured}, code)
+    text = table(measured)
     print(text)
     (common.RESULTS / "rivals.md").write_text(text)
 

@@ -24,11 +24,11 @@ SCENES = ("salinas_a", "enmap_potsdam")
 RECIPES = [f"{scene}-{method}" for scene in SCENES for method in methods.names()]
 
 
-def measure(wanted: Recipe) -> dict[str, float]:
+def measure(settings: Recipe) -> dict[str, float]:
     """Train once, and time it."""
     started, worked = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
-        result = train(wanted, Path(folder) / "run", "cpu")
+        result = train(settings, Path(folder) / "run", "cpu")
     return {
         "seconds": round(time.perf_counter() - started, 1),
         "processor_seconds": round(time.process_time() - worked, 1),

@@ -91,23 +91,23 @@ def vca(spectra: Floats, count: int, rng: np.random.Generator) -> tuple[Floats, 
     projected = axes.T @ centred
     lift = np.linalg.norm(projected, axis=0).max()
     points = np.vstack([projected, np.full(spectra.shape[1], lift)])
-    found = np.zeros((count, count))
-    found[-1, 0] = 1
+    purest = np.zeros((count, count))
+    purest[-1, 0] = 1
     chosen = []
     for number in range(count):
         direction = rng.standard_normal(count)
-        direction -= found @ np.linalg.pinv(found) @ direction
+        direction -= purest @ np.linalg.pinv(purest) @ direction
         chosen.append(int(np.abs(direction @ points).argmax()))
-        found[:, number] = points[:, chosen[-1]]
-    return spectra[:, chosen], float(abs(np.linalg.det(found)))
+        purest[:, number] = points[:, chosen[-1]]
+    return spectra[:, chosen], float(abs(np.linalg.det(purest)))
 
 
 def least_squares(endmembers: Floats, cube: NDArray[np.float32]) -> Floats:
     """Unmix by non-negative least squares on endmembers of unit peak."""
     peaks = endmembers / endmembers.max(axis=0)
     spectra = cube.reshape(len(cube), -1).T.astype(np.float64)
-    found = np.array([nnls(peaks, spectrum)[0] for spectrum in spectra])
-    shares: Floats = (found / found.sum(axis=1, keepdims=True)).T
+    coefficients = np.array([nnls(peaks, spectrum)[0] for spectrum in spectra])
+    shares: Floats = (coefficients / coefficients.sum(axis=1, keepdims=True)).T
     return shares.reshape(-1, *cube.shape[1:])
 
 
@@ -199,13 +199,13 @@ def main(starts: int, seeds: int, steps: int) -> None:
     count = truth.endmembers.shape[1]
 
     def run(start: Floats, seed: int) -> dict[str, float]:
-        found = autoencoder(truth.cube, start, steps, seed)
-        solved = least_squares(found.endmembers, truth.cube)
+        unmixed = autoencoder(truth.cube, start, steps, seed)
+        solved = least_squares(unmixed.endmembers, truth.cube)
         # The same endmembers, each pixel solved instead of encoded.
-        by_least_squares = compare(found.endmembers, solved, truth)["abundance_rmse"]
-        return compare(found.endmembers, found.abundances, truth) | {
+        by_least_squares = compare(unmixed.endmembers, solved, truth)["abundance_rmse"]
+        return compare(unmixed.endmembers, unmixed.abundances, truth) | {
             "abundance_rmse_by_least_squares": by_least_squares,
-            "loss": round(found.loss, 4),
+            "loss": round(unmixed.loss, 4),
         }
 
     rows: list[dict[str, Any]] = []
