@@ -4,6 +4,7 @@ Both sides are bounded, so memory does not grow with the scene, and an error of 
 side surfaces in the computing thread.
 """
 
+import contextlib
 import queue
 import threading
 from collections import deque
@@ -91,6 +92,7 @@ class WriteBehind:
     def __init__(self, depth: int = 2) -> None:
         self._queue: queue.Queue[Callable[[], Any] | None] = queue.Queue(depth)
         self._error: BaseException | None = None
+        self._dropping = False  # jobs that have not started
         self._thread = threading.Thread(target=self._run, daemon=True, name="writer")
 
     def __enter__(self) -> Self:
@@ -104,8 +106,11 @@ class WriteBehind:
         trace: TracebackType | None,
     ) -> None:
         if error is not None:
-            while not self._queue.empty():
-                self._queue.get()
+            self._dropping = True
+            # The writer takes jobs, too: one that was there may be gone.
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    self._queue.get_nowait()
         self._queue.put(None)
         self._thread.join(_grace(error))
         if error is None:
@@ -126,7 +131,7 @@ class WriteBehind:
 
     def _run(self) -> None:
         while (job := self._queue.get()) is not None:
-            if self._error is None:
+            if self._error is None and not self._dropping:
                 try:
                     job()
                 except BaseException as error:
@@ -156,7 +161,8 @@ def map_ahead(
             yield item, function(item)
         return
     at_work: deque[tuple[T, Future[R]]] = deque()
-    with ThreadPoolExecutor(depth, thread_name_prefix="ahead") as pool:
+    pool = ThreadPoolExecutor(depth, thread_name_prefix="ahead")
+    try:
         for item in items:
             if len(at_work) > depth:
                 done, future = at_work.popleft()
@@ -164,6 +170,11 @@ def map_ahead(
             at_work.append((item, pool.submit(function, item)))
         for done, future in at_work:
             yield done, future.result()
+    except BaseException as error:
+        # A user who stops is not kept waiting for a call that may never end.
+        pool.shutdown(wait=isinstance(error, Exception), cancel_futures=True)
+        raise
+    pool.shutdown()
 
 
 def in_background(job: Callable[[], T]) -> T:

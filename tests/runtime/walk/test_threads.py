@@ -1,10 +1,15 @@
+import contextlib
+import itertools
+import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 
+from hsi_runtime.walk import threads
 from hsi_runtime.walk.threads import ReadAhead, WriteBehind, in_background, map_ahead
 
 
@@ -13,6 +18,12 @@ def no_thread_is_left() -> Iterator[None]:
     before = threading.active_count()
     yield
     assert threading.active_count() == before
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does; a test that waits in vain ends by pytest."""
+    while not condition():
+        time.sleep(0.001)
 
 
 def test_items_come_in_order() -> None:
@@ -33,9 +44,10 @@ def test_reader_is_only_so_far_ahead(depth: int) -> None:
 
     with ReadAhead(items(), depth) as ahead:
         for taken, _ in enumerate(ahead, start=1):
-            time.sleep(0.002)
             # Those waiting, and the one that the reader holds in its hand.
-            assert len(made) <= taken + depth + 1
+            ahead_of_us = min(taken + depth + 1, 50)
+            wait_until(lambda most=ahead_of_us: len(made) >= most)  # type: ignore[misc]
+            assert len(made) == ahead_of_us
 
 
 def test_error_of_the_reader_comes_after_its_items() -> None:
@@ -57,88 +69,101 @@ def test_error_of_the_reader_comes_after_its_items() -> None:
 
 @pytest.mark.parametrize("taken", [0, 1, 5])
 def test_stopping_early_does_not_hang(taken: int) -> None:
-    started = time.monotonic()
     with ReadAhead(iter(range(10**9))) as ahead:
         for _ in zip(range(taken), ahead, strict=False):
             pass
-    assert time.monotonic() - started < 0.5
 
 
-def test_error_of_the_consumer_waits_for_the_read_at_work() -> None:
-    finished = threading.Event()
+def test_error_of_the_consumer_waits_for_the_read_at_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(threads, "GRACE_S", 0)
+    reading, release = threading.Event(), threading.Event()
+    order: list[str] = []
 
     def items() -> Iterator[int]:
         yield 1
-        time.sleep(1.3)  # longer than a user who stops the run has to wait
-        finished.set()
+        reading.set()
+        release.wait()
+        order.append("read")
         yield 2
 
     def work() -> None:
-        with ReadAhead(items()) as ahead:
+        with contextlib.suppress(ValueError), ReadAhead(items()) as ahead:
             next(iter(ahead))
+            reading.wait()
             raise ValueError("engine")
+        order.append("left")
 
-    with pytest.raises(ValueError, match="engine"):
-        work()
-    assert finished.is_set()  # so the file may be closed now
+    worker = threading.Thread(target=work)
+    worker.start()
+    reading.wait()
+    worker.join(0.05)
+    assert worker.is_alive()
+    release.set()
+    worker.join()
+    assert order == ["read", "left"]  # so the file may be closed now
 
 
-def test_user_who_stops_is_not_kept_waiting() -> None:
-    release = threading.Event()
+def test_user_who_stops_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "GRACE_S", 0.01)
+    reading, release = threading.Event(), threading.Event()
 
     def items() -> Iterator[int]:
         yield 1
-        release.wait(20)
-        yield 2
-
-    started = time.monotonic()
+        reading.set()
+        release.wait()
 
     def work() -> None:
         with ReadAhead(items()) as ahead:
             next(iter(ahead))
+            reading.wait()
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         work()
-    assert time.monotonic() - started < 1.8
-    release.set()
     readers = [t for t in threading.enumerate() if t.name == "reader"]
-    for reader in readers:
-        reader.join(5)
+    assert len(readers) == 1  # still reads
+    release.set()
+    readers[0].join()
 
 
 def test_jobs_run_in_order_and_all_are_done_at_the_end() -> None:
     done: list[int] = []
 
-    def job(number: int) -> None:
-        time.sleep(0.001)
-        done.append(number)
-
     with WriteBehind() as behind:
         for number in range(100):
-            behind.do(partial(job, number))
+            behind.do(partial(done.append, number))
     assert done == list(range(100))
 
 
 def test_writer_is_only_so_far_behind() -> None:
-    done: list[int] = []
+    release = threading.Event()
+    given: list[int] = []
 
-    def job(number: int) -> None:
-        time.sleep(0.002)
-        done.append(number)
+    def work() -> None:
+        with WriteBehind(depth=2) as behind:
+            for number in range(30):
+                behind.do(release.wait)
+                given.append(number)
 
-    with WriteBehind(depth=2) as behind:
-        for number in range(30):
-            behind.do(partial(job, number))
-            # Those waiting, the one at work, and the one just given.
-            assert number + 1 - len(done) <= 2 + 1 + 1
+    worker = threading.Thread(target=work)
+    worker.start()
+    wait_until(lambda: len(given) == 3)  # one at work, two waiting
+    worker.join(0.05)
+    assert len(given) == 3
+    release.set()
+    worker.join()
+    assert len(given) == 30
 
 
 @pytest.mark.parametrize("last", [True, False])
 def test_error_of_a_job_surfaces_and_stops_the_others(last: bool) -> None:
     done: list[int] = []
+    failed = threading.Event()
 
     def fail() -> None:
+        failed.set()
         raise OSError("disk")
 
     def work() -> None:
@@ -146,8 +171,8 @@ def test_error_of_a_job_surfaces_and_stops_the_others(last: bool) -> None:
             behind.do(lambda: done.append(1))
             behind.do(fail)
             if not last:
-                for number in range(50):
-                    time.sleep(0.001)
+                failed.wait()
+                for number in itertools.count():  # until the writer has failed
                     behind.do(partial(done.append, number))
 
     with pytest.raises(OSError, match="disk"):
@@ -156,27 +181,71 @@ def test_error_of_a_job_surfaces_and_stops_the_others(last: bool) -> None:
 
 
 def test_error_of_the_producer_drops_what_has_not_started() -> None:
-    release = threading.Event()
+    started = threading.Event()
     done: list[str] = []
-
-    def slow() -> None:
-        release.wait(5)
-        done.append("slow")
-
-    started = threading.Timer(0.2, release.set)
-    started.start()
 
     def work() -> None:
         with WriteBehind() as behind:
+
+            def slow() -> None:
+                started.set()
+                wait_until(lambda: behind._dropping)
+                done.append("slow")
+
             behind.do(slow)
-            time.sleep(0.05)
+            started.wait()
             behind.do(lambda: done.append("later"))
             raise ValueError("engine")
 
     with pytest.raises(ValueError, match="engine"):
         work()
     assert done == ["slow"]  # it was at work; its file is closed next
-    started.join()
+
+
+def test_writer_that_takes_the_last_job_meanwhile_does_not_hang_the_producer() -> None:
+    working, looked, taken = (threading.Event() for _ in range(3))
+
+    class Racing(queue.Queue[Any]):
+        """Lets the writer take a job while the producer looks for what is left."""
+
+        def empty(self) -> bool:
+            empty = super().empty()
+            self.let_the_writer_take()
+            return empty
+
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            if not block:
+                self.let_the_writer_take()
+                return super().get(block, timeout)
+            job = super().get(block, timeout)
+            if job is other:
+                taken.set()
+            return job
+
+        def let_the_writer_take(self) -> None:
+            looked.set()
+            taken.wait()
+
+    def slow() -> None:
+        working.set()
+        looked.wait()
+
+    def other() -> None:
+        pass
+
+    def work() -> None:
+        behind = WriteBehind()
+        behind._queue = Racing(2)
+        with contextlib.suppress(ValueError), behind:
+            behind.do(slow)
+            working.wait()
+            behind.do(other)
+            raise ValueError("engine")
+
+    producer = threading.Thread(target=work, daemon=True)
+    producer.start()
+    producer.join(20)
+    assert not producer.is_alive()
 
 
 def test_own_error_of_the_producer_is_the_one_to_tell() -> None:
@@ -186,7 +255,7 @@ def test_own_error_of_the_producer_is_the_one_to_tell() -> None:
     def work() -> None:
         with WriteBehind() as behind:
             behind.do(fail)
-            time.sleep(0.05)
+            wait_until(lambda: behind._error is not None)
             raise ValueError("engine")
 
     with pytest.raises(ValueError, match="engine"):
@@ -208,28 +277,50 @@ def test_background_passes_results_and_errors() -> None:
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_map_ahead_keeps_the_order_and_its_depth(depth: int) -> None:
     at_work, most, drawn = set[int](), [0], []
-    guard = threading.Lock()
+    guard, first = threading.Lock(), threading.Barrier(depth)
 
     def items() -> Iterator[int]:
         for item in range(12):
             drawn.append(item)
             yield item
 
-    def slow(item: int) -> int:
+    def square(item: int) -> int:
         with guard:
             at_work.add(item)
             most[0] = max(most[0], len(at_work))
-        time.sleep(0.02 if item % 2 else 0.001)
+        if item < depth:
+            first.wait()  # until as many are at work
         with guard:
             at_work.remove(item)
         return item * item
 
-    for number, (item, result) in enumerate(map_ahead(slow, items(), depth)):
+    for number, (item, result) in enumerate(map_ahead(square, items(), depth)):
         assert (item, result) == (number, number * number)
         waiting = depth > 1
         assert len(drawn) <= number + depth + 1 + waiting  # memory is bounded
     assert number == 11
     assert most[0] == depth
+
+
+def test_map_ahead_does_not_keep_a_user_waiting_who_stops() -> None:
+    computing, release = threading.Event(), threading.Event()
+
+    def endless(item: int) -> int:
+        if item == 0:
+            computing.wait()
+            raise KeyboardInterrupt
+        computing.set()
+        release.wait(20)
+        return item
+
+    with pytest.raises(KeyboardInterrupt):
+        list(map_ahead(endless, range(9), 2))
+    assert not release.is_set()
+    left = [t for t in threading.enumerate() if t.name.startswith("ahead")]
+    assert len(left) >= 1  # it computes still, and is abandoned
+    release.set()
+    for thread in left:
+        thread.join()
 
 
 @pytest.mark.parametrize("depth", [1, 2])
