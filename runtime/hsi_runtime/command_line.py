@@ -9,13 +9,28 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import click
 
-from hsi_runtime.errors import HsiError, resource_error
+from hsi_runtime.errors import HsiError, OutputError, resource_error
 
 F = TypeVar("F", bound=Callable[..., Any])
+GRACE_S = 1.5  # how long the main thread may take to answer a signal
+
+
+class Stop(NamedTuple):
+    """How a command ends that a signal stops: its last word and its exit code."""
+
+    word: str
+    exit_code: int
+
+
+STOPPED: dict[int, Stop] = {
+    signal.SIGINT: Stop("Stopped.", 130),
+    signal.SIGTERM: Stop("Terminated.", 143),
+    signal.SIGHUP: Stop("Terminated.", 143),
+}
 
 # Which extra brings a package that the base install lacks.
 EXTRAS = {
@@ -47,7 +62,7 @@ def common_options(command: F) -> F:
 
 
 def show_progress(quiet: bool) -> bool:
-    """Tell whether a progress bar is welcome."""
+    """Return True if a progress bar is welcome."""
     return not quiet and sys.stderr.isatty()
 
 
@@ -90,9 +105,26 @@ def pixel_bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
         yield progress
 
 
+def echo(text: str) -> None:
+    """Print a result on stdout.
+
+    Raises:
+        OutputError: stdout cannot be written, such as a full disk; not a closed pipe.
+    """
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            f"stdout cannot be written: {error.strerror}. The files of the result are "
+            "complete."
+        ) from error
+
+
 def print_json(content: dict[str, Any]) -> None:
     """Print one JSON object on stdout."""
-    click.echo(json.dumps(content, indent=1, allow_nan=False))
+    echo(json.dumps(content, indent=1, allow_nan=False))
 
 
 def run(command: click.Command, after_interrupt: str = "") -> NoReturn:
@@ -102,19 +134,34 @@ def run(command: click.Command, after_interrupt: str = "") -> NoReturn:
         command: The click command.
         after_interrupt: Sentence to print when the user stopped it.
     """
-    signal.signal(signal.SIGTERM, _terminate)
-    signal.signal(signal.SIGHUP, _terminate)
+    _open_standard_streams()
+    for number in STOPPED:
+        # One that the caller ignores, as nohup does, stays ignored.
+        if number != signal.SIGINT and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _terminate)
     # Threads of torch that spin while they wait make training ten times slower as soon
     # as another program wants a core; sleeping costs a few per cent on an idle machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        code = command.main(standalone_mode=False) or 0
+        with _ending_in_time(after_interrupt):
+            code = _exit_code(command)
+    except (KeyboardInterrupt, click.Abort):
+        _leave(signal.SIGINT, after_interrupt)
+    except _TerminatedError:
+        _leave(signal.SIGTERM, after_interrupt)
+    sys.exit(code)
+
+
+def _exit_code(command: click.Command) -> int:
+    """Run a command and explain the error that ends it."""
+    try:
+        code = command.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        code = error.exit_code
+        return error.exit_code
     except HsiError as error:
         click.echo(f"Error: {error}", err=True)
-        code = error.exit_code
+        return error.exit_code
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
@@ -124,28 +171,77 @@ def run(command: click.Command, after_interrupt: str = "") -> NoReturn:
             f"install it with: pip install 'hsi-edge[{extra}]'",
             err=True,
         )
-        code = 4
+        return 4
     except (MemoryError, OSError) as error:
         lack = resource_error(error)
         if lack is None:
             raise
         click.echo(f"Error: {lack}", err=True)
-        code = lack.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        click.echo(f"Stopped. {after_interrupt}".strip(), err=True)
-        _leave(130)
-    except _TerminatedError:
-        click.echo(f"Terminated. {after_interrupt}".strip(), err=True)
-        _leave(143)
+        return lack.exit_code
     except SystemExit:  # all that click does when the reader of a pipe has gone
-        code = 141
-    sys.exit(code if isinstance(code, int) else 0)
+        return 141
+    return code if isinstance(code, int) else 0
 
 
-def _leave(code: int) -> NoReturn:
+def _open_standard_streams() -> None:
+    """Open the standard streams that the caller closed, on ``/dev/null``.
+
+    Otherwise the next file that is opened takes the number of a closed one, and what a
+    library prints goes into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+
+
+@contextlib.contextmanager
+def _ending_in_time(after_interrupt: str) -> Iterator[None]:
+    """End the process if the main thread does not answer a signal.
+
+    Python's handlers run between its own instructions: none does while the main thread
+    is in a long call of an engine, of GDAL or of a parser. The number of a signal that
+    arrives is written to a pipe at once, and a thread waits for it.
+    """
+    receiver, sender = os.pipe()
+    os.set_blocking(sender, False)
+    before = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
+    answered = threading.Event()
+
+    def watch() -> None:
+        while number := os.read(receiver, 1):
+            if number[0] in STOPPED and not answered.wait(GRACE_S):
+                with contextlib.suppress(OSError):
+                    os.write(2, f"{_farewell(number[0], after_interrupt)}\n".encode())
+                os._exit(STOPPED[number[0]].exit_code)
+
+    watcher = threading.Thread(target=watch, daemon=True, name="signals")
+    watcher.start()
+    try:
+        yield
+    finally:
+        answered.set()
+        signal.set_wakeup_fd(before)
+        os.close(sender)
+        watcher.join()
+        os.close(receiver)
+
+
+def _farewell(number: int, after_interrupt: str) -> str:
+    return f"{STOPPED[number].word} {after_interrupt}".strip()
+
+
+def _leave(number: int, after_interrupt: str) -> NoReturn:
     """Exit at once, even while a thread of ours is inside a long call."""
+    click.echo(_farewell(number, after_interrupt), err=True)
     sys.stdout.flush()
     sys.stderr.flush()
+    code = STOPPED[number].exit_code
     if threading.active_count() > 1:
         os._exit(code)
     sys.exit(code)

@@ -3,7 +3,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -175,3 +177,124 @@ def test_stopped_command_does_not_wait_for_its_threads() -> None:
     )
     assert done.returncode == 143
     assert done.stderr == "Terminated. All is well.\n"
+
+
+DEAF = """
+import click, hashlib
+from hsi_runtime import command_line
+
+@click.command()
+def command():
+    print("deaf", flush=True)
+    # For minutes the main thread is outside Python, without its lock.
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+command_line.run(command, "All is well.")
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (signal.SIGINT, 130, "Stopped. All is well.\n"),
+        (signal.SIGTERM, 143, "Terminated. All is well.\n"),
+        (signal.SIGHUP, 143, "Terminated. All is well.\n"),
+    ],
+)
+def test_signal_ends_a_command_whose_main_thread_does_not_answer(
+    number: signal.Signals, code: int, message: str
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", DEAF],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "deaf\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, message)
+
+
+def test_command_leaves_the_signals_as_it_found_them(invoke: Any) -> None:
+    @click.command()
+    def command() -> None:
+        assert any(thread.name == "signals" for thread in threading.enumerate())
+
+    before = signal.set_wakeup_fd(-1)
+    assert invoke(running(command)).code == 0
+    assert signal.set_wakeup_fd(before) == -1
+    assert all(thread.name != "signals" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_signal_that_the_caller_ignores_stays_ignored(
+    number: signal.Signals, invoke: Any
+) -> None:
+    @click.command()
+    def command() -> None:
+        os.kill(os.getpid(), number)
+        click.echo("done")
+
+    before = signal.signal(number, signal.SIG_IGN)  # as nohup does
+    try:
+        assert invoke(running(command)) == (0, "done\n", "")
+    finally:
+        signal.signal(number, before)
+
+
+STREAMS = """
+import logging, os, sys
+import click
+from hsi_runtime import command_line
+
+@click.command()
+@click.argument("path")
+def command(path):
+    command_line.start_messages(False)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT)
+    os.write(2, b"what a library prints")
+    logging.getLogger("hsi_runtime.x").warning("careful")
+    with command_line.pixel_bar(False) as progress:
+        progress(1, 2)
+    command_line.print_json({"a": 1})
+    os.write(file, b"data")
+
+command_line.run(command)
+"""
+
+
+@pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
+def test_closed_streams_take_no_file_along(closed: str, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(STREAMS)
+    line = f'exec "$0" script.py data {closed}'
+    done = subprocess.run(
+        ["sh", "-c", line, sys.executable],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stdout == ("" if "1>" in closed else '{\n "a": 1\n}\n')
+    assert ("warning: careful" in done.stderr) == ("2>" not in closed)
+    assert (tmp_path / "data").read_text() == "data"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has /dev/full")
+def test_stdout_that_is_full_is_named(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(STREAMS)
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "script.py", "data"],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 5
+    assert "Error: stdout cannot be written: No space left on device." in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
