@@ -76,7 +76,7 @@ def command(
         parts = dict.fromkeys(name.partition(".")[0] for name in result["dropped"])
         if parts:
             click.echo(f"Left out, for training only: {', '.join(parts)}.", err=True)
-    click.echo(result["output"])
+    command_line.echo(result["output"])
 
 
 def main() -> None:

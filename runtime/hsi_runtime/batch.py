@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LIST_SUFFIX = ".txt"
+MAX_LIST_BYTES = 16_000_000  # about 200,000 scenes
 
 
 def expand(scenes: Sequence[Path]) -> list[Path]:
@@ -43,19 +45,33 @@ def expand(scenes: Sequence[Path]) -> list[Path]:
     """
     expanded: list[Path] = []
     for path in scenes:
-        if path.suffix.lower() != LIST_SUFFIX:
-            expanded.append(path)
-            continue
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SceneError(f"The list {path} cannot be read: {error}.") from error
-        names = [line.strip() for line in lines if line.strip()]
-        listed = [path.parent / n for n in names if not n.startswith("#")]
-        if not listed:
-            raise SceneError(f"The list {path} names no scene.")
-        expanded += listed
+        expanded += _listed(path) if path.suffix.lower() == LIST_SUFFIX else [path]
     return expanded
+
+
+def _listed(path: Path) -> list[Path]:
+    """Read the paths of a list file."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe may never end
+        raise SceneError(f"The list {path} cannot be read: it is not a regular file.")
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_LIST_BYTES + 1)
+        text = content.decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SceneError(f"The list {path} cannot be read: {error}.") from error
+    if len(content) > MAX_LIST_BYTES:
+        raise SceneError(
+            f"The list {path} is larger than {MAX_LIST_BYTES / 1e6:.0f} MB; split it."
+        )
+    if "\0" in text:
+        raise SceneError(f"The list {path} cannot be read: it is not a text file.")
+    # Not splitlines(): a name may hold what Unicode calls the end of a line.
+    lines = re.split(r"\r\n|\r|\n", text)
+    names = [line.strip() for line in lines]
+    listed = [path.parent / name for name in names if name and name[0] != "#"]
+    if not listed:
+        raise SceneError(f"The list {path} names no scene.")
+    return listed
 
 
 def shard(items: Sequence[T], part: tuple[int, int] | None) -> list[T]:

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     callback=values.memory_bytes,
     help="Limit of the process, such as 2G.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="[default: all cores]")
+@click.option("--threads", type=int, help="[default: all cores]")
 @click.option(
     "--tile",
     type=int,
@@ -148,7 +148,7 @@ def command(
     command_line.start_messages(quiet)
     if not scenes and not (describe or self_test or benchmark):
         raise click.UsageError("Missing SCENE.")
-    chosen = _checked(options)
+    chosen = _checked(options, threads)
     from hsi_runtime import batch, reports
     from hsi_runtime.engines.opening import open_backend
 
@@ -177,16 +177,18 @@ def command(
     return _run_many(parts, loaded, start, quiet, as_json)
 
 
-def _checked(options: dict[str, Any]) -> "Options":
-    """Check the options that the command line shares with Python.
+def _checked(options: dict[str, Any], threads: int | None) -> "Options":
+    """Check the values that the command line shares with Python.
 
     Raises:
         BadParameter: A value is out of range.
     """
     from hsi_runtime.errors import OptionError
+    from hsi_runtime.machine import engine_threads
     from hsi_runtime.request import Options
 
     try:
+        engine_threads(threads)
         return Options(**options)
     except OptionError as error:
         parameters = {p.name: p for p in command.params}
@@ -218,7 +220,7 @@ def _plan_many(
     if as_json:
         command_line.print_json(plans)
     elif plans["scenes"]:
-        click.echo("\n\n".join(map(reports.as_lines, plans["scenes"])))
+        command_line.echo("\n\n".join(map(reports.as_lines, plans["scenes"])))
     return batch.exit_code(plans)
 
 
@@ -239,7 +241,7 @@ def _run_one(
         return 0
     if not quiet:
         click.echo(reports.summary(result), err=True)
-    click.echo(result["output"])
+    command_line.echo(result["output"])
     return 0
 
 
@@ -254,7 +256,7 @@ def _run_many(
 
     def done(result: dict[str, Any]) -> None:
         if not as_json:
-            click.echo(result["output"])
+            command_line.echo(result["output"])
 
     with command_line.pixel_bar(quiet) as progress:
         results = batch.run_all(requests, model, start, progress, done)
@@ -271,7 +273,7 @@ def _show(content: dict[str, Any], as_json: bool) -> int:
     else:
         from hsi_runtime import reports
 
-        click.echo(reports.as_lines(content))
+        command_line.echo(reports.as_lines(content))
     return 0
 
 

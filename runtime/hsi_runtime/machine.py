@@ -1,17 +1,22 @@
-"""What this machine has, and what a container may use of it.
+"""What this machine has, and the limits of its container.
 
 Linux' control groups, version 1 or 2, lie within each other and all of their limits
 hold, so the smallest counts. A file that is missing, cannot be read, or says ``max`` is
 no limit.
 """
 
+import operator
 import os
 import re
 import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+from hsi_runtime.errors import OptionError
+
+MAX_THREADS = 1024  # more than any machine of ours has cores
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
 
@@ -22,23 +27,56 @@ def usable_cores() -> int:
     return min(cores, container_cpus() or cores)
 
 
+def engine_threads(threads: int | None) -> int:
+    """Return how many threads an engine may use: those requested, or all usable cores.
+
+    Raises:
+        OptionError: As many threads are never of use.
+    """
+    if threads is None:
+        return usable_cores()
+    return whole_number("threads", threads, MAX_THREADS)
+
+
+def whole_number(option: str, value: Any, most: int) -> int:
+    """Check an option that is a whole number, at least 1.
+
+    Args:
+        option: Name of the option in Python.
+        value: A whole number of Python or numpy, or what was given in its place.
+        most: Largest value of use.
+
+    Raises:
+        OptionError: It is none, or out of range.
+    """
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise OptionError(f"{value!r} is not a whole number.", option) from error
+    if not 1 <= number <= most:
+        # Python refuses to write numbers of many digits.
+        shown = number if number.bit_length() < 64 else "The number"
+        raise OptionError(f"{shown} is not in 1..{most}.", option)
+    return number
+
+
 def machine_bytes() -> int:
-    """Memory of this machine, or what a container may have of it."""
+    """Return the memory of this machine, or its container's limit."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(machine, container_memory_bytes() or machine)
 
 
 def peak_bytes() -> int:
-    """Largest memory this process ever held.
+    """Return the largest memory that this process ever held.
 
     Linux counts the memory of the program that started this one into ``getrusage``, so
     its own high-water mark is read where there is one.
     """
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii")
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-        if found is not None:
-            return int(found[1]) * 1024
+        mark = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+        if mark is not None:
+            return int(mark[1]) * 1024
     except OSError:
         pass
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -50,14 +88,14 @@ def container_cpus() -> int | None:
 
     A part of a processor counts as a whole one.
     """
-    found = []
+    limits = []
     for folder in _folders("cpu"):
         first = _numbers(folder / "cpu.cfs_quota_us")
         second = _numbers(folder / "cpu.cfs_period_us")
         for quota in (_numbers(folder / "cpu.max"), first + second):
             if len(quota) == 2 and min(quota) > 0:  # time allowed in each period
-                found.append(-(-quota[0] // quota[1]))
-    return min(found, default=None)
+                limits.append(-(-quota[0] // quota[1]))
+    return min(limits, default=None)
 
 
 def container_memory_bytes() -> int | None:

@@ -3,6 +3,7 @@
 What a value may be is checked by `hsi_runtime.request.Options`, for Python, too.
 """
 
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -50,10 +51,11 @@ def memory_bytes(
     """Parse a size such as ``512M`` or ``2G``; units are powers of 1024."""
     if value is None:
         return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:I?B)?", value.strip().upper())
-    if found is None or float(found[1]) == 0:
+    size = re.fullmatch(r"(\d+(?:\.\d+)?)([KMGT]?)(?:I?B)?", value.strip().upper())
+    number = 0.0 if size is None else float(size[1]) * UNITS[size[2]]
+    if not 0 < number < math.inf:
         raise click.BadParameter(f"{value!r} is not a size such as 512M or 2G.")
-    return int(float(found[1]) * UNITS[found[2]])
+    return int(number)
 
 
 def reject(
@@ -78,7 +80,7 @@ def shard(
     """Parse ``I/N``: part I, from 0, of N."""
     if value is None:
         return None
-    found = re.fullmatch(r"(\d+)/(\d+)", value)
-    if found is None or not int(found[1]) < int(found[2]):
+    part = re.fullmatch(r"(\d{1,9})/(\d{1,9})", value, re.ASCII)
+    if part is None or not int(part[1]) < int(part[2]):
         raise click.BadParameter(f"{value!r} is not I/N with I from 0 to N-1.")
-    return int(found[1]), int(found[2])
+    return int(part[1]), int(part[2])

@@ -10,7 +10,7 @@ import numpy as np
 from hsi_runtime.engines import self_test as testing
 from hsi_runtime.engines.backend import GPU_DEVICES, WINDOWS_ON_GPU
 from hsi_runtime.engines.opening import best_tile, open_backend
-from hsi_runtime.machine import usable_cores
+from hsi_runtime.machine import engine_threads
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.output import layers as class_map
 from hsi_runtime.planning import match_scene, plan_walk
@@ -103,7 +103,7 @@ def benchmark(
         "bands": len(document.bands.used),
         "tile": side,
         "windows_at_once": at_once,
-        "threads": threads or usable_cores(),
+        "threads": engine_threads(threads),
         "rounds": len(rates),
         "pixels_per_second": statistics.median(rates),
         "slowest": min(rates),
@@ -128,9 +128,11 @@ def dry_run(
         matched = match_scene(scene, model.document, request)
         at_once = WINDOWS_ON_GPU
         if device not in GPU_DEVICES:
-            cores = threads or usable_cores()
             at_once = memory.windows_at_once(
-                model.document, request.tile, request.max_memory_bytes, cores
+                model.document,
+                request.tile,
+                request.max_memory_bytes,
+                engine_threads(threads),
             )
         plan = plan_walk(matched, model.document, request, device, at_once)
         info = scene.info

@@ -1,6 +1,7 @@
 """What the user asks of a scene, checked once for the command line and for Python."""
 
 import math
+import operator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hsi_runtime.errors import ModelFileError, OptionError
+from hsi_runtime.machine import whole_number
 from hsi_runtime.model.model_file import ModelDocument
 from hsi_runtime.walk.regions import Bounds
 from hsi_runtime.walk.windows import Window
@@ -150,10 +152,12 @@ def _window(value: Any) -> Window | None:
             "hsi_runtime.walk.windows.",
             "window",
         )
-    whole = [part for part in map(_integer, value) if part is not None]
-    if len(whole) < len(value):
-        raise OptionError(f"{value!r} holds a number that is not whole.", "window")
-    window = Window(*whole)
+    try:
+        window = Window(*map(operator.index, value))
+    except TypeError as error:
+        raise OptionError(
+            f"{value!r} holds a number that is not whole.", "window"
+        ) from error
     if window.row < 0 or window.col < 0 or window.rows < 1 or window.cols < 1:
         text = f"{window.col},{window.row},{window.cols},{window.rows}"
         raise OptionError(f"{text}: a corner is negative or a side empty.", "window")
@@ -177,22 +181,8 @@ def _bounds(value: Any) -> Bounds | None:
     return west, south, east, north
 
 
-def _integer(value: Any) -> int | None:
-    """Return a whole number of Python or numpy as int; None for anything else."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return int(value) if whole else None
-
-
 def _whole(option: str, value: Any, most: int) -> int | None:
-    if value is None:
-        return None
-    number = _integer(value)
-    if number is None:
-        raise OptionError(f"{value!r} is not a whole number.", option)
-    if not 1 <= number <= most:
-        shown = number if number.bit_length() < 64 else "The number"  # of any length
-        raise OptionError(f"{shown} is not in 1..{most}.", option)
-    return number
+    return None if value is None else whole_number(option, value, most)
 
 
 def _number(option: str, value: Any) -> float:

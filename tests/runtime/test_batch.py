@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import rasterio
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -53,6 +54,53 @@ def test_lists_that_are_none(tmp_path: Path) -> None:
     for path in (binary, tmp_path / "missing.txt", tmp_path):
         with pytest.raises(SceneError, match="cannot be read"):
             expand([path.with_suffix(".txt") if path == tmp_path else path])
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a device"])
+def test_list_that_never_ends_is_not_read(kind: str, tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    if kind == "pipe":
+        os.mkfifo(listed)
+    else:
+        listed.symlink_to("/dev/zero")
+    if kind == "link to a device":
+        (tmp_path / "again.txt").symlink_to(listed)
+        listed = tmp_path / "again.txt"
+    with pytest.raises(SceneError, match="cannot be read: it is not a regular file"):
+        expand([listed])
+
+
+def test_list_of_any_size_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("a.tif\n" * 10)
+    monkeypatch.setattr(batch, "MAX_LIST_BYTES", 60)
+    assert len(expand([listed])) == 10
+    monkeypatch.setattr(batch, "MAX_LIST_BYTES", 59)
+    with pytest.raises(SceneError, match="MB; split it"):
+        expand([listed])
+
+
+def test_names_hold_what_unicode_calls_the_end_of_a_line(tmp_path: Path) -> None:
+    names = ["a\u2028b.tif", "c\x0bd.tif", "e\x85f.tif"]
+    (tmp_path / "list.txt").write_text("\n".join(names), encoding="utf-8")
+    assert expand([tmp_path / "list.txt"]) == [tmp_path / name for name in names]
+
+
+@given(st.binary() | st.text().map(str.encode))
+@example(b"a\0b.tif")
+@example(b"\xef\xbb\xbf#\n\r \t\n" + b"x" * 5000)
+def test_any_bytes_are_a_list_or_an_error(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        listed = Path(folder) / "list.txt"
+        listed.write_bytes(content)
+        try:
+            scenes = expand([listed])
+            requests = make_requests(scenes, None, OPTIONS, many=True)
+        except (SceneError, OutputError):
+            return
+    assert [request.scene for request in requests] == scenes
 
 
 @given(st.lists(st.integers()), st.integers(1, 40))

@@ -56,6 +56,8 @@ def test_good_values(name: str, value: str | None, expected: Any) -> None:
         ("memory_bytes", "-2G", "is not a size"),
         ("memory_bytes", "2X", "is not a size"),
         ("memory_bytes", "inf", "is not a size"),
+        ("memory_bytes", "9" * 400, "is not a size"),
+        ("memory_bytes", "0.0G", "is not a size"),
         ("reject", "", "neither a probability nor auto"),
         ("reject", "most", "neither a probability nor auto"),
         ("shard", "1", "I from 0 to N-1"),
@@ -63,6 +65,8 @@ def test_good_values(name: str, value: str | None, expected: Any) -> None:
         ("shard", "0/0", "I from 0 to N-1"),
         ("shard", "-1/3", "I from 0 to N-1"),
         ("shard", "1/2/3", "I from 0 to N-1"),
+        ("shard", "1/" + "9" * 5000, "I from 0 to N-1"),
+        ("shard", "١/٣", "I from 0 to N-1"),  # noqa: RUF001
     ],
 )
 def test_bad_values_are_named(name: str, value: str, said: str) -> None:

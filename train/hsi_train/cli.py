@@ -109,7 +109,7 @@ def command(
         from hsi_train.seeds import table
 
         click.echo(_summary(result) if seeds is None else table(result), err=True)
-    click.echo(run)
+    command_line.echo(str(run))
 
 
 def _summary(result: dict[str, Any]) -> str:

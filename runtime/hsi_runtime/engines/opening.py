@@ -4,7 +4,7 @@ import logging
 
 from hsi_runtime.engines.backend import CPU_DEVICES, DEVICES, GPU_DEVICES, Backend
 from hsi_runtime.errors import EngineError, HsiError
-from hsi_runtime.machine import usable_cores
+from hsi_runtime.machine import engine_threads
 from hsi_runtime.model import graph_check
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.walk import memory
@@ -32,6 +32,7 @@ def open_backend(
         max_memory_bytes: Limit of the whole process, or None.
 
     Raises:
+        OptionError: The number of threads is out of range.
         EngineError: The device is not known, or its engine is not there.
         ModelFileError: The engine refuses the model.
         ResourceError: Memory or disk ran out.
@@ -41,6 +42,7 @@ def open_backend(
         raise EngineError(
             f"There is no device {device!r}; choose from {', '.join(DEVICES)}."
         )
+    threads = engine_threads(threads)
     graph_check.check(model)
     if device in GPU_DEVICES:
         return _start_gpu(model, device, tile)
@@ -68,12 +70,11 @@ def _start_gpu(model: ModelFile, device: str, tile: int | None) -> Backend:
 def _start_cpu(
     model: ModelFile,
     device: str,
-    threads: int | None,
+    threads: int,
     tile: int | None,
     max_memory_bytes: int | None,
 ) -> Backend:
-    """Start a CPU engine; the threads are shared out evenly, and none is left over."""
-    threads = threads or usable_cores()
+    """Start a CPU engine; its windows share the threads evenly, and no more of them."""
     at_once = memory.windows_at_once(model.document, tile, max_memory_bytes, threads)
     if device == "openvino":
         from hsi_runtime.engines import openvino_cpu
@@ -81,7 +82,7 @@ def _start_cpu(
         return openvino_cpu.start(model, threads, at_once)
     from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 
-    return OnnxruntimeCpu(model, -(-threads // at_once), at_once)
+    return OnnxruntimeCpu(model, threads // at_once, at_once)
 
 
 def _best_gpu(model: ModelFile, tile: int | None) -> Backend | None:

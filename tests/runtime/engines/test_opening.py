@@ -14,7 +14,12 @@ import rasterio
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from hsi_runtime.engines import onnxruntime_cuda, openvino_cpu, tensorrt_gpu
+from hsi_runtime.engines import (
+    onnxruntime_cpu,
+    onnxruntime_cuda,
+    openvino_cpu,
+    tensorrt_gpu,
+)
 from hsi_runtime.engines.backend import DEVICES, GPU_DEVICES
 from hsi_runtime.engines.classifying import predict_in_parts
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
@@ -24,6 +29,7 @@ from hsi_runtime.errors import EngineError, ModelFileError, ResourceError
 from hsi_runtime.model.model_file import ModelDocument, ModelFile, Precision, read_model
 from hsi_runtime.pipeline import run
 from hsi_runtime.request import Request
+from hsi_runtime.walk import memory
 
 ON_GPU = [pytest.param(device, marks=pytest.mark.gpu) for device in GPU_DEVICES]
 
@@ -53,6 +59,29 @@ def test_engine_answers_like_numpy(
     first = backend.predict(np.ascontiguousarray(batch))["probabilities"]
     backend.predict(np.ascontiguousarray(batch[::-1]))
     np.testing.assert_allclose(first[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4, 7, 16])
+@pytest.mark.parametrize("room", [1, 2, 3, 9])
+def test_engine_takes_no_more_threads_than_asked(
+    threads: int, room: int, model: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Noted:
+        """Stands for the engine."""
+
+        def __init__(self, model: ModelFile, threads: int, at_once: int) -> None:
+            self.device = "cpu"
+            self.of_window, self.windows_at_once = threads, at_once
+
+    monkeypatch.setattr(onnxruntime_cpu, "OnnxruntimeCpu", Noted)
+    # Of a tile so large that `room` windows fit, whatever the machine has.
+    side = 1000 + 2 * model.document.halo
+    one = side**2 * model.document.working_bytes * memory.ENGINE_MARGIN
+    limit = int(memory.BASE_BYTES + (room + 0.5) * one / (1 - memory.STRIP_SHARE))
+    backend: Any = open_backend(model, "cpu", threads, 1000, limit)
+    assert backend.windows_at_once == min(room, threads)
+    assert backend.of_window >= 1
+    assert backend.windows_at_once * backend.of_window <= threads
 
 
 def has_bfloat16() -> bool:
