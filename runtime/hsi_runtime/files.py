@@ -2,12 +2,13 @@
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hsi_runtime.errors import SceneError
+from hsi_runtime.errors import HsiError, SceneError
 
 PARTIAL = ".part"  # suffix of a file that is not finished
 
@@ -33,16 +34,56 @@ def local_file(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def open_binary(path: Path) -> Any:
-    """Open a file for reading bytes.
+def open_binary(path: Path, kind: type[HsiError] = SceneError) -> Any:
+    """Open a regular file of others for reading bytes.
+
+    Pipes and devices are refused: reading them may wait, or never end.
+
+    Args:
+        path: The file.
+        kind: Error to raise.
 
     Raises:
-        SceneError: It cannot be opened.
+        HsiError: Of that kind; it cannot be opened, or is not a regular file.
     """
+    # The check is of what was opened, which a name alone does not promise.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
-        return path.open("rb")
-    except OSError as error:
-        raise SceneError(f"{path} cannot be read: {error.strerror}.") from error
+        handle = os.open(path, flags)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            what = "a folder" if path.is_dir() else "not a regular file"
+            raise kind(f"{path} is {what}; name a file that holds the data.")
+        return os.fdopen(handle, "rb")
+    except (OSError, ValueError) as error:
+        if isinstance(error, HsiError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise kind(f"{path} cannot be read: {reason}.") from error
+
+
+def read_whole(path: Path, most: int, kind: type[HsiError] = SceneError) -> bytes:
+    """Read a regular file of others at once.
+
+    Args:
+        path: The file.
+        most: Bytes that it may have.
+        kind: Error to raise.
+
+    Raises:
+        HsiError: Of that kind; it cannot be read, or is longer.
+    """
+    with open_binary(path, kind) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise kind(f"{path} has {size} bytes; at most {most} are read.")
+        try:
+            content: bytes = file.read(most + 1)
+        except OSError as error:
+            raise kind(f"{path} cannot be read: {error.strerror}.") from error
+    if len(content) > most:
+        raise kind(f"{path} has more than {most} bytes, which are the most read.")
+    return content
 
 
 def sync(path: Path) -> None:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hsi_runtime.errors import SceneError
-from hsi_runtime.scenes.scene import DTYPES, Cube, SceneInfo, representable
+from hsi_runtime.scenes.scene import DTYPES, Cube, SceneInfo, held_nodata
+from hsi_runtime.scenes.wavelengths import checked_nanometres
 
 
 class ArrayScene:
@@ -49,6 +50,11 @@ class ArrayScene:
             )
         bands, rows, cols = cube.shape
         self._cube = cube
+        centres = _per_band(path, "wavelengths", wavelengths_nm, bands)
+        notes: list[str] = []
+        if centres is not None:
+            centres, notes = checked_nanometres(str(path), centres)
+        fills, lost = held_nodata(path, [nodata] * bands, cube.dtype)
         self.info = SceneInfo(
             path=path,
             driver="memory",
@@ -56,13 +62,14 @@ class ArrayScene:
             rows=rows,
             cols=cols,
             dtype=cube.dtype,
-            nodata=np.full(bands, representable(nodata, cube.dtype)),
+            nodata=fills,
             scale=None if scale is None else np.full(bands, scale),
             offset=None if scale is None else np.full(bands, offset),
-            wavelengths_nm=_per_band(path, "wavelengths", wavelengths_nm, bands),
+            wavelengths_nm=centres,
             fwhm_nm=_per_band(path, "band widths", fwhm_nm, bands),
             good=np.ones(bands, dtype=bool),
             block=(rows, cols),
+            notes=(*notes, *lost),
         )
 
     def read(
@@ -87,7 +94,10 @@ def _per_band(
 ) -> NDArray[np.float64] | None:
     if values is None:
         return None
-    array: NDArray[Any] = np.asarray(values, dtype=np.float64)
+    try:
+        array: NDArray[Any] = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise SceneError(f"{path}: a value of the {what} is not a number.") from error
     if array.shape != (bands,):
         raise SceneError(
             f"{path} has {bands} bands, but {array.size} {what} were given."

@@ -1,41 +1,32 @@
-"""Reads ENVI scenes: a strict parser for the header, a memory map for the values.
+"""Reads ENVI scenes through a memory map.
 
 The size of the data file is checked before any work: GDAL reads the missing part of a
 truncated file as zeros, and its reading of BIP files collapses when a strip exceeds
 the block cache.
 """
 
-import math
 import mmap
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import open_binary
-from hsi_runtime.scenes import wavelengths as spectral
-from hsi_runtime.scenes.envi_header import Header, read_header
-from hsi_runtime.scenes.georeference import from_envi, resolution_m
-from hsi_runtime.scenes.scene import (
-    FILE_AXES,
-    Cube,
-    SceneInfo,
-    in_file_order,
-    representable,
+from hsi_runtime.scenes.envi_header import (
+    Header,
+    Layout,
+    layout_of,
+    read_header,
+    units_of,
 )
+from hsi_runtime.scenes.georeference import complete, from_envi, with_world_file
+from hsi_runtime.scenes.scene import Cube, SceneInfo, held_nodata
+from hsi_runtime.scenes.side_car import Statements, side_car_of
+from hsi_runtime.scenes.wavelengths import Spectrum, choose, list_place, name_place
 
-DTYPES = {
-    "1": "u1",
-    "2": "i2",
-    "3": "i4",
-    "4": "f4",
-    "5": "f8",
-    "12": "u2",
-    "13": "u4",
-}
+MOST_BANDS = 1_000_000
 
 
 class EnviScene:
@@ -45,12 +36,11 @@ class EnviScene:
 
     def __init__(self, header_path: Path, data_path: Path) -> None:
         header = read_header(header_path)
-        layout = _layout(header, data_path)
+        layout = layout_of(header)
         # First, so that a header which promises too much costs no memory.
-        self._mapped = _mapped(data_path, layout.needed)
+        self._mapped = _mapped(data_path, layout)
         self.info = _describe(header, data_path, layout)
-        flat = np.frombuffer(self._mapped, layout.dtype, layout.values, layout.offset)
-        self._values = in_file_order(flat, layout.interleave, layout.sizes)
+        self._values = layout.cube(self._mapped)
 
     def read(
         self,
@@ -75,74 +65,11 @@ class EnviScene:
         del self._values, self._mapped
 
 
-class _Layout(NamedTuple):
-    """Where the values lie in the data file.
-
-    Attributes:
-        sizes: Bands, rows and columns.
-        interleave: Order of the values, a key of `FILE_AXES`.
-        dtype: Stored type with its byte order.
-        offset: Bytes before the first value.
-        notes: Sentences a user should read.
-    """
-
-    sizes: tuple[int, int, int]
-    interleave: str
-    dtype: np.dtype[Any]
-    offset: int
-    notes: tuple[str, ...]
-
-    @property
-    def values(self) -> int:
-        """Number of values in the cube."""
-        return math.prod(self.sizes)
-
-    @property
-    def needed(self) -> int:
-        """Bytes that the data file must have."""
-        return self.offset + self.values * self.dtype.itemsize
-
-
-def _layout(header: Header, data_path: Path) -> _Layout:
-    shape = {key: header.integer(key) for key in ("bands", "lines", "samples")}
-    if min(shape.values()) < 1:
-        raise SceneError(f"{header.path} declares an empty cube: {shape}.")
-    if "library" in header.text("file type").lower():
-        raise SceneError(f"{data_path} is a spectral library, not a scene.")
-    interleave = header.text("interleave").lower()
-    if interleave not in FILE_AXES:
-        raise SceneError(
-            f"{header.path}: interleave is {interleave!r}; expected bsq, bil or bip."
-        )
-    code = header.text("data type")
-    if code not in DTYPES:
-        raise SceneError(
-            f"{header.path}: data type {code!r} is not supported; "
-            f"expected one of {', '.join(DTYPES)}."
-        )
-    if header.text("file compression", "0") not in ("0", ""):
-        raise SceneError(f"{data_path} is compressed inside ENVI; gunzip it first.")
-    notes = []
-    order = header.text("byte order")
-    if order not in ("0", "1"):
-        notes.append(f"{header.path} has no byte order; taken as little endian.")
-    offset = header.integer("header offset", 0)
-    if offset < 0:
-        raise SceneError(f"{header.path}: header offset is negative: {offset}.")
-    return _Layout(
-        sizes=(shape["bands"], shape["lines"], shape["samples"]),
-        interleave=interleave,
-        dtype=np.dtype(DTYPES[code]).newbyteorder(">" if order == "1" else "<"),
-        offset=offset,
-        notes=tuple(notes),
-    )
-
-
-def _mapped(path: Path, needed: int) -> mmap.mmap:
-    _check_size(path, needed, path.stat().st_size)
+def _mapped(path: Path, layout: Layout) -> mmap.mmap:
+    _check_size(path, layout.needed, path.stat().st_size)
     with open_binary(path) as file:
         try:
-            return mmap.mmap(file.fileno(), needed, access=mmap.ACCESS_READ)
+            return mmap.mmap(file.fileno(), layout.needed, access=mmap.ACCESS_READ)
         except OSError as error:
             raise SceneError(f"{path} cannot be read: {error.strerror}.") from error
 
@@ -155,11 +82,45 @@ def _check_size(path: Path, needed: int, actual: int) -> None:
         )
 
 
-def _describe(header: Header, data_path: Path, layout: _Layout) -> SceneInfo:
+def _surplus(path: Path, layout: Layout) -> list[str]:
+    """Name the bytes that a header leaves out: it may be that of another file.
+
+    Raises:
+        SceneError: There are some, and the header counts by frames, so that its
+            values may lie elsewhere than where it says.
+    """
+    surplus = path.stat().st_size - layout.needed
+    if not surplus:
+        return []
+    if layout.framed:
+        raise SceneError(
+            f"{path} has {surplus} bytes more than its header promises with its frame "
+            "offsets. Correct the header."
+        )
+    return [
+        f"{path} has {surplus} bytes more than its header promises; check its samples, "
+        "lines, bands and data type."
+    ]
+
+
+def _describe(header: Header, data_path: Path, layout: Layout) -> SceneInfo:
     bands, rows, cols = layout.sizes
-    spectra, spectral_notes = _spectral(header, bands)
-    crs, transform, place_notes = from_envi(header.fields)
-    ignored = representable(header.number("data ignore value"), layout.dtype)
+    if bands > MOST_BANDS:
+        raise SceneError(f"{header.path} declares {bands} bands; at most {MOST_BANDS}.")
+    beside = side_car_of(data_path)
+    spectrum = _spectrum(header, beside, bands)
+    if spectrum.place == beside.path.name:
+        beside.taken.append("wavelengths")
+    declared = header.number("data ignore value")
+    fills = beside.fills([declared] * bands)
+    nodata, lost = held_nodata(data_path, fills, layout.dtype)
+    scale, offset = beside.units(*units_of(header, bands), bands)
+    bad = header.numbers("bbl", bands)
+    good = beside.good(bands) if bad is None else bad != 0
+    if bad is None and good is not None:
+        beside.taken.append("bad bands")
+    ground = complete(from_envi(header.fields), beside)
+    ground = with_world_file(ground, data_path)
     return SceneInfo(
         path=data_path,
         driver="ENVI",
@@ -167,45 +128,45 @@ def _describe(header: Header, data_path: Path, layout: _Layout) -> SceneInfo:
         rows=rows,
         cols=cols,
         dtype=layout.dtype.newbyteorder("="),
-        nodata=np.full(bands, ignored),
-        **spectra,
+        nodata=nodata,
+        scale=scale,
+        offset=offset,
+        wavelengths_nm=spectrum.centres,
+        fwhm_nm=spectrum.widths,
+        good=np.ones(bands, dtype=bool) if good is None else good,
         block=(1, cols),
         interleave=layout.interleave,
-        crs=crs.to_wkt() if crs else None,
-        transform=transform,
-        resolution_m=resolution_m(crs, transform) if crs and transform else None,
-        notes=(*layout.notes, *spectral_notes, *place_notes),
-        files=(header.path, data_path),
+        crs=ground.wkt,
+        transform=ground.transform,
+        control=ground.control,
+        resolution_m=ground.resolution_m,
+        notes=(
+            *layout.notes,
+            *_surplus(data_path, layout),
+            *spectrum.notes,
+            *lost,
+            *ground.notes,
+            *beside.remarks(data_path),
+        ),
+        files=(
+            header.path,
+            data_path,
+            *([beside.path] if beside.taken else []),
+            *ground.files,
+        ),
     )
 
 
-def _spectral(header: Header, bands: int) -> tuple[dict[str, Any], list[str]]:
-    """Collect the per-band arrays of `SceneInfo`, and notes about them."""
-    wavelengths, fwhm, notes = spectral.to_nanometres(
-        str(header.path),
-        header.numbers("wavelength", bands),
-        header.numbers("fwhm", bands),
-        header.text("wavelength units"),
-    )
-    bad = header.numbers("bbl", bands)
-    gain = header.numbers("data gain values", bands)
-    offset = header.numbers("data offset values", bands)
-    factor = header.number("reflectance scale factor")
-    if factor is not None and not factor > 0:
-        raise SceneError(
-            f"{header.path}: reflectance scale factor is {factor}, not above 0."
-        )
-    if gain is None and factor is not None and factor != 1:
-        gain = np.full(bands, 1 / factor)
-    if gain is None and offset is not None:
-        gain = np.ones(bands)
-    if gain is not None and offset is None:
-        offset = np.zeros(bands)
-    arrays = {
-        "wavelengths_nm": wavelengths,
-        "fwhm_nm": fwhm,
-        "good": np.ones(bands, dtype=bool) if bad is None else bad != 0,
-        "scale": gain,
-        "offset": offset,
-    }
-    return arrays, notes
+def _spectrum(header: Header, beside: Statements, bands: int) -> Spectrum:
+    for key in ("wavelength", "wavelengths", "fwhm"):
+        header.numbers(key, bands)  # one for each band, or an error
+    names = [name.strip() for name in header.text("band names").split(",")]
+    named = name_place(names)
+    places = [list_place("", header.fields, bands), *beside.places(bands)]
+    if len(names) == bands and all(named.centres):
+        places.append(named)
+    spectrum = choose(str(header.path), places)
+    if spectrum.centres is not None and np.isnan(spectrum.centres).any():
+        note = f"{header.path}: some bands have no wavelength; those of others are not "
+        return Spectrum(None, None, [*spectrum.notes, note + "used."])
+    return spectrum

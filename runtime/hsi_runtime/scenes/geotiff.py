@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,20 @@ from rasterio.windows import Window
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.machine import usable_cores
-from hsi_runtime.scenes import wavelengths as spectral
-from hsi_runtime.scenes.georeference import control_points, resolution_m
+from hsi_runtime.scenes.envi_files import header_beside
+from hsi_runtime.scenes.envi_header import DTYPES as DTYPE_CODES
+from hsi_runtime.scenes.envi_header import read_header, units_of
+from hsi_runtime.scenes.georeference import complete, from_tiff, with_world_file
 from hsi_runtime.scenes.scene import (
     DTYPES,
     Cube,
     SceneInfo,
+    held_nodata,
     missing_value,
-    representable,
 )
-from hsi_runtime.scenes.tiff_tags import check_tags
+from hsi_runtime.scenes.side_car import Statements, Units, side_car_of
+from hsi_runtime.scenes.tiff_tags import declared_nodata
+from hsi_runtime.scenes.wavelengths import Spectrum, choose, left_out, name_place
 
 # A larger block cache costs memory and gains nothing for reads along blocks. Nothing
 # but the file itself may be opened: no directory listing, no remote file, no side-car.
@@ -51,15 +56,25 @@ class GeoTiffScene:
         except RasterioError as error:
             raise SceneError(f"{path} is not a readable TIFF: {error}") from error
         try:
-            check_tags(path)
+            nodata_text = declared_nodata(path)
             with self._env:  # without it, GDAL's warnings go to stderr by themselves
-                self._bands, self._alpha = _split_bands(path, self._dataset)
-                self._masked = _has_mask(self._dataset)
-                self._hides = self._masked or len(self._alpha) > 0
-                self.info = _describe(path, self._dataset, self._bands, self._hides)
+                self._start(path, nodata_text)
         except BaseException:
             self._dataset.close()
             raise
+
+    def _start(self, path: Path, nodata_text: str) -> None:
+        """Describe the open file, and what lies beside it."""
+        dataset = self._dataset
+        own = _own(path, dataset, nodata_text)
+        statements = [own, side_car_of(path), _header(path, dataset)]
+        spectrum = _spectrum(path, dataset.count, statements)
+        self._masked = _has_mask(dataset)
+        self._bands, self._alpha = _split_bands(path, dataset, spectrum)
+        self._hides = self._masked or len(self._alpha) > 0
+        own.notes += _alpha_notes(path, self._alpha)
+        info = _describe(path, dataset, statements, spectrum, self._bands)
+        self.info = _with_missing(info) if self._hides else info
 
     def read(
         self,
@@ -110,21 +125,83 @@ def open_tiff(path: Path) -> Any:
         return rasterio.open(path, driver="GTiff")
 
 
-def _split_bands(path: Path, dataset: Any) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _own(path: Path, dataset: Any, nodata_text: str) -> Statements:
+    """Collect what a TIFF says about its bands, alpha bands included."""
+    tags = {
+        (n - 1, domain): dataset.tags(n, ns=domain or None)
+        for n in dataset.indexes
+        for domain in ("", "IMAGERY", "ENVI")
+    }
+    names = {band: name for band, name in enumerate(dataset.descriptions) if name}
+    envi = {"ENVI": dataset.tags(ns="ENVI")}
+    own = Statements(path, own=True, names=names, tags=tags, dataset_tags=envi)
+    if nodata_text and all(value is None for value in dataset.nodatavals):
+        try:  # rasterio drops a value that the type cannot hold
+            value, dtype = float(nodata_text), np.dtype(dataset.dtypes[0])
+            own.notes += held_nodata(path, [value], dtype)[1]
+        except ValueError:
+            note = f"{path.name} declares nodata {nodata_text!r}, which is no number."
+            own.notes.append(note)
+    return own
+
+
+def _header(path: Path, dataset: Any) -> Statements:
+    """Read an ENVI header beside a TIFF, as DESIS has one, if it describes its cube.
+
+    Nodata and scale are those of the header's data type; others do not fit the TIFF.
+    """
+    place = header_beside(path)
+    if place is None:
+        return Statements(path)
+    found, bands = Statements(place), dataset.count
+    header = read_header(place)
+    sizes = [header.text(key) for key in ("bands", "lines", "samples")]
+    if sizes != [str(n) for n in (bands, dataset.height, dataset.width)]:
+        found.notes.append(f"{place.name} describes another cube; it is not read.")
+        return found
+    found.dataset_tags["ENVI"] = header.fields
+    if DTYPE_CODES.get(header.text("data type")) == np.dtype(dataset.dtypes[0]):
+        ignored = header.number("data ignore value")
+        if ignored is not None:
+            found.nodata = dict.fromkeys(range(bands), ignored)
+        scale, offset = units_of(header, bands)
+        if scale is not None and offset is not None:
+            found.scale = dict(enumerate(scale.tolist()))
+            found.offset = dict(enumerate(offset.tolist()))
+    return found
+
+
+def _spectrum(path: Path, count: int, statements: list[Statements]) -> Spectrum:
+    """Choose the wavelengths of all bands, alpha bands included."""
+    places = [place for said in statements for place in said.places(count)]
+    for said in statements:
+        places.append(name_place([said.names.get(band) for band in range(count)]))
+    spectrum = choose(str(path), places)
+    for said in statements[1:]:
+        if spectrum.place == said.path.name:
+            said.taken.append("wavelengths")
+    return spectrum
+
+
+def _split_bands(
+    path: Path, dataset: Any, spectrum: Spectrum
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Split bands into measurements and alpha bands, which are masks; 0-based.
 
     GDAL takes the last of four bands of bytes for alpha unless it is told otherwise;
-    its wavelength shows that it is a measurement.
+    its wavelength shows that it is a measurement. Where bands have wavelengths, others
+    are no measurements.
     """
-    alpha = [
-        kind == ColorInterp.alpha
-        and "wavelength" not in dataset.tags(band)
-        and "CENTRAL_WAVELENGTH_UM" not in dataset.tags(band, ns="IMAGERY")
-        for band, kind in enumerate(dataset.colorinterp, start=1)
-    ]
-    if all(alpha):
+    known = np.zeros(dataset.count, dtype=bool)
+    if spectrum.centres is not None:
+        known = ~np.isnan(spectrum.centres)
+    alpha = np.array([kind == ColorInterp.alpha for kind in dataset.colorinterp])
+    alpha &= ~known
+    if alpha.all():
         raise SceneError(f"{path} has only alpha bands, which are masks of others.")
-    return np.flatnonzero(~np.array(alpha)), np.flatnonzero(alpha)
+    measured = ~alpha & (known | (not known.any()))
+    spectrum.notes.extend(left_out(str(path), np.flatnonzero(~alpha & ~measured)))
+    return np.flatnonzero(measured), np.flatnonzero(alpha)
 
 
 def _has_mask(dataset: Any) -> bool:
@@ -133,43 +210,86 @@ def _has_mask(dataset: Any) -> bool:
     return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
 
 
-def _describe(
-    path: Path, dataset: Any, bands: NDArray[np.intp], hides: bool
-) -> SceneInfo:
-    """Describe a TIFF.
+def _alpha_notes(path: Path, alpha: NDArray[np.intp]) -> list[str]:
+    if not len(alpha):
+        return []
+    return [
+        f"{path.name}: {', '.join(f'band {b + 1}' for b in alpha)} is alpha; pixels "
+        "where it is 0 are nodata. If it is a measurement, tag its wavelength."
+    ]
 
-    Args:
-        path: The file.
-        dataset: It, open.
-        bands: 0-based bands that are measurements.
-        hides: Whether a mask or an alpha band hides pixels.
-    """
-    numbers = [int(b) + 1 for b in bands]
+
+def _with_missing(info: SceneInfo) -> SceneInfo:
+    """Provide a value for the pixels that a mask or an alpha band hides."""
+    dtype, missing = missing_value(info.dtype)
+    nodata = np.where(np.isnan(info.nodata), missing, info.nodata)
+    return replace(info, dtype=dtype, nodata=nodata)
+
+
+def _units(dataset: Any, beside: list[Statements]) -> Units:
+    """Read scale and offset of all bands, from the TIFF first; None if not declared."""
+    units: Units = np.array(dataset.scales), np.array(dataset.offsets)
+    scale, offset = units
+    assert scale is not None
+    assert offset is not None
+    if not ((scale != 1).any() or offset.any()):
+        units = None, None
+    for said in beside:
+        units = said.units(*units, dataset.count)
+    return units
+
+
+def _good(count: int, statements: list[Statements]) -> NDArray[np.bool_]:
+    """Find the bands that are not marked as bad, by the first file that marks any."""
+    for said in statements:
+        good = said.good(count)
+        if good is not None:
+            if not said.own:
+                said.taken.append("bad bands")
+            return good
+    return np.ones(count, dtype=bool)
+
+
+def _stored_type(path: Path, dataset: Any, bands: NDArray[np.intp]) -> np.dtype[Any]:
     kinds = sorted({dataset.dtypes[b] for b in bands})
     if len(kinds) > 1 or kinds[0] not in DTYPES:
         raise SceneError(
             f"{path} holds values of type {', '.join(kinds)}; "
             f"expected one of {', '.join(DTYPES)} for all bands."
         )
-    dtype = np.dtype(kinds[0])
-    nodata = np.array([representable(dataset.nodatavals[b], dtype) for b in bands])
-    if hides:
-        dtype, missing = missing_value(dtype)
-        nodata = np.where(np.isnan(nodata), missing, nodata)
-    tags = [dataset.tags(n) for n in numbers]
-    imagery = [dataset.tags(n, ns="IMAGERY") for n in numbers]
-    wavelengths, fwhm, notes = spectral.from_band_tags(str(path), tags, imagery)
-    if len(bands) < dataset.count:
-        others = sorted(set(dataset.indexes) - set(numbers))
-        notes.append(
-            f"{path.name}: {', '.join(f'band {n}' for n in others)} is alpha; pixels "
-            "where it is 0 are nodata. If it is a measurement, tag its wavelength."
-        )
-    scale, offset = np.array(dataset.scales)[bands], np.array(dataset.offsets)[bands]
-    declared = (scale != 1).any() or offset.any()
-    if not scale.all():
-        raise SceneError(f"{path} declares a scale of 0; its values mean nothing.")
-    georeferenced = not dataset.transform.is_identity
+    dtype: np.dtype[Any] = np.dtype(kinds[0])
+    return dtype
+
+
+def _describe(
+    path: Path,
+    dataset: Any,
+    statements: list[Statements],
+    spectrum: Spectrum,
+    bands: NDArray[np.intp],
+) -> SceneInfo:
+    """Describe a TIFF.
+
+    Args:
+        path: The file.
+        dataset: It, open.
+        statements: What it says, and what the files beside it say.
+        spectrum: Wavelengths of all bands.
+        bands: 0-based bands that are measurements.
+    """
+    own, *beside = statements
+    dtype = _stored_type(path, dataset, bands)
+    declared: list[float | None] = list(dataset.nodatavals)
+    for said in beside:
+        declared = said.fills(declared)
+    nodata, lost = held_nodata(path, declared, dtype)
+    scale, offset = _units(dataset, beside)
+    good = _good(dataset.count, statements)
+    ground = from_tiff(dataset)
+    for said in beside:
+        ground = complete(ground, said)
+    ground = with_world_file(ground, path)
+    remarks = [note for said in beside for note in said.remarks(path)]
     return SceneInfo(
         path=path,
         driver="GTiff",
@@ -177,19 +297,25 @@ def _describe(
         rows=dataset.height,
         cols=dataset.width,
         dtype=dtype,
-        nodata=nodata,
-        scale=scale if declared else None,
-        offset=offset if declared else None,
-        wavelengths_nm=wavelengths,
-        fwhm_nm=fwhm,
-        good=np.array([t.get("bbl", "1").strip() not in ("0", "0.0") for t in tags]),
+        nodata=nodata[bands],
+        scale=None if scale is None else scale[bands],
+        offset=None if offset is None else offset[bands],
+        wavelengths_nm=_part(spectrum.centres, bands),
+        fwhm_nm=_part(spectrum.widths, bands),
+        good=good[bands],
         block=dataset.block_shapes[0],
         interleave="bip" if dataset.interleaving == Interleaving.pixel else "bsq",
-        crs=dataset.crs.to_wkt() if dataset.crs else None,
-        transform=dataset.transform.to_gdal() if georeferenced else None,
-        control=control_points(dataset),
+        crs=ground.wkt,
+        transform=ground.transform,
+        control=ground.control,
         rpcs=dataset.tags(ns="RPC") or None,
-        resolution_m=resolution_m(dataset.crs, dataset.transform.to_gdal()),
-        notes=tuple(notes),
-        files=(path,),
+        resolution_m=ground.resolution_m,
+        notes=(*spectrum.notes, *own.notes, *lost, *ground.notes, *remarks),
+        files=(path, *(said.path for said in beside if said.taken), *ground.files),
     )
+
+
+def _part(
+    values: NDArray[np.float64] | None, bands: NDArray[np.intp]
+) -> NDArray[np.float64] | None:
+    return None if values is None else values[bands]

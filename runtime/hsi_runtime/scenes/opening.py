@@ -24,14 +24,20 @@ def open_scene(path: str | os.PathLike[str]) -> Scene:
         from hsi_runtime.scenes.geotiff import GeoTiffScene
 
         _check_mask(path)
-        return GeoTiffScene(path)
+        try:
+            return GeoTiffScene(path)
+        except SceneError:
+            envi = _raw_values(path)
+            if envi is None:
+                raise
+            return envi
     from hsi_runtime.scenes.envi import EnviScene
-    from hsi_runtime.scenes.envi_header import find_header
+    from hsi_runtime.scenes.envi_files import find_envi
 
-    header = find_header(path, magic)
-    if header is not None:
-        _check_mask(header[1])
-        return EnviScene(*header)
+    files = find_envi(path, magic)
+    if files is not None:
+        _check_mask(files[1])
+        return EnviScene(*files)
     hint = "hsi-run reads GeoTIFF and ENVI files (with their .hdr)"
     if magic.startswith(b"MATLAB") or magic == b"\x89HDF\r\n\x1a\n":
         hint = (
@@ -39,6 +45,22 @@ def open_scene(path: str | os.PathLike[str]) -> Scene:
             "convert the cube to GeoTIFF or ENVI to run on it"
         )
     raise SceneError(f"{path} is neither a TIFF nor an ENVI file: {hint}.")
+
+
+def _raw_values(path: Path) -> Scene | None:
+    """Open raw values that begin like a TIFF, if a header accounts for each byte."""
+    from hsi_runtime.scenes.envi import EnviScene
+    from hsi_runtime.scenes.envi_files import header_beside
+    from hsi_runtime.scenes.envi_header import layout_of, read_header
+
+    header = header_beside(path)
+    if header is None:
+        return None
+    try:
+        needed = layout_of(read_header(header)).needed
+    except SceneError:
+        return None
+    return EnviScene(header, path) if needed == path.stat().st_size else None
 
 
 def _check_mask(path: Path) -> None:

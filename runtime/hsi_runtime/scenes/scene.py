@@ -6,12 +6,15 @@ refers to.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hsi_runtime.errors import SceneError
 
 # float32 holds every value of these exactly enough; int64 and complex it does not.
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32", "float64")
@@ -85,6 +88,19 @@ class SceneInfo:
     resolution_m: float | None = None
     notes: tuple[str, ...] = field(default=())
     files: tuple[Path, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse a scale or an offset that makes the values of a band meaningless."""
+        if self.scale is None or self.offset is None:
+            return
+        bad = self.good & ~usable_units(self.scale, self.offset)
+        if bad.any():
+            band = int(np.flatnonzero(bad)[0])
+            raise SceneError(
+                f"{self.path} declares a scale of {self.scale[band]:g} and an offset "
+                f"of {self.offset[band]:g} for band {band + 1}; no quantity follows "
+                "from them. Correct them, or mark the band as bad (bbl 0)."
+            )
 
 
 class Scene(Protocol):
@@ -179,6 +195,52 @@ def representable(value: float | None, dtype: np.dtype[Any]) -> float:
     with np.errstate(over="ignore"):
         cast = float(dtype.type(value))
     return cast if np.isfinite(cast) else float("nan")
+
+
+def held_nodata(
+    path: Path, declared: Sequence[float | None], dtype: np.dtype[Any]
+) -> tuple[NDArray[np.float64], list[str]]:
+    """Bring declared fill values to the type of the stored ones.
+
+    Args:
+        path: The scene, for notes.
+        declared: Fill value of each band, None or NaN where it has none.
+        dtype: Type of the stored values.
+
+    Returns:
+        Fill value per band, NaN where none can occur; and notes for the user.
+    """
+    nodata = np.array([representable(value, dtype) for value in declared])
+    lost = {
+        f"{value:g}"
+        for value, held in zip(declared, nodata, strict=True)
+        if value is not None
+        and np.isnan(held)
+        and not np.isnan(value)
+        and not (dtype.kind == "f" and np.isinf(value))  # infinite pixels are invalid
+    }
+    if not lost:
+        return nodata, []
+    note = (
+        f"{path.name} declares nodata {', '.join(sorted(lost))}, which {dtype.name} "
+        "values never take; no pixel is nodata by it."
+    )
+    return nodata, [note]
+
+
+def usable_units(
+    scale: NDArray[np.float64], offset: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Find the bands whose scale and offset survive float32, as engines compute.
+
+    Returns:
+        Shape ``(band,)``; False where one is not finite or the scale vanishes.
+    """
+    limits = np.finfo(np.float32)
+    size = np.abs(scale)
+    fits = (size >= limits.tiny) & (size <= limits.max)
+    usable: NDArray[np.bool_] = fits & (np.abs(offset) <= limits.max)
+    return usable
 
 
 def missing_value(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], float]:

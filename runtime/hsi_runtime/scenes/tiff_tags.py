@@ -1,8 +1,12 @@
-"""Checks that the tags of a TIFF lie inside the file: GDAL drops others in silence."""
+"""Reads of a TIFF's own tags what GDAL drops in silence.
+
+GDAL ignores tags that lie beyond the end of a file, and a nodata value that the type
+of the pixels cannot hold.
+"""
 
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import open_binary
@@ -10,26 +14,43 @@ from hsi_runtime.files import open_binary
 # Bytes of one value by the number of a tag's type.
 TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 TAG_BYTES |= {13: 4, 16: 8, 17: 8, 18: 8}
+GDAL_NODATA = 42113  # a number as text
+NODATA_BYTES = 64  # of which a number needs fewer
 
 
-def check_tags(path: Path) -> None:
-    """Refuse a file with tags beyond its end: GDAL ignores those without an error.
+class _Extent(NamedTuple):
+    """End of the tags that lie farthest back, and place of the nodata text."""
 
-    Tags often lie behind the pixels, and nodata and wavelengths are among them. A mask
-    has tags of its own, in a later directory.
+    reach: int
+    nodata: tuple[int, int] | None  # offset and length
+
+
+def declared_nodata(path: Path) -> str:
+    """Return the nodata value of a TIFF as its tag spells it, or an empty text.
+
+    Raises:
+        SceneError: Tags lie beyond the end of the file. Tags often lie behind the
+            pixels, and nodata and wavelengths are among them. A mask has tags of its
+            own, in a later directory.
     """
     size = path.stat().st_size
     with open_binary(path) as file:
-        reach = _reach_of_tags(file, size)
-    if reach > size:
-        raise SceneError(
-            f"{path} is truncated: its tags reach to byte {reach}, the file has "
-            f"{size}. Copy it again."
-        )
+        extent = _extent(file, size)
+        if extent.reach > size:
+            raise SceneError(
+                f"{path} is truncated: its tags reach to byte {extent.reach}, the file "
+                f"has {size}. Copy it again."
+            )
+        if extent.nodata is None:
+            return ""
+        offset, length = extent.nodata
+        file.seek(offset)
+        raw: bytes = file.read(min(length, NODATA_BYTES))
+    return raw.split(b"\0")[0].decode("ascii", "replace").strip()
 
 
-def _reach_of_tags(file: Any, size: int) -> int:
-    """Return the end of the tags that lie farthest back, or of some beyond the file.
+def _extent(file: Any, size: int) -> _Extent:
+    """Walk the directories of a TIFF, up to one that lies beyond its end.
 
     Args:
         file: A TIFF, open for reading bytes.
@@ -44,20 +65,27 @@ def _reach_of_tags(file: Any, size: int) -> int:
     )
     (start,) = pointer.unpack_from(head, pointer.size)
     reach: int = 0
+    nodata: tuple[int, int] | None = None
     seen = {0}
     while start not in seen:  # a hostile file leads back to where it has been
+        first = len(seen) == 1
         seen.add(start)
         reach = max(reach, start + number.size)
         if reach > size:
-            return reach
+            break
         file.seek(start)
         (count,) = number.unpack(file.read(number.size))
         reach = max(reach, start + number.size + count * entry.size + pointer.size)
         if reach > size:
-            return reach
-        for _, kind, values, offset in entry.iter_unpack(file.read(count * entry.size)):
+            break
+        entries = file.read(count * entry.size)
+        (following,) = pointer.unpack(file.read(pointer.size))
+        for at, (tag, kind, values, offset) in enumerate(entry.iter_unpack(entries)):
             length = values * TAG_BYTES.get(kind, 0)
+            inside = start + number.size + (at + 1) * entry.size - pointer.size
             if length > pointer.size:
                 reach = max(reach, offset + length)
-        (start,) = pointer.unpack(file.read(pointer.size))
-    return reach
+            if tag == GDAL_NODATA and first:
+                nodata = offset if length > pointer.size else inside, length
+        start = following
+    return _Extent(reach, nodata)

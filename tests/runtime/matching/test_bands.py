@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hsi_runtime.errors import BandMismatchError, SceneError
+from hsi_runtime.errors import BandMismatchError
 from hsi_runtime.matching.bands import match_bands
 from hsi_runtime.scenes.scene import SceneInfo
-from hsi_runtime.scenes.wavelengths import to_nanometres
 
 
 def scene_of(
@@ -164,33 +163,6 @@ def test_subset_of_a_real_axis(axes: dict[str, NDArray[np.float64]]) -> None:
     for axis in axes.values():
         used = np.arange(1, len(axis), 3)
         assert matched(scene_of(axis), axis[used]) == used.tolist()
-
-
-@pytest.mark.parametrize(
-    ("centres", "unit", "factor"),
-    [
-        ([450.0, 2500.0], "Nanometers", 1),
-        ([0.45, 2.5], "Micrometers", 1000),
-        ([0.45, 2.5], " microns ", 1000),
-        ([0.45, 2.5], "", 1000),
-        ([450.0, 2500.0], "Unknown", 1),
-    ],
-)
-def test_units(centres: list[float], unit: str, factor: float) -> None:
-    found, widths, notes = to_nanometres(
-        "s", np.array(centres), np.array([0.01, 0.02]), unit
-    )
-    assert found is not None
-    assert widths is not None
-    np.testing.assert_allclose(found, np.array(centres) * factor)
-    np.testing.assert_allclose(widths, np.array([0.01, 0.02]) * factor)
-    assert bool(notes) == (unit in ("", "Unknown"))
-
-
-def test_units_that_are_none_are_refused() -> None:
-    with pytest.raises(SceneError, match="'Index'; expected Nanometers"):
-        to_nanometres("s", np.array([1.0]), None, "Index")
-    assert to_nanometres("s", None, None, "") == (None, None, [])
 
 
 def test_single_missing_band_of_the_same_sensor_is_refused_with_numbers() -> None:

@@ -105,8 +105,6 @@ def test_truncated_and_over_declared_files_are_refused_at_once(tmp_path: Path) -
             SceneError, match=f"promises 120 bytes, the file has {length}"
         ):
             open_scene(data)
-    data.write_bytes(whole + b"more")
-    assert everything(open_scene(data)).shape == (3, 4, 5)
     for fields in ({"bands": 4}, {"lines": 10**9}, {"bands": 10**12}):
         with pytest.raises(SceneError, match="truncated"):
             open_scene(write(tmp_path, **fields))
@@ -163,6 +161,101 @@ def test_map_info_gives_gdals_transform(rotation: float, tmp_path: Path) -> None
     assert info.resolution_m == pytest.approx(2.5)
 
 
+@pytest.mark.parametrize("surplus", [1, 60, 5000])
+def test_bytes_that_the_header_leaves_out_are_named(
+    surplus: int, tmp_path: Path
+) -> None:
+    data = write(tmp_path)
+    data.write_bytes(data.read_bytes() + bytes(surplus))
+    scene = open_scene(data)
+    assert f"has {surplus} bytes more than its header promises" in scene.info.notes[0]
+    assert everything(scene).shape == (3, 4, 5)
+
+
+@pytest.mark.parametrize("layout", AXES)
+@pytest.mark.parametrize(
+    ("major", "minor"), [((16, 0), (0, 0)), ((0, 3), (0, 0)), ((5, 2), (1, 4))]
+)
+def test_frame_offsets_are_skipped(
+    layout: str, major: tuple[int, int], minor: tuple[int, int], tmp_path: Path
+) -> None:
+    cube = np.arange(60, dtype="<u2").reshape(3, 4, 5)
+    stored = b"head"
+    for frame in cube.transpose(AXES[layout]):
+        lines = [
+            b"\xff" * minor[0] + line.tobytes() + b"\xff" * minor[1] for line in frame
+        ]
+        stored += b"\xfe" * major[0] + b"".join(lines) + b"\xfe" * major[1]
+    fields = {"interleave": layout, "header_offset": 4}
+    data = write(
+        tmp_path,
+        major_frame_offsets=f"{{{major[0]}, {major[1]}}}",
+        minor_frame_offsets=f"{{{minor[0]}, {minor[1]}}}",
+        **fields,
+    )
+    data.write_bytes(stored)
+    scene = open_scene(data)
+    assert scene.info.notes == ()
+    np.testing.assert_array_equal(everything(scene), cube)
+    data.write_bytes(stored + b"x")
+    with pytest.raises(SceneError, match="1 bytes more than its header promises with"):
+        open_scene(data)
+    data.write_bytes(stored[:-1])
+    with pytest.raises(SceneError, match="truncated"):
+        open_scene(data)
+
+
+def test_one_frame_offset_stands_for_both_ends(tmp_path: Path) -> None:
+    cube = np.arange(60, dtype="<u2").reshape(3, 4, 5)
+    data = write(tmp_path, major_frame_offsets="2")
+    data.write_bytes(b"".join(b"ab" + band.tobytes() + b"cd" for band in cube))
+    np.testing.assert_array_equal(everything(open_scene(data)), cube)
+
+
+@pytest.mark.parametrize("text", ["{-1, 0}", "{1, 2, 3}", "{a, b}"])
+def test_frame_offsets_that_make_no_sense(text: str, tmp_path: Path) -> None:
+    with pytest.raises(SceneError, match="major frame offsets are"):
+        open_scene(write(tmp_path, major_frame_offsets=text))
+
+
+@pytest.mark.parametrize(
+    ("datum", "code"),
+    [
+        ("ETRS-89", 25833),
+        ("ETRS 1989", 25833),
+        ("North America 1983", 26933),
+        ("NAD-83", 26933),
+        ("NAD27", 26733),
+        ("WGS-84", 32633),
+    ],
+)
+def test_datums_of_utm(datum: str, code: int, tmp_path: Path) -> None:
+    zone = code % 100 if code > 30000 or code < 26000 else 17
+    place = f"{{UTM, 1, 1, 4e5, 58e5, 2, 2, {zone}, North, {datum}, units=Meters}}"
+    info = open_scene(write(tmp_path, map_info=place)).info
+    assert info.crs is not None
+    assert CRS.from_wkt(info.crs).to_epsg() == code - code % 100 + zone
+    assert info.resolution_m == 2
+    assert info.notes == ()
+
+
+def test_geo_points_are_gdals_control_points(tmp_path: Path) -> None:
+    corners = "1, 1, 52.1, 13.1, 5, 1, 52.1, 13.2, 1, 4, 52, 13.1, 5, 4, 52, 13.2"
+    data = write(tmp_path, geo_points=f"{{{corners}}}")
+    info = open_scene(data).info
+    with rasterio.open(data, driver="ENVI") as file:
+        expected = [(p.row, p.col, p.x, p.y, p.z) for p in file.gcps[0]]
+    assert info.control is not None
+    assert list(info.control.points) == expected
+    assert CRS.from_wkt(info.control.crs or "").to_epsg() == 4326
+    assert info.transform is None
+    # Where there is a map info, it places the scene.
+    place = "{UTM, 1, 1, 4e5, 58e5, 2, 2, 33, North, WGS-84}"
+    info = open_scene(write(tmp_path, geo_points=f"{{{corners}}}", map_info=place)).info
+    assert info.control is None
+    assert info.transform is not None
+
+
 @pytest.mark.parametrize("rotation", [0, 15, -66, 90])
 def test_reference_pixel_lies_where_map_info_says(
     rotation: float, tmp_path: Path
@@ -199,7 +292,15 @@ def test_coordinate_systems(tmp_path: Path) -> None:
     [
         ({"map_info": "{UTM, 1, 1, east, 2, 1, 1, 33, North, WGS-84}"}, "no numbers"),
         ({"map_info": "{UTM, 1, 1, 0, 0, 1, 1, 33, North, X, rotation=a}"}, "rotation"),
-        ({"map_info": "{UTM, 1, 1, 0, 0, 1, 1, 33, North, NAD27}"}, "not understood"),
+        ({"map_info": "{UTM, 1, 1, 0, 0, 1, 1, 33, North, ED50}"}, "not understood"),
+        ({"map_info": "{UTM, 1, 1, 0, 0, 1, 1, 33, South, NAD83}"}, "not understood"),
+        ({"map_info": "{UTM, 1, 1, 0, 0, 1, 1, 61, North, WGS-84}"}, "not understood"),
+        (
+            {"map_info": "{UTM, 1, 1, 0, 0, 1, 1, 33, North, WGS-84, units=Feet}"},
+            "units=Feet' is not understood",
+        ),
+        ({"geo_points": "{1, 1, 52}"}, "geo points are not four numbers each"),
+        ({"rpc_info": "{1, 2}"}, "rpc info are not read"),
         ({"map_info": "{UTM, 1, 1, 0, 0, 1, 1, x, North, WGS-84}"}, "cannot be read"),
         ({"coordinate_system_string": "{PROJCS[nonsense}"}, "cannot be read"),
     ],
@@ -209,6 +310,15 @@ def test_georeference_that_cannot_be_read_is_said(
 ) -> None:
     notes = open_scene(write(tmp_path, **fields)).info.notes
     assert any(match in note for note in notes)
+
+
+def test_unreadable_coordinate_system_does_not_reach_the_next_raster(
+    tmp_path: Path, write_scene_tiff: Any, cube: Any
+) -> None:
+    tiff = write_scene_tiff(tmp_path / "next.tif", cube)
+    with rasterio.open(tiff) as file:
+        open_scene(write(tmp_path, coordinate_system_string="{PROJCS[nonsense}"))
+        assert len(file.colorinterp) == 4
 
 
 def test_arbitrary_map_info_is_no_coordinate_system(tmp_path: Path) -> None:

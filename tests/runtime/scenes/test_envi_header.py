@@ -99,14 +99,25 @@ def test_header_cut_inside_a_list_is_damaged(tmp_path: Path) -> None:
         ({"wavelength": "{1, 2}"}, "2 values of wavelength, 3 bands"),
         ({"wavelength": "{1, 2, red}"}, "wavelength has a value that is no number"),
         ({"wavelength": "{0.4, 0.5, 650}"}, "without a unit"),
-        ({"wavelength": "{0, 1, 2}"}, "positive"),
+        ({"wavelength": "{0, 1, 3}"}, "positive"),
         ({"wavelength": "{1, 2, nan}", "wavelength_units": "nm"}, "positive"),
-        ({"wavelength": "{1, 2, 3}", "wavelength_units": "GHz"}, "expected Nanometers"),
+        ({"wavelengths": "{450, 550}"}, "2 values of wavelengths, 3 bands"),
+        (
+            {"wavelength": "{45, 55, 65}", "wavelength_units": "nm"},
+            "from 45 to 65 nm, outside 200 to 20000",
+        ),
         ({"wavelength": "{450,550,650}", "fwhm": "{1}"}, "1 values of fwhm"),
         ({"bbl": "{1, 0}"}, "2 values of bbl"),
         ({"data_ignore_value": "none"}, "data ignore value is not a number"),
         ({"reflectance_scale_factor": "big"}, "reflectance scale factor"),
         ({"reflectance_scale_factor": "0"}, "reflectance scale factor"),
+        ({"reflectance_scale_factor": "nan"}, "reflectance scale factor"),
+        ({"reflectance_scale_factor": "inf"}, "a scale of 0 and an offset of 0 for"),
+        ({"reflectance_scale_factor": "1e300"}, "a scale of 1e-300 and an offset"),
+        ({"data_gain_values": "{1, 0, 1}"}, "a scale of 0 and an offset of 0 for band"),
+        ({"data_gain_values": "{1, 1, nan}"}, "a scale of nan .* for band 3"),
+        ({"data_gain_values": "{1, 1, 1e39}"}, "a scale of 1e"),
+        ({"data_offset_values": "{0, inf, 0}"}, "an offset of inf for band 2"),
         ({"data_gain_values": "{1, 1}"}, "data gain values"),
     ],
 )
@@ -115,6 +126,13 @@ def test_header_that_cannot_be_used(
 ) -> None:
     with pytest.raises(SceneError, match=match):
         open_scene(write(tmp_path, **fields))
+
+
+def test_gains_of_bands_marked_bad_do_not_matter(tmp_path: Path) -> None:
+    info = open_scene(
+        write(tmp_path, data_gain_values="{1, 0, nan}", bbl="{1, 0, 0}")
+    ).info
+    assert info.good.tolist() == [True, False, False]
 
 
 def test_text_that_is_no_header(tmp_path: Path) -> None:
@@ -164,6 +182,8 @@ def test_bad_bands_and_nodata(tmp_path: Path) -> None:
     for unreachable in ("-9999", "inf", "0.5", "nan"):
         info = open_scene(write(tmp_path, data_ignore_value=unreachable)).info
         assert np.isnan(info.nodata).all()
+        said = f"declares nodata {unreachable}, which uint16 values never take"
+        assert [said in note for note in info.notes] == [True] * (unreachable != "nan")
 
 
 @pytest.mark.parametrize(
@@ -195,6 +215,40 @@ def test_scale_and_offset(
     info = open_scene(write(tmp_path, **fields)).info
     found = [None if v is None else v.tolist() for v in (info.scale, info.offset)]
     assert found == [scale, offset]
+
+
+def test_byte_order_mark_and_old_line_ends(tmp_path: Path) -> None:
+    data = write(tmp_path, wavelength="{450,\n550,\n650}", wavelength_units="nm")
+    header = tmp_path / "scene.hdr"
+    text = header.read_text()
+    for start, end in (("\ufeff", "\n"), ("", "\r"), ("\ufeff", "\r\n")):
+        header.write_bytes((start + text.replace("\n", end)).encode())
+        for named in (header, data):
+            info = open_scene(named).info
+            assert info.wavelengths_nm is not None
+            assert info.wavelengths_nm.tolist() == [450, 550, 650]
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "\n" * 400_000,
+        " " * 400_000,
+        "a" * 400_000,
+        "a = {" + "\n" * 400_000 + "}",
+        "; x\n" * 200_000,
+        " ;" * 200_000,
+        "a {" * 200_000,
+        "= {}\n" * 100_000,
+    ],
+)
+@pytest.mark.timeout(60)  # seconds; in time that grows with the square, hours
+def test_headers_are_read_in_linear_time(hostile: str, tmp_path: Path) -> None:
+    data = write(tmp_path)
+    header = tmp_path / "scene.hdr"
+    text = header.read_text()
+    header.write_text("ENVI\n" + hostile + "\n" + text.removeprefix("ENVI\n"))
+    assert open_scene(data).info.bands == 3
 
 
 def test_missing_byte_order_is_said(tmp_path: Path) -> None:

@@ -123,9 +123,6 @@ def test_bands_without_tags_have_no_wavelengths(
     assert info.wavelengths_nm is None
     assert info.scale is None
     assert info.good.all()
-    # One band of four without a tag: not guessed.
-    info = open_scene(write_scene_tiff(tmp_path / "b.tif", cube, CENTRES[:3])).info
-    assert info.wavelengths_nm is None
 
 
 @pytest.mark.parametrize(
@@ -312,7 +309,7 @@ def test_vrt_named_tif_reaches_nothing_it_refers_to(
     assert not hits
 
 
-def test_hostile_side_cars_are_ignored(
+def test_hostile_side_cars_open_nothing(
     tmp_path: Path, listener: Any, write_scene_tiff: WriteTiff, cube: NDArray[Any]
 ) -> None:
     port, hits = listener
@@ -332,7 +329,7 @@ def test_hostile_side_cars_are_ignored(
     (tmp_path / "s.tfw").write_text("9\n0\n0\n9\n0\n0\n")
     scene = open_scene(path)
     info = scene.info
-    assert np.isnan(info.nodata).all()
+    assert info.nodata.tolist() == [7] * 4
     assert info.wavelengths_nm is not None
     assert info.wavelengths_nm.tolist() == list(CENTRES)
     assert info.resolution_m == 2
@@ -354,9 +351,61 @@ def test_file_stays_open_while_a_thread_reads_it(
     assert scene._dataset.closed
 
 
-def test_a_scale_of_zero_is_refused(
-    tmp_path: Path, write_scene_tiff: Callable[..., Path], cube: NDArray[np.uint16]
+@pytest.mark.parametrize(
+    ("scale", "offset", "match"),
+    [
+        (0.0, 0.0, "a scale of 0 and an offset of 0 for band 3"),
+        (np.nan, 0.0, "a scale of nan"),
+        (np.inf, 0.0, "a scale of inf"),
+        (1e300, 0.0, "a scale of 1e"),
+        (1e-300, 0.0, "a scale of 1e-300"),
+        (1.0, np.nan, "an offset of nan"),
+        (1e-4, -np.inf, "an offset of -inf"),
+    ],
+)
+def test_scale_and_offset_that_give_no_quantity_are_refused(
+    scale: float,
+    offset: float,
+    match: str,
+    tmp_path: Path,
+    write_scene_tiff: Callable[..., Path],
+    cube: NDArray[np.uint16],
 ) -> None:
-    path = write_scene_tiff(tmp_path / "zero.tif", cube, scale=0.0)
-    with pytest.raises(SceneError, match="scale of 0"):
+    path = write_scene_tiff(tmp_path / "zero.tif", cube)
+    with rasterio.open(path, "r+") as file:
+        file.scales = (1e-4, 1e-4, scale, 1e-4)
+        file.offsets = (0.0, 0.0, offset, 0.0)
+    with pytest.raises(SceneError, match=match):
         open_scene(path)
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(3, bbl=0)
+    assert not open_scene(path).info.good[2]
+
+
+def retyped(path: Path) -> Path:
+    """Turn a TIFF of int16 into one of uint16, whatever its nodata is."""
+    data = bytearray(path.read_bytes())
+    start = int.from_bytes(data[4:8], "little")
+    for at in range(start + 2, start + 2 + 12 * data[start], 12):
+        if int.from_bytes(data[at : at + 2], "little") == 339:  # SampleFormat
+            count = int.from_bytes(data[at + 4 : at + 8], "little")
+            place = int.from_bytes(data[at + 8 : at + 12], "little")
+            place = place if count > 2 else at + 8
+            data[place : place + 2 * count] = b"\1\0" * count
+    path.write_bytes(data)
+    return path
+
+
+def test_nodata_that_the_type_cannot_hold_is_said(
+    tmp_path: Path, write_scene_tiff: WriteTiff
+) -> None:
+    for name, value in (("a.tif", -9999), ("b.tif", -1)):  # beside and inside the tag
+        ones = np.ones((4, 5, 6), np.int16)
+        path = retyped(write_scene_tiff(tmp_path / name, ones, nodata=value))
+        info = open_scene(path).info
+        assert info.dtype == np.uint16
+        assert np.isnan(info.nodata).all()
+        assert (
+            f"declares nodata {value}, which uint16 values never take"
+            in (info.notes[0])
+        )

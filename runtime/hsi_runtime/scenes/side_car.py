@@ -1,0 +1,303 @@
+"""Reads GDAL's side-car of a raster, ``scene.tif.aux.xml``, as plain XML.
+
+GDAL and ArcGIS put there what a file itself cannot hold or may not be changed for:
+nodata, scale, coordinate system. It is not opened through GDAL, because a side-car can
+name other files; here names mean nothing. What the file itself says comes first.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from xml.parsers import expat
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
+
+from hsi_runtime.errors import SceneError
+from hsi_runtime.files import read_whole
+from hsi_runtime.scenes.scene import ControlPoints, Transform
+from hsi_runtime.scenes.wavelengths import (
+    Place,
+    imagery_place,
+    list_place,
+    tag_place,
+)
+
+MOST_BYTES = 16 * 1024**2  # histograms of hundreds of bands take less
+MOST_DEPTH = 32
+MOST_ELEMENTS = 500_000
+CRS_LETTERS = 100_000
+
+PerBand = NDArray[np.float64]
+Units = tuple[PerBand | None, PerBand | None]  # scale, offset
+# Of a band: what is kept as text.
+BAND_FIELDS = ("NoDataValue", "Scale", "Offset", "Description")
+
+
+@dataclass
+class Statements:
+    """What a file says about a raster, and what of it a scene takes.
+
+    The file is the raster itself, or one beside it; where there is none, it says
+    nothing.
+
+    Attributes:
+        path: The file.
+        own: True if the file is the raster itself, whose words come first.
+        nodata: Fill values by 0-based band.
+        scale: Scales by band.
+        offset: Offsets by band.
+        names: Descriptions by band.
+        tags: Metadata by band and domain; the domain of the usual tags is empty.
+        dataset_tags: Metadata of the whole raster by domain.
+        crs: Coordinate reference system, or None.
+        transform: Geotransform, or None.
+        control: Ground control points, or None.
+        notes: Sentences about what cannot be read.
+        taken: Names of what the scene took from here.
+        overruled: Names of what the scene itself says otherwise.
+    """
+
+    path: Path
+    own: bool = False
+    nodata: dict[int, float] = field(default_factory=dict)
+    scale: dict[int, float] = field(default_factory=dict)
+    offset: dict[int, float] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
+    tags: dict[tuple[int, str], dict[str, str]] = field(default_factory=dict)
+    dataset_tags: dict[str, dict[str, str]] = field(default_factory=dict)
+    crs: CRS | None = None
+    transform: Transform | None = None
+    control: ControlPoints | None = None
+    notes: list[str] = field(default_factory=list)
+    taken: list[str] = field(default_factory=list)
+    overruled: list[str] = field(default_factory=list)
+
+    def fills(self, declared: Sequence[float | None]) -> list[float | None]:
+        """Complete the fill values of a scene's bands."""
+        if not self.nodata:
+            return list(declared)
+        fills = [
+            self.nodata.get(band) if value is None else value
+            for band, value in enumerate(declared)
+        ]
+        own = [self.nodata.get(b, v) for b, v in enumerate(declared) if v is not None]
+        if fills != list(declared):
+            self.taken.append("nodata")
+        if own != [v for v in declared if v is not None]:
+            self.overruled.append("nodata")
+        return fills
+
+    def units(self, scale: PerBand | None, offset: PerBand | None, bands: int) -> Units:
+        """Complete the scale and offset of a scene's bands."""
+        if not self.scale and not self.offset:
+            return scale, offset
+        here = (
+            np.array([self.scale.get(band, 1.0) for band in range(bands)]),
+            np.array([self.offset.get(band, 0.0) for band in range(bands)]),
+        )
+        if scale is not None and offset is not None:
+            if not np.array_equal((scale, offset), here):
+                self.overruled.append("scale and offset")
+            return scale, offset
+        self.taken.append("scale and offset")
+        return here
+
+    def places(self, bands: int) -> list[Place]:
+        """List where wavelengths may stand in it, but for the names of bands."""
+        usual, envi = ("", "the ENVI domain") if self.own else (self.path.name,) * 2
+        imagery = imagery_place(
+            [self.tags.get((b, "IMAGERY"), {}) for b in range(bands)]
+        )
+        return [
+            tag_place(usual, [self.tags.get((b, ""), {}) for b in range(bands)]),
+            imagery._replace(name=usual),
+            tag_place(envi, [self.tags.get((b, "ENVI"), {}) for b in range(bands)]),
+            list_place(envi, self.dataset_tags.get("ENVI", {}), bands),
+        ]
+
+    def good(self, bands: int) -> NDArray[np.bool_] | None:
+        """Return False for bands marked bad (``bbl`` 0), or None if none is marked."""
+        marks = [
+            {k.lower(): v for k, v in self.tags.get((band, domain), {}).items()}
+            for domain in ("", "ENVI")
+            for band in range(bands)
+        ]
+        texts = [
+            marks[band].get("bbl") or marks[bands + band].get("bbl") or ""
+            for band in range(bands)
+        ]
+        if not any(texts):
+            fields = {
+                k.lower(): v for k, v in self.dataset_tags.get("ENVI", {}).items()
+            }
+            listed = fields.get("bbl", "").strip(" {}").split(",")
+            texts = listed if len(listed) == bands else texts
+        if not any(texts):
+            return None
+        return np.array([text.strip() not in ("0", "0.0") for text in texts])
+
+    def remarks(self, scene: Path) -> list[str]:
+        """Say what a scene took, and what it did not."""
+        notes = list(self.notes)
+        others = [name for name in self.taken if name != "wavelengths"]  # said before
+        if others:
+            notes.append(
+                f"{scene.name}: taken from {self.path.name}: {', '.join(others)}."
+            )
+        if self.overruled:
+            notes.append(
+                f"{scene.name} and {self.path.name} differ in "
+                f"{', '.join(self.overruled)}; what {scene.name} says counts."
+            )
+        return notes
+
+
+def side_car_of(path: Path) -> Statements:
+    """Read the side-car of a raster, where it has one.
+
+    Raises:
+        SceneError: It is there and cannot be read. It may state nodata, so that it is
+            not left aside.
+    """
+    place = path.with_name(path.name + ".aux.xml")
+    if not place.exists():
+        return Statements(place)
+    reader = _Reader(place)
+    try:
+        reader.parse(read_whole(place, MOST_BYTES))
+    except (expat.ExpatError, ValueError, LookupError) as error:
+        if isinstance(error, SceneError):
+            raise
+        raise SceneError(
+            f"{place} cannot be read ({error}); it may declare nodata of {path.name}. "
+            "Correct or remove it."
+        ) from error
+    return reader.result
+
+
+def crs_of(text: str) -> CRS | None:
+    """Read a coordinate system of a foreign file: ``EPSG:`` and a number, or WKT.
+
+    Never by GDAL's guess: other texts than these can name files.
+    """
+    code = re.fullmatch(r"EPSG:(\d{4,6})", text)
+    try:
+        if code:
+            return CRS.from_epsg(int(code[1]))
+        return CRS.from_wkt(text[:CRS_LETTERS])
+    except CRSError:
+        # GDAL's error waits, and would be raised by the next call for a raster.
+        CRS.from_epsg(4326)
+        return None
+
+
+class _Reader:
+    """Turns the elements of a side-car into a `Statements` while they are parsed."""
+
+    def __init__(self, path: Path) -> None:
+        self.result = Statements(path)
+        self.names: list[str] = []  # of the open elements
+        self.text: list[str] = []
+        self.attributes: dict[str, str] = {}
+        self.band: int | None = None
+        self.domain = ""
+        self.elements = 0
+        self.points: list[tuple[float, float, float, float, float]] = []
+        self.points_crs: str | None = None
+
+    def parse(self, content: bytes) -> None:
+        parser = expat.ParserCreate()
+        parser.buffer_text = True
+        parser.StartElementHandler = self.start
+        parser.EndElementHandler = self.end
+        parser.CharacterDataHandler = self.text.append
+        parser.StartDoctypeDeclHandler = self.refuse
+        parser.EntityDeclHandler = self.refuse
+        parser.ExternalEntityRefHandler = self.refuse
+        parser.Parse(content, True)
+        if self.points:
+            self.result.control = ControlPoints(self.points_crs, tuple(self.points))
+
+    def refuse(self, *_: Any) -> int:
+        raise ValueError("it declares a document type, which may hide what it says")
+
+    def start(self, name: str, attributes: dict[str, str]) -> None:
+        if not self.names and name != "PAMDataset":
+            raise ValueError(f"its first element is {name[:40]}, not PAMDataset")
+        self.names.append(name)
+        self.elements += 1
+        if len(self.names) > MOST_DEPTH or self.elements > MOST_ELEMENTS:
+            raise ValueError("it has too many elements")
+        self.text.clear()
+        self.attributes = attributes
+        if self.names[1:] == ["PAMRasterBand"]:
+            self.band = int(attributes["band"]) - 1
+            if self.band < 0:
+                raise ValueError("its bands do not count from 1")
+        elif name == "Metadata":
+            self.domain = attributes.get("domain", "")
+        elif name == "GCPList":
+            self.points_crs = attributes.get("Projection") or None
+        elif self.names[1:] == ["GCPList", "GCP"]:
+            row, col, x, y = (float(attributes[k]) for k in ("Line", "Pixel", "X", "Y"))
+            self.points.append((row, col, x, y, float(attributes.get("Z", 0))))
+
+    def end(self, name: str) -> None:
+        text, where = "".join(self.text).strip(), self.names[1:]
+        self.text.clear()
+        self.names.pop()
+        if where == ["SRS"]:
+            self.set_crs(text)
+        elif where == ["GeoTransform"]:
+            self.set_transform(text)
+        elif where[-2:] == ["Metadata", "MDI"] and "key" in self.attributes:
+            self.set_tag(where, self.attributes["key"], text)
+        elif where == ["PAMRasterBand"]:
+            self.band = None
+        elif where[:-1] == ["PAMRasterBand"] and name in BAND_FIELDS:
+            self.set_band(name, text)
+        elif name == "GeodataXform":
+            self.result.notes.append(
+                f"{self.result.path.name} holds a transformation of ArcGIS, which is "
+                "not read."
+            )
+
+    def set_crs(self, text: str) -> None:
+        if not text:
+            return
+        self.result.crs = crs_of(text)
+        if self.result.crs is None:
+            self.result.notes.append(
+                f"{self.result.path.name}: its coordinate system cannot be read."
+            )
+
+    def set_transform(self, text: str) -> None:
+        values = [float(value) for value in text.split(",")]
+        if len(values) != 6 or not all(map(math.isfinite, values)):
+            raise ValueError("its GeoTransform is not six numbers")
+        a, b, c, d, e, f = values
+        self.result.transform = a, b, c, d, e, f
+
+    def set_tag(self, where: list[str], key: str, text: str) -> None:
+        if where[:-2] == ["PAMRasterBand"] and self.band is not None:
+            self.result.tags.setdefault((self.band, self.domain), {})[key] = text
+        elif not where[:-2]:
+            self.result.dataset_tags.setdefault(self.domain, {})[key] = text
+
+    def set_band(self, name: str, text: str) -> None:
+        assert self.band is not None
+        if name == "Description":
+            self.result.names[self.band] = text
+            return
+        values = {
+            "NoDataValue": self.result.nodata,
+            "Scale": self.result.scale,
+            "Offset": self.result.offset,
+        }
+        values[name][self.band] = float(text)
