@@ -79,7 +79,8 @@ class Classifier:
             fill = np.array(self.document.values.fill, dtype=np.float32)
             values = np.where(known, values, fill[:, None, None])
         batch = predict_in_parts(self.backend, values[None], halo, self.outputs)
-        outputs = {name: values[0] for name, values in batch.items()}
+        outputs = {name: answer[0] for name, answer in batch.items()}
+        self.document.check_answer(values.shape[1:], outputs)
         return Square(rows[0], cols[0], outputs, valid)
 
 

@@ -36,6 +36,7 @@ def self_test(model: ModelFile, backend: Backend) -> SelfTestResult:
     cube = sample.cube.unpack().astype(np.float32)[None]
     expected = sample.probabilities.unpack()
     computed = backend.predict(cube)[PROBABILITIES][0]
+    model.document.check_answer(cube.shape[2:], {PROBABILITIES: computed})
     difference = float(np.abs(computed - expected).max())
     same = float((computed.argmax(axis=0) == expected.argmax(axis=0)).mean())
     result = SelfTestResult(

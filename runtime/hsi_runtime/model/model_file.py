@@ -9,6 +9,7 @@ import base64
 import hashlib
 import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,8 +20,9 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import ModelFileError
-from hsi_runtime.model.protobuf import fields, messages, text
-from hsi_runtime.scenes.scene import DTYPES
+from hsi_runtime.files import read_whole
+from hsi_runtime.model.protobuf import Reader, messages, text
+from hsi_runtime.scenes.scene import DTYPES, usable_units
 
 METADATA_KEY = "hsi"
 # Beside the document: a proof that an export may or may not have been able to give.
@@ -30,6 +32,8 @@ INPUT_NAME = "cube"
 PROBABILITIES = "probabilities"
 ABUNDANCES = "abundances"
 MAX_BYTES = 2 * 1024**3  # the format's own limit for one file
+MOST_ENTRIES = 100_000  # fields outside the graph
+MOST_ARRAY_BYTES = 64 * 1024**2  # of a sample; a real one has some hundred kilobytes
 UNSIGNED = "0" * 64  # stands for the checksum while the checksum is computed
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -135,6 +139,14 @@ class Array(_Part, frozen=True):
             {"dtype": little.dtype.str, "shape": list(values.shape), "data": data},
             Array,
         )
+
+    def __post_init__(self) -> None:
+        """Refuse an array that nobody needs, before it is unpacked."""
+        size = math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        if size > MOST_ARRAY_BYTES:
+            raise ValueError(
+                f"an array has {size} bytes; at most {MOST_ARRAY_BYTES} are read"
+            )
 
     def unpack(self) -> NDArray[Any]:
         """Decode the array.
@@ -243,11 +255,49 @@ class ModelDocument(_Part, frozen=True):
             raise ValueError("receptive_field is even")
         if len({c.code for c in self.classes}) < max(len(self.classes), 2):
             raise ValueError("classes are fewer than two or share a code")
+        scale, offset = self.values.scale, self.values.offset
+        declared = scale is not None and offset is not None
+        if declared and not usable_units(np.array(scale), np.array(offset)).all():
+            raise ValueError("values.scale and values.offset give no quantity")
+        self._check_sample()
         if PROBABILITIES not in self.outputs:
             raise ValueError(f"outputs lack {PROBABILITIES}")
         spectra = None if self.endmembers is None else self.endmembers.shape
         if spectra != ([len(self.classes), count] if self.unmixes else None):
             raise ValueError(f"endmembers have shape {spectra}, outputs {self.outputs}")
+
+    def _check_sample(self) -> None:
+        """Refuse a sample that contradicts the receptive field, bands or classes."""
+        cube, answer = self.self_test.cube.shape, self.self_test.probabilities.shape
+        edge = 2 * self.halo
+        expected = [len(self.classes), *(side - edge for side in cube[1:])]
+        if len(cube) != 3 or cube[0] != len(self.bands.used) or answer != expected:
+            raise ValueError(
+                f"self_test has a cube of {cube} and probabilities of {answer}; with "
+                f"receptive_field {self.receptive_field} they contradict each other"
+            )
+
+    def check_answer(
+        self, window: tuple[int, ...], answer: Mapping[str, NDArray[Any]]
+    ) -> None:
+        """Compare what a graph gives with what the document promises.
+
+        Args:
+            window: Rows and columns of the window that was computed.
+            answer: Outputs by name, shape ``(class, row, col)``.
+
+        Raises:
+            ModelFileError: A shape is another.
+        """
+        rows, cols = (side - 2 * self.halo for side in window)
+        expected = (len(self.classes), rows, cols)
+        for name, values in answer.items():
+            if values.shape != expected:
+                raise ModelFileError(
+                    f"The graph gives {name} of shape {values.shape} where its "
+                    f"document, with receptive_field {self.receptive_field}, promises "
+                    f"{expected}. Export the run again."
+                )
 
 
 @dataclass(frozen=True)
@@ -278,13 +328,7 @@ def read_model(path: Path) -> ModelFile:
     Raises:
         ModelFileError: Missing, damaged, not ours, or of another schema version.
     """
-    try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ModelFileError(f"{path} has {size} bytes; a model has at most 2 GiB.")
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path} cannot be read: {error.strerror}.") from error
+    data = read_whole(path, MAX_BYTES, ModelFileError)
     try:
         text = metadata(data).get(METADATA_KEY)
     except ValueError as error:
@@ -312,7 +356,7 @@ def _decode(path: Path, text: str) -> ModelDocument:
                 "release that wrote it."
             )
         return msgspec.json.decode(text, type=ModelDocument)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError, AttributeError) as error:
         raise ModelFileError(f"{path}: metadata {METADATA_KEY!r}: {error}.") from error
 
 
@@ -344,8 +388,9 @@ def metadata(data: bytes) -> dict[str, str]:
     Raises:
         ValueError: The bytes are no such message.
     """
-    content = fields(data)
+    reader = Reader(MOST_ENTRIES)
+    content = reader.fields(data)
     if len(messages(content, 7)) != 1:  # 7 is the graph
         raise ValueError("it holds no graph")
-    entries = [fields(entry) for entry in messages(content, 14)]
+    entries = [reader.fields(entry) for entry in messages(content, 14)]
     return {text(entry, 1): text(entry, 2) for entry in entries}

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from hsi_runtime.cli import main
-from hsi_runtime.model import graph_check
-from hsi_runtime.model.model_file import UNSIGNED, sign
+from hsi_runtime.model import graph_check, graph_sizes
+from hsi_runtime.model.graph_sizes import Sizes
+from hsi_runtime.model.model_file import UNSIGNED, Array, sign
+from hsi_runtime.model.protobuf import Reader
 
 WEIGHTS = np.zeros((3, 4, 5, 5), np.float32)
 HUGE = 2**40
@@ -158,11 +161,96 @@ def sized_by_a_node(place: Place) -> Change:
     return change
 
 
+def computed(
+    *before: str, operator: str = "ConstantOfShape"
+) -> Callable[[Place], Change]:
+    """Add an operator whose size other nodes make of small constants."""
+
+    def change(proto: Any) -> None:
+        two = numpy_helper.from_array(np.array([2**20, 2**20]), "two")
+        proto.graph.initializer.append(two)
+        name = "two"
+        for number, way in enumerate(before):
+            inputs = [name, "two"] if way in ("Mul", "Add") else [name]
+            made = helper.make_node(way, inputs, [f"way{number}"])
+            proto.graph.node.append(made)
+            name = f"way{number}"
+        proto.graph.node.append(helper.make_node(operator, [name], ["unused"]))
+
+    return lambda place: change
+
+
+def long_range(place: Place) -> Change:
+    def change(proto: Any) -> None:
+        for name, value in (("from", 0), ("to", 2**40), ("by", 1)):
+            proto.graph.initializer.append(
+                numpy_helper.from_array(np.array(value), name)
+            )
+        proto.graph.node.append(
+            helper.make_node("Range", ["from", "to", "by"], ["unused"])
+        )
+
+    return change
+
+
+def computed_range(place: Place) -> Change:
+    def change(proto: Any) -> None:
+        for name, value in (("from", 0), ("by", 1), ("much", 2**20)):
+            proto.graph.initializer.append(
+                numpy_helper.from_array(np.array(value), name)
+            )
+        proto.graph.node.extend(
+            [
+                helper.make_node("Mul", ["much", "much"], ["to"]),
+                helper.make_node("Range", ["from", "to", "by"], ["unused"]),
+            ]
+        )
+
+    return change
+
+
+def endless_loop(place: Place) -> Change:
+    def change(proto: Any) -> None:
+        kept = helper.make_node("Identity", ["going"], ["still"])
+        ends = [
+            helper.make_tensor_value_info("count", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+        ]
+        still = [helper.make_tensor_value_info("still", TensorProto.BOOL, [])]
+        body = helper.make_graph([kept], "body", ends, still)
+        proto.graph.initializer.extend(
+            [
+                numpy_helper.from_array(np.array(2**62), "times"),
+                numpy_helper.from_array(np.array(True), "yes"),
+            ]
+        )
+        proto.graph.node.append(
+            helper.make_node("Loop", ["times", "yes"], [], body=body)
+        )
+
+    return change
+
+
 def promising(place: Place) -> Change:
     """Promise more weights than there are."""
 
     def change(proto: Any) -> None:
         proto.graph.initializer[0].dims[:] = [3, 4, 5, HUGE]
+
+    return change
+
+
+def wider(place: Place) -> Change:
+    """Let the document promise another receptive field than the graph has."""
+
+    def change(proto: Any) -> None:
+        for entry in proto.metadata_props:
+            if entry.key == "hsi":
+                content = json.loads(entry.value)
+                answer = np.zeros((3, 5, 5), np.float32)
+                packed = msgspec.to_builtins(Array.pack(answer))
+                content["self_test"]["probabilities"] = packed
+                entry.value = json.dumps(content | {"receptive_field": 3})
 
     return change
 
@@ -234,6 +322,18 @@ HOSTILE: dict[str, tuple[Callable[[Place], Change], str]] = {
     "huge constant": (sized("ConstantOfShape"), "values of one constant"),
     "huge expansion": (sized("Expand", "bias"), "values of one constant"),
     "huge constant of a node": (sized_by_a_node, "values of one constant"),
+    "size behind Identity": (computed("Identity"), "a size that the graph computes"),
+    "size behind Mul": (computed("Mul"), "a size that the graph computes"),
+    "size behind Add": (computed("Add", "Identity"), "a size that the graph computes"),
+    "size as it is": (computed(), "values of one constant"),
+    "long range": (long_range, "values of one constant"),
+    "computed range": (computed_range, "a limit that the graph computes"),
+    "endless loop": (endless_loop, "Loop may run for ever"),
+    "huge padding": (
+        node("cube", operator="MaxPool", kernel_shape=[1, 1], pads=[0, 0, 2**30, 0]),
+        "MaxPool would make axes of 1073741824",
+    ),
+    "receptive field of another graph": (wider, "promises (3, "),
     "older schema": (schema(0), "schema version 0; this hsi-run reads version 1"),
     "newer schema": (schema(2), "schema version 2; this hsi-run reads version 1"),
 }
@@ -273,8 +373,8 @@ def test_good_model_signed_again_runs(place: Place, invoke: Any) -> None:
 @pytest.mark.parametrize(
     ("sizes", "accepted"),
     [
-        ([graph_check.MAX_VALUES], True),
-        ([graph_check.MAX_VALUES + 1], False),
+        ([graph_sizes.MAX_VALUES], True),
+        ([graph_sizes.MAX_VALUES + 1], False),
         ([-1, 1, 2**29], False),
         ([-1, 1, 2**28], True),
     ],
@@ -289,11 +389,12 @@ def test_sizes_up_to_a_limit_are_left_to_the_engine(
     ):
         body = helper.make_graph([one], "g", [], [], [tensor])
         checked = memoryview(body.SerializeToString())
+        reader = Reader()
         if accepted:
-            graph_check._check_graph(checked, 0)
+            graph_check._check_graph(reader, checked, Sizes(reader), 0)
         else:
             with pytest.raises(ValueError, match="values of one constant"):
-                graph_check._check_graph(checked, 0)
+                graph_check._check_graph(reader, checked, Sizes(reader), 0)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
