@@ -21,7 +21,7 @@ from hsi_runtime.model.model_file import (
 from hsi_runtime.output.layers import Canvas, layers
 from hsi_runtime.planning import match_scene, plan_walk
 from hsi_runtime.request import Request
-from hsi_runtime.scenes.array_scene import ArrayScene
+from hsi_runtime.scenes.array_scene import ArrayScene, declared
 from hsi_runtime.scenes.scene import Cube, missing_value
 from hsi_runtime.walk.strips import read_strips
 
@@ -94,7 +94,8 @@ class Model:
                 numpy.ma is nodata.
             wavelengths_nm: Band centres; without them the band count must fit.
             fwhm_nm: Band widths.
-            nodata: Fill value.
+            nodata: Fill value; by default the one that an array of xarray declares, as
+                for ``scale`` and ``offset``.
             scale: Quantity = stored value * scale + offset, where declared.
             offset: See ``scale``.
             reject_below: Smallest probability of a class; None for the one that the
@@ -108,9 +109,12 @@ class Model:
             ModelFileError: The model shall choose ``reject_below``, and suggests none.
         """
         document, engine = self.file.document, self.backend
+        said = declared(cube)
+        if scale is None and not offset:
+            scale, offset = said.scale, said.offset
         scene = ArrayScene(
             _without_mask(cube),
-            nodata=nodata,
+            nodata=said.nodata if nodata is None else nodata,
             wavelengths_nm=wavelengths_nm,
             fwhm_nm=fwhm_nm,
             scale=scale,

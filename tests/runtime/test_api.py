@@ -70,6 +70,64 @@ def test_arrays_of_other_orders_and_kinds(model: Model, cube: NDArray[Any]) -> N
     np.testing.assert_array_equal(found.classes, expected)
 
 
+class Noted:
+    """Stands for an array of xarray, as rioxarray opens a file."""
+
+    def __init__(self, values: NDArray[Any], attrs: Any = None, encoding: Any = None):
+        self.values, self.attrs, self.encoding = values, attrs, encoding
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        return self.values
+
+
+@pytest.mark.parametrize("place", ["attrs", "encoding"])
+def test_fill_value_that_an_array_declares(
+    place: str, model: Model, cube: NDArray[Any]
+) -> None:
+    stored = cube.copy()
+    stored[2, 5, 6] = 0
+    noted = Noted(stored, **{place: {"_FillValue": 0}})
+    found = model.predict(noted, wavelengths_nm=CENTRES).classes
+    assert np.argwhere(found == 255).tolist() == [[5, 6]]
+    # The caller's own comes first.
+    found = model.predict(noted, wavelengths_nm=CENTRES, nodata=1).classes
+    assert not (found == 255).any()
+
+
+def test_scale_that_an_array_declares(model: Model, cube: NDArray[Any]) -> None:
+    expected = model.predict(cube, wavelengths_nm=CENTRES, scale=1e-4).probabilities
+    doubled = (cube // 2).astype(np.uint16)
+    halved = model.predict(doubled, wavelengths_nm=CENTRES, scale=2e-4).probabilities
+    attrs = {"scale_factor": 2e-4, "add_offset": 0.0}
+    noted = Noted(doubled, attrs)
+    found = model.predict(noted, wavelengths_nm=CENTRES).probabilities
+    np.testing.assert_array_equal(found, halved)
+    # Decoded values are the quantity itself, whatever the file's scale was.
+    decoded = Noted((cube * 1e-4).astype(np.float32), {}, {"scale_factor": 1e-4})
+    found = model.predict(decoded, wavelengths_nm=CENTRES).probabilities
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"scale": 0.0}, "a scale of 0"),
+        ({"scale": np.nan}, "a scale of nan"),
+        ({"scale": np.inf}, "a scale of inf"),
+        ({"offset": np.inf}, "an offset of inf"),
+        ({"scale": "a"}, "scale is not a number"),
+        ({"nodata": "a"}, "nodata is not a number"),
+        ({"wavelengths_nm": ["a"] * 4}, "wavelengths is not a number"),
+        ({"wavelengths_nm": [1.0, 2.0, 3.0]}, "has 4 bands, but 3 wavelengths"),
+    ],
+)
+def test_options_that_give_no_quantity(
+    options: dict[str, Any], match: str, model: Model, cube: NDArray[Any]
+) -> None:
+    with pytest.raises(SceneError, match=match):
+        model.predict(cube, **{"wavelengths_nm": CENTRES, **options})
+
+
 def test_missing_values_stay_missing(model: Model, cube: NDArray[Any]) -> None:
     stored = cube.copy()
     stored[2, 5, 6] = 0

@@ -1,7 +1,8 @@
 """A scene that is an array in memory."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,6 +10,41 @@ from numpy.typing import ArrayLike, NDArray
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.scene import DTYPES, Cube, SceneInfo, held_nodata
 from hsi_runtime.scenes.wavelengths import checked_nanometres
+
+
+class Declared(NamedTuple):
+    """What an array of xarray says about its values.
+
+    Attributes:
+        nodata: Fill value, or None.
+        scale: Quantity = value * scale + offset; None where not declared.
+        offset: See ``scale``.
+    """
+
+    nodata: float | None
+    scale: float | None
+    offset: float
+
+
+def declared(cube: Any) -> Declared:
+    """Read what rioxarray and xarray note on an array, by the CF conventions.
+
+    In ``attrs`` are the fill value, scale and offset of values as they are stored. In
+    ``encoding`` are those of the file: values were decoded by them, so that missing
+    ones are NaN and the others are the quantity itself.
+    """
+    attrs, encoding = (
+        values if isinstance(values, Mapping) else {}
+        for values in (getattr(cube, name, None) for name in ("attrs", "encoding"))
+    )
+    fill = attrs.get("_FillValue", attrs.get("missing_value"))
+    scale, offset = attrs.get("scale_factor", 1.0), attrs.get("add_offset", 0.0)
+    if (scale, offset) != (1, 0):
+        return Declared(fill, scale, offset)
+    coded = encoding.get("scale_factor", 1.0), encoding.get("add_offset", 0.0)
+    if coded != (1, 0):
+        return Declared(fill, 1.0, 0.0)
+    return Declared(encoding.get("_FillValue") if fill is None else fill, None, 0.0)
 
 
 class ArrayScene:
@@ -49,6 +85,10 @@ class ArrayScene:
                 f"{', '.join(DTYPES)}. Convert the cube."
             )
         bands, rows, cols = cube.shape
+        nodata = _number(path, "nodata", nodata)
+        scale, offset = _number(path, "scale", scale), _number(path, "offset", offset)
+        if scale is None and offset:
+            scale = 1.0
         self._cube = cube
         centres = _per_band(path, "wavelengths", wavelengths_nm, bands)
         notes: list[str] = []
@@ -87,6 +127,13 @@ class ArrayScene:
 
     def close(self) -> None:
         pass
+
+
+def _number(path: Path, what: str, value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError) as error:
+        raise SceneError(f"{path}: {what} is not a number: {value!r}.") from error
 
 
 def _per_band(

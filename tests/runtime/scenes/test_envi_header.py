@@ -251,6 +251,67 @@ def test_headers_are_read_in_linear_time(hostile: str, tmp_path: Path) -> None:
     assert open_scene(data).info.bands == 3
 
 
+KEYS = st.sampled_from(
+    [
+        *("samples", "lines", "bands", "header offset", "data type", "interleave"),
+        *("byte order", "wavelength", "wavelengths", "fwhm", "wavelength units", "bbl"),
+        *("data ignore value", "data gain values", "data offset values", "map info"),
+        *("reflectance scale factor", "coordinate system string", "band names"),
+        *("major frame offsets", "minor frame offsets", "geo points", "file type"),
+    ]
+)
+VALUES = st.one_of(
+    st.text(max_size=12),
+    st.sampled_from(["1", "2", "0", "-1", "1e999", "nan", "9" * 5000, "bsq", "bip"]),
+    st.lists(st.sampled_from(["1", "450", "0.5", "x", "UTM", "WGS-84", "33", "North"]))
+    .map(", ".join)
+    .map("{{{}}}".format),
+)
+
+
+@st.composite
+def headers(draw: st.DrawFn) -> bytes:
+    """Alter a good header in some fields, or make one of any bytes."""
+    changed = draw(st.dictionaries(KEYS, VALUES, max_size=6))
+    text = header_text(samples=2, lines=2, bands=2)
+    text += "".join(f"{key} = {value}\n" for key, value in changed.items())
+    raw = text.encode("utf-8", "replace")
+    cut = draw(st.integers(0, 3 * len(raw)))
+    return raw[:cut] + draw(st.binary(max_size=6)) + raw[cut:]
+
+
+def open_or_refuse(folder: Path, header: bytes) -> None:
+    path = folder / "fuzzed.img"
+    path.write_bytes(bytes(64))
+    (folder / "fuzzed.hdr").write_bytes(header)
+    try:
+        scene = open_scene(path)
+    except SceneError:
+        return
+    info = scene.info
+    cube = scene.read((0, info.rows), (0, info.cols), np.arange(info.bands))
+    assert cube.shape == (info.bands, info.rows, info.cols)
+    scene.close()
+
+
+@settings(max_examples=200)
+@given(headers())
+def test_any_header_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, header: bytes
+) -> None:
+    open_or_refuse(tmp_path_factory.getbasetemp(), header)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@settings(max_examples=100_000)
+@given(headers())
+def test_many_headers_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, header: bytes
+) -> None:
+    open_or_refuse(tmp_path_factory.getbasetemp(), header)
+
+
 def test_missing_byte_order_is_said(tmp_path: Path) -> None:
     scene = open_scene(write(tmp_path, byte_order=None))
     assert "no byte order" in scene.info.notes[0]
