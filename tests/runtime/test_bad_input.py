@@ -10,6 +10,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from hsi_runtime.cli import main
+from hsi_runtime.model.model_file import Array
 
 WAVELENGTHS = (450.0, 550.0, 650.0, 850.0)
 
@@ -165,7 +166,12 @@ def scaled_float_without_scale(place: Any) -> list[object]:
 def unlike_signature(place: Any) -> list[object]:
     """Sign a document of five classes over a graph of three."""
     classes = [replace(c, code=c.code + 10) for c in place.document.classes[:2]]
-    described = replace(place.document, classes=[*place.document.classes, *classes])
+    answer = Array.pack(np.zeros((5, 3, 3), np.float32))
+    described = replace(
+        place.document,
+        classes=[*place.document.classes, *classes],
+        self_test=replace(place.document.self_test, probabilities=answer),
+    )
     from hsi_export import package
 
     proto = onnx.load(place.model)
@@ -199,12 +205,12 @@ BAD: dict[str, tuple[Make, int, str]] = {
     "int64 scene": (cube_of(lambda c: c.astype(np.int64)), 3, "int64; expected one of"),
     "wrong wavelength units": (
         cube_of(lambda c: c, wavelengths=(0.45, 0.55, 650.0, 850.0)),
-        4,
-        "and only 2 match",
+        3,
+        "wavelengths run from 0.45 to 850 nm, outside 200 to 20000",
     ),
     "no model there": (no_model, 4, "There is no model file model.onnx; name one"),
     "missing model": (arguments("scene.tif", "-m", "no.onnx"), 4, "no.onnx; name one"),
-    "folder as model": (arguments("scene.tif", "-m", "."), 4, "directory"),
+    "folder as model": (arguments("scene.tif", "-m", "."), 4, ". is a folder"),
     "text as model": (model_of(lambda _: b"hello"), 4, "x.onnx is not an ONNX file"),
     "empty model": (model_of(lambda _: b""), 4, "x.onnx is not an ONNX file"),
     "flipped bit in the model": (

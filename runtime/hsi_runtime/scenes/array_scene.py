@@ -86,7 +86,8 @@ class ArrayScene:
             )
         bands, rows, cols = cube.shape
         nodata = _number(path, "nodata", nodata)
-        scale, offset = _number(path, "scale", scale), _number(path, "offset", offset)
+        scale = _number(path, "scale", scale)
+        offset = _number(path, "offset", offset) or 0.0
         if scale is None and offset:
             scale = 1.0
         self._cube = cube

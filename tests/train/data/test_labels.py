@@ -220,8 +220,8 @@ def test_category_names_of_the_side_car(
     assert labels.class_table().names == {1: "roof", 2: "water & ice"}
     side_car.write_text("<PAMDataset><broken")
     labels = open_labels([str(path)], 1)
-    labels.codes(0, make_info(3, 4, 2))
-    assert labels.class_table().names == {}
+    with pytest.raises(SceneError, match="it may declare nodata of labels.tif"):
+        labels.codes(0, make_info(3, 4, 2))
 
 
 @pytest.mark.parametrize("tag", ["no json", "[1, 2]", '{"one": "roof"}', "7"])
