@@ -93,6 +93,8 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
     "Unknown key": (hsi_train, f"{TRAIN} labels.tif --set fit.epoch=3 -o r"),
     "Not a scene that hsi-run reads": (hsi_run, f"cube.mat {MODEL}"),
     "The scene cannot be read": (hsi_run, f"cut.tif {MODEL}"),
+    "A side-car that cannot be read": (hsi_run, f"torn.tif {MODEL}"),
+    "Wavelengths that cannot be": (hsi_run, f"far.tif {MODEL}"),
     "Labels on another grid": (hsi_train, f"{TRAIN} small.tif -o r"),
     "Which field names the class": (
         hsi_train,
@@ -201,6 +203,12 @@ def folder(
     for name, kept in (("plain.tif", cube), ("rgb.tif", cube[:3])):
         with rasterio.open(name, "w", **profile | {"count": len(kept)}) as file:
             file.write(kept)
+    shutil.copy("plain.tif", "torn.tif")
+    Path("torn.tif.aux.xml").write_text("<PAMDataset>")
+    shutil.copy("plain.tif", "far.tif")
+    with rasterio.open("far.tif", "r+") as file:
+        for band, centre in enumerate(np.linspace(4e4, 2.5e5, file.count), start=1):
+            file.update_tags(band, wavelength=f"{centre:g}", wavelength_units="nm")
     few = np.where(codes == 1, codes, 0)
     few[tuple(np.argwhere(codes == 2)[0])] = 2
     with rasterio.open("few.tif", "w", **profile | {"count": 1, "dtype": "uint8"}) as f:

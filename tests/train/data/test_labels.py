@@ -220,7 +220,7 @@ def test_category_names_of_the_side_car(
     assert labels.class_table().names == {1: "roof", 2: "water & ice"}
     side_car.write_text("<PAMDataset><broken")
     labels = open_labels([str(path)], 1)
-    with pytest.raises(SceneError, match="it may declare nodata of labels.tif"):
+    with pytest.raises(SceneError, match=r"it may declare nodata of labels\.tif"):
         labels.codes(0, make_info(3, 4, 2))
 
 
