@@ -291,3 +291,16 @@ def test_closed_pipe_is_no_bug(place: Any) -> None:
     os.close(writing)
     assert done.returncode == 141
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "0<&- 1>&- 2>&-"])
+def test_map_is_written_where_messages_cannot_be(
+    closed: str, place: Any, invoke: Any
+) -> None:
+    assert invoke(main, "scene.tif", "-o", "open.tif").code == 0
+    script = "from hsi_runtime.cli import main; main()"
+    line = f'exec "$0" -c "{script}" scene.tif -o closed.tif {closed}'
+    done = subprocess.run(["sh", "-c", line, sys.executable], check=False)
+    assert done.returncode == 0
+    made = [(place.folder / f"{name}.tif").read_bytes() for name in ("open", "closed")]
+    assert made[0] == made[1]

@@ -75,6 +75,7 @@ class Classifier:
         if not valid.any():
             return Square(rows[0], cols[0], None, valid)
         values = self.units.apply(cube)
+        del cube  # the engine needs the memory
         if not known.all():
             fill = np.array(self.document.values.fill, dtype=np.float32)
             values = np.where(known, values, fill[:, None, None])

@@ -59,8 +59,8 @@ class Strip:
             cols: Scene columns of the outputs.
 
         Returns:
-            Cube ``(band, row + 2 halo, col + 2 halo)``, stored units, and its pixels
-            with data.
+            Cube ``(band, row + 2 halo, col + 2 halo)``, stored units, in C order; and
+            its pixels with data.
         """
         (top, bottom), (left, right) = (
             (first - self.halo, last + self.halo) for first, last in (rows, cols)
@@ -68,7 +68,7 @@ class Strip:
         height, width = self.scene_size
         place: Any  # rows, columns
         if min(top, left) >= 0 and bottom <= height and right <= width:
-            place = (  # a view: nothing is copied yet
+            place = (
                 slice(top - self.row, bottom - self.row),
                 slice(left - self.col, right - self.col),
             )
@@ -78,8 +78,11 @@ class Strip:
                 mirror(top, bottom, height) - self.row,
                 mirror(left, right, width) - self.col,
             )
-        cube = self.cube[:, *place]
-        return cube, valid_pixels(cube, self.nodata)
+        # Engines want bands first. Transposed once, in their stored type, values lie
+        # side by side for all that follows, which then takes half the time.
+        cube = np.ascontiguousarray(self.cube[:, *place])
+        flat = cube.reshape(len(cube), 1, -1)
+        return cube, valid_pixels(flat, self.nodata).reshape(cube.shape[1:])
 
 
 def read_strips(
