@@ -64,6 +64,14 @@ def document() -> ModelDocument:
     )
 
 
+def with_receptive_field(document: ModelDocument, side: int) -> ModelDocument:
+    """Return a document of another receptive field, with a sample that fits it."""
+    cube = Array.pack(np.ones((len(document.bands.used), side, side), np.uint16))
+    answer = Array.pack(np.zeros((len(document.classes), 1, 1), np.float32))
+    sample = replace(document.self_test, cube=cube, probabilities=answer)
+    return replace(document, receptive_field=side, self_test=sample)
+
+
 def fixed_provenance(pixels: int) -> Provenance:
     return Provenance(
         version="0",

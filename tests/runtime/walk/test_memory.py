@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from small_model import with_receptive_field
 
 from hsi_runtime import machine
 from hsi_runtime.errors import ResourceError
@@ -43,7 +44,8 @@ def test_without_a_limit_the_defaults_hold(document: ModelDocument) -> None:
 def test_more_memory_never_gives_smaller_squares(
     document: ModelDocument, working: float, field: int, limit: int, more: int
 ) -> None:
-    described = replace(document, working_bytes=working, receptive_field=field)
+    described = replace(document, working_bytes=working)
+    described = with_receptive_field(described, field)
     try:
         tile, strip = tile_and_strip(described, None, limit)
     except ResourceError:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
+from small_model import with_receptive_field
 
 from hsi_runtime import pipeline
 from hsi_runtime.engines.classifying import predict_in_parts
@@ -133,7 +133,7 @@ def test_any_walk_equals_the_whole_scene_at_once(
     scene = ArrayScene(stored, nodata=0)
     scene.info = dataclasses.replace(scene.info, block=block)
     plan = windows.plan(shape, region, 8, block, halo, tile, budget)
-    described = replace(document, receptive_field=2 * halo + 1)
+    described = with_receptive_field(document, 2 * halo + 1)
     backend, scratch = WindowSum(halo), Collected(document, region)
     backend.windows_at_once = at_once
     seen: list[int] = []
