@@ -1,6 +1,6 @@
 """The runtime from Python: a model on an engine, arrays and files in, maps out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -10,19 +10,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hsi_runtime import batch, pipeline
-from hsi_runtime.engines.classifying import Classifier
+from hsi_runtime.engines.classifying import Classifier, Square
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.model.model_file import (
     ABUNDANCES,
     PROBABILITIES,
     ClassEntry,
+    ModelDocument,
     read_model,
 )
 from hsi_runtime.output.layers import Canvas, layers
 from hsi_runtime.planning import match_scene, plan_walk
 from hsi_runtime.request import Request
 from hsi_runtime.scenes.array_scene import ArrayScene, declared
-from hsi_runtime.scenes.scene import Cube, missing_value
+from hsi_runtime.scenes.scene import Cube, SceneInfo, missing_value
 from hsi_runtime.walk.strips import read_strips
 
 AnyPath = str | PathLike[str]
@@ -109,12 +110,12 @@ class Model:
             ModelFileError: The model shall choose ``reject_below``, and suggests none.
         """
         document, engine = self.file.document, self.backend
-        said = declared(cube)
+        by_array = declared(cube)
         if scale is None and not offset:
-            scale, offset = said.scale, said.offset
+            scale, offset = by_array.scale, by_array.offset
         scene = ArrayScene(
             _without_mask(cube),
-            nodata=said.nodata if nodata is None else nodata,
+            nodata=by_array.nodata if nodata is None else nodata,
             wavelengths_nm=wavelengths_nm,
             fwhm_nm=fwhm_nm,
             scale=scale,
@@ -122,9 +123,8 @@ class Model:
         )
         request = Request(Path(), Path(), tile=tile, reject_below=reject_below)
         matched = match_scene(scene, document, request)
-        plan = plan_walk(
-            matched, document, request, engine.device, engine.windows_at_once
-        )
+        at_once = engine.windows_at_once
+        plan = plan_walk(matched, document, request, engine.device, at_once)
         classifier = Classifier(
             document=document,
             backend=engine,
@@ -132,28 +132,38 @@ class Model:
             tile=plan.tile,
             outputs=document.outputs,
         )
-        rows, cols = scene.info.rows, scene.info.cols
-        codes = [c.code for c in document.classes]
-        canvas = Canvas(layers(document, ["classes"]), codes, rows, cols)
-        maps = {
-            name: np.full((len(codes), rows, cols), np.nan, dtype=np.float32)
-            for name in document.outputs
-        }
-        threshold = request.threshold(document)
-        for strip in read_strips(scene, matched.bands.indices, plan, document.halo):
-            for row, col, outputs, valid in classifier.squares(strip):
-                if outputs is None:
-                    continue
-                canvas.paint(row, col, outputs, valid, threshold)
-                height, width = valid.shape
-                for name, values in outputs.items():
-                    target = maps[name][:, row : row + height, col : col + width]
-                    target[:, valid] = values[:, valid]
-        return Prediction(
-            classes=canvas.values["classes"][0],
-            probabilities=maps[PROBABILITIES],
-            abundances=maps.get(ABUNDANCES),
-        )
+        strips = read_strips(scene, matched.bands.indices, plan, document.halo)
+        squares = (square for strip in strips for square in classifier.squares(strip))
+        return _collected(squares, scene.info, document, request.threshold(document))
+
+
+def _collected(
+    squares: Iterable[Square],
+    info: SceneInfo,
+    document: ModelDocument,
+    reject_below: float,
+) -> Prediction:
+    """Put the squares of a scene together."""
+    size = info.rows, info.cols
+    codes = [c.code for c in document.classes]
+    canvas = Canvas(layers(document, ["classes"]), codes, *size)
+    maps = {
+        name: np.full((len(codes), *size), np.nan, dtype=np.float32)
+        for name in document.outputs
+    }
+    for row, col, outputs, valid in squares:
+        if outputs is None:
+            continue
+        canvas.paint(row, col, outputs, valid, reject_below)
+        height, width = valid.shape
+        for name, values in outputs.items():
+            target = maps[name][:, row : row + height, col : col + width]
+            target[:, valid] = values[:, valid]
+    return Prediction(
+        classes=canvas.values["classes"][0],
+        probabilities=maps[PROBABILITIES],
+        abundances=maps.get(ABUNDANCES),
+    )
 
 
 def _without_mask(cube: ArrayLike) -> Cube:

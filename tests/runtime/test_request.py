@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime import Model, classify
 from hsi_runtime.cli import command, main
-from hsi_runtime.errors import OptionError
+from hsi_runtime.errors import HsiError, OptionError
 from hsi_runtime.request import Options, Request
 from hsi_runtime.walk.windows import Window
 
@@ -128,6 +128,34 @@ def test_predict_refuses_bad_values(
     model = Model(write_model(tmp_path / "m.onnx"), "cpu", threads=1)
     with pytest.raises(OptionError, match=next(iter(given))):
         model.predict(cube, wavelengths_nm=[450, 550, 650, 850], **given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"scale": 0.0},
+        {"scale": float("nan")},
+        {"scale": float("inf")},
+        {"scale": 1e-4, "offset": float("nan")},
+        {"scale": "x"},
+        {"offset": "x"},
+        {"nodata": "x"},
+        {"wavelengths_nm": ["a", "b", "c", "d"]},
+        {"wavelengths_nm": "abcd"},
+        {"fwhm_nm": [None, {}, 1, 2]},
+        {"nodata": [1, 2, 3]},
+    ],
+    ids=str,
+)
+def test_predict_refuses_what_describes_no_array(
+    given: dict[str, Any],
+    write_model: Callable[..., Path],
+    tmp_path: Path,
+    cube: NDArray[Any],
+) -> None:
+    model = Model(write_model(tmp_path / "m.onnx"), "cpu", threads=1)
+    with pytest.raises(HsiError, match="array"):
+        model.predict(cube, **{"wavelengths_nm": [450, 550, 650, 850], **given})
 
 
 @pytest.mark.parametrize("threads", [0, -1, 10**9, 2**20000, 2.0, "2"], ids=range(6))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.scenes.scene import Cube, Scene, in_file_order, valid_pixels
+from hsi_runtime.scenes.scene import Cube, Scene, SceneInfo, in_file_order, valid_pixels
 from hsi_runtime.walk.windows import Plan, mirror, mirrored_extent
 
 BUFFERS = 3  # strips in memory at once: one computed, one waiting, one being read
@@ -85,6 +85,30 @@ class Strip:
         return cube, valid_pixels(flat, self.nodata).reshape(cube.shape[1:])
 
 
+class _Buffers:
+    """Memory of the last `BUFFERS` strips, which are reused in turn."""
+
+    def __init__(self, info: SceneInfo) -> None:
+        self._info = info
+        self._buffers = [np.empty(0, info.dtype)] * BUFFERS
+        self._turn = 0
+
+    def cube(self, shape: tuple[int, int, int], only_context: bool) -> Cube:
+        """Return a cube to read into, its values in the file's order.
+
+        Rows that are only context get memory of their own: all buffers may be in use.
+        """
+        size = math.prod(shape)
+        if only_context:
+            buffer = np.empty(size, self._info.dtype)
+        else:
+            if self._buffers[self._turn].size < size:
+                self._buffers[self._turn] = np.empty(size, self._info.dtype)
+            buffer = self._buffers[self._turn]
+            self._turn = (self._turn + 1) % BUFFERS
+        return in_file_order(buffer, self._info.interleave, shape)
+
+
 def read_strips(
     scene: Scene,
     bands: NDArray[np.intp],
@@ -105,8 +129,7 @@ def read_strips(
         finished: Numbers of the pieces to leave out.
     """
     info = scene.info
-    buffers = [np.empty(0, info.dtype)] * BUFFERS
-    turn = 0
+    buffers = _Buffers(info)
     number = -1
     for panel in plan.panels:
         cols = mirrored_extent(panel[0] - halo, panel[1] + halo, info.cols)
@@ -124,14 +147,7 @@ def read_strips(
                 fresh = strip.read[0]
             shape = len(bands), strip.read[1] - first, cols[1] - cols[0]
             completes = strip.outputs[1] > strip.outputs[0]
-            if completes:
-                if buffers[turn].size < math.prod(shape):
-                    buffers[turn] = np.empty(math.prod(shape), info.dtype)
-                buffer = buffers[turn]
-                turn = (turn + 1) % BUFFERS
-            else:  # rows that are only context: no turn, all buffers may be in use
-                buffer = np.empty(math.prod(shape), info.dtype)
-            cube = in_file_order(buffer, info.interleave, shape)
+            cube = buffers.cube(shape, only_context=not completes)
             context = fresh - first
             if kept is not None:
                 cube[:, :context] = kept.cube[:, first - kept.row :]

@@ -163,21 +163,27 @@ def plan(
         if width > block_cols:
             width = width // block_cols * block_cols
         panels = list(tiles((region.col, region.col_end), width))
-    strips, done = [], region.row
-    for first in range(top // height * height, bottom, height):
-        last = min(first + height, bottom)
-        ready = region.row_end if last == bottom else last - halo
-        ready = min(max(ready, done), region.row_end)
-        strips.append(StripRows((max(first, top), last), (done, ready)))
-        done = ready
     widest = min(max(b - a for a, b in panels) + 2 * halo, right - left)
     tallest = min(height + 2 * halo, extent)
     return Plan(
         panels=panels,
-        strips=strips,
+        strips=list(_strips((top, bottom), region, height, halo)),
         tile=tile,
         strip_bytes=widest * tallest * pixel_bytes,
     )
+
+
+def _strips(
+    needed: tuple[int, int], region: Window, height: int, halo: int
+) -> Iterator[StripRows]:
+    """Cut the rows that a region needs into strips of whole blocks."""
+    (top, bottom), done = needed, region.row
+    for first in range(top // height * height, bottom, height):
+        last = min(first + height, bottom)
+        ready = region.row_end if last == bottom else last - halo
+        ready = min(max(ready, done), region.row_end)
+        yield StripRows((max(first, top), last), (done, ready))
+        done = ready
 
 
 def _count(interval: tuple[int, int], side: int) -> int:
