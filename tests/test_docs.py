@@ -12,6 +12,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from once import Once
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / ".docs" / "pages"
@@ -67,28 +68,28 @@ def run_page(page: str, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def quickstart(once: Once) -> Path:
     """Do what the quickstart says; other pages begin where it ends."""
-    folder = tmp_path_factory.mktemp("reader")
-    run_page("quickstart", folder)
-    return folder
+    return once("reader", lambda folder: run_page("quickstart", folder))
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(once: Once) -> Path:
     """Build the site as ``make docs`` does."""
-    folder = tmp_path_factory.mktemp("site")
-    installed = "-o .venv/torch -o .venv/dev"
-    done = subprocess.run(
-        f"make {installed} docs BIN={BIN} SITE={folder}",
-        shell=True,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "WARNING" not in done.stderr
-    return folder
+
+    def build(folder: Path) -> None:
+        installed = "-o .venv/torch -o .venv/dev"
+        done = subprocess.run(
+            f"make {installed} docs BIN={BIN} SITE={folder}",
+            shell=True,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "WARNING" not in done.stderr
+
+    return once("site", build)
 
 
 @pytest.mark.parametrize("page", IN_ORDER)

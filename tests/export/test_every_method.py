@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from once import Once
 
 from hsi_export import cost, package, parity, precision, tracing
 from hsi_export.exporting import FP16, FP32
@@ -16,10 +17,10 @@ from hsi_runtime.engines import engine_build
 from hsi_runtime.engines.backend import GPU_DEVICES
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.engines.self_test import self_test
-from hsi_runtime.model.model_file import PROBABILITIES, ModelFile, read_model
+from hsi_runtime.model.model_file import PROBABILITIES, ModelFile, Precision, read_model
 from hsi_runtime.walk.windows import DEFAULT_TILE
 from hsi_train import methods
-from hsi_train.method import Batch, Problem
+from hsi_train.method import BaseMethod, Batch, Problem
 from hsi_train.methods import names
 from hsi_train.run_folder import checkpoint
 from hsi_train.run_folder.checkpoint import Checkpoint
@@ -29,6 +30,8 @@ TEMPERATURE = 1.5  # as if it had been calibrated
 MAX_MACS = 2e6  # a pixel: what an edge device can bear at 200 bands
 
 ON_GPU = [pytest.param(device, marks=pytest.mark.gpu) for device in GPU_DEVICES]
+
+KINDS: tuple[Precision, ...] = ("fp32", "fp16")
 
 every_method = pytest.mark.parametrize("name", names())
 
@@ -61,17 +64,20 @@ class Exported(NamedTuple):
     files: dict[str, ModelFile]
 
 
-_made: dict[str, Exported] = {}
+_loaded: dict[str, Exported] = {}
 
 
 @pytest.fixture
-def exported(name: str, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    if name not in _made:
-        _made[name] = export(name, tmp_path_factory.mktemp(name))
-    return _made[name]
+def exported(name: str, once: Once) -> Exported:
+    if name not in _loaded:
+        folder = once(f"every-{name}", lambda folder: export(name, folder))
+        files = {str(kind): read_model(folder / f"{kind}.onnx") for kind in KINDS}
+        _loaded[name] = Exported(checkpoint.load(folder), files)
+    return _loaded[name]
 
 
-def export(name: str, folder: Path) -> Exported:
+def export(name: str, folder: Path) -> None:
+    """Train a method for a few steps and write its checkpoint and model files."""
     torch.manual_seed(0)
     known = problem(BANDS)
     method = methods.build(name, known, {}).train()
@@ -95,15 +101,15 @@ def export(name: str, folder: Path) -> Exported:
     trained = checkpoint.load(folder)
     proto = tracing.trace(trained.method, BANDS)
     price = cost.measure(proto, side)
-    plain = tracing.trace(trained.method, BANDS, folded=False)
+    # Where nothing is folded, both forms are one.
+    folds = type(trained.method).folded_graph is not BaseMethod.folded_graph
+    plain = tracing.trace(trained.method, BANDS, folded=False) if folds else proto
     half = precision.convert(plain, parity.windows_of(trained.sample, side))
-    files = {}
-    for limits, kind, made in ((FP32, "fp32", proto), (FP16, "fp16", half.proto)):
-        contract = package.document(trained, limits, kind, price)  # type: ignore[arg-type]
+    made = zip(KINDS, (FP32, FP16), (proto, half.proto), strict=True)
+    for kind, limits, graph in made:
+        contract = package.document(trained, limits, kind, price)
         path = folder / f"{kind}.onnx"
-        path.write_bytes(package.assemble(made, contract, None))
-        files[kind] = read_model(path)
-    return Exported(trained, files)
+        path.write_bytes(package.assemble(graph, contract, None))
 
 
 def describe(name: str) -> checkpoint.Description:

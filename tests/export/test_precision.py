@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from once import Once
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -171,6 +172,27 @@ def run(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copied
 
 
+@pytest.fixture
+def traced_once(trained: Any, once: Once, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Trace the form of the network for half precision once: it takes long."""
+
+    def fill(folder: Path) -> None:
+        loaded = checkpoint.load(trained.run)
+        bands = len(loaded.description.bands.used)
+        proto = tracing.trace(loaded.method, bands, folded=False)
+        onnx.save(proto, folder / "graph.onnx")
+
+    graph = once("half", fill) / "graph.onnx"
+
+    def traced(method: Any, bands: int, folded: bool = True) -> Any:
+        assert not folded
+        return onnx.load(graph)
+
+    monkeypatch.setattr(tracing, "trace", traced)
+    return graph
+
+
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("proved", [False, True])
 def test_export_in_half_precision(
     proved: bool, run: Path, trained: Any, invoke: Any, monkeypatch: pytest.MonkeyPatch
@@ -219,12 +241,14 @@ def test_bfloat16_passes_by_the_limits_of_half_precision(
 
 
 def test_command_names_the_operator_that_overflows(
-    run: Path, invoke: Any, digests: Any, monkeypatch: pytest.MonkeyPatch
+    run: Path,
+    traced_once: Path,
+    invoke: Any,
+    digests: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    trace = tracing.trace
-
-    def loud(*given: Any, **named: Any) -> Any:
-        proto = trace(*given, **named)
+    def loud(*_: Any, **__: Any) -> Any:
+        proto = onnx.load(traced_once)
         for tensor in proto.graph.initializer:
             if len(tensor.dims) == 4:  # the head's layers
                 raised = numpy_helper.to_array(tensor) * np.float32(1e7)

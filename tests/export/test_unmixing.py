@@ -1,11 +1,14 @@
 """The graph with two outputs, as S2VNet gives it."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
+from once import Once
 
 from hsi_export import tracing
 from hsi_train import methods
@@ -41,8 +44,11 @@ def method() -> BaseMethod:
 
 
 @pytest.fixture(scope="module")
-def proto(method: BaseMethod) -> Any:
-    return tracing.trace(method, BANDS)
+def proto(method: BaseMethod, once: Once) -> Any:
+    def fill(folder: Path) -> None:
+        onnx.save(tracing.trace(method, BANDS), folder / "graph.onnx")
+
+    return onnx.load(once("unmixing", fill) / "graph.onnx")
 
 
 def test_both_outputs_answer_like_torch(method: BaseMethod, proto: Any) -> None:

@@ -1,9 +1,11 @@
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import rasterio
+from once import Once
 from small_model import fixed_provenance
 
 from hsi_runtime.model.model_file import Bands, ClassEntry, Values
@@ -22,7 +24,7 @@ class Trained(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+def trained(once: Once) -> Trained:
     """Fit MF2CNet's last layer to a simulated scene, and export it.
 
     No epoch of training: random filters, the scene's statistics, least squares.
@@ -32,21 +34,32 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     from hsi_export.exporting import export
     from hsi_train.simulate import SceneSpec, band_centres, write_scene
 
-    folder = tmp_path_factory.mktemp("trained")
-    scene, truth, run = folder / "scene.tif", folder / "truth.tif", folder / "run"
-    spec = SceneSpec(
-        rows=43,
-        cols=52,
-        wavelengths_nm=band_centres(30),
-        seed=3,
-        materials=MATERIALS,
-        nodata_border=True,
+    def fill(folder: Path) -> None:
+        scene, truth, run = (
+            folder / name for name in ("scene.tif", "truth.tif", "run")
+        )
+        spec = SceneSpec(
+            rows=43,
+            cols=52,
+            wavelengths_nm=band_centres(30),
+            seed=3,
+            materials=MATERIALS,
+            nodata_border=True,
+        )
+        write_scene(spec, scene, truth=truth)
+        run.mkdir()
+        write_checkpoint(run, scene, truth)
+        report = export(run, folder / "model.onnx")
+        (folder / "report.json").write_text(json.dumps(report))
+
+    folder = once("trained", fill)
+    return Trained(
+        run=folder / "run",
+        scene=folder / "scene.tif",
+        truth=folder / "truth.tif",
+        model=folder / "model.onnx",
+        exported=json.loads((folder / "report.json").read_text()),
     )
-    write_scene(spec, scene, truth=truth)
-    run.mkdir()
-    write_checkpoint(run, scene, truth)
-    model = folder / "model.onnx"
-    return Trained(run, scene, truth, model, export(run, model))
 
 
 def write_checkpoint(run: Path, scene: Path, truth: Path) -> None:
