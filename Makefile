@@ -44,8 +44,9 @@ demo: .venv/main
 	@echo "Preview:   $(DEMO)/scene_preview.png"
 	@echo "Report:    $(DEMO)/run/report.html"
 
+# Without -n the tests run one after another, as plain `pytest` does.
 test: .venv/dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
 
 lint: .venv/dev
 	$(BIN)/ruff check .

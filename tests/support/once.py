@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,11 +24,13 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
 
     def get(name: str, fill: Callable[[Path], None]) -> Path:
         folder = base / "once" / name
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(exist_ok=True)
         finished = folder.with_suffix(".finished")
         with folder.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not finished.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of one who failed
+                folder.mkdir()
                 fill(folder)
                 finished.touch()
         return folder
