@@ -20,6 +20,7 @@ from hsi_runtime.engines.self_test import self_test
 from hsi_runtime.errors import (
     DISK_FULL,
     EngineError,
+    HsiError,
     OutputError,
     ResourceError,
     VerificationError,
@@ -138,9 +139,12 @@ def _published_together(output: Path, item: Path) -> Iterator[tuple[Path, Path]]
         # The item is inside, so that the model file gets its name last.
         with files.replaced(output) as partial, files.replaced(item) as partial_item:
             yield partial, partial_item
+    except HsiError:
+        raise  # it says what failed, such as the engine cache
     except OSError as error:
         kind = ResourceError if error.errno in DISK_FULL else OutputError
-        raise kind(f"{output} cannot be written: {error.strerror}.") from error
+        reason = error.strerror or error
+        raise kind(f"{output} cannot be written: {reason}.") from error
 
 
 def _write(candidate: Candidate, path: Path, bfloat16: bool = False) -> ModelFile:

@@ -14,6 +14,7 @@ from hsi_export import exporting, tracing
 from hsi_export.cli import main
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.errors import SceneError
 from hsi_runtime.model.model_file import read_model
 from hsi_train.method import BaseMethod
 from hsi_train.run_folder import checkpoint
@@ -130,6 +131,28 @@ def test_engine_that_differs_leaves_nothing(
     assert not list((tmp_path / "cache").rglob("*.engine"))
 
 
+def test_an_error_of_ours_keeps_its_sentence(tmp_path: Path) -> None:
+    names = tmp_path / "model.onnx", tmp_path / "model.stac.json"
+    with (
+        pytest.raises(SceneError, match=r"^The scene is gone\.$"),
+        exporting._published_together(*names),
+    ):
+        raise SceneError("The scene is gone.")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_library_that_gives_no_reason_is_quoted(
+    run: Path, invoke: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(self: Path, data: bytes) -> int:
+        raise OSError("the library is out of sorts")
+
+    monkeypatch.setattr(Path, "write_bytes", failing)
+    found = invoke(main, run)
+    assert found.code == 5
+    assert "cannot be written: the library is out of sorts" in found.err
+
+
 def test_same_run_gives_the_same_bytes(trained: Any, tmp_path: Path) -> None:
     exporting.export(trained.run, tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx").read_bytes() == trained.model.read_bytes()
@@ -174,17 +197,25 @@ def pickled_checkpoint(run: Path) -> list[object]:
     return [run]
 
 
-def changed_description(run: Path) -> list[object]:
-    from safetensors import safe_open
-    from safetensors.torch import save_file
+Change = Callable[[dict[str, Any], dict[str, Any]], object]
 
-    path = run / "checkpoint.safetensors"
-    with safe_open(path, "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        text = json.loads(file.metadata()["hsi_checkpoint"])
-    text["surprise"] = 1
-    save_file(tensors, path, metadata={"hsi_checkpoint": json.dumps(text)})
-    return [run]
+
+def changed(change: Change) -> Callable[[Path], list[object]]:
+    """Change the description or the tensors of the checkpoint."""
+
+    def make(run: Path) -> list[object]:
+        from safetensors import safe_open
+        from safetensors.torch import save_file
+
+        path = run / "checkpoint.safetensors"
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            text = json.loads(file.metadata()["hsi_checkpoint"])
+        change(text, tensors)
+        save_file(tensors, path, metadata={"hsi_checkpoint": json.dumps(text)})
+        return [run]
+
+    return make
 
 
 BAD: dict[str, tuple[Callable[[Path], list[object]], int, str]] = {
@@ -193,7 +224,36 @@ BAD: dict[str, tuple[Callable[[Path], list[object]], int, str]] = {
     "damaged checkpoint": (damaged_checkpoint, 4, "is damaged"),
     "foreign checkpoint": (foreign_checkpoint, 4, "was not written by hsi-train"),
     "pickle": (pickled_checkpoint, 4, "is damaged"),
-    "changed description": (changed_description, 4, "surprise"),
+    "changed description": (
+        changed(lambda text, _: text.update(surprise=1)),
+        4,
+        "surprise",
+    ),
+    "a network of terabytes": (
+        changed(lambda text, _: text["options"].update(features=10_000_000)),
+        4,
+        "Expected `int` <= 256",
+    ),
+    "a layer of gigabytes": (
+        changed(lambda text, _: text["options"].update(hidden=10_000_000)),
+        4,
+        "Expected `int` <= 1024",
+    ),
+    "bands without statistics": (
+        changed(lambda text, _: text["bands"]["used"].pop()),
+        4,
+        "band_mean has the shape (30,), and 29 bands and 4 classes need (29,)",
+    ),
+    "statistics of other axes": (
+        changed(lambda _, t: t.update({"problem.top": t["problem.band_mean"].clone()})),
+        4,
+        "top has the shape (30,)",
+    ),
+    "weights of another size": (
+        changed(lambda text, _: text["options"].update(features=12)),
+        4,
+        "the weights do not fit method mf2cnet",
+    ),
     "output folder missing": (
         lambda run: [run, "-o", run / "no" / "m.onnx"],
         5,

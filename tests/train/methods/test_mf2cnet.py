@@ -97,6 +97,8 @@ def test_nothing_exists_for_training_only() -> None:
     [
         {"features": 6},
         {"features": 0},
+        {"features": 10_000_000},
+        {"hidden": 10_000_000},
         {"spectral_stride": 0},
         {"dropout": 1.0},
         {"class_weighting": -1},

@@ -44,8 +44,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     spectral_stride: Annotated[int, Meta(ge=1, le=16)] = 4
-    features: Annotated[int, Meta(ge=4, multiple_of=GROUPS)] = 24
-    hidden: Annotated[int, Meta(ge=1)] = 128
+    features: Annotated[int, Meta(ge=4, le=256, multiple_of=GROUPS)] = 24
+    hidden: Annotated[int, Meta(ge=1, le=1024)] = 128
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.3
     class_weighting: Annotated[float, Meta(ge=0, le=1)] = 0.25
 

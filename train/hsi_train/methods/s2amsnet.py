@@ -510,8 +510,8 @@ class Method(BaseMethod):
 def frozen(network: nn.Module) -> Iterator[None]:
     """Build a graph through a network that leaves its parameters and buffers alone.
 
-    Batch statistics stay those of the batch, so that it is the function of the min
-    step.
+    Batch statistics are those of the cubes at hand. The max step shows the copies, and
+    the min step the source, too: the two functions differ in their statistics.
     """
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     network.requires_grad_(False)

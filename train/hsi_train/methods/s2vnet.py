@@ -73,7 +73,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         anchor_weight: Weight of the term that makes abundances agree with labels; 0.1
             left them erratic (SalinasA).
         kl_weight: Weight of the Kullback-Leibler divergence of the variational network.
-        tv_weight: Weight of the total variation of abundances and of perturbations.
+        tv_weight: Weight of the total variation of abundances in space and of
+            perturbations along the used bands.
         class_weighting: 0 weights all training pixels equally, 1 all classes.
     """
 
@@ -513,7 +514,7 @@ class Method(BaseMethod):
         loss = loss + spectral_angle(cube / self.network.scale, mixture)
         if variation is not None:
             loss = loss + self.options.kl_weight * divergence(variation)
-            # Bands that follow each other here may have dropped ones between them.
+            # Used bands are compared with the next one, also across dropped bands.
             steps = variation.shift.diff(dim=0).abs()
             loss = loss + self.options.tv_weight * steps.sum() / max(steps.numel(), 1)
         return Unmixing(loss, abundances, endmembers)

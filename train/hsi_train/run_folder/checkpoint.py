@@ -92,11 +92,34 @@ def load(run: Path) -> Checkpoint:
         problem = Problem(*(tensors.pop(PROBLEM + field) for field in Problem._fields))
     except KeyError as error:
         raise ModelFileError(f"{path} is of another version: no {error}.") from error
-    method = methods.build(description.method, problem, description.options)
+    _check_problem(path, problem, description)
     try:
+        method = methods.build(description.method, problem, description.options)
         method.load_state_dict(tensors)
-    except RuntimeError as error:
+    except RuntimeError as error:  # also an allocation that fails
         raise ModelFileError(
             f"{path}: the weights do not fit method {description.method}: {error}"
         ) from error
     return Checkpoint(method.eval(), description, sample)
+
+
+def _check_problem(path: Path, problem: Problem, description: Description) -> None:
+    """Check that the statistics are of the described bands and classes.
+
+    Raises:
+        ModelFileError: They are not.
+    """
+    bands, classes = len(description.bands.used), len(description.classes)
+    expected = Problem(
+        band_mean=torch.empty(bands, device="meta"),
+        band_std=torch.empty(bands, device="meta"),
+        class_counts=torch.empty(classes, device="meta"),
+        class_means=torch.empty(classes, bands, device="meta"),
+        top=torch.empty((), device="meta"),
+    )
+    for name, values, like in zip(Problem._fields, problem, expected, strict=True):
+        if values.shape != like.shape:
+            raise ModelFileError(
+                f"{path} is damaged: {name} has the shape {tuple(values.shape)}, and "
+                f"{bands} bands and {classes} classes need {tuple(like.shape)}."
+            )
