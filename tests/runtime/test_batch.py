@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +21,8 @@ from hsi_runtime.batch import expand, make_requests, output_of, shard
 from hsi_runtime.cli import main
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.errors import OutputError, SceneError
+from hsi_runtime.model.model_file import PROBABILITIES, read_model
 from hsi_runtime.request import Options
-from hsi_runtime.scenes.opening import open_scene
 
 Write = Callable[..., Path]
 OPTIONS = Options()
@@ -211,8 +211,34 @@ def test_bad_scene_does_not_stop_the_others(
         assert together.read_bytes() == single.read_bytes()
 
 
+class FailsOnce:
+    """An engine that fails on one scene; each has one window here."""
+
+    device = "failing"
+    precision = "fp32"
+    windows_at_once = 1
+
+    def __init__(self, error: Exception, scene: int) -> None:
+        self.error, self.left = error, scene
+
+    def predict(
+        self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+    ) -> dict[str, NDArray[np.float32]]:
+        self.left -= 1
+        if self.left == 0:
+            raise self.error
+        rows, cols = cube.shape[2] - 4, cube.shape[3] - 4
+        return {PROBABILITIES: np.full((1, 3, rows, cols), 1 / 3, np.float32)}
+
+
+def run_with(place: Place, engine: FailsOnce) -> dict[str, Any]:
+    scenes = [place.folder / f"{name}.tif" for name in place.names]
+    requests = make_requests(scenes, place.folder / "out", OPTIONS, many=True)
+    return batch.run_all(requests, read_model(place.model), lambda: engine)
+
+
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (MemoryError("8 GB"), 6, "memory ran out (8 GB); use smaller windows"),
         (OSError(errno.ENOSPC, "No space left on device"), 6, "the disk is full"),
@@ -222,38 +248,23 @@ def test_bad_scene_does_not_stop_the_others(
 def test_memory_and_disk_of_one_scene_do_not_stop_the_others(
     error: Exception,
     code: int,
-    said: str,
+    message: str,
     place: Place,
-    invoke: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    fail_on_scene(monkeypatch, "bad.tif", error)
-    found = invoke(main, place.folder / "list.txt", "-m", place.model, "--json")
-    assert found.code == code
-    scenes = json.loads(found.out)["scenes"]
-    assert [s["status"] for s in scenes] == ["done", "done", "failed", "done", "done"]
+    results = run_with(place, FailsOnce(error, scene=3))
+    assert batch.exit_code(results) == code
+    scenes = results["scenes"]
+    assert [s["status"] for s in scenes] == ["done", "done", "failed", "done"]
     assert scenes[2]["exit_code"] == code
-    assert said in scenes[2]["error"]
-    assert f"error: {place.folder / 'bad.tif'}: {said}" in found.err
+    assert message in scenes[2]["error"]
+    assert f"{place.folder / 's2.tif'}: {message}" in caplog.text
 
 
-def test_bug_stops_a_batch(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_on_scene(monkeypatch, "s1.tif", ZeroDivisionError())
-    arguments = [str(place.folder / "list.txt"), "-m", str(place.model)]
-    monkeypatch.setattr(sys, "argv", ["hsi-run", *arguments])
+def test_bug_stops_a_batch(place: Place) -> None:
     with pytest.raises(ZeroDivisionError):
-        main()
-
-
-def fail_on_scene(monkeypatch: pytest.MonkeyPatch, name: str, error: Exception) -> None:
-    """Let one scene meet an error: a stand-in for a failing disk or full memory."""
-
-    def open_or_fail(path: Path) -> Any:
-        if path.name == name:
-            raise error
-        return open_scene(path)
-
-    monkeypatch.setattr("hsi_runtime.pipeline.open_scene", open_or_fail)
+        run_with(place, FailsOnce(ZeroDivisionError(), scene=2))
+    assert [p.name for p in (place.folder / "out").glob("*.tif")] == ["s0_classes.tif"]
 
 
 def test_finished_outputs_are_skipped(place: Place, invoke: Any, digests: Any) -> None:
