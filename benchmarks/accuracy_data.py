@@ -18,8 +18,8 @@ from hsi_runtime.errors import RecipeError, SceneError
 from hsi_train import methods, recipe, training
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
 from hsi_train.data.roles import Role
-from hsi_train.run_folder import description
 from hsi_train.run_folder import folder as run_folder
+from hsi_train.run_folder import origin
 from hsi_train.splitting import split
 
 RECEPTIVE_FIELD = 19  # the largest of all methods
@@ -133,7 +133,9 @@ def divisions(name: str, seeds: range, folder: Path) -> dict[int, Division]:
     parsed = recipe.parse(content)
     data = training.read_data(parsed, (RECEPTIVE_FIELD - 1) // 2)
     sources = [*parsed.data.scenes, *parsed.data.labels]
-    files = sorted(description.checksums(sources, data).items())
+    scenes = [str(scene.info.path) for scene in data.scenes]
+    present = origin.files_of([*map(recipe.expanded, sources), *scenes])
+    files = sorted(origin.by_name(origin.digests(origin.stamps(present))).items())
     by_seed = {}
     for seed in seeds:
         if chosen.divide is not None:

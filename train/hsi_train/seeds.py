@@ -14,11 +14,13 @@ import msgspec
 import numpy as np
 
 from hsi_runtime import files
-from hsi_runtime.errors import OutputError
+from hsi_runtime.errors import OutputError, RecipeError
 from hsi_train import training
 from hsi_train.fitting.trainer import Epoch
 from hsi_train.recipe import Recipe
+from hsi_train.run_folder import checkpoint
 from hsi_train.run_folder import folder as run_folder
+from hsi_train.run_folder.origin import by_name, digests, stamps, training_files
 
 SUMMARY, REPORT = "seeds.json", "report.html"
 FIGURES = ("overall_accuracy", "average_accuracy", "kappa")
@@ -55,11 +57,13 @@ def train_seeds(
     _prepare(run, recipe, resume, overwrite)
     seeds = [recipe.seed + k for k in range(count)]
     results = []
+    present = by_name(digests(stamps(training_files(recipe)))) if resume else {}
     for seed in seeds:
         folder = run / f"seed-{seed}"
         metrics = folder / run_folder.METRICS
         begun = run_folder.interrupted(folder)
         if metrics.is_file() and not begun:
+            _check_data(folder, present)
             results.append(json.loads(metrics.read_text(encoding="utf-8")))
             continue
         one = msgspec.structs.replace(recipe, seed=seed)
@@ -76,6 +80,21 @@ def train_seeds(
 
     write_report(run / REPORT, result, recipe.method)
     return result
+
+
+def _check_data(folder: Path, present: dict[str, str]) -> None:
+    """Refuse to count a finished run in that was trained on other data.
+
+    Raises:
+        RecipeError: A file has changed since.
+    """
+    before = checkpoint.load(folder).description.provenance.data_sha256
+    names = sorted(k for k in before | present if before.get(k) != present.get(k))
+    if names:
+        raise RecipeError(
+            f"{folder} was trained on other data: {', '.join(names[:3])} changed "
+            "since. Restore what changed, or start again with --overwrite."
+        )
 
 
 def summary(seeds: Sequence[int], results: Sequence[dict[str, Any]]) -> dict[str, Any]:

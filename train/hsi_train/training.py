@@ -27,17 +27,23 @@ from hsi_train.fitting.trainer import Epoch, Trainer, choose_settings
 from hsi_train.fitting.windows import Windows
 from hsi_train.layers import parameter_count
 from hsi_train.measuring import area_estimate, calibration, metrics
-from hsi_train.method import BaseMethod, Problem
+from hsi_train.method import Problem
 from hsi_train.recipe import Fit, Recipe, expanded
 from hsi_train.report.run_result import RunResult
 from hsi_train.run_folder import checkpoint, folder
 from hsi_train.run_folder.description import (
     bands_of,
-    checksums,
     describe,
     sample_window,
-    sources_of,
     values_of,
+)
+from hsi_train.run_folder.origin import (
+    by_name,
+    digests,
+    origin_of,
+    stamps,
+    target_files,
+    training_files,
 )
 from hsi_train.splitting import blocks, split
 
@@ -73,7 +79,8 @@ class Inputs:
         bands: Bands that the model will use.
         values: Values that the model will expect.
         target_data: Target scenes to measure the trained network on.
-        checksums: SHA-256 of every file that was read, by its name.
+        digests: SHA-256 of every file that was read.
+        data_sha256: That of the files that train, by name.
         caveats: Sentences the user should read.
     """
 
@@ -82,7 +89,8 @@ class Inputs:
     bands: Bands
     values: Values
     target_data: target.Target | None
-    checksums: dict[str, str]
+    digests: dict[Path, str]
+    data_sha256: dict[str, str]
     caveats: list[str]
 
 
@@ -143,6 +151,8 @@ def check(recipe: Recipe, run: Path, device: str, resume: bool, overwrite: bool)
 def read(recipe: Recipe) -> Inputs:
     """Read and divide the labelled scenes; check the target's headers and labels."""
     kind = methods.method_class(recipe.method)
+    training = training_files(recipe)
+    before = stamps({*training, *target_files(recipe)})
     data = divide(recipe, read_data(recipe, kind.halo_of()), kind.receptive_field)
     validated = int(data.pixels_by_role()[:, Role.VALIDATION].sum())
     caveats = [
@@ -159,13 +169,15 @@ def read(recipe: Recipe) -> Inputs:
             recipe.target, recipe.data, bands, values, data.classes
         )
         logged(target_data.warnings)
+    files = digests(before)
     return Inputs(
         data=data,
         problem=problem,
         bands=bands,
         values=values,
         target_data=target_data,
-        checksums=checksums(sources_of(recipe), data),
+        digests=files,
+        data_sha256=by_name({path: files[path] for path in training}),
         caveats=caveats,
     )
 
@@ -187,7 +199,15 @@ def build(job: Job, inputs: Inputs) -> tuple[Trainer, Recipe]:
         fit=Fit(**chosen),
         options=methods.all_options(recipe.method, recipe.options),
     )
-    trainer = Trainer(method, data, windows, settings, recipe.seed, job.device)
+    trainer = Trainer(
+        method,
+        data,
+        windows,
+        settings,
+        recipe.seed,
+        job.device,
+        origin_of(resolved, inputs.digests),
+    )
     return trainer, resolved
 
 
@@ -205,7 +225,7 @@ def fit(
     """
     run, state = job.run, job.run / folder.STATE
     begun = job.resume and state.is_file()
-    pretraining = None if begun else open_pretraining(job, trainer.method)
+    pretraining = None if begun else open_pretraining(job, trainer)
     folder.prepare_folder(run, resolved, job.resume, job.overwrite)
     if begun:
         trainer.load(state)
@@ -288,7 +308,7 @@ def write(
     """Write checkpoint, split, metrics and report; complete ``result`` in place."""
     run, data, method = job.run, inputs.data, trainer.method
     description = describe(
-        resolved, data, inputs.bands, inputs.values, inputs.checksums, result
+        resolved, data, inputs.bands, inputs.values, inputs.data_sha256, result
     )
     sample = sample_window(data, method.halo, inputs.problem.fill)
     checkpoint.save(run, method, description, sample)
@@ -324,10 +344,11 @@ def logged(messages: list[str]) -> list[str]:
 
 
 def open_pretraining(
-    job: Job, method: BaseMethod
+    job: Job, trainer: Trainer
 ) -> pretrain.Pretrainer | pretrain.Reuse | None:
     """Read what the encoder comes from, or return None where it starts at random."""
     recipe, settings = job.recipe, job.recipe.pretrain
+    method = trainer.method
     if settings is None or not isinstance(method, pretrain.Pretrainable):
         return None
     if settings.init is not None:
@@ -336,7 +357,13 @@ def open_pretraining(
     side = settings.outputs + 2 * method.halo
     sources = pretrain.read_sources(paths, side, log.warning)
     return pretrain.Pretrainer(
-        method, recipe.method, sources, settings, recipe.seed, job.device
+        method,
+        recipe.method,
+        sources,
+        settings,
+        recipe.seed,
+        job.device,
+        trainer.origin,
     )
 
 

@@ -6,7 +6,7 @@ file of its own, from which other runs can start.
 
 import importlib.metadata
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,10 +169,11 @@ class Pretrainer:
         settings: Pretrain,
         seed: int,
         device: torch.device,
+        origin: Mapping[str, Any] | None = None,
     ) -> None:
         self._method, self._name = method.to(device), name
         self._sources, self._settings, self._device = sources, settings, device
-        self._seed = seed
+        self._seed, self._origin = seed, origin or {}
         self._adapters = [
             method.adapter(torch.from_numpy(s.mean), torch.from_numpy(s.std)).to(device)
             for s in sources
@@ -262,15 +263,16 @@ class Pretrainer:
             "done": self._done,
             "loss": self.loss,
         }
-        save_state(path, state)
+        save_state(path, state, self._origin)
 
     def load(self, path: Path) -> None:
         """Continue where `save` was called.
 
         Raises:
-            OutputError: The file is damaged or of another run.
+            OutputError: The file is damaged.
+            RecipeError: It is of a run with other data, settings or versions.
         """
-        with loaded_state(path) as state:
+        with loaded_state(path, self._origin) as state:
             self._method.load_state_dict(state["method"])
             self._optimisation.load(state)
             self._rng.bit_generator.state = state["numpy"]

@@ -19,7 +19,7 @@ from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting.optimisation import Optimisation, check_finite
 from hsi_train.fitting.predict import Scorer
-from hsi_train.fitting.resume_state import loaded_state, save_state
+from hsi_train.fitting.resume_state import Origin, loaded_state, save_state
 from hsi_train.fitting.windows import Windows, augment, shuffled
 from hsi_train.measuring import metrics
 from hsi_train.method import BaseMethod, Batch, Corner, Defaults
@@ -145,6 +145,7 @@ class Trainer:
         method: The method that is trained.
         scorer: Scores scenes with the present weights.
         progress: What is finished so far.
+        origin: What must be the same when the training is resumed.
     """
 
     def __init__(
@@ -155,9 +156,11 @@ class Trainer:
         settings: Settings,
         seed: int,
         device: torch.device,
+        origin: Origin | None = None,
     ) -> None:
         self.method = method.to(device)
         self._data, self._windows = data, windows
+        self.origin = origin or {}
         self._settings, self._device = settings, device
         self._epochs, self._outputs = settings.epochs, settings.outputs
         self._batch = settings.batch
@@ -340,15 +343,16 @@ class Trainer:
             "best_epoch": progress.best_epoch,
             "best": progress.best,
         }
-        save_state(path, state)
+        save_state(path, state, self.origin)
 
     def load(self, path: Path) -> None:
         """Continue where `save` was called.
 
         Raises:
-            OutputError: The file is damaged or of another run.
+            OutputError: The file is damaged.
+            RecipeError: It is of a run with other data, settings or versions.
         """
-        with loaded_state(path) as state:
+        with loaded_state(path, self.origin) as state:
             self.method.load_state_dict(state["method"])
             self._optimisation.load(state)
             self._rng.bit_generator.state = state["numpy"]

@@ -1,8 +1,5 @@
 """Describes a trained network for export: bands, values, provenance, a sample."""
 
-import hashlib
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +7,6 @@ from numpy.typing import NDArray
 
 from hsi_runtime.model.model_file import Bands, Provenance, Values
 from hsi_train import recipe
-from hsi_train.data import labelled_scene, matlab
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting import windows
@@ -76,30 +72,6 @@ def describe(
             kappa=result["kappa"],
         ),
     )
-
-
-def sources_of(settings: Recipe) -> list[str]:
-    """List the files that train a network, as the recipe names them."""
-    sources = [*settings.data.scenes, *settings.data.labels, *settings.split.files]
-    if settings.pretrain is not None:
-        given = [recipe.expanded(p) for p in settings.pretrain.scenes]
-        sources += labelled_scene.expand_scenes(given)
-        sources += filter(None, [settings.pretrain.init])
-    return sources
-
-
-def checksums(sources: Sequence[str], data: LabelledData) -> dict[str, str]:
-    """Hash every file that was read, by its name, or path where names are the same."""
-    paths = {Path(matlab.split_name(recipe.expanded(s))[0]) for s in sources}
-    paths |= {s.info.path for s in data.scenes}
-    out = {}
-    files = sorted(p for p in paths if p.is_file())
-    names = [p.name for p in files]
-    for path in files:
-        name = path.name if names.count(path.name) == 1 else str(path)
-        with path.open("rb") as file:
-            out[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return out
 
 
 def sample_window(

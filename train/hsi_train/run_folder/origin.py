@@ -1,0 +1,116 @@
+"""What a run depends on: files, recipe and versions."""
+
+import hashlib
+import importlib.metadata
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hsi_runtime.errors import SceneError
+from hsi_train import recipe
+from hsi_train.data import matlab
+from hsi_train.data.labelled_scene import expand_scenes
+from hsi_train.recipe import Recipe
+
+# Endings of files beside a scene or a label file that belong to it.
+SIDE_CARS = ("hdr", "aux.xml", "dbf", "shx", "prj", "cpg", "tfw", "wld", "msk")
+ENVI_DATA = ("dat", "img", "raw", "bin", "bsq", "bil", "bip")  # beside a header
+
+Stamp = tuple[int, int]  # bytes, time of the last change in ns
+
+
+def training_files(settings: Recipe) -> list[Path]:
+    """List the files that train a network."""
+    data = settings.data
+    sources = [*data.labels, *settings.split.files, data.classes or ""]
+    scenes = expand_scenes([recipe.expanded(p) for p in data.scenes])
+    if settings.pretrain is not None:
+        given = [recipe.expanded(p) for p in settings.pretrain.scenes]
+        scenes += expand_scenes(given)
+        sources.append(settings.pretrain.init or "")
+    return files_of([*scenes, *map(recipe.expanded, filter(None, sources))])
+
+
+def target_files(settings: Recipe) -> list[Path]:
+    """List the files of the target, which train nothing."""
+    target = settings.target
+    if target is None:
+        return []
+    scenes = expand_scenes([recipe.expanded(p) for p in target.scenes])
+    sources = [*target.labels, target.classes or ""]
+    return files_of([*scenes, *map(recipe.expanded, filter(None, sources))])
+
+
+def files_of(names: Iterable[str]) -> list[Path]:
+    """List the files of scenes and labels, with those beside them that belong to them.
+
+    A file that is missing is left out: whoever reads it has the better message.
+    """
+    found: set[Path] = set()
+    listings: dict[Path, list[Path]] = {}
+    for name in names:
+        path = Path(matlab.split_name(name)[0])
+        if not path.is_file():
+            continue
+        if path.parent not in listings:
+            listings[path.parent] = [p for p in path.parent.iterdir() if p.is_file()]
+        own = {f"{base}.{e}" for base in (path.name, path.stem) for e in SIDE_CARS}
+        if path.suffix.lower() == ".hdr":
+            own |= {path.stem, *(f"{path.stem}.{e}" for e in ENVI_DATA)}
+        beside = {other.lower() for other in own}
+        found |= {p for p in listings[path.parent] if p.name.lower() in beside}
+        found.add(path)
+    return sorted(found)
+
+
+def stamps(paths: Iterable[Path]) -> dict[Path, Stamp]:
+    """Note size and time of files, to tell whether they change while they are read."""
+    status = {path: path.stat() for path in paths}
+    return {path: (s.st_size, s.st_mtime_ns) for path, s in status.items()}
+
+
+def digests(before: Mapping[Path, Stamp]) -> dict[Path, str]:
+    """Hash files.
+
+    Args:
+        before: What `stamps` returned before the files were read.
+
+    Raises:
+        SceneError: A file has changed since.
+    """
+    out = {}
+    for path, stamp in before.items():
+        try:
+            with path.open("rb") as file:
+                out[path] = hashlib.file_digest(file, "sha256").hexdigest()
+            same = stamps([path])[path] == stamp
+        except OSError as error:
+            raise SceneError(f"{path} cannot be read: {error.strerror}.") from error
+        if not same:
+            raise SceneError(
+                f"{path} changed while it was read. Start again when it is complete."
+            )
+    return out
+
+
+def by_name(files: Mapping[Path, str]) -> dict[str, str]:
+    """Name each file's digest by its name, or by its path if two have one name."""
+    names = [path.name for path in files]
+    return {
+        path.name if names.count(path.name) == 1 else str(path): digest
+        for path, digest in files.items()
+    }
+
+
+def origin_of(settings: Recipe, files: Mapping[Path, str]) -> dict[str, Any]:
+    """Collect what must be the same when a run is resumed."""
+    return {
+        "recipe": recipe.dump(settings),
+        "files": {str(path): digest for path, digest in files.items()},
+        "versions": {
+            "hsi-edge": importlib.metadata.version("hsi-edge"),
+            "torch": str(torch.__version__),
+        },
+    }
