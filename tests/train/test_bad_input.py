@@ -282,3 +282,23 @@ def test_bad_input(
     assert "Traceback" not in done.err
     assert done.out == ""
     assert digests(tmp_path) == before
+
+
+@pytest.mark.parametrize("value", [1e30, 9.96921e36])
+def test_a_pixel_with_an_undeclared_fill_value_stops_training(
+    cli: Cli, tmp_path: Path, example: Any, value: float
+) -> None:
+    """Once it trained, its model passed its proof, and the map was of one class."""
+    ground = Ground(tmp_path, example)
+    with rasterio.open(ground.scene) as source:
+        settings = source.profile | {"dtype": "float32"}
+        cube = source.read().astype(np.float32) / 1e4
+    cube[3, 20, 20] = value
+    with rasterio.open(tmp_path / "wild.tif", "w", **settings) as out:
+        out.write(cube)
+    wild = ("--scene", tmp_path / "wild.tif", "--labels", ground.labels)
+    few = ("--samples-per-class", "20", "--epochs", "1", "-o", tmp_path / "run")
+    done = cli("mf2cnet", *wild, *few)
+    assert done.code == 3
+    assert "wild.tif holds 1 pixel" in done.err
+    assert not (tmp_path / "run").exists()

@@ -225,3 +225,23 @@ def test_files_that_are_no_recipe(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(RecipeError, match=r"mine\.toml is not TOML"):
             recipe.load(str(path))
+
+
+DEEP = 20_000
+
+
+def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.toml"
+    path.write_text(f"options = {'[' * DEEP}{']' * DEEP}")
+    with pytest.raises(RecipeError, match=r"deep\.toml is nested too deeply"):
+        recipe.load(str(path))
+    with pytest.raises(RecipeError, match=r"--set options\.x: .*nested too deeply"):
+        recipe.override({}, f"options.x={'[' * DEEP}{']' * DEEP}")
+    value: Any = []
+    for _ in range(DEEP):
+        value = [value]
+    with pytest.raises(RecipeError, match="features"):
+        methods.check_options("mf2cnet", {"features": value})
+    data: dict[str, Any] = {"scenes": ["a"], "labels": ["b"], "exclude": value}
+    with pytest.raises(RecipeError, match="exclude"):
+        recipe.parse({"method": "mf2cnet", "data": data})

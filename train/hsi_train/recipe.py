@@ -208,6 +208,8 @@ def load(source: str) -> dict[str, Any]:
             name = source.removesuffix(".toml")
             text = (_shipped() / f"{name}.toml").read_text(encoding="utf-8")
         return tomllib.loads(text)
+    except RecursionError as error:
+        raise RecipeError(f"{source} is nested too deeply to be a recipe.") from error
     except OSError as error:
         raise RecipeError(
             f"There is no method or recipe {source}; hsi-train --list shows what ships."
@@ -251,6 +253,8 @@ def override(content: dict[str, Any], assignment: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
+    except RecursionError as error:
+        raise RecipeError(f"--set {path}: the value is nested too deeply.") from error
     table = content
     for key in keys[:-1]:
         table = table.setdefault(key, {})

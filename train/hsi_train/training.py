@@ -21,6 +21,7 @@ from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting import encoder_file, pretrain
 from hsi_train.fitting.device import memory_explained, torch_device
+from hsi_train.fitting.extremes import check_extremes
 from hsi_train.fitting.scalars import scalars
 from hsi_train.fitting.statistics import describe_problem
 from hsi_train.fitting.trainer import Epoch, Trainer, choose_settings
@@ -161,6 +162,8 @@ def read(recipe: Recipe) -> Inputs:
         *calibration.caveats(validated),
     ]
     logged(caveats)
+    for scene in data.scenes:
+        check_extremes(scene.info.path.name, scene.cube, scene.valid)
     problem = describe_problem(data)
     bands, values = bands_of(data), values_of(recipe, data, problem)
     target_data = None

@@ -1,10 +1,11 @@
+import math
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from hsi_runtime.errors import ModelFileError
+from hsi_runtime.errors import ModelFileError, RecipeError
 from hsi_train.fitting.tensor_file import read_tensors, write_tensors
 
 
@@ -36,3 +37,14 @@ def test_damage_is_told(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(ModelFileError, match=r"a\.safetensors is damaged"):
         read_tensors(path, "ours")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_tensor_that_is_not_finite_is_never_written(
+    tmp_path: Path, value: float
+) -> None:
+    path = tmp_path / "a.safetensors"
+    tensors = {"x": torch.ones(2), "norm.running_var": torch.tensor([1.0, value])}
+    with pytest.raises(RecipeError, match=r"norm\.running_var of .*extreme values"):
+        write_tensors(path, tensors, "ours", "said")
+    assert not any(tmp_path.iterdir())

@@ -27,6 +27,7 @@ from hsi_train.fitting.encoder_file import (
     load_encoder,
     save_encoder,
 )
+from hsi_train.fitting.extremes import check_extremes
 from hsi_train.fitting.optimisation import Optimisation, check_finite
 from hsi_train.fitting.resume_state import loaded_state, save_state
 from hsi_train.fitting.statistics import usable_deviation
@@ -121,6 +122,7 @@ def read_sources(
                 "values and is left out of pre-training."
             )
             continue
+        check_extremes(info.path.name, cube, valid)
         # Band by band: a copy of all in double precision would be large.
         measured = [(b.mean(), b.std()) for b in (p[valid].astype(float) for p in cube)]
         mean, std = np.array(measured).T

@@ -2,19 +2,30 @@
 
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from hsi_runtime import files
-from hsi_runtime.errors import ModelFileError
+from hsi_runtime.errors import ModelFileError, RecipeError
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], key: str, text: str) -> None:
     """Write tensors, and metadata under a key; others may read the file as any other.
 
     The library's own way to write a file lets only its owner read it.
+
+    Raises:
+        RecipeError: A value is infinite or not a number; nothing is written.
     """
+    broken = [n for n, t in tensors.items() if not bool(torch.isfinite(t).all())]
+    if broken:
+        raise RecipeError(
+            f"{', '.join(broken[:3])} of the trained network hold values that are "
+            "infinite or not a number. Lower the learning rate, or look for extreme "
+            "values in the scenes."
+        )
     files.write_bytes(path, save(tensors, metadata={key: text}))
 
 

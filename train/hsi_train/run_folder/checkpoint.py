@@ -58,7 +58,11 @@ class Checkpoint:
 def save(
     run: Path, method: BaseMethod, description: Description, sample: NDArray[Any]
 ) -> Path:
-    """Write the checkpoint of a run."""
+    """Write the checkpoint of a run.
+
+    Raises:
+        RecipeError: A weight, or a value of the sample, is not finite.
+    """
     state = method.state_dict()
     state |= {PROBLEM + k: v for k, v in method.problem._asdict().items()}
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
