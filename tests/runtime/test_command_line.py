@@ -214,7 +214,8 @@ def test_signal_ends_a_command_whose_main_thread_does_not_answer(
         assert process.stdout.readline() == "deaf\n"
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (code, message)
+    # Ctrl-C that comes before the long call ends the line of the terminal, too.
+    assert (process.returncode, err.lstrip("\n")) == (code, message)
 
 
 def test_command_leaves_the_signals_as_it_found_them(invoke: Any) -> None:
