@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -138,3 +139,18 @@ def test_benchmark_without_results_stops_the_build(folder: Path) -> None:
     script(folder, "speed")
     with pytest.raises(LookupError, match="no results"):
         results.benchmark("speed")
+
+
+def test_figures_in_the_prose_are_those_of_the_results() -> None:
+    """README and choosing.md quote averages over classes on EnMAP."""
+    cells = results.lines_of(results.FOLDER / "accuracy" / "cells.jsonl")
+    pages = (results.ROOT / "README.md", results.PAGES / "choosing.md")
+    for row in ("mf2cnet", "linear_svm", "s2amsnet"):
+        shares = [
+            100 * cell["average_accuracy"]
+            for cell in cells
+            if (cell["row"], cell["data"]) == (row, "enmap_potsdam")
+        ]
+        for page in pages:
+            text = page.read_text(encoding="utf-8")
+            assert f"{fmean(shares):.1f} %" in text, f"{page.name}: {row}"
