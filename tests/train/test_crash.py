@@ -52,3 +52,37 @@ def test_a_killed_training_loses_at_most_one_epoch(
     assert cli(*arguments, "-o", whole).code == 0
     name = "checkpoint.safetensors"
     assert (run / name).read_bytes() == (whole / name).read_bytes()
+
+
+# The map of the report ends in a call that no signal interrupts.
+HANGING = """
+import hashlib, sys
+from hsi_train.report import page
+def hang(*_):
+    print("drawing", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+page.maps = hang
+from hsi_train.cli import main
+main()
+"""
+
+
+def test_a_report_at_work_answers_a_signal(
+    cli: Callable[..., Any], example: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = (
+        *("mf2cnet", "--scene", example.scene, "--labels", example.labels),
+        *("--samples-per-class", "8", "--epochs", "1", "--device", "cpu", "-q"),
+        *("--set", "options.features=4", "--set", "options.hidden=4", "-o", run),
+    )
+    command = [sys.executable, "-c", HANGING, *map(str, arguments)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "drawing\n"
+        process.terminate()  # without an answer this would wait for an hour
+    assert process.returncode == 143
+    assert not list(run.glob("*.part*"))
+    assert not (run / "report.html").exists()
+    assert cli(*arguments, "--resume").code == 0
+    assert (run / "report.html").stat().st_size > 10_000
