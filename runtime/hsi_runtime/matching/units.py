@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from hsi_runtime.errors import BandMismatchError
 from hsi_runtime.matching.bands import BandMatch
 from hsi_runtime.model.model_file import Values
-from hsi_runtime.scenes.scene import SceneInfo
+from hsi_runtime.scenes.scene import SceneInfo, usable_units
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,7 @@ def conversion(info: SceneInfo, match: BandMatch, values: Values) -> Conversion:
     scale, offset = info.scale[match.indices], info.offset[match.indices]
     model_scale, model_offset = np.array(values.scale), np.array(values.offset)
     if match.resampling is not None:
+        _check_usable(info, scale, offset)
         return Conversion(
             gain=_column(scale),
             offset=_column(offset),
@@ -95,10 +96,20 @@ def conversion(info: SceneInfo, match: BandMatch, values: Values) -> Conversion:
         offset, model_offset, rtol=1e-6, atol=1e-9
     ):
         return Conversion()
-    return Conversion(
-        gain=_column(scale / model_scale),
-        offset=_column((offset - model_offset) / model_scale),
-    )
+    gain, shift = scale / model_scale, (offset - model_offset) / model_scale
+    _check_usable(info, gain, shift)
+    return Conversion(gain=_column(gain), offset=_column(shift))
+
+
+def _check_usable(
+    info: SceneInfo, gain: NDArray[np.float64], offset: NDArray[np.float64]
+) -> None:
+    """Refuse a conversion that float32 cannot hold, in any band that is used."""
+    if not usable_units(gain, offset).all():
+        raise BandMismatchError(
+            f"{info.path.name} declares scales and offsets that cannot be converted to "
+            "the model's, which are of another size. Correct those of the scene."
+        )
 
 
 def _column(values: NDArray[np.float64]) -> NDArray[np.float32]:

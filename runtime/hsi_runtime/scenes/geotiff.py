@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import rasterio
 from numpy.typing import NDArray
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window
@@ -40,6 +41,8 @@ GDAL_OPTIONS: dict[str, Any] = {
     # Half of the cores decode blocks; the engine wants the others.
     "GDAL_NUM_THREADS": max(1, min(4, usable_cores() // 2)),
 }
+# What GDAL and rasterio raise for a file that is not what it says.
+DAMAGED = (RasterioError, CPLE_BaseError)
 
 
 class GeoTiffScene:
@@ -53,12 +56,15 @@ class GeoTiffScene:
         try:
             with self._env:
                 self._dataset = open_tiff(path)
-        except RasterioError as error:
+        except DAMAGED as error:
             raise SceneError(f"{path} is not a readable TIFF: {error}") from error
         try:
             nodata_text = declared_nodata(path)
             with self._env:  # without it, GDAL's warnings go to stderr by themselves
                 self._start(path, nodata_text)
+        except (*DAMAGED, ValueError) as error:  # text that is no UTF-8, a damaged CRS
+            self._dataset.close()
+            raise SceneError(f"{path} has tags that cannot be read: {error}") from error
         except BaseException:
             self._dataset.close()
             raise
@@ -95,7 +101,7 @@ class GeoTiffScene:
                     missing = self.info.nodata[bands].astype(out.dtype)
                     hidden = self._hidden(window)
                     np.copyto(out, missing[:, None, None], where=hidden)
-        except RasterioError as error:
+        except DAMAGED as error:
             cause = str(error.__cause__ or error).rstrip(".")
             raise SceneError(
                 f"{self.info.path} cannot be read at rows {rows[0]}-{rows[1]}, "

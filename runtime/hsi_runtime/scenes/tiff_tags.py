@@ -16,6 +16,7 @@ TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4,
 TAG_BYTES |= {13: 4, 16: 8, 17: 8, 18: 8}
 GDAL_NODATA = 42113  # a number as text
 NODATA_BYTES = 64  # of which a number needs fewer
+MOST_TAGS = 1_000_000  # of all directories; a TIFF has some dozens in each
 
 
 class _Extent(NamedTuple):
@@ -35,7 +36,7 @@ def declared_nodata(path: Path) -> str:
     """
     size = path.stat().st_size
     with open_binary(path) as file:
-        extent = _extent(file, size)
+        extent = _extent(path, file, size)
         if extent.reach > size:
             raise SceneError(
                 f"{path} is truncated: its tags reach to byte {extent.reach}, the file "
@@ -49,11 +50,12 @@ def declared_nodata(path: Path) -> str:
     return raw.split(b"\0")[0].decode("ascii", "replace").strip()
 
 
-def _extent(file: Any, size: int) -> _Extent:
+def _extent(path: Path, file: Any, size: int) -> _Extent:
     """Walk the directories of a TIFF, up to one that lies beyond its end.
 
     Args:
-        file: A TIFF, open for reading bytes.
+        path: A TIFF.
+        file: The TIFF, open for reading bytes.
         size: Its length in bytes.
     """
     head = file.read(16)
@@ -67,6 +69,7 @@ def _extent(file: Any, size: int) -> _Extent:
     reach: int = 0
     nodata: tuple[int, int] | None = None
     seen = {0}
+    tags = 0
     while start not in seen:  # a hostile file leads back to where it has been
         first = len(seen) == 1
         seen.add(start)
@@ -78,6 +81,9 @@ def _extent(file: Any, size: int) -> _Extent:
         reach = max(reach, start + number.size + count * entry.size + pointer.size)
         if reach > size:
             break
+        tags += count + 1
+        if tags > MOST_TAGS:
+            raise SceneError(f"{path} has more tags than any TIFF of a scene.")
         entries = file.read(count * entry.size)
         (following,) = pointer.unpack(file.read(pointer.size))
         for at, (tag, kind, values, offset) in enumerate(entry.iter_unpack(entries)):

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,30 @@ def cube_of(values: list[float], dtype: str) -> NDArray[Any]:
 
 
 BOTH = BandMatch(np.arange(2))
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "model_scale"),
+    [(1e-30, 0.0, 1e30), (1e30, 0.0, 1e-30), (1e-4, 1e30, 1e-30)],
+)
+def test_units_too_far_apart_for_float32_are_refused(
+    scale: float, offset: float, model_scale: float
+) -> None:
+    scene, model = scene_of("float32", scale, offset), values_of("float32", model_scale)
+    with pytest.raises(BandMismatchError, match=r"scene\.tif declares scales and off"):
+        conversion(scene, BOTH, model)
+
+
+@pytest.mark.parametrize("resampled", [False, True])
+def test_bad_band_that_is_used_needs_a_scale_too(resampled: bool) -> None:
+    scene = scene_of("uint16", 1e-4)
+    scene = dataclasses.replace(
+        scene, scale=np.array([1e-4, 0.0]), good=np.array([True, False])
+    )
+    weights = np.eye(2, dtype=np.float32) if resampled else None
+    match = BandMatch(np.arange(2), resampling=weights)
+    with pytest.raises(BandMismatchError, match="cannot be converted"):
+        conversion(scene, match, values_of("uint16", 2e-4))
 
 
 def test_same_units_change_nothing() -> None:

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.geotiff import GeoTiffScene
 from hsi_runtime.scenes.opening import open_scene
+from hsi_runtime.scenes.tiff_tags import declared_nodata
 
 WriteTiff = Callable[..., Path]
 CENTRES = (450.0, 550.0, 650.0, 850.0)
@@ -409,3 +412,82 @@ def test_nodata_that_the_type_cannot_hold_is_said(
             f"declares nodata {value}, which uint16 values never take"
             in (info.notes[0])
         )
+
+
+def altered(data: bytes, changes: list[tuple[int, int]]) -> bytes:
+    """Set bytes of a small TIFF, most of them in its tags."""
+    start = int.from_bytes(data[4:8], "little")
+    length = 2 + 12 * data[start] + 4
+    places = [*range(16), *range(start, min(start + length + 200, len(data)))]
+    out = bytearray(data)
+    for place, value in changes:
+        out[places[place % len(places)]] = value
+    return bytes(out)
+
+
+def open_or_refuse(folder: Path, data: bytes, changes: list[tuple[int, int]]) -> None:
+    path = folder / "fuzzed.tif"
+    path.write_bytes(altered(data, changes))
+    try:
+        open_scene(path).close()
+    except SceneError:
+        return
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.integers(0, 2000), st.sampled_from([0, 1, 2, 3, 4, 16, 127, 128, 255])
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+@pytest.fixture(scope="module")
+def small(
+    tmp_path_factory: pytest.TempPathFactory, write_scene_tiff: WriteTiff
+) -> bytes:
+    path = tmp_path_factory.mktemp("small") / "s.tif"
+    return write_scene_tiff(path, np.ones((4, 3, 2), np.uint16), nodata=0).read_bytes()
+
+
+@settings(max_examples=150)
+@given(CHANGES)
+@example([(518, 0)])
+def test_tiff_with_any_tags_is_opened_or_refused(
+    tmp_path_factory: pytest.TempPathFactory,
+    small: bytes,
+    changes: list[tuple[int, int]],
+) -> None:
+    open_or_refuse(tmp_path_factory.getbasetemp(), small, changes)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@settings(max_examples=50_000)
+@given(CHANGES)
+def test_many_tiffs_with_any_tags_are_opened_or_refused(
+    tmp_path_factory: pytest.TempPathFactory,
+    small: bytes,
+    changes: list[tuple[int, int]],
+) -> None:
+    open_or_refuse(tmp_path_factory.getbasetemp(), small, changes)
+
+
+@pytest.mark.timeout(60)
+def test_directories_without_end_are_refused(
+    tmp_path: Path, write_scene_tiff: WriteTiff
+) -> None:
+    path = tmp_path / "s.tif"
+    write_scene_tiff(path, np.ones((1, 2, 2), np.uint8), None)
+    data = bytearray(path.read_bytes())
+    start = int.from_bytes(data[4:8], "little")
+    following = start + 2 + 12 * data[start]
+    count = 1_000_001
+    empty = np.zeros(count, [("tags", "<u2"), ("next", "<u4")])  # directories of none
+    first = len(data)
+    empty["next"][:-1] = first + 6 * np.arange(1, count)
+    data[following : following + 4] = first.to_bytes(4, "little")
+    path.write_bytes(bytes(data) + empty.tobytes())
+    with pytest.raises(SceneError, match="more tags than any TIFF"):
+        declared_nodata(path)
