@@ -25,9 +25,9 @@ from hsi_train.data.labelled_scene import (
     LabelledData,
     LabelledScene,
     expand_scenes,
-    labelled_part,
     open_any,
 )
+from hsi_train.data.parts import labelled_part
 from hsi_train.data.roles import Role
 from hsi_train.fitting.predict import Scorer
 from hsi_train.measuring import metrics

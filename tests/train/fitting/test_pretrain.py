@@ -11,8 +11,9 @@ import torch
 from masks import add_mask
 from safetensors.torch import load_file
 
-from hsi_runtime.errors import OutputError, RecipeError, SceneError
+from hsi_runtime.errors import OutputError, RecipeError, ResourceError, SceneError
 from hsi_train import methods, recipe
+from hsi_train.data import parts
 from hsi_train.fitting.encoder_file import Origin, read_encoder
 from hsi_train.fitting.pretrain import (
     Pretrainable,
@@ -440,3 +441,16 @@ def test_missing_encoder_by_command_line(
     assert done.code == 4
     assert "There is no encoder" in done.err
     assert not (tmp_path / "run").exists()
+
+
+def test_scenes_that_memory_cannot_hold_are_refused_before_they_are_read(
+    tmp_path: Path, write_tif: WriteTif, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [
+        str(write_tif(tmp_path / f"{name}.tif", np.ones((2, 40, 40), np.int16)))
+        for name in "ab"
+    ]
+    monkeypatch.setattr(parts, "machine_bytes", lambda: 30_000)
+    read_sources(paths[:1], 8, pytest.fail)
+    with pytest.raises(ResourceError, match="scenes to pre-train on need at least"):
+        read_sources(paths, 8, pytest.fail)

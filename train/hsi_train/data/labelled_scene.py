@@ -17,6 +17,7 @@ from hsi_train.data import labels as label_files
 from hsi_train.data import matlab
 from hsi_train.data.bands import good_bands, matching_bands
 from hsi_train.data.classes import ClassTable
+from hsi_train.data.parts import MASK_BYTES, LabelledPart, check_room, labelled_parts
 from hsi_train.data.roles import Role, Roles
 
 UNLABELLED = -1  # class index of a pixel without a label
@@ -62,7 +63,7 @@ class LabelledData:
     """All scenes of a training run, on one list of bands and one list of classes.
 
     Attributes:
-        scenes: The labelled parts.
+        scenes: The labelled parts; several of one scene where its labels lie far apart.
         classes: Code, name and colour of every class, by class index.
         bands: 0-based bands of the first scene that are used.
         warnings: Sentences the user should read.
@@ -74,6 +75,13 @@ class LabelledData:
     bands: NDArray[np.intp]
     warnings: list[str]
     labelled: list[bool]
+
+    def by_file(self) -> list[list[LabelledScene]]:
+        """Group the parts by the scene that they belong to."""
+        groups: dict[int, list[LabelledScene]] = {}
+        for scene in self.scenes:
+            groups.setdefault(id(scene.info), []).append(scene)
+        return list(groups.values())
 
     @property
     def reference(self) -> SceneInfo:
@@ -174,7 +182,7 @@ def load(
     _check_given_once(scene_paths)
     reader = _Reader(source, halo, whole)
     scenes = [reader.read(number, path) for number, path in enumerate(scene_paths)]
-    parts = [part for part in scenes if part is not None]
+    parts = [part for parts_of_one in scenes for part in parts_of_one]
     if reader.bands is None:
         raise SceneError(
             f"No labelled pixel in {len(scene_paths)} scene(s): every label is 0 or "
@@ -184,7 +192,7 @@ def load(
     table = source.class_table().updated(table)
     _drop_classes(parts, table, exclude)
     bands, parts = _drop_empty_bands(parts, reader.bands, warnings)
-    labelled = [part is not None for part in scenes]
+    labelled = [bool(parts_of_one) for parts_of_one in scenes]
     return _assemble(parts, bands, table, warnings, labelled)
 
 
@@ -196,10 +204,11 @@ class _Reader:
         self._first: SceneInfo | None = None
         self._messages: list[str] = []
         self._unlabelled: list[str] = []
+        self._bytes = 0
         self.bands: NDArray[np.intp] | None = None
 
-    def read(self, number: int, path: str) -> _Part | None:
-        """Read the labelled part of a scene, or None where it has no label."""
+    def read(self, number: int, path: str) -> list[_Part]:
+        """Read the labelled parts of a scene, mostly one; none without a label."""
         scene = open_any(path)
         try:
             info = scene.info
@@ -207,21 +216,31 @@ class _Reader:
             codes = self._source.codes(number, info)
             if not codes.any():
                 self._unlabelled.append(info.path.name)
-                return None
+                return []
             if self._first is None or self.bands is None:
                 self._first, self.bands = info, good_bands(info)
             same = matching_bands(self._first, info, self.bands, self._messages)
-            row, col, rows, cols = labelled_part(codes, self._halo)
-            if self._whole:
-                row, col, rows, cols = 0, 0, info.rows, info.cols
-            return _Part(
-                info=info,
-                cube=scene.read((row, row + rows), (col, col + cols), same),
-                codes=codes[row : row + rows, col : col + cols],
-                row=row,
-                col=col,
-                nodata=info.nodata[same],
-            )
+            pixel_bytes = len(same) * info.dtype.itemsize + MASK_BYTES
+            parts = [LabelledPart(0, 0, codes)]
+            if not self._whole:
+                parts = labelled_parts(codes, self._halo, pixel_bytes)
+            self._bytes += sum(part.codes.size for part in parts) * pixel_bytes
+            check_room(self._bytes, "The labelled parts of the scenes")
+            return [
+                _Part(
+                    info=info,
+                    cube=scene.read(
+                        (part.row, part.row + part.codes.shape[0]),
+                        (part.col, part.col + part.codes.shape[1]),
+                        same,
+                    ),
+                    codes=part.codes,
+                    row=part.row,
+                    col=part.col,
+                    nodata=info.nodata[same],
+                )
+                for part in parts
+            ]
         finally:
             scene.close()
 
@@ -266,16 +285,6 @@ def _drop_classes(
             )
         for part in parts:
             part.codes[part.codes == code] = 0
-
-
-def labelled_part(codes: NDArray[Any], halo: int) -> tuple[int, int, int, int]:
-    """Bound the labelled pixels with ``halo`` pixels of context around them."""
-    rows = np.flatnonzero(codes.any(axis=1))
-    cols = np.flatnonzero(codes.any(axis=0))
-    row, col = max(rows[0] - halo, 0), max(cols[0] - halo, 0)
-    row_end = min(rows[-1] + 1 + halo, codes.shape[0])
-    col_end = min(cols[-1] + 1 + halo, codes.shape[1])
-    return int(row), int(col), int(row_end - row), int(col_end - col)
 
 
 def _drop_empty_bands(

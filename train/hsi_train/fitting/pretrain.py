@@ -20,6 +20,7 @@ from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.scene import Cube, valid_pixels
 from hsi_train.data import labelled_scene
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.parts import MASK_BYTES, check_room
 from hsi_train.fitting.encoder_file import (
     ENCODER,
     PRETRAIN_STATE,
@@ -100,13 +101,17 @@ def read_sources(
 
     Raises:
         SceneError: A scene cannot be read, or none holds a window.
+        ResourceError: All scenes together do not fit into memory.
     """
-    sources = []
+    sources, needed = [], 0
     for path in labelled_scene.expand_scenes(paths):
         scene = labelled_scene.open_any(path)
         try:
             info = scene.info
             bands = np.flatnonzero(info.good)
+            pixel_bytes = len(bands) * info.dtype.itemsize + MASK_BYTES
+            needed += info.rows * info.cols * pixel_bytes
+            check_room(needed, "The scenes to pre-train on")
             cube = scene.read((0, info.rows), (0, info.cols), bands)
         finally:
             scene.close()

@@ -1,5 +1,8 @@
 """Statistics of the training pixels, and of no others."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -8,6 +11,7 @@ from hsi_train.data.labelled_scene import LabelledData, LabelledScene
 from hsi_train.data.roles import Role
 from hsi_train.method import Problem
 
+ROWS_AT_ONCE = 64  # of a scene, while spectra are summed up
 TOP_PERCENTILE = 99.9  # of all training values: a scale that a few spikes do not move
 
 
@@ -29,25 +33,56 @@ def usable_deviation(
 
 
 def describe_problem(data: LabelledData) -> Problem:
-    """Measure what a method must know of the training pixels, and of no others."""
-    spectra, classes = _training_spectra(data.scenes)
-    class_count = len(data.classes)
-    mean, std = mean_and_deviation(spectra)
-    means = [spectra[:, classes == k].mean(axis=1) for k in range(class_count)]
+    """Measure what a method must know of the training pixels, and of no others.
+
+    Some rows at a time: a copy of all spectra in double precision would be large.
+    """
+    shape = len(data.classes), len(data.bands)
+    pixels = data.pixels_by_role()[:, Role.TRAIN]
+    total, squares, totals = np.zeros(shape[1]), np.zeros(shape[1]), np.zeros(shape)
+    for spectra, classes in _training_spectra(data.scenes):
+        total = _added(total, spectra)
+        for k in np.unique(classes):
+            totals[k] = _added(totals[k], spectra[classes == k])
+    mean = total / pixels.sum()
+    for spectra, _ in _training_spectra(data.scenes):
+        squares = _added(squares, (spectra - mean) ** 2)
+    std = np.sqrt(squares / pixels.sum())
     return Problem(
         band_mean=torch.from_numpy(mean),
-        band_std=torch.from_numpy(std),
-        class_counts=torch.from_numpy(np.bincount(classes, minlength=class_count)),
-        class_means=torch.from_numpy(np.stack(means)),
-        top=torch.tensor(np.percentile(spectra, TOP_PERCENTILE), dtype=torch.float64),
+        band_std=torch.from_numpy(usable_deviation(mean, std)),
+        class_counts=torch.from_numpy(pixels),
+        class_means=torch.from_numpy(totals / pixels[:, None]),
+        top=torch.tensor(_percentile(data.scenes, TOP_PERCENTILE), dtype=torch.float64),
     )
 
 
 def _training_spectra(
     scenes: list[LabelledScene],
-) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
-    """Collect spectra ``(band, pixel)`` and classes ``(pixel,)`` of training pixels."""
-    chosen = [(s, s.roles == Role.TRAIN) for s in scenes]
-    spectra = [s.cube[:, train].astype(np.float64) for s, train in chosen]
-    classes = [s.classes[train] for s, train in chosen]
-    return np.concatenate(spectra, axis=1), np.concatenate(classes)
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.int16]]]:
+    """Yield spectra ``(pixel, band)`` and classes ``(pixel,)``, some rows at a time."""
+    for scene in scenes:
+        for top in range(0, len(scene.roles), ROWS_AT_ONCE):
+            rows = slice(top, top + ROWS_AT_ONCE)
+            train = scene.roles[rows] == Role.TRAIN
+            if train.any():
+                spectra = scene.cube[:, rows][:, train].T.astype(np.float64)
+                yield spectra, scene.classes[rows][train]
+
+
+def _added(total: NDArray[np.float64], more: NDArray[np.float64]) -> Any:
+    """Add ``(pixel, band)`` pixel by pixel: the sum is that of all pixels at once."""
+    return np.add.reduce(np.vstack([total, more]), axis=0)
+
+
+def _percentile(scenes: list[LabelledScene], percent: float) -> float:
+    """Interpolate a percentile of all training values, which stay in their own type."""
+    values = np.concatenate([s.cube[:, s.roles == Role.TRAIN].ravel() for s in scenes])
+    place = (len(values) - 1) * (percent / 100)
+    low = int(place)
+    high = min(low + 1, len(values) - 1)
+    values.partition((low, high))
+    below, above = float(values[low]), float(values[high])
+    share, step = place - low, above - below
+    # From the nearer end, as NumPy interpolates.
+    return above - step * (1 - share) if share >= 0.5 else below + step * share

@@ -139,13 +139,16 @@ def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
 
 def write_splits(run: Path, data: LabelledData) -> None:
     """Write each scene's roles as a GeoTIFF on its whole grid."""
-    stems = [scene.info.path.stem for scene in data.scenes]
-    for number, scene in enumerate(data.scenes, 1):
-        stem = f"_{scene.info.path.stem}" if len(stems) > 1 else ""
-        if stems.count(scene.info.path.stem) > 1:
+    groups = data.by_file()
+    infos = [parts[0].info for parts in groups]
+    stems = [info.path.stem for info in infos]
+    for number, (info, parts) in enumerate(zip(infos, groups, strict=True), 1):
+        stem = f"_{info.path.stem}" if len(stems) > 1 else ""
+        if stems.count(info.path.stem) > 1:
             stem += f"_{number}"
-        whole = np.zeros((scene.info.rows, scene.info.cols), dtype=np.uint8)
-        height, width = scene.roles.shape
-        rows = slice(scene.row, scene.row + height)
-        whole[rows, scene.col : scene.col + width] = scene.roles
-        write_raster(run / f"split{stem}.tif", whole, scene.info)
+        whole = np.zeros((info.rows, info.cols), dtype=np.uint8)
+        for part in parts:
+            rows, cols = part.roles.shape
+            place = np.s_[part.row : part.row + rows, part.col : part.col + cols]
+            whole[place][part.roles != 0] = part.roles[part.roles != 0]
+        write_raster(run / f"split{stem}.tif", whole, info)

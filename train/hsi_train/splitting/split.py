@@ -76,19 +76,21 @@ def _on_scenes(
 
     The rasters are given for all scenes, or for the labelled ones as a run writes them.
     """
-    if len(paths) not in (len(data.labelled), len(data.scenes)):
+    groups = data.by_file()
+    if len(paths) not in (len(data.labelled), len(groups)):
         raise SceneError(
             f"{len(paths)} split raster(s) for {len(data.labelled)} scene(s), "
-            f"{len(data.scenes)} of them labelled; give one for each, or for each "
+            f"{len(groups)} of them labelled; give one for each, or for each "
             "labelled one, in the same order."
         )
     if len(paths) == len(data.labelled):
         paths = [path for path, has in zip(paths, data.labelled, strict=True) if has]
-    for path, scene in zip(paths, data.scenes, strict=True):
-        values, _ = read_codes(path, scene.info)
-        rows, cols = scene.classes.shape
-        part = values[scene.row : scene.row + rows, scene.col : scene.col + cols]
-        yield path, scene, part
+    for path, scenes in zip(paths, groups, strict=True):
+        values, _ = read_codes(path, scenes[0].info)
+        for scene in scenes:
+            rows, cols = scene.classes.shape
+            part = values[scene.row : scene.row + rows, scene.col : scene.col + cols]
+            yield path, scene, part
 
 
 def _checked(data: LabelledData, paths: Sequence[str], remedy: str) -> LabelledData:
