@@ -83,9 +83,11 @@ def target_maps(
         device: Where the method lives.
     """
     known = [
-        (p, found) for p, found in target_data.scenes if (found != UNLABELLED).any()
+        (p, classes)
+        for p, classes in target_data.scenes
+        if (classes != UNLABELLED).any()
     ]
-    scenes = (target.read(target_data, p, found, method.halo) for p, found in known)
+    scenes = (target.read(target_data, p, classes, method.halo) for p, classes in known)
     bands, _ = composites(data)
     return _gallery(method, scenes, len(known), bands, data, device, divided=False)
 
@@ -99,26 +101,30 @@ def _gallery(
     device: torch.device,
     divided: bool = True,
 ) -> Safe:
-    """Head and draw the first scenes; explain the colours; count those left out.
+    """Draw the first scenes, with headings, a legend and the number of other scenes.
 
     Args:
-        method: In evaluation mode.
-        scenes: No more than `MAX_MAPS` are asked for.
-        total: How many there are.
-        bands: Of the composites.
+        method: Trained method in evaluation mode.
+        scenes: Scenes, of which `MAX_MAPS` at most are read.
+        total: Number of scenes.
+        bands: Bands of the composites.
         data: Source scenes and classes.
-        device: Where the method lives.
+        device: Device of the method.
         divided: Whether the scenes have a split to draw; target scenes have none.
     """
     many = min(total, MAX_MAPS)
     parts: list[Safe] = []
     for scene in islice(scenes, many):
-        wanted = scene.valid
-        large = wanted.size > MAX_MAP_PIXELS
-        if large:
-            wanted = scene.classes != UNLABELLED
-        found = class_and_confidence(method, scene, wanted, device)
-        panels = _panels(scene, divided, bands, data, *found, PICTURE_PIXELS // many)
+        large = scene.valid.size > MAX_MAP_PIXELS
+        pixels = scene.classes != UNLABELLED if large else scene.valid
+        predicted, confidence = class_and_confidence(method, scene, pixels, device)
+        limit = PICTURE_PIXELS // many
+        panels = [
+            *_composite_panels(scene, divided, bands, data, limit),
+            _label_panel(scene, data, limit),
+            *([_split_panel(scene, limit)] if divided else []),
+            *_map_panels(scene, data, predicted, confidence, limit),
+        ]
         parts += [_heading(scene), layout(panels, scene.valid.shape, many)]
         if large:
             parts.append(
@@ -154,48 +160,50 @@ def layout(panels: list[Safe], shape: tuple[int, ...], scenes: int) -> Safe:
     return grid(panels, 3, many, "map") if scenes > 2 else grid(panels, 2, 3, "map")
 
 
-def _panels(
+def _composite_panels(
     scene: LabelledScene,
     divided: bool,
     bands: dict[str, list[int]],
     data: LabelledData,
-    found: NDArray[np.int16],
-    confidence: NDArray[np.float32],
     limit: int,
 ) -> list[Safe]:
-    name = scene.info.path.name
     centres = data.reference.wavelengths_nm
     panels = []
     for title, chosen in bands.items():
-        said = [f"band {data.bands[b] + 1}" for b in chosen]
+        names = [f"band {data.bands[b] + 1}" for b in chosen]
         if centres is not None:
             nm = centres[data.bands[chosen]]
             # Bands of a target scene may be in another order, or resampled.
-            numbers = [f" ({s})" if divided else "" for s in said]
-            said = [f"{n:.0f} nm{s}" for n, s in zip(nm, numbers, strict=True)]
-        caption = ", ".join(f"{c} {s}" for c, s in zip(CHANNELS, said, strict=True))
+            numbers = [f" ({name})" if divided else "" for name in names]
+            names = [f"{n:.0f} nm{s}" for n, s in zip(nm, numbers, strict=True)]
+        caption = ", ".join(f"{c} {n}" for c, n in zip(CHANNELS, names, strict=True))
         uri = photograph(composite(scene, chosen), limit)
-        panels.append(_panel(uri, title, name, text(caption)))
+        panels.append(_panel(uri, title, scene, text(caption)))
+    return panels
+
+
+def _label_panel(scene: LabelledScene, data: LabelledData, limit: int) -> Safe:
     colors = [c.color for c in data.classes]
+    uri = painted(scene.classes, colors, scene.valid, limit, rare=True)
     labelled = int((scene.classes != UNLABELLED).sum())
-    valid = scene.valid
-    split = [_split_panel(scene, limit)] if divided else []
+    return _panel(uri, "Labels", scene, text(f"{labelled:,} pixels"))
+
+
+def _map_panels(
+    scene: LabelledScene,
+    data: LabelledData,
+    predicted: NDArray[np.int16],
+    confidence: NDArray[np.float32],
+    limit: int,
+) -> list[Safe]:
+    colors = [c.color for c in data.classes]
+    class_map = painted(predicted, colors, scene.valid, limit)
+    shares = painted_shares(confidence, scene.valid, limit)
+    caption = joined("probability of the class shown", share_scale())
     return [
-        *panels,
-        _panel(
-            painted(scene.classes, colors, valid, limit, rare=True),
-            "Labels", name, text(f"{labelled:,} pixels"),
-        ),
-        *split,
-        _panel(
-            painted(found, colors, valid, limit),
-            "Class map", name, text("by the trained network"),
-        ),
-        _panel(
-            painted_shares(confidence, valid, limit),
-            "Confidence", name, joined("probability of the class shown", share_scale()),
-        ),
-    ]  # fmt: skip
+        _panel(class_map, "Class map", scene, text("by the trained network")),
+        _panel(shares, "Confidence", scene, caption),
+    ]
 
 
 def _split_panel(scene: LabelledScene, limit: int) -> Safe:
@@ -214,22 +222,22 @@ def _split_panel(scene: LabelledScene, limit: int) -> Safe:
     role_colors = [ROLE_COLORS[role] for role in order]
     uri = painted(parts, role_colors, scene.valid, limit, rare=True)
     caption = Safe(f'<span class="keys">{" ".join(keys)}</span>')
-    return _panel(uri, "Split", scene.info.path.name, caption)
+    return _panel(uri, "Split", scene, caption)
 
 
-def _panel(uri: str, title: str, scene: str, caption: Safe) -> Safe:
+def _panel(uri: str, title: str, scene: LabelledScene, caption: Safe) -> Safe:
     below = Safe(f"<b>{text(title)}</b><br>{caption}")
-    return figure(uri, f"{title} of {scene}", below)
+    return figure(uri, f"{title} of {scene.info.path.name}", below)
 
 
 def _heading(scene: LabelledScene) -> Safe:
     info, (rows, cols) = scene.info, scene.valid.shape
-    said = f"{rows:,} rows x {cols:,} columns"
+    size = f"{rows:,} rows x {cols:,} columns"
     if info.resolution_m is not None:
-        said += f" of {info.resolution_m:g} m pixels"
+        size += f" of {info.resolution_m:g} m pixels"
     if (rows, cols) != (info.rows, info.cols):
-        said += (
+        size += (
             f": the labelled part, from row {scene.row + 1:,} and column "
             f"{scene.col + 1:,}, of {info.rows:,} x {info.cols:,}"
         )
-    return joined(Safe(f"<h3>{text(info.path.name)}</h3>"), paragraph(said, "soft"))
+    return joined(Safe(f"<h3>{text(info.path.name)}</h3>"), paragraph(size, "soft"))

@@ -94,11 +94,11 @@ def _head(data: LabelledData, result: dict[str, Any], described: Description) ->
         f"{described.method}: {percent(result['overall_accuracy'])} of the test pixels "
         "are right"
     )
-    said = (
+    summary = (
         f"Trained on {scene}{more}: {len(data.classes)} classes, {len(data.bands)} "
         f"bands, {result['counts']['train']:,} training pixels."
     )
-    return joined(Safe(f"<h1>{text(headline)}</h1>"), paragraph(said, "soft"))
+    return joined(Safe(f"<h1>{text(headline)}</h1>"), paragraph(summary, "soft"))
 
 
 def _confusion(result: dict[str, Any], data: LabelledData) -> Safe:
@@ -139,9 +139,9 @@ def _area_adjusted(result: dict[str, Any], data: LabelledData) -> Safe:
 def _target(run: RunResult) -> Safe:
     if run.target_data is None:
         return Safe()
-    said = run.metrics["target"]["warnings"]
+    warnings = run.metrics["target"]["warnings"]
     return joined(
-        *(paragraph(sentence, "warning") for sentence in said),
+        *(paragraph(sentence, "warning") for sentence in warnings),
         table(*comparison(run.metrics)),
         target_maps(run.method, run.target_data, run.data, run.device),
     )
@@ -170,8 +170,8 @@ def _training(progress: Progress) -> Safe:
     plots = [figure(svg(draw_loss(progress)), "Training loss over the epochs")]
     validation = draw_validation(progress)
     if validation is None:
-        said = paragraph("There are no validation pixels: the last epoch is kept.")
-        return joined(grid(plots, 1, 2), said)
+        note = paragraph("There are no validation pixels: the last epoch is kept.")
+        return joined(grid(plots, 1, 2), note)
     plots.append(
         figure(svg(validation), "Accuracy and kappa of the validation pixels by epoch")
     )

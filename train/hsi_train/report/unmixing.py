@@ -36,10 +36,10 @@ def unmixing(method: BaseMethod, data: LabelledData, device: torch.device) -> Sa
         data: Scenes and classes.
         device: Where the method lives.
     """
-    found = method.endmembers()
-    if found is None:
+    endmembers = method.endmembers()
+    if endmembers is None:
         return Safe()
-    spectra = found.cpu().numpy()
+    spectra = endmembers.cpu().numpy()
     means = method.problem.class_means.cpu().numpy()
     axis = spectral_axis(data)
     panels = [
@@ -92,7 +92,7 @@ def draw_endmember(
 def abundance_maps(
     maps: NDArray[np.float32], scene: LabelledScene, data: LabelledData, limit: int
 ) -> Safe:
-    """Paint ``(class, row, col)`` as a map for each class, of at most some pixels."""
+    """Draw ``(class, row, col)`` as maps of at most ``limit`` pixels."""
     panels = [
         figure(
             painted_shares(shares, scene.valid, limit),
