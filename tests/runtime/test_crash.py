@@ -148,6 +148,43 @@ def test_a_run_that_a_signal_stops_resumes(
     clean(place, "stopped")
 
 
+# A FAKE of an engine that does not end: for minutes it is outside Python.
+ENDLESS = """
+import hashlib
+from hsi_runtime.cli import main
+from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
+
+def predict(*given):
+    print("computing", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+OnnxruntimeCpu.predict = predict
+main()
+"""
+
+
+@pytest.mark.parametrize("threads", ["1", "2"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_engine_that_does_not_end_is_abandoned(
+    place: Path, number: signal.Signals, threads: str
+) -> None:
+    given = [sys.executable, "-c", ENDLESS, *command(place, "endless.tif")[3:]]
+    with subprocess.Popen(
+        [*given, "--threads", threads],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "computing\n"
+        process.send_signal(number)
+        _, message = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else 143)
+    assert "Repeat the command to resume" in message
+    assert not (place / "endless.tif").exists()
+    clean(place, "endless")
+
+
 def limit_files(size: int) -> Callable[[], None]:
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
