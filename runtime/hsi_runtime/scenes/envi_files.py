@@ -8,6 +8,8 @@ from hsi_runtime.scenes.envi_header import is_header, layout_of, read_header
 
 DATA_SUFFIXES = ("", ".img", ".dat", ".raw", ".bsq", ".bil", ".bip", ".bin", ".sli")
 
+HEADER_SUFFIXES = (".hdr", ".HDR", ".Hdr")
+
 
 def find_envi(path: Path, magic: bytes) -> tuple[Path, Path] | None:
     """Find the header and data file of a scene.
@@ -25,11 +27,20 @@ def find_envi(path: Path, magic: bytes) -> tuple[Path, Path] | None:
     return None if header is None else (header, path)
 
 
-def header_beside(path: Path) -> Path | None:
-    """Find the header of a data file: NAME.img.hdr before NAME.hdr, in any case."""
-    for name in (f"{path.name}.hdr", f"{path.stem}.hdr"):
-        for header in _named(path.parent, name):
-            if header != path and _starts_as_header(header):
+def header_beside(path: Path, list_folder: bool = True) -> Path | None:
+    """Find the header of a data file: NAME.img.hdr before NAME.hdr.
+
+    Args:
+        path: The data file.
+        list_folder: Find names of any case, which takes a listing of the folder. A
+            folder of many scenes is not listed for each of them.
+    """
+    for name in (path.name, path.stem):
+        headers = [path.with_name(name + suffix) for suffix in HEADER_SUFFIXES]
+        if list_folder:
+            headers += _named(path.parent, f"{name}.hdr")
+        for header in headers:
+            if header.is_file() and header != path and _starts_as_header(header):
                 return header
     return None
 

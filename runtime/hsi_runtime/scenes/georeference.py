@@ -137,11 +137,9 @@ def with_world_file(ground: Ground, path: Path) -> Ground:
 def _world_file(path: Path, notes: list[str]) -> tuple[Transform | None, list[Path]]:
     suffix = path.suffix[1:].lower()
     ends = [f"{suffix[0]}{suffix[-1]}w", f"{suffix}w"] if suffix else []
-    names = {f"{path.stem}.{end}".lower() for end in (*ends, "wld")}
-    try:
-        beside = sorted(p for p in path.parent.iterdir() if p.name.lower() in names)
-    except OSError:  # a folder that may be entered but not listed
-        return None, []
+    names = [f"{path.stem}.{end}" for end in (*ends, "wld")]
+    names += [f"{path.stem}.{end.upper()}" for end in (*ends, "wld")]
+    beside = [world for world in map(path.with_name, names) if world.exists()]
     for world in beside:
         try:
             text = read_whole(world, WORLD_BYTES).decode("ascii").replace(",", ".")
@@ -197,6 +195,10 @@ def _transform(map_info: list[str], notes: list[str]) -> Transform | None:
         rotation = float(options.get("rotation", "0"))
     except ValueError:
         notes.append("map info has an unreadable rotation; georeference dropped.")
+        return None
+    numbers = (ref_col, ref_row, east, north, width, height, rotation)
+    if not all(map(math.isfinite, numbers)) or width == 0 or height == 0:
+        notes.append("map info places no pixels; georeference dropped.")
         return None
     angle = math.radians(rotation)
     dx_col, dx_row = width * math.cos(angle), height * math.sin(angle)

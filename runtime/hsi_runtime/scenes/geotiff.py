@@ -156,7 +156,7 @@ def _header(path: Path, dataset: Any) -> Statements:
 
     Nodata and scale are those of the header's data type; others do not fit the TIFF.
     """
-    place = header_beside(path)
+    place = header_beside(path, list_folder=False)
     if place is None:
         return Statements(path)
     found, bands = Statements(place), dataset.count

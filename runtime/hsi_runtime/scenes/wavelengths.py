@@ -193,10 +193,10 @@ def _factor(
         return None, [note + "not used."]
     if not (np.isfinite(centres).all() and (centres > 0).all()):
         raise SceneError(f"{source}: wavelengths must be positive numbers.")
-    low, high = centres.min(), centres.max()
+    low, high = float(centres.min()), float(centres.max())
 
     def fits(factor: float) -> bool:
-        return bool(low * factor >= SHORTEST_NM and high * factor <= LONGEST_NM)
+        return low * factor >= SHORTEST_NM and high * factor <= LONGEST_NM
 
     by_size = next((factor for factor in (1.0, 1e3) if fits(factor)), None)
     named = "nm" if by_size == 1 else "micrometres"
@@ -241,6 +241,7 @@ def _widths(
     """Take the widths of the chosen place, or of the first other one with a unit."""
     for place in (chosen, *places):
         widths = _numbers(source, "fwhm", place.widths)
+        widths[widths > LONGEST_NM * 10] = np.nan  # in Angstroms, the shortest unit
         units = {unit.strip().lower() for unit in place.units} - {""}
         scale = factor
         if place is not chosen:

@@ -1,6 +1,7 @@
 """Which data file belongs to which header."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,3 +89,15 @@ def test_folder_and_pipe_beside_a_header_are_no_data(tmp_path: Path) -> None:
         open_scene(tmp_path / "scene.hdr")
     data(tmp_path / "scene.dat", 3)
     assert (everything(open_scene(tmp_path / "scene.hdr")) == 3).all()
+
+
+def test_folder_is_not_listed_for_each_geotiff(
+    tmp_path: Path, write_scene_tiff: Any, cube: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_scene_tiff(tmp_path / "s.tif", cube, crs=None, transform=None)
+
+    def refuse(_: Path) -> Any:
+        raise AssertionError("the folder is listed")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert open_scene(path).info.bands == 4

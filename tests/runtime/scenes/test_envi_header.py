@@ -263,7 +263,11 @@ KEYS = st.sampled_from(
 VALUES = st.one_of(
     st.text(max_size=12),
     st.sampled_from(["1", "2", "0", "-1", "1e999", "nan", "9" * 5000, "bsq", "bip"]),
-    st.lists(st.sampled_from(["1", "450", "0.5", "x", "UTM", "WGS-84", "33", "North"]))
+    st.lists(
+        st.sampled_from(
+            ["1", "450", "0.5", "x", "UTM", "WGS-84", "33", "North", "rotation=1e999"]
+        )
+    )
     .map(", ".join)
     .map("{{{}}}".format),
 )

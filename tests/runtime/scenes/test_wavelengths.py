@@ -9,7 +9,7 @@ import pytest
 import rasterio
 from envi_files import header_text
 from envi_files import write as write_envi
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hsi_runtime.errors import SceneError
@@ -136,20 +136,27 @@ def test_wavelengths_of_an_array_are_checked_as_those_of_a_file() -> None:
         ArrayScene(cube, wavelengths_nm=["a", "b", "c"])
 
 
+ANY = st.floats(allow_nan=True, allow_infinity=True)
+
+
 @given(
-    st.lists(st.floats(allow_nan=True, allow_infinity=True), min_size=1, max_size=8),
+    st.lists(st.tuples(ANY, ANY), min_size=1, max_size=8),
     st.sampled_from(["", "nm", "um", "Index", "m", "foo", "Angstroms"]),
 )
+@example([(1e306, 1.0)], "")
+@example([(450.0, 1e306)], "m")
 def test_any_wavelengths_are_plausible_or_none_or_refused(
-    centres: list[float], unit: str
+    pairs: list[tuple[float, float]], unit: str
 ) -> None:
     try:
-        found = chosen(centres, unit)
+        found = chosen([c for c, _ in pairs], unit, [w for _, w in pairs])
     except SceneError:
         return
     if found.centres is not None:
         known = found.centres
         assert ((known >= 200 - 1e-6) & (known <= 20_000 + 1e-6)).all()
+    if found.widths is not None:
+        assert (np.isfinite(found.widths) & (found.widths > 0)).all()
 
 
 @pytest.mark.parametrize(
