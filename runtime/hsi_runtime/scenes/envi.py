@@ -6,6 +6,7 @@ the block cache.
 """
 
 import mmap
+from collections.abc import Collection
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from hsi_runtime.scenes.envi_header import (
     units_of,
 )
 from hsi_runtime.scenes.georeference import complete, from_envi, with_world_file
-from hsi_runtime.scenes.scene import Cube, SceneInfo, held_nodata
+from hsi_runtime.scenes.scene import DTYPES, Cube, SceneInfo, held_nodata
 from hsi_runtime.scenes.side_car import Statements, side_car_of
 from hsi_runtime.scenes.wavelengths import Spectrum, choose, list_place, name_place
 
@@ -34,9 +35,19 @@ class EnviScene:
 
     info: SceneInfo
 
-    def __init__(self, header_path: Path, data_path: Path) -> None:
+    def __init__(
+        self,
+        header_path: Path,
+        data_path: Path,
+        dtypes: Collection[str] = DTYPES,
+    ) -> None:
         header = read_header(header_path)
         layout = layout_of(header)
+        if layout.dtype.name not in dtypes:
+            raise SceneError(
+                f"{header.path}: data type {header.text('data type')!r} is not "
+                f"supported, {layout.dtype.name}; expected one of {', '.join(dtypes)}."
+            )
         # First, so that a header which promises too much costs no memory.
         self._mapped = _mapped(data_path, layout)
         self.info = _describe(header, data_path, layout)

@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class GeoTiffScene:
 
     info: SceneInfo
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, dtypes: Collection[str] = DTYPES) -> None:
         self._env = rasterio.Env(**GDAL_OPTIONS)
         self._busy = threading.Lock()
         try:
@@ -61,7 +62,7 @@ class GeoTiffScene:
         try:
             nodata_text = declared_nodata(path)
             with self._env:  # without it, GDAL's warnings go to stderr by themselves
-                self._start(path, nodata_text)
+                self._start(path, nodata_text, dtypes)
         except (*DAMAGED, ValueError) as error:  # text that is no UTF-8, a damaged CRS
             self._dataset.close()
             raise SceneError(f"{path} has tags that cannot be read: {error}") from error
@@ -69,7 +70,7 @@ class GeoTiffScene:
             self._dataset.close()
             raise
 
-    def _start(self, path: Path, nodata_text: str) -> None:
+    def _start(self, path: Path, nodata_text: str, dtypes: Collection[str]) -> None:
         """Describe the open file, and what lies beside it."""
         dataset = self._dataset
         own = _own(path, dataset, nodata_text)
@@ -78,6 +79,7 @@ class GeoTiffScene:
         self._masked = _has_mask(dataset)
         self._bands, self._alpha = _split_bands(path, dataset, spectrum)
         self._hides = self._masked or len(self._alpha) > 0
+        _check_types(path, dataset, self._bands, dtypes)
         own.notes += _alpha_notes(path, self._alpha)
         info = _describe(path, dataset, statements, spectrum, self._bands)
         self.info = _with_missing(info) if self._hides else info
@@ -256,15 +258,15 @@ def _good(count: int, statements: list[Statements]) -> NDArray[np.bool_]:
     return np.ones(count, dtype=bool)
 
 
-def _stored_type(path: Path, dataset: Any, bands: NDArray[np.intp]) -> np.dtype[Any]:
+def _check_types(
+    path: Path, dataset: Any, bands: NDArray[np.intp], dtypes: Collection[str]
+) -> None:
     kinds = sorted({dataset.dtypes[b] for b in bands})
-    if len(kinds) > 1 or kinds[0] not in DTYPES:
+    if len(kinds) > 1 or kinds[0] not in dtypes:
         raise SceneError(
             f"{path} holds values of type {', '.join(kinds)}; "
-            f"expected one of {', '.join(DTYPES)} for all bands."
+            f"expected one of {', '.join(dtypes)} for all bands."
         )
-    dtype: np.dtype[Any] = np.dtype(kinds[0])
-    return dtype
 
 
 def _describe(
@@ -284,7 +286,7 @@ def _describe(
         bands: 0-based bands that are measurements.
     """
     own, *beside = statements
-    dtype = _stored_type(path, dataset, bands)
+    dtype: np.dtype[Any] = np.dtype(dataset.dtypes[bands[0]])
     declared: list[float | None] = list(dataset.nodatavals)
     for said in beside:
         declared = said.fills(declared)

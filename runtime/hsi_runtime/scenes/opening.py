@@ -1,17 +1,22 @@
 """Opens a scene by its first bytes: GeoTIFF or ENVI."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import local_file, open_binary
-from hsi_runtime.scenes.scene import Scene
+from hsi_runtime.scenes.scene import DTYPES, Scene
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def open_scene(path: str | os.PathLike[str]) -> Scene:
+def open_scene(path: str | os.PathLike[str], dtypes: Collection[str] = DTYPES) -> Scene:
     """Open a GeoTIFF or ENVI scene, by its data file or its ``.hdr``.
+
+    Args:
+        path: The file.
+        dtypes: Types of values that can be used.
 
     Raises:
         SceneError: There is no such file, it is of no kind that can be read, or
@@ -25,7 +30,7 @@ def open_scene(path: str | os.PathLike[str]) -> Scene:
 
         _check_mask(path)
         try:
-            return GeoTiffScene(path)
+            return GeoTiffScene(path, dtypes)
         except SceneError:
             envi = _raw_values(path)
             if envi is None:
@@ -37,7 +42,7 @@ def open_scene(path: str | os.PathLike[str]) -> Scene:
     files = find_envi(path, magic)
     if files is not None:
         _check_mask(files[1])
-        return EnviScene(*files)
+        return EnviScene(*files, dtypes)
     hint = "hsi-run reads GeoTIFF and ENVI files (with their .hdr)"
     if magic.startswith(b"MATLAB") or magic == b"\x89HDF\r\n\x1a\n":
         hint = (

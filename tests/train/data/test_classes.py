@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
 
@@ -45,7 +47,7 @@ def test_colours_of_objects(tmp_path: Path) -> None:
 @pytest.mark.parametrize("color", ["red", "#12345", "#1234567", "123456", "#12345g", 5])
 def test_bad_colour_is_shown(tmp_path: Path, color: Any) -> None:
     content = [{"code": 1, "name": "a", "color": color}]
-    with pytest.raises(SceneError, match=rf"colour '{color}'.*#rrggbb"):
+    with pytest.raises(SceneError, match=rf"colour {color!r}.*#rrggbb"):
         ClassTable.from_json(write(tmp_path, content))
 
 
@@ -62,7 +64,7 @@ def test_other_forms_are_refused_with_an_example(tmp_path: Path, content: Any) -
 @pytest.mark.parametrize("raw", [b"", b"{", b"\xff\xfe\x00", b"[1,"])
 def test_damaged_or_missing_file(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "classes.json"
-    with pytest.raises(SceneError, match=r"Classes .*classes\.json"):
+    with pytest.raises(SceneError, match=r"no file .*classes\.json"):
         ClassTable.from_json(str(path))
     path.write_bytes(raw)
     with pytest.raises(SceneError, match=r"Classes .*classes\.json"):
@@ -86,11 +88,6 @@ def test_later_table_wins() -> None:
     first = ClassTable({1: "a", 2: "b"}, {1: "#000000"})
     both = first.updated(ClassTable({2: "c"}, {1: "#ffffff"}))
     assert both == ClassTable({1: "a", 2: "c"}, {1: "#ffffff"})
-
-
-def test_raster_names_by_position_and_colours_by_value() -> None:
-    table = ClassTable.from_raster(["", "roof", None, "tree"], {3: (255, 128, 0, 255)})
-    assert table == ClassTable({1: "roof", 3: "tree"}, {3: "#ff8000"})
 
 
 def test_many_classes_all_get_a_colour() -> None:
@@ -139,3 +136,121 @@ def test_default_colours_are_told_apart(
     assert len(seen) == count
     apart = np.linalg.norm(seen[:, None] - seen[None], axis=2)
     assert apart[~np.eye(count, dtype=bool)].min() > distance
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"1": "a", "1": "b"}', "'1' is given twice"),
+        ('{"1": "a", "01": "b"}', "code 1 is given twice"),
+        (
+            '[{"code": 1, "name": "a"}, {"code": 1, "name": "b"}]',
+            "code 1 is given twice",
+        ),
+        ('[{"code": 1, "code": 2, "name": "a"}]', "'code' is given twice"),
+        ('[{"code": 1.9, "name": "a"}]', r"code 1\.9 is no whole number"),
+        ('{"1.9": "a"}', r"code '1\.9' is no whole number"),
+        ('[{"code": true, "name": "a"}]', "code True is no whole number"),
+        ('{"-1": "a"}', "code '-1' is no whole number"),
+        ('{"65535": "a"}', r"code '65535' is not in 0\.\.65534"),
+        ('{"1": "a", "2": " a "}', "two classes are named 'a'"),
+        ('{"1": "  "}', "is no name"),
+        ('{"classes": ' * 20_000, "nested too deep"),
+        ("[" * 20_000, "nested too deep"),
+        ('{"1": ' + "9" * 5_000 + "}", "expected"),
+    ],
+)
+def test_a_class_file_that_would_lose_something_is_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    path = tmp_path / "classes.json"
+    path.write_text(text)
+    with pytest.raises(SceneError, match=message):
+        ClassTable.from_json(str(path))
+
+
+def test_byte_order_mark_is_no_part_of_the_class_file(tmp_path: Path) -> None:
+    path = tmp_path / "classes.json"
+    path.write_bytes(b'\xef\xbb\xbf{"1": "roof"}')
+    assert ClassTable.from_json(str(path)).names == {1: "roof"}
+
+
+def test_names_that_differ_in_capitals_only_are_warned_of() -> None:
+    _, messages = ClassTable({1: "Roof", 2: "roof ", 3: "tree"}).describe([1, 2, 3])
+    (message,) = messages
+    assert "'Roof' (1) and 'roof ' (2) have the same name" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a\0b", "control character"),
+        ("a\x1b[31m", "control character"),
+        ("\ud800", "control character"),
+        ("a" * 100_000, "100000 letters; at most 200"),
+    ],
+    ids=["nul", "escape", "surrogate", "long"],
+)
+def test_names_that_no_file_can_hold_are_refused(name: str, message: str) -> None:
+    with pytest.raises(SceneError, match=message):
+        ClassTable({1: name}).describe([1])
+
+
+JSON = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text()),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4),
+        st.dictionaries(
+            st.one_of(
+                st.sampled_from(["code", "name", "color", "classes", "1", "2"]),
+                st.text(max_size=3),
+            ),
+            inner,
+            max_size=4,
+        ),
+    ),
+    max_leaves=20,
+)
+CODE = st.one_of(st.integers(-1, 70_000), st.integers(1, 9).map(str))
+ENTRY = st.fixed_dictionaries(
+    {"code": CODE, "name": st.text(max_size=4)},
+    optional={"color": st.sampled_from(["#FF00aa", "red", None, 3])},
+)
+CLASS_FILES = st.one_of(
+    st.binary(),
+    JSON.map(json.dumps).map(str.encode),
+    st.lists(ENTRY, max_size=4).map(json.dumps).map(str.encode),
+    st.dictionaries(CODE, st.text(max_size=4)).map(json.dumps).map(str.encode),
+)
+
+
+def check_any_class_file(folder: Path, content: bytes) -> None:
+    path = folder / "classes.json"
+    path.write_bytes(content)
+    try:
+        table = ClassTable.from_json(str(path))
+        classes, _ = table.describe(sorted(table.names))
+    except SceneError:
+        return
+    assert len({entry.name for entry in classes}) == len(classes)
+    for entry in classes:
+        assert 0 <= entry.code <= 65534
+        entry.name.encode()
+        assert len(entry.color) == 7
+
+
+@given(CLASS_FILES)
+@settings(max_examples=100)
+def test_any_class_file(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    check_any_class_file(tmp_path_factory.getbasetemp(), content)
+
+
+@pytest.mark.soak
+@given(CLASS_FILES)
+@settings(max_examples=20_000)
+def test_many_class_files(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    check_any_class_file(tmp_path_factory.getbasetemp(), content)

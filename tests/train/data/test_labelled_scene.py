@@ -108,6 +108,11 @@ def test_windows_of_the_crop_are_those_of_the_whole_scene(files: Files) -> None:
         np.testing.assert_array_equal(window, expected)
 
 
+def about_labels(data: LabelledData) -> list[str]:
+    """The warnings without those about what the scene does not declare."""
+    return [w for w in data.warnings if "declares no" not in w]
+
+
 @pytest.mark.parametrize("layout", ["tiff-band", "tiff-pixel", "bsq", "bil", "bip"])
 def test_every_layout_gives_the_same_data(tmp_path: Path, layout: Any) -> None:
     spec = SceneSpec(rows=30, cols=20, wavelengths_nm=band_centres(5), seed=2)
@@ -128,7 +133,7 @@ def test_classes_are_in_order_of_their_code(files: Files) -> None:
     data = load(files())
     assert [c.code for c in data.classes] == [3, 7]
     assert data.counts() == [9, 6]
-    assert data.warnings == []
+    assert about_labels(data) == []
 
 
 def test_class_file_names_win(files: Files, tmp_path: Path) -> None:
@@ -148,7 +153,7 @@ def test_bad_bands_are_not_used(files: Files) -> None:
     np.testing.assert_array_equal(data.bands, [0, 2, 3])
     assert data.scenes[0].cube.shape[0] == 3
     assert data.scenes[0].valid.all()
-    assert data.warnings == []
+    assert about_labels(data) == []
 
 
 def test_all_bands_bad_is_refused(files: Files) -> None:
@@ -165,7 +170,7 @@ def test_bands_without_a_labelled_value_are_dropped_with_a_warning(
     data = load(files(cube, nodata=-32768), halo=100)
     np.testing.assert_array_equal(data.bands, [0, 1, 3])
     np.testing.assert_array_equal(data.scenes[0].cube, cube[[0, 1, 3]])
-    assert data.warnings == ["Bands without any labelled value are left out: [3]."]
+    assert about_labels(data) == ["Bands without any labelled value are left out: [3]."]
     assert data.counts() == [9, 6]
 
 
@@ -180,7 +185,7 @@ def test_pixels_that_lack_a_band_are_not_used_and_counted(files: Files) -> None:
         scene.valid, valid_pixels(scene.cube, np.full(BANDS, -32768.0))
     )
     assert (scene.classes[~scene.valid] == UNLABELLED).all()
-    assert data.warnings == ["2 labelled pixels are nodata and are not used."]
+    assert about_labels(data) == ["2 labelled pixels are nodata and are not used."]
 
 
 @pytest.mark.parametrize("dtype", ["int16", "uint8", "float32"])
@@ -195,7 +200,7 @@ def test_masked_pixels_are_not_used_and_counted(files: Files, dtype: str) -> Non
     assert data.counts() == [7, 6]
     np.testing.assert_array_equal(scene.valid, seen)
     np.testing.assert_array_equal(scene.cube[:, seen], cube[:, seen])
-    assert data.warnings == ["2 labelled pixels are nodata and are not used."]
+    assert about_labels(data) == ["2 labelled pixels are nodata and are not used."]
 
 
 def test_class_without_a_valid_pixel_is_left_out_by_name(files: Files) -> None:
@@ -381,3 +386,42 @@ def test_a_scene_given_twice_would_be_tested_on_what_it_learnt(
         SceneError, match=r"link\.tif is the same scene as .*scene\.tif"
     ):
         labelled_scene.load([scene, str(link)], [labels, labels], 1)
+
+
+def test_what_the_first_scene_does_not_declare_is_said(
+    files: Files, tmp_path: Path
+) -> None:
+    pair = files(tags=[])
+    (message,) = load(pair).warnings
+    assert message.startswith("scene.tif declares no wavelengths and no scale: ")
+    assert message.endswith("same stored units.")
+    for name in ("ENMAP-METADATA.XML", "scene.hdr", "notes.txt"):
+        (tmp_path / name).touch()
+    (message,) = load(pair).warnings
+    assert "ENMAP-METADATA.XML, scene.hdr may hold them" in message
+    (message,) = load(files()).warnings
+    assert "declares no scale: " in message
+    assert load(files(some_cube("float32"), name="real")).warnings == []
+
+
+def test_the_folder_of_a_product_is_no_list_of_scenes(
+    files: Files, tmp_path: Path, write_tif: WriteTif
+) -> None:
+    _, labels = files()
+    product = tmp_path / "product"
+    product.mkdir()
+    write_tif(product / "spectral.tif", some_cube())
+    write_tif(product / "quality.tif", some_codes())
+    with pytest.raises(
+        SceneError, match=r"product holds 2 rasters.*the largest is .*spectral\.tif"
+    ):
+        load((str(product), labels))
+
+
+def test_matlab_scene_with_wavelengths_needs_no_warning(tmp_path: Path) -> None:
+    cube = np.moveaxis(some_cube("float32"), 0, 2)
+    savemat(tmp_path / "a.mat", {"cube": cube, "wavelengths_nm": [CENTRES]})
+    savemat(tmp_path / "gt.mat", {"gt": some_codes()})
+    data = load((str(tmp_path / "a.mat"), str(tmp_path / "gt.mat")))
+    np.testing.assert_array_equal(data.reference.wavelengths_nm, CENTRES)
+    assert data.warnings == []

@@ -21,7 +21,9 @@ CODES = np.array([[0, 1, 1, 2], [2, 2, 0, 14], [14, 0, 1, 1]])
 GRID = (400_000.0, 1.0, 0.0, 5_800_000.0, 0.0, -1.0)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "float32"])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "uint16", "int16", "int32", "int64", "uint64", "float32"]
+)
 def test_raster_codes_are_read_whatever_their_type(
     tmp_path: Path, write_tif: WriteTif, make_info: MakeInfo, dtype: str
 ) -> None:
@@ -244,3 +246,72 @@ def test_labels_read_in_place_leave_no_side_car(
     scene.close()
     read_codes(str(path), info)
     assert [p.name for p in tmp_path.iterdir()] == ["labels.tif"]
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint64"])
+def test_numpys_own_integers_in_envi(
+    tmp_path: Path, make_info: MakeInfo, dtype: str
+) -> None:
+    path = tmp_path / "labels.img"
+    path.write_bytes(CODES.astype(dtype).tobytes())
+    kind = {"int64": 14, "uint64": 15}[dtype]
+    path.with_suffix(".hdr").write_text(
+        "ENVI\nsamples = 4\nlines = 3\nbands = 1\ninterleave = bsq\nbyte order = 0\n"
+        f"data type = {kind}\n"
+    )
+    values, _ = read_codes(str(path), make_info(3, 4, 2))
+    np.testing.assert_array_equal(values, CODES)
+    with pytest.raises(SceneError, match=r"data type '1[45]' is not supported"):
+        open_scene(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("a.npy", "NumPy array; save it as a GeoTIFF"),
+        ("a.CSV", "a table; .* GeoPackage"),
+        ("a.kml", "not read; save it as a GeoPackage"),
+        ("a.gdb", "not read; save it as a GeoPackage"),
+        ("a.zip", "an archive; unpack it"),
+        ("a.dbf", r"part of a Shapefile; name its \.shp"),
+    ],
+)
+def test_files_that_are_no_labels_are_refused_with_a_way_out(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    (tmp_path / name).write_bytes(b"content")
+    with pytest.raises(SceneError, match=rf"Labels .*{name}: this is .*{message}"):
+        open_labels([str(tmp_path / name)], 1)
+
+
+def test_transposed_labels_are_called_so(
+    tmp_path: Path, write_tif: WriteTif, make_info: MakeInfo
+) -> None:
+    savemat(tmp_path / "gt.mat", {"gt": CODES.T})
+    write_tif(tmp_path / "gt.tif", CODES.T.astype("uint8").copy(), origin=None)
+    for name in ("gt.mat", "gt.tif"):
+        with pytest.raises(SceneError, match="rows and columns are exchanged"):
+            read_codes(str(tmp_path / name), make_info(3, 4, 2))
+
+
+@pytest.mark.parametrize("named", [{}, {255: "snow"}])
+def test_255_without_declared_nodata_is_counted(
+    tmp_path: Path, write_tif: WriteTif, make_info: MakeInfo, named: dict[int, str]
+) -> None:
+    codes = np.where(CODES == 0, 255, CODES).astype("uint8")
+    path = write_tif(tmp_path / "labels.tif", codes)
+    labels = open_labels([str(path)], 1, named=named)
+    np.testing.assert_array_equal(labels.codes(0, make_info(3, 4, 2)), codes)
+    messages = labels.warnings()
+    assert len(messages) == (0 if named else 1)
+    assert all("3 pixels have code 255" in m for m in messages)
+
+
+@pytest.mark.parametrize("others", [[254, 255], [1, 255, 256], [1, 2]])
+def test_255_among_other_large_codes_is_a_class(
+    tmp_path: Path, write_tif: WriteTif, make_info: MakeInfo, others: list[int]
+) -> None:
+    codes = np.resize(others, (3, 4)).astype("uint16")
+    labels = open_labels([str(write_tif(tmp_path / "labels.tif", codes))], 1)
+    labels.codes(0, make_info(3, 4, 2))
+    assert labels.warnings() == []

@@ -1,3 +1,4 @@
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -188,7 +189,7 @@ def test_class_zero_claims_nothing(tmp_path: Path, info: SceneInfo) -> None:
         (np.array([11.0, np.nan]), (11, 0)),
         (np.array(["oak", "ash"], dtype=object), (2, 1)),
         (np.array([" oak ", None], dtype=object), (1, 0)),
-        (np.array(["10", "9"], dtype=object), (1, 2)),
+        (np.array(["10 m", "9 m"], dtype=object), (1, 2)),
     ],
 )
 def test_fields_of_each_type(
@@ -345,3 +346,90 @@ def test_features_far_from_the_zone_of_the_scene(
     labels = VectorLabels(path, "code")
     assert not labels.codes(0, info).any()
     assert "2 of 2 features" in labels.warnings()[0]
+
+
+def test_polygons_without_a_pixel_centre_are_named_and_counted(
+    tmp_path: Path, info: SceneInfo
+) -> None:
+    small = [pixels(1.6, 1.6, 0.8, 0.8), pixels(3.6, 3.6, 0.8, 0.8)]
+    hidden = [pixels(0.4, 0.4, 0.3, 0.3), pixels(0.4, 0.4, 0.3, 0.3)]
+    shapes = [*small, pixels(0, 0, 1, 1), *hidden]
+    kinds = np.array(["ash", "ash", "oak", "oak", "oak"], dtype=object)
+    labels = VectorLabels(write(tmp_path / "a.gpkg", shapes, kind=kinds), "kind")
+    assert set(np.unique(labels.codes(0, info))) == {0, 2}
+    (message,) = labels.warnings()
+    assert "2 features" in message
+    assert "hold no pixel centre and label nothing: ash (2)" in message
+
+
+def test_numbers_in_text_keep_their_value(tmp_path: Path, info: SceneInfo) -> None:
+    shapes = [pixels(0, 0, 2, 2), pixels(3, 3, 2, 2), pixels(0, 5, 1, 1)]
+    kinds = np.array(["10", " 2 ", None], dtype=object)
+    path = write(tmp_path / "a.gpkg", shapes, kind=kinds)
+    labels = VectorLabels(path, "kind", {10: "oak"})
+    codes = labels.codes(0, info)
+    assert (codes[0, 0], codes[3, 3], codes[0, 5]) == (10, 2, 0)
+    assert labels.class_table().names == {}
+    # A class file that names such texts decides.
+    labels = VectorLabels(path, "kind", {3: "10"})
+    assert labels.codes(0, info)[0, 0] == 3
+
+
+def test_collections_of_polygons_and_points(tmp_path: Path, info: SceneInfo) -> None:
+    both = shapely.GeometryCollection([pixels(0, 0, 2, 2), pixels(4, 4, 1, 1)])
+    nested = shapely.GeometryCollection([both, pixels(3, 6, 1, 1).centroid])
+    path = write(tmp_path / "a.gpkg", [nested], code=[4])
+    want = expected(
+        a=(4, slice(0, 2), slice(0, 2)),
+        b=(4, slice(4, 5), slice(4, 5)),
+        c=(4, slice(3, 4), slice(6, 7)),
+    )
+    np.testing.assert_array_equal(VectorLabels(path, "code").codes(0, info), want)
+    line = shapely.LineString([(WEST, NORTH), (WEST + 3, NORTH - 3)])
+    mixed = shapely.GeometryCollection([nested, shapely.GeometryCollection([line])])
+    path = write(tmp_path / "b.gpkg", [mixed], code=[4])
+    with pytest.raises(SceneError, match="holds lines"):
+        VectorLabels(path, "code")
+
+
+def geojson(path: Path, shapes: Sequence[Any]) -> str:
+    features = [
+        {
+            "type": "Feature",
+            "properties": {"code": number},
+            "geometry": shapely.geometry.mapping(shape),
+        }
+        for number, shape in enumerate(shapes, start=1)
+    ]
+    path.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    return str(path)
+
+
+def test_one_feature_beyond_the_projection_lies_outside(
+    tmp_path: Path, info: SceneInfo
+) -> None:
+    x, y = shapely.get_coordinates(pixels(1, 2, 3, 4)).T
+    lon, lat = reproject(UTM33, "EPSG:4326", x, y)
+    here = shapely.Polygon(zip(lon, lat, strict=True))
+    far = shapely.box(400_000, 5_800_000, 400_010, 5_800_010)
+    labels = VectorLabels(geojson(tmp_path / "a.geojson", [here, far]), "code")
+    np.testing.assert_array_equal(
+        labels.codes(0, info), expected(a=(1, slice(1, 4), slice(2, 6)))
+    )
+    assert "1 of 2 features" in labels.warnings()[0]
+
+
+def test_geojson_in_metres_is_called_so(tmp_path: Path, info: SceneInfo) -> None:
+    path = geojson(tmp_path / "a.geojson", [pixels(1, 2, 3, 4), pixels(0, 0, 1, 1)])
+    with pytest.raises(SceneError, match="coordinates are not degrees"):
+        VectorLabels(path, "code").codes(0, info)
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_coordinates_that_are_no_numbers_lie_outside(
+    tmp_path: Path, info: SceneInfo, value: float
+) -> None:
+    wild = shapely.Polygon([(WEST, NORTH), (value, NORTH), (WEST, NORTH - 5)])
+    path = write(tmp_path / "a.gpkg", [pixels(0, 0, 2, 2), wild], code=[1, 2])
+    labels = VectorLabels(path, "code")
+    assert set(np.unique(labels.codes(0, info))) == {0, 1}

@@ -136,3 +136,30 @@ def test_abundances_count_by_the_scale_of_their_file(
         result = accuracy.compare(found, truth, path, 0.7)
         assert result["pixels"] == 2
         assert result["overall_accuracy"] == 1
+
+
+def test_what_is_no_class_map_is_refused(tmp_path: Path, write_tif: WriteTif) -> None:
+    codes = np.array([[1, 1, 2], [2, 1, 2]], dtype=np.uint8)
+    good = write_tif(tmp_path / "good.tif", codes, nodata=255)
+    cube = write_tif(tmp_path / "cube.tif", np.stack([codes] * 20))
+    for pair in ((cube, good), (good, cube)):
+        with pytest.raises(SceneError, match=r"has 20 bands; a .* has one"):
+            accuracy.compare(*pair)
+    half = write_tif(tmp_path / "half.tif", codes + np.float32(0.5))
+    negative = write_tif(tmp_path / "negative.tif", codes.astype(np.int16) - 9)
+    for path in (half, negative):
+        with pytest.raises(SceneError, match=r"whole label codes.*Is it a class map"):
+            accuracy.compare(path, good)
+
+
+@pytest.mark.parametrize("nodata", [None, np.nan, -9999.0])
+def test_map_without_a_number_has_no_data_there(
+    tmp_path: Path, write_tif: WriteTif, nodata: float | None
+) -> None:
+    truth = write_tif(tmp_path / "t.tif", np.array([[1, 2, 2]], dtype=np.uint8))
+    values = np.array([[1, 2, np.nan]], dtype=np.float32)
+    if nodata == -9999:
+        values = np.nan_to_num(values, nan=nodata)
+    path = write_tif(tmp_path / "m.tif", values, nodata=nodata)
+    result = accuracy.compare(path, truth)
+    assert (result["pixels"], result["overall_accuracy"]) == (2, 1)

@@ -381,12 +381,36 @@ def test_sparse_files_omit_empty_tiles(tmp_path: Path) -> None:
         ({"dtype": "int8"}, "int8"),
         ({"fwhm_nm": 0.0}, "fwhm_nm"),
         ({"resolution_m": 0.0}, "resolution_m"),
+        ({"resolution_m": float("inf")}, "resolution_m is inf"),
+        ({"resolution_m": float("nan")}, "resolution_m is nan"),
+        ({"noise": float("inf")}, "noise is inf"),
+        ({"noise": float("nan")}, "noise is nan"),
+        ({"fwhm_nm": float("nan")}, "fwhm_nm is nan"),
+        ({"rows": 2**31}, "rows is 2147483648"),
+        ({"shift": DomainShift(gain=float("nan"))}, "numbers must be finite"),
     ],
 )
 def test_contradictory_specs_are_refused(change: dict[str, Any], message: str) -> None:
     fields: dict[str, Any] = {"rows": 9, "cols": 9, "wavelengths_nm": (500.0,)}
     with pytest.raises(SceneError, match=message):
         SceneSpec(**(fields | change))
+
+
+@pytest.mark.parametrize("count", [0, -1, 65_536, 10**9])
+def test_a_number_of_bands_that_no_file_holds_is_refused(count: int) -> None:
+    with pytest.raises(SceneError, match=r"ask for 1 to 65535"):
+        band_centres(count)
+
+
+@pytest.mark.parametrize("sides", [{"cols": 2**31 - 1}, {"rows": 128, "cols": 10**9}])
+def test_a_strip_larger_than_the_memory_is_refused(
+    tmp_path: Path, sides: dict[str, int]
+) -> None:
+    fields: dict[str, Any] = {"rows": 9, "wavelengths_nm": band_centres(60), **sides}
+    spec = SceneSpec(**fields)
+    with pytest.raises(ResourceError, match="ask for fewer columns or bands"):
+        write_scene(spec, tmp_path / "a.tif", compress="deflate")
+    assert not any(tmp_path.iterdir())
 
 
 def test_rows_outside_the_scene_are_refused() -> None:

@@ -184,3 +184,17 @@ def test_a_place_outside_of_a_projection_meets_nobody(make_data: MakeData) -> No
     steps = ((0.0, 1.0, 0.0, 1e30, 0.0, -1.0), north_up(0, 0))
     data = at(make_data(codes, codes), *steps, systems=[mercator, polar])
     assert overlap.meetings(data.scenes, 1) == []
+
+
+@pytest.mark.parametrize("far", [8e5, 1e7, 1e300])
+def test_part_of_a_scene_outside_of_a_projection_does_not_matter(
+    make_data: MakeData, far: float
+) -> None:
+    """PROJ refuses all points where one has no place in the other system."""
+    codes = np.ones((9, 9), dtype=int)
+    step = (4e5, far / 9, 0.0, 5e6, 0.0, -1.0)
+    data = at(make_data(codes, codes), step, north_up(0, 0), systems=[UTM_33, UTM_32])
+    met = overlap.meetings(data.scenes, 3)
+    for meeting in met:
+        assert np.isfinite(meeting.rows).all()
+    assert overlap.grid_offsets(data.scenes)[1] == overlap.GridOffset(1, 0, 0)

@@ -1,5 +1,7 @@
 """Brings the scenes of a training run to one list of bands."""
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -72,3 +74,48 @@ def _same(a: NDArray[np.float64] | None, b: NDArray[np.float64] | None) -> bool:
     if a is None or b is None:
         return a is b
     return np.allclose(a, b, rtol=1e-6, atol=0)
+
+
+def undeclared(info: SceneInfo) -> list[str]:
+    """Say what the first scene does not declare, and which files may hold it."""
+    lacking = [
+        name
+        for name, value in (("wavelengths", info.wavelengths_nm), ("scale", info.scale))
+        if value is None
+    ]
+    if info.dtype.kind == "f":  # mostly the quantity itself
+        lacking = [name for name in lacking if name != "scale"]
+    if not lacking:
+        return []
+    effects = {
+        "wavelengths": "the model will match bands by their position only",
+        "scale": "the model will fit only scenes with the same stored units",
+    }
+    message = (
+        f"{info.path.name} declares no {' and no '.join(lacking)}: "
+        f"{', and '.join(effects[name] for name in lacking)}."
+    )
+    if beside := _descriptions(info):
+        message += f" {', '.join(beside)} may hold them: add them to the scene."
+    return [message]
+
+
+def _descriptions(info: SceneInfo) -> list[str]:
+    """Name files beside a scene that describe it or its product, at most three."""
+    scene = info.path.absolute()
+    own = {path.name for path in info.files}
+    likely = {scene.name + ".hdr", scene.stem + ".hdr", scene.stem + ".xml"}
+    likely = {name.lower() for name in likely}
+    try:
+        names = sorted(path.name for path in scene.parent.iterdir())
+    except OSError:
+        return []
+    return [
+        name
+        for name in names
+        if name not in own
+        and (
+            name.lower() in likely
+            or re.search(r"metadata.*\.(xml|json|txt)$", name, re.IGNORECASE)
+        )
+    ][:3]

@@ -2,17 +2,25 @@
 
 import json
 import re
+import unicodedata
+from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
+from hsi_runtime.files import local_file, open_binary
 from hsi_runtime.model.model_file import ClassEntry
 
 MAX_CODE = 65534  # 65535 is nodata in a uint16 class map
+MAX_NAME = 200  # letters
+MAX_FILE_BYTES = 16 * 1024 * 1024
+EXPECTED = (
+    'expected {"1": "name", ...} or '
+    '[{"code": 1, "name": "name", "color": "#rrggbb"}, ...]'
+)
 Codes = NDArray[np.int64]
 
 # The first seven are Okabe and Ito's (Color Universal Design, 2008) without black. Each
@@ -47,42 +55,26 @@ class ClassTable:
         Objects have ``code``, ``name`` and optionally ``color`` (``#rrggbb``).
 
         Raises:
-            SceneError: The file has another form.
+            SceneError: The file has another form, or a code or a name comes twice.
         """
-        expected = (
-            'expected {"1": "name", ...} or '
-            '[{"code": 1, "name": "name", "color": "#rrggbb"}, ...]'
-        )
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            if isinstance(data, dict) and "classes" in data:
-                data = data["classes"]
-            if isinstance(data, dict):
-                data = [{"code": int(k), "name": v} for k, v in data.items()]
-            names = {int(c["code"]): c["name"] for c in data}
-            colors = {int(c["code"]): str(c["color"]) for c in data if "color" in c}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SceneError(f"Classes {path}: {error}; {expected}.") from error
-        bad = [c for c in colors.values() if not re.fullmatch("#[0-9a-fA-F]{6}", c)]
-        odd = [n for n in names.values() if not isinstance(n, str)]
-        if odd:
-            raise SceneError(f"Classes {path}: {odd[0]!r} is no name; {expected}.")
-        if bad:
-            raise SceneError(f"Classes {path}: colour {bad[0]!r}; {expected}.")
-        return ClassTable(names, colors)
-
-    @staticmethod
-    def from_raster(
-        names: list[str | None], colormap: dict[int, tuple[Any, ...]]
-    ) -> "ClassTable":
-        """Take category names by position and colours by value."""
-        return ClassTable(
-            {code: name for code, name in enumerate(names) if name},
-            {
-                code: "#{:02x}{:02x}{:02x}".format(*c[:3])
-                for code, c in colormap.items()
-            },
-        )
+            entries = _entries(_read_json(path))
+        except (ValueError, RecursionError) as error:
+            reason = "nested too deep" if isinstance(error, RecursionError) else error
+            raise SceneError(f"Classes {path}: {reason}; {EXPECTED}.") from None
+        table = ClassTable()
+        for code, name, color in entries:
+            if code in table.names:
+                raise SceneError(f"Classes {path}: code {code} is given twice.")
+            if name in table.names.values():
+                raise SceneError(
+                    f"Classes {path}: two classes are named {name!r}. Give each class "
+                    "a name of its own."
+                )
+            table.names[code] = name
+            if color is not None:
+                table.colors[code] = color
+        return table
 
     def updated(self, other: "ClassTable") -> "ClassTable":
         """Return this table with the entries of another put over it."""
@@ -92,7 +84,10 @@ class ClassTable:
         """Describe the classes that are present, in order of code.
 
         Returns:
-            The classes, and sentences about what had to be made up.
+            The classes, and messages for the user about their names.
+
+        Raises:
+            SceneError: A name cannot be written into files or shown.
         """
         classes = []
         unnamed = [c for c in codes if c not in self.names]
@@ -103,4 +98,90 @@ class ClassTable:
         messages = []
         if self.names and unnamed:
             messages.append(f"Label codes without a name keep their code: {unnamed}.")
+        alike: dict[str, list[str]] = {}
+        for entry in classes:
+            _check_name(entry)
+            key = " ".join(entry.name.split()).casefold()
+            alike.setdefault(key, []).append(f"{entry.name!r} ({entry.code})")
+        messages += [
+            f"Classes {' and '.join(same)} have the same name, apart from capitals and "
+            "spaces, but are kept apart. If they are one class, give them one code."
+            for same in alike.values()
+            if len(same) > 1
+        ]
         return classes, messages
+
+
+def _read_json(path: str) -> Any:
+    """Read a JSON file without keys that come twice, of which Python keeps the last.
+
+    Raises:
+        SceneError: There is no such file, or it is too large.
+        ValueError: It is not JSON.
+    """
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        twice = [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]
+        if twice:
+            raise ValueError(f"{twice[0]!r} is given twice")
+        return dict(pairs)
+
+    with open_binary(local_file(path)) as file:
+        raw = file.read(MAX_FILE_BYTES + 1)
+    if len(raw) > MAX_FILE_BYTES:
+        raise SceneError(f"Classes {path}: larger than {MAX_FILE_BYTES} bytes.")
+    return json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique)
+
+
+def _entries(data: Any) -> list[tuple[int, str, str | None]]:
+    """Return code, name and colour of each class of a class file.
+
+    Raises:
+        ValueError: The data have another form.
+    """
+    if isinstance(data, dict) and "classes" in data:
+        data = data["classes"]
+    if isinstance(data, dict):
+        data = [{"code": code, "name": name} for code, name in data.items()]
+    if not isinstance(data, list):
+        raise ValueError("it is no object and no list")
+    entries = []
+    for item in data:
+        if not isinstance(item, dict) or not {"code", "name"} <= item.keys():
+            raise ValueError(f"{_short(item)} has no code and name")
+        code, name, color = _code(item["code"]), item["name"], item.get("color")
+        if not isinstance(name, str) or not name.strip():
+            raise ValueError(f"{_short(name)} is no name")
+        if color is not None and not re.fullmatch("#[0-9a-fA-F]{6}", str(color)):
+            raise ValueError(f"colour {_short(color)}")
+        entries.append((code, name.strip(), color))
+    return entries
+
+
+def _code(value: Any) -> int:
+    text = isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", value)
+    if not text and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValueError(f"code {_short(value)} is no whole number")
+    code = int(value)
+    if not 0 <= code <= MAX_CODE:
+        raise ValueError(f"code {_short(value)} is not in 0..{MAX_CODE}")
+    return code
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _check_name(entry: ClassEntry) -> None:
+    """Refuse a name that a terminal, XML or a file cannot hold."""
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in entry.name):
+        raise SceneError(
+            f"The name of class {entry.code}, {_short(entry.name)}, holds a control "
+            "character. Name it otherwise, such as with --classes."
+        )
+    if len(entry.name) > MAX_NAME:
+        raise SceneError(
+            f"The name of class {entry.code} has {len(entry.name)} letters; at most "
+            f"{MAX_NAME} are possible. Name it otherwise, such as with --classes."
+        )

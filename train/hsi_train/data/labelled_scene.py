@@ -15,7 +15,7 @@ from hsi_runtime.scenes.opening import open_scene
 from hsi_runtime.scenes.scene import Cube, Scene, SceneInfo, valid_pixels
 from hsi_train.data import labels as label_files
 from hsi_train.data import matlab
-from hsi_train.data.bands import good_bands, matching_bands
+from hsi_train.data.bands import good_bands, matching_bands, undeclared
 from hsi_train.data.classes import ClassTable
 from hsi_train.data.parts import MASK_BYTES, LabelledPart, check_room, labelled_parts
 from hsi_train.data.roles import Role, Roles
@@ -170,7 +170,8 @@ def load(
     Raises:
         SceneError: Scenes or labels cannot be used together.
     """
-    scene_paths = expand_scenes(scene_paths)
+    given, scene_paths = scene_paths, expand_scenes(scene_paths)
+    _check_folders(given, scene_paths, label_paths)
     table = ClassTable.from_json(class_file) if class_file else ClassTable()
     source = label_files.open_labels(
         label_paths, len(scene_paths), label_field, table.names
@@ -219,6 +220,7 @@ class _Reader:
                 return []
             if self._first is None or self.bands is None:
                 self._first, self.bands = info, good_bands(info)
+                self._messages += undeclared(info)
             same = matching_bands(self._first, info, self.bands, self._messages)
             pixel_bytes = len(same) * info.dtype.itemsize + MASK_BYTES
             parts = [LabelledPart(0, 0, codes)]
@@ -255,6 +257,23 @@ class _Reader:
                 f"{listed}."
             )
         return messages
+
+
+def _check_folders(
+    given: Sequence[str], scenes: Sequence[str], labels: Sequence[str]
+) -> None:
+    """Refuse the folder of one product, whose other rasters are no scenes."""
+    folders = [path for path in given if Path(path).is_dir()]
+    single = len(labels) == len(given) < len(scenes)
+    if not folders or not single or label_files.are_vectors(labels):
+        return
+    inside = [p for p in scenes if Path(p).parent == Path(folders[0])]
+    largest = max(inside, key=lambda p: os.path.getsize(p))
+    raise SceneError(
+        f"{folders[0]} holds {len(inside)} rasters, and {len(labels)} label raster(s) "
+        f"were given. Name the labelled scene instead of its folder (the largest is "
+        f"{largest}), or give a label raster for each."
+    )
 
 
 def _check_given_once(paths: Sequence[str]) -> None:

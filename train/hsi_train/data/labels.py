@@ -1,24 +1,43 @@
 """Reads labels: rasters on the scene's grid, MATLAB arrays, polygons and points."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.crs import CRS
-from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import local_file
 from hsi_runtime.scenes.opening import open_scene
-from hsi_runtime.scenes.scene import SceneInfo
+from hsi_runtime.scenes.scene import DTYPES, SceneInfo
 from hsi_train.data import matlab
 from hsi_train.data.classes import MAX_CODE, ClassTable, Codes
+from hsi_train.data.raster_classes import classes_of
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb")
+LABEL_DTYPES = (*DTYPES, "int64", "uint64")  # NumPy's own integers, too
+UNDECLARED = 255  # what many programs write where a byte raster has no label
+AS_GEOPACKAGE = "save it as a GeoPackage (QGIS: Export > Save Features As)"
+# Files that are often given as labels and are not read, and what to do with them.
+REMEDIES = {
+    ".npy": "a NumPy array; save it as a GeoTIFF on the scene's grid, or as .mat",
+    ".npz": "a NumPy archive; save the array as a GeoTIFF on the scene's grid",
+    ".csv": "a table; load its points in QGIS (Add Delimited Text Layer), then save "
+    "them as a GeoPackage",
+    ".xlsx": "a table; save it as .csv, load its points in QGIS (Add Delimited Text "
+    "Layer), then save them as a GeoPackage",
+    ".zip": "an archive; unpack it, and name the label file in it",
+    ".dbf": "part of a Shapefile; name its .shp",
+    ".shx": "part of a Shapefile; name its .shp",
+    ".prj": "part of a Shapefile; name its .shp",
+}
+REMEDIES |= dict.fromkeys(
+    (".kml", ".kmz", ".gml", ".gpx", ".dxf", ".tab", ".mif", ".parquet", ".gdb"),
+    f"a vector format that is not read; {AS_GEOPACKAGE}",
+)
+REMEDIES[".txt"] = REMEDIES[".csv"]
 GRID_TOLERANCE = 1e-3  # share of a pixel by which two grids may differ
 
 
@@ -53,7 +72,10 @@ def open_labels(
     Raises:
         SceneError: The number of files does not fit, or a file is missing.
     """
-    vectors = [p for p in paths if p.lower().endswith(VECTOR_SUFFIXES)]
+    for path in paths:
+        if remedy := REMEDIES.get(Path(path).suffix.lower()):
+            raise SceneError(f"Labels {path}: this is {remedy}.")
+    vectors = [p for p in paths if _is_vector(p)]
     if vectors:
         if len(paths) > 1:
             raise SceneError(
@@ -71,27 +93,62 @@ def open_labels(
         )
     if label_field is not None:
         raise SceneError(f"--label-field needs polygons or points; {paths[0]} is none.")
-    return RasterLabels(paths)
+    return RasterLabels(paths, named)
+
+
+def are_vectors(paths: Sequence[str]) -> bool:
+    """Return True where one of the label files holds polygons or points."""
+    return any(_is_vector(path) for path in paths)
+
+
+def _is_vector(path: str) -> bool:
+    if path.lower().endswith(VECTOR_SUFFIXES):
+        return True
+    if matlab.is_matlab(path) or not Path(path).is_file():
+        return False
+    from hsi_train.data import vector_files
+
+    return vector_files.kind_of(Path(path)) is not None
 
 
 class RasterLabels:
     """Label rasters and MATLAB label arrays on the grids of their scenes."""
 
-    def __init__(self, paths: Sequence[str]) -> None:
+    def __init__(
+        self, paths: Sequence[str], named: Mapping[int, str] | None = None
+    ) -> None:
         self._paths = paths
+        self._named = named or {}
         self._table = ClassTable()
+        self._messages: list[str] = []
 
     def codes(self, number: int, info: SceneInfo) -> Codes:
         path = self._paths[number]
         values, table = read_codes(path, info)
         self._table = self._table.updated(table)
+        if UNDECLARED not in (self._named.keys() | table.names.keys()):
+            self._messages += _undeclared(path, values)
         return values
 
     def class_table(self) -> ClassTable:
         return self._table
 
     def warnings(self) -> list[str]:
+        return self._messages
+
+
+def _undeclared(path: str, codes: Codes) -> list[str]:
+    """Warn where the largest code looks like a nodata value that is not declared."""
+    counts = np.bincount(codes.ravel(), minlength=UNDECLARED + 1)
+    others = np.flatnonzero(counts[:UNDECLARED])
+    alone = len(counts) == UNDECLARED + 1 and others.max(initial=0) < UNDECLARED - 1
+    if not counts[UNDECLARED] or not alone:
         return []
+    return [
+        f"{path}: {counts[UNDECLARED]} pixels have code {UNDECLARED}, which is not "
+        "declared as nodata, so it is a class. If it means no label, declare it (rio "
+        f"edit-info --nodata {UNDECLARED}) or set data.exclude = [{UNDECLARED}]."
+    ]
 
 
 class TrainAndTest:
@@ -154,7 +211,8 @@ def whole_codes(
 
 
 def _read_raster(path: str, info: SceneInfo) -> tuple[NDArray[Any], ClassTable]:
-    scene = open_scene(path)  # the checks of a scene: kind, truncation, wavelengths
+    # The checks of a scene: kind, truncation, mask.
+    scene = open_scene(path, LABEL_DTYPES)
     try:
         raster = scene.info
         if raster.bands != 1:
@@ -165,10 +223,16 @@ def _read_raster(path: str, info: SceneInfo) -> tuple[NDArray[Any], ClassTable]:
     check_grid(path, raster, info)
     if not np.isnan(raster.nodata[0]):
         values = np.where(values == raster.nodata[0], 0, values)
-    return values, _table_of(raster.path) if raster.driver == "GTiff" else ClassTable()
+    return values, classes_of(raster)
 
 
 def _check_size(path: str, shape: tuple[int, ...], scene: SceneInfo) -> None:
+    if shape == (scene.cols, scene.rows) and shape[0] != shape[1]:
+        raise SceneError(
+            f"{path} has {shape[0]} x {shape[1]} pixels, the scene {scene.path.name} "
+            f"{scene.rows} x {scene.cols}: rows and columns are exchanged. Transpose "
+            "the labels."
+        )
     if shape != (scene.rows, scene.cols):
         raise SceneError(
             f"{path} has {shape[0]} x {shape[1]} pixels, the scene {scene.path.name} "
@@ -202,41 +266,3 @@ def check_grid(path: str, labels: SceneInfo, scene: SceneInfo) -> None:
             f"{labels.transform} against {scene.transform}. Expected the scene's grid "
             "(rio warp --like scene.tif puts labels there)."
         )
-
-
-def _table_of(path: Path) -> ClassTable:
-    """Read colour table and class names of a GeoTIFF."""
-    import json
-
-    try:
-        with (
-            rasterio.Env(),
-            warnings.catch_warnings(action="ignore", category=NotGeoreferencedWarning),
-            rasterio.open(path, driver="GTiff") as raster,
-        ):
-            names: list[str | None] = []
-            tag = raster.tags(1).get("CLASS_NAMES")
-            if tag:
-                parsed = {int(k): str(v) for k, v in json.loads(tag).items()}
-                names = [parsed.get(c) for c in range(max(parsed, default=-1) + 1)]
-            try:
-                colormap = raster.colormap(1)
-            except ValueError:  # rasterio's way to say that there is none
-                colormap = {}
-    except (RasterioError, ValueError, AttributeError):
-        return ClassTable()
-    return ClassTable.from_raster(names or _category_names(path), colormap)
-
-
-def _category_names(path: Path) -> list[str | None]:
-    """Read GDAL's category names, which live in the side-car ``.aux.xml``."""
-    from xml.etree import ElementTree
-
-    side_car = path.with_name(path.name + ".aux.xml")
-    if not side_car.is_file():
-        return []
-    try:
-        root = ElementTree.fromstring(side_car.read_text(encoding="utf-8"))
-    except (ElementTree.ParseError, UnicodeDecodeError):
-        return []
-    return [c.text for c in root.findall("./PAMRasterBand/CategoryNames/Category")]

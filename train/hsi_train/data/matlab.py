@@ -1,5 +1,7 @@
-"""Reads MATLAB files, v5 and v7.3: benchmark cubes and their label maps."""
+"""Chooses the array in a MATLAB file: a cube with what it declares, or a label map."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
-from hsi_runtime.files import local_file
 from hsi_runtime.scenes.array_scene import ArrayScene
+from hsi_runtime.scenes.wavelengths import to_nanometres
+from hsi_train.data.matlab_files import MatlabFile, Variable, open_file
 
-HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+# Variables beside a cube that describe it, in any case of letters.
+WAVELENGTHS = {"wavelength": "", "wavelengths": "", "wavelengths_nm": "nm"}
+WIDTHS = ("fwhm", "fwhm_nm")
+NODATA = ("nodata", "nodata_value")
 
 
 def is_matlab(path: str) -> bool:
@@ -21,11 +27,30 @@ def is_matlab(path: str) -> bool:
 def open_cube(path: str) -> ArrayScene:
     """Open the 3-D array of a MATLAB file, axes ``(row, col, band)``.
 
+    Variables ``wavelengths``, ``fwhm`` and ``nodata`` beside it describe it.
+
     Raises:
         SceneError: No such array, or several and none is named.
+        ResourceError: It is larger than the machine's memory.
     """
-    cube = np.moveaxis(read_array(path, 3), 2, 0)
-    return ArrayScene(cube, Path(split_name(path)[0]))
+    file = open_file(split_name(path)[0])
+    cube = np.moveaxis(_read(file, path, 3), 2, 0)
+    source = Path(split_name(path)[0])
+    centres, unit, notes = _per_band(file, source, WAVELENGTHS, len(cube))
+    widths, _, _ = _per_band(file, source, dict.fromkeys(WIDTHS, ""), len(cube))
+    wavelengths, fwhm, unit_notes = to_nanometres(str(source), centres, widths, unit)
+    nodata, _ = _beside(file, dict.fromkeys(NODATA, ""), 1)
+    scene = ArrayScene(
+        cube,
+        source,
+        nodata=None if nodata is None else float(nodata[0]),
+        wavelengths_nm=wavelengths,
+        fwhm_nm=fwhm,
+    )
+    scene.info = replace(
+        scene.info, notes=(*notes, *unit_notes), files=(source.absolute(),)
+    )
+    return scene
 
 
 def read_array(path: str, dimensions: int) -> NDArray[Any]:
@@ -34,35 +59,10 @@ def read_array(path: str, dimensions: int) -> NDArray[Any]:
     Only arrays of real numbers count; the values come in native byte order.
 
     Raises:
-        SceneError: The file is damaged, or the array is not to be found.
+        SceneError: The file is damaged, or does not have the array.
+        ResourceError: It is larger than the machine's memory.
     """
-    file, variable = split_name(path)
-    with local_file(file).open("rb") as stream:
-        magic = stream.read(8)
-        stream.seek(512)
-        nested = stream.read(8)  # v7.3 keeps 512 bytes of MATLAB header first
-    is_hdf5 = HDF5_MAGIC in (magic, nested)
-    every = _read_hdf5(file) if is_hdf5 else _read_v5(file)
-    shapes = ", ".join(f"{k} {v.shape}" for k, v in every.items()) or "none"
-    arrays = {
-        k: v.astype(v.dtype.newbyteorder("="), copy=False)
-        for k, v in every.items()
-        if v.dtype.kind in "iufb"
-    }
-    if variable is not None:
-        if variable not in arrays or arrays[variable].ndim != dimensions:
-            raise SceneError(
-                f"{file} has no {dimensions}-D array {variable!r}; arrays in it: "
-                f"{shapes}."
-            )
-        return arrays[variable]
-    fitting = [v for v in arrays.values() if v.ndim == dimensions and v.size > 1]
-    if len(fitting) != 1:
-        raise SceneError(
-            f"{file} has {len(fitting)} {dimensions}-D arrays; expected one, or its "
-            f"name as {file}:NAME. Arrays in it: {shapes}."
-        )
-    return fitting[0]
+    return _read(open_file(split_name(path)[0]), path, dimensions)
 
 
 def split_name(path: str) -> tuple[str, str | None]:
@@ -73,26 +73,69 @@ def split_name(path: str) -> tuple[str, str | None]:
     return path[: at + 4], path[at + 5 :]
 
 
-def _read_v5(file: str) -> dict[str, NDArray[Any]]:
-    from scipy.io import loadmat
+def _read(file: MatlabFile, path: str, dimensions: int) -> NDArray[Any]:
+    source, name = split_name(path)
+    fitting = {
+        key: variable
+        for key, variable in file.variables.items()
+        if variable.dtype is not None and len(variable.shape) == dimensions
+    }
+    if name is not None:
+        if name not in fitting:
+            raise SceneError(
+                f"{source} has no {dimensions}-D array {name!r}; arrays in it: "
+                f"{_listed(file.variables)}."
+            )
+        return file.read(name)
+    several = [key for key, v in fitting.items() if max(v.shape) > 1]
+    if len(several) != 1:
+        raise SceneError(
+            f"{source} has {len(several)} {dimensions}-D arrays; expected one, or its "
+            f"name as {source}:NAME. Arrays in it: {_listed(file.variables)}."
+        )
+    return file.read(several[0])
 
-    try:
-        content = loadmat(file)
-    except Exception as error:  # scipy raises many kinds for a damaged file
-        raise SceneError(f"{file} is not a readable MATLAB file: {error}.") from error
-    return {k: v for k, v in content.items() if isinstance(v, np.ndarray)}
+
+def _listed(variables: Mapping[str, Variable]) -> str:
+    """List variables with their shapes, and the fields of structs."""
+    shown = []
+    for name, variable in variables.items():
+        text = f"{name} {variable.shape}"
+        if variable.fields:
+            fields = ", ".join(f"{k} {shape}" for k, shape in variable.fields.items())
+            text += f", a struct with fields {fields}: save the field as a variable"
+        shown.append(text)
+    return ", ".join(shown) or "none"
 
 
-def _read_hdf5(file: str) -> dict[str, NDArray[Any]]:
-    import h5py
+def _per_band(
+    file: MatlabFile, source: Path, names: Mapping[str, str], bands: int
+) -> tuple[NDArray[np.float64] | None, str, list[str]]:
+    """Read one number for each band, its unit, and a note where the count is other."""
+    values, unit = _beside(file, names, None)
+    if values is None or len(values) == bands:
+        return values, unit, []
+    return (
+        None,
+        "",
+        [
+            f"{source}: {next(iter(names))} has {len(values)} values for {bands} bands "
+            "and is not used."
+        ],
+    )
 
-    try:
-        with h5py.File(file, "r") as content:
-            # MATLAB counts axes from the other end: HDF5 shows them reversed.
-            return {
-                k: np.asarray(v).T
-                for k, v in content.items()
-                if isinstance(v, h5py.Dataset) and v.dtype.kind in "iufbc"
-            }
-    except OSError as error:
-        raise SceneError(f"{file} is not a readable MATLAB file: {error}.") from error
+
+def _beside(
+    file: MatlabFile, names: Mapping[str, str], size: int | None
+) -> tuple[NDArray[np.float64] | None, str]:
+    """Read a list of numbers by one of several names; None where there is none."""
+    for name, variable in file.variables.items():
+        unit = names.get(name.lower())
+        if unit is None or variable.dtype is None or not variable.shape:
+            continue
+        if np.prod(variable.shape) == max(variable.shape) and size in (
+            None,
+            max(variable.shape),
+        ):
+            return file.read(name).ravel().astype(np.float64), unit
+    return None, ""

@@ -1,12 +1,12 @@
 """Rasterises polygons and points by pixel centre, on the grid of any scene."""
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pyogrio
 import rasterio.features
-import rasterio.warp
 import shapely
 from numpy.typing import NDArray
 from rasterio.crs import CRS
@@ -16,6 +16,11 @@ from rasterio.transform import Affine
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train.data.classes import MAX_CODE, ClassTable, Codes
+from hsi_train.data.projection import project
+from hsi_train.data.vector_files import read_features
+
+POINT, POLYGON, MULTI_POINT, MULTI_POLYGON, COLLECTION = 0, 3, 4, 6, 7  # of GEOS
+NO_GEOMETRY = -1
 
 
 class VectorLabels:
@@ -28,26 +33,22 @@ class VectorLabels:
         named: Mapping[int, str] | None = None,
     ) -> None:
         self._path = path
-        try:
-            layer = _layer(path)
-            meta, _, geometry, columns = pyogrio.raw.read(path, layer=layer)
-        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
-            raise SceneError(f"{path} is not a readable vector file: {error}") from None
-        fields = [str(f) for f in meta["fields"]]
-        name = _field(path, fields, label_field)
-        self._crs = meta["crs"]
-        if len(geometry) == 0:
+        features = read_features(path)
+        name = _field(path, list(features.columns), label_field)
+        self._crs = features.crs
+        if len(features.geometry) == 0:
             raise SceneError(f"{path} has no feature.")
-        self._codes, self._table, empty, self._unlisted = _codes_of(
-            path, name, columns[fields.index(name)], named or {}
+        self._codes, self._table, self._empty, self._unlisted = _codes_of(
+            path, name, features.columns[name], named or {}
         )
-        self._geometry = shapely.from_wkb(geometry)
+        try:
+            self._geometry = shapely.from_wkb(features.geometry)
+        except shapely.errors.GEOSException as error:
+            raise SceneError(f"{path} holds a damaged geometry: {error}.") from None
+        _check_kinds(path, self._geometry)
         self._used = np.zeros(len(self._geometry), dtype=bool)
+        self._marked = np.zeros(len(self._geometry), dtype=bool)
         self._contested = 0
-        self._empty = empty
-        kinds = set(shapely.get_type_id(self._geometry).tolist())
-        if not kinds <= {-1, 0, 3, 4, 6}:
-            raise SceneError(f"{path} holds lines; labels are polygons or points.")
 
     def codes(self, number: int, info: SceneInfo) -> Codes:
         if info.transform is None:
@@ -56,41 +57,56 @@ class VectorLabels:
                 "laid over it; give a label raster instead."
             )
         shapes = self._in_crs_of(info)
-        west, dx_col, dx_row, north, dy_col, dy_row = info.transform
-        outline = shapely.Polygon(
-            [
-                (
-                    west + col * dx_col + row * dx_row,
-                    north + col * dy_col + row * dy_row,
-                )
-                for col, row in (
-                    (0, 0), (info.cols, 0), (info.cols, info.rows), (0, info.rows),
-                )
-            ]
-        )  # fmt: skip
+        grid = Affine.from_gdal(*info.transform)
+        corners = (0, 0), (info.cols, 0), (info.cols, info.rows), (0, info.rows)
+        outline = shapely.Polygon([_moved(grid, *corner) for corner in corners])
         inside = shapely.intersects(shapes, outline) & (self._codes > 0)
         self._used |= inside
         out: Codes = np.zeros((info.rows, info.cols), dtype=np.int64)
         if not inside.any():
             return out
-        pairs = sorted(
-            zip(shapes[inside], self._codes[inside].tolist(), strict=True),
-            key=lambda pair: pair[1],
-        )
+        chosen = np.flatnonzero(inside)
+        chosen = chosen[np.argsort(self._codes[chosen], kind="stable")]
         # What is drawn last stays: the lowest and the highest code that claim a pixel.
-        lowest, highest = (
+        first, last = (
             rasterio.features.rasterize(
-                order,
+                [(shapes[k], int(k) + 1) for k in order],
                 (info.rows, info.cols),
-                transform=Affine.from_gdal(*info.transform),
+                transform=grid,
                 dtype="int32",
             )
-            for order in (pairs[::-1], pairs)
+            for order in (chosen[::-1], chosen)
         )
+        self._mark(chosen, shapes, grid, first, last)
+        code_of = np.concatenate([[0], self._codes])
+        lowest, highest = code_of[first], code_of[last]
         # The order of features is no reason to prefer a class: drop what is contested.
         self._contested += int((lowest != highest).sum())
         out[...] = np.where(lowest == highest, highest, 0)
         return out
+
+    def _mark(
+        self,
+        chosen: NDArray[np.intp],
+        shapes: NDArray[Any],
+        grid: Affine,
+        first: NDArray[np.int32],
+        last: NDArray[np.int32],
+    ) -> None:
+        """Remember which features hold the centre of a pixel.
+
+        Args:
+            chosen: Features that touch the scene.
+            shapes: All features, in the coordinates of the scene.
+            grid: Transform of the scene.
+            first: Number of a feature, from 1, in each pixel, shape ``(row, col)``.
+            last: As ``first``, where features overlap the number of another one.
+        """
+        seen = np.zeros(len(shapes) + 1, dtype=bool)
+        seen[first.ravel()] = seen[last.ravel()] = True
+        self._marked |= seen[1:]
+        for k in chosen[~self._marked[chosen]]:  # small, or hidden by others
+            self._marked[k] = _holds_a_centre(shapes[k], grid, first.shape)
 
     def class_table(self) -> ClassTable:
         return self._table
@@ -102,6 +118,16 @@ class VectorLabels:
             messages.append(
                 f"{outside} of {len(self._codes)} features of {self._path} lie outside "
                 "every scene."
+            )
+        if (lost := self._used & ~self._marked).any():
+            counts = Counter(self._codes[lost].tolist())
+            listed = ", ".join(
+                f"{self._table.names.get(code, code)} ({n})"
+                for code, n in sorted(counts.items())
+            )
+            messages.append(
+                f"{int(lost.sum())} features of {self._path} hold no pixel centre and "
+                f"label nothing: {listed}. Draw them larger, or give points."
             )
         if self._unlisted:
             messages.append(
@@ -127,25 +153,71 @@ class VectorLabels:
         except CRSError as error:
             raise SceneError(f"{self._path}: {error}") from error
         if source == target:
-            return np.asarray(self._geometry)
+            return _placed(self._geometry)
 
-        def project(points: NDArray[np.float64]) -> NDArray[np.float64]:
-            x, y = rasterio.warp.transform(source, target, points[:, 0], points[:, 1])
-            return np.column_stack([x, y])
+        def moved(points: NDArray[np.float64]) -> NDArray[np.float64]:
+            return np.column_stack(project(source, target, points[:, 0], points[:, 1]))
 
-        return np.asarray(shapely.transform(self._geometry, project))
+        shapes = _placed(shapely.transform(self._geometry, moved))
+        given = ~(shapely.is_missing(self._geometry) | shapely.is_empty(self._geometry))
+        if given.any() and shapely.is_missing(shapes[given]).all():
+            raise SceneError(
+                f"{self._path}: no coordinate lies in the area of {info.path.name}'s "
+                f"reference system. {_unit_hint(source, self._geometry)}"
+            )
+        return shapes
 
 
-def _layer(path: str) -> str:
-    """Name the one layer with geometry; tables beside it, such as styles, are none."""
-    layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
-    if len(layers) != 1:
-        raise SceneError(
-            f"{path} has {len(layers)} layers with geometry"
-            f"{': ' if layers else ''}{', '.join(layers)}; expected one. Save "
-            "the layer with the labels as a file of its own."
+def _placed(shapes: NDArray[Any]) -> NDArray[Any]:
+    """Return shapes without those that have a coordinate which is not finite."""
+    points, owner = shapely.get_coordinates(shapes, return_index=True)
+    placed = np.array(shapes, dtype=object)
+    placed[owner[~np.isfinite(points).all(axis=1)]] = None
+    return placed
+
+
+def _unit_hint(system: CRS, shapes: NDArray[Any]) -> str:
+    if system.is_geographic and np.nanmax(np.abs(shapely.bounds(shapes))) > 360:
+        return (
+            "Its coordinates are not degrees, which its reference system says; GeoJSON "
+            "always holds degrees. Save the layer as a GeoPackage in its own system."
         )
-    return layers[0]
+    return "Check the reference system of the layer in QGIS."
+
+
+def _moved(grid: Affine, col: float, row: float) -> tuple[float, float]:
+    return grid.a * col + grid.b * row + grid.c, grid.d * col + grid.e * row + grid.f
+
+
+def _holds_a_centre(shape: Any, grid: Affine, size: tuple[int, ...]) -> bool:
+    """Return True if a shape, drawn alone, takes a pixel of the grid."""
+    west, south, east, north = shape.bounds
+    places = [_moved(~grid, x, y) for x in (west, east) for y in (south, north)]
+    cols, rows = np.array(places).T
+    left, top = max(int(np.floor(cols.min())), 0), max(int(np.floor(rows.min())), 0)
+    right = min(int(np.ceil(cols.max())) + 1, size[1])
+    bottom = min(int(np.ceil(rows.max())) + 1, size[0])
+    if right <= left or bottom <= top:
+        return False
+    x, y = _moved(grid, left, top)
+    part = Affine(grid.a, grid.b, x, grid.d, grid.e, y)
+    drawn = rasterio.features.rasterize(
+        [shape], (bottom - top, right - left), transform=part, dtype="uint8"
+    )
+    return bool(drawn.any())
+
+
+def _check_kinds(path: str, shapes: NDArray[Any]) -> None:
+    """Refuse lines, in collections of geometries too."""
+    kinds = set(shapely.get_type_id(shapes).tolist())
+    nested = shapes[shapely.get_type_id(shapes) == COLLECTION]
+    while len(nested):
+        nested = shapely.get_parts(nested)
+        kinds |= set(shapely.get_type_id(nested).tolist())
+        nested = nested[shapely.get_type_id(nested) == COLLECTION]
+    known = {NO_GEOMETRY, POINT, POLYGON, MULTI_POINT, MULTI_POLYGON, COLLECTION}
+    if not kinds <= known:
+        raise SceneError(f"{path} holds lines; labels are polygons or points.")
 
 
 def _field(path: str, fields: list[str], requested: str | None) -> str:
@@ -165,7 +237,8 @@ def _codes_of(
 ) -> tuple[Codes, ClassTable, int, list[str]]:
     """Number the classes: whole numbers stay, texts take the codes of the class file.
 
-    Texts that it does not name are counted on from its highest code.
+    Whole numbers stored as text stay, too, where the class file names none of them.
+    Other texts that it does not name are counted on from its highest code.
 
     Args:
         path: The file, for messages.
@@ -190,8 +263,14 @@ def _codes_of(
         _check_range(path, name, codes)
         return codes, ClassTable(), int((codes == 0).sum()), []
     texts = ["" if v is None else str(v).strip() for v in values]
+    given = set(texts) - {""}
+    whole = bool(given) and all(re.fullmatch(r"[0-9]{1,9}", text) for text in given)
+    if whole and not given & set(named.values()):
+        codes = np.array([int(text or 0) for text in texts], dtype=np.int64)
+        _check_range(path, name, codes)
+        return codes, ClassTable(), int((codes == 0).sum()), []
     number = {text: code for code, text in named.items()}
-    added = sorted(set(texts) - {""} - number.keys())
+    added = sorted(given - number.keys())
     number |= {t: c for c, t in enumerate(added, start=max([0, *named]) + 1)}
     codes = np.array([number.get(t, 0) for t in texts], dtype=np.int64)
     _check_range(path, name, codes)

@@ -50,6 +50,9 @@ def compare(
     info = _describe(class_map)
     for path in filter(None, (truth, abundances)):
         labels.check_grid(str(path), _describe(path), info)
+    for path, what in ((class_map, "class map"), (truth, "raster of labels")):
+        if (bands := _describe(path).bands) != 1:
+            raise SceneError(f"{path} has {bands} bands; a {what} has one.")
     tally = _count(class_map, truth, abundances, min_abundance)
     if not tally.pairs:
         raise SceneError(f"{class_map} and {truth} share no labelled pixel.")
@@ -109,11 +112,14 @@ def _count(
         for top in range(0, predicted.height, ROWS):
             height = min(ROWS, predicted.height - top)
             window = Window(0, top, predicted.width, height)
-            codes = predicted.read(1, window=window)
+            stored = predicted.read(1, window=window)
+            known = np.isfinite(stored)
+            if predicted.nodata is not None:
+                known &= stored != predicted.nodata
+            codes = _map_codes(class_map, stored, known)
             classes = labels.whole_codes(
                 str(truth), true.read(1, window=window), true.nodata
             )
-            known = codes != predicted.nodata
             for code, n in zip(
                 *np.unique(codes[known], return_counts=True), strict=True
             ):
@@ -126,6 +132,21 @@ def _count(
             for (label, code), n in zip(values.T, counts, strict=True):
                 tally.pairs[int(label), int(code)] += int(n)
     return tally
+
+
+def _map_codes(
+    class_map: Path, stored: NDArray[Any], known: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Return the codes of a class map, 0 where it has no data.
+
+    Raises:
+        SceneError: It holds other numbers than codes, so that it is no class map.
+    """
+    codes = np.where(known, stored, 0)
+    try:
+        return labels.whole_codes(str(class_map), codes)
+    except SceneError as error:
+        raise SceneError(f"{error} Is it a class map?") from None
 
 
 def area_table(adjusted: dict[str, Any]) -> str:

@@ -15,6 +15,8 @@ DEFAULT_MATERIALS = (
     *("bright_soil", "dark_soil", "water", "asphalt", "red_tile"),
 )
 NODATA: dict[DType, float] = {"uint16": 0, "int16": -32768, "float32": -9999}
+MAX_BANDS = 65_535  # of a TIFF
+MAX_SIDE = 2**31 - 1  # of a raster of GDAL
 SCALE = 10_000  # the integer types hold reflectance times this
 
 
@@ -105,21 +107,32 @@ class SceneSpec(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if not value >= least:
                 raise SceneError(f"{name} is {value}; it must be at least {least}.")
+            if value > MAX_SIDE and name != "seed":
+                raise SceneError(f"{name} is {value}; it must be at most {MAX_SIDE}.")
         if self.seed >= 2**32:
             raise SceneError(f"seed is {self.seed}; it must be below 2**32.")
-        for label, width in (("resolution_m", self.resolution_m), ("fwhm_nm", 1.0)):
-            if not width > 0:
-                raise SceneError(f"{label} is {width}; it must be above 0.")
-        if self.fwhm_nm is not None and not self.fwhm_nm > 0:
-            raise SceneError(f"fwhm_nm is {self.fwhm_nm}; it must be above 0.")
+        widths = {"resolution_m": self.resolution_m}
+        if self.fwhm_nm is not None:
+            widths["fwhm_nm"] = self.fwhm_nm
+        for label, width in widths.items():
+            if not 0 < width < np.inf:
+                raise SceneError(f"{label} is {width}; it must be above 0, and finite.")
+        if (
+            self.shift is not None
+            and not np.isfinite(msgspec.structs.astuple(self.shift)).all()
+        ):
+            raise SceneError(f"shift is {self.shift}; its numbers must be finite.")
 
 
 def band_centres(
     count: int, first_nm: float = 400.0, last_nm: float = 2500.0
 ) -> tuple[float, ...]:
     """Spread band centres evenly; both ends are centres."""
-    if count < 1:
-        raise SceneError(f"{count} bands were asked for; ask for at least one.")
+    if not 1 <= count <= MAX_BANDS:
+        raise SceneError(
+            f"{count} bands were asked for; ask for 1 to {MAX_BANDS}, the most that a "
+            "TIFF holds."
+        )
     return tuple(np.linspace(first_nm, last_nm, count).round(3).tolist())
 
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from hsi_runtime.errors import HsiError, OutputError, SceneError
+from hsi_runtime.errors import HsiError, OutputError, ResourceError, SceneError
 from hsi_runtime.files import replaced
+from hsi_runtime.machine import machine_bytes
 from hsi_runtime.output.names import check_outputs
 from hsi_train.simulate.files import (
     BLOCK,
@@ -23,7 +24,7 @@ from hsi_train.simulate.files import (
     open_abundances,
     open_truth,
 )
-from hsi_train.simulate.sensor import FloatArray, Sensor, Simulated
+from hsi_train.simulate.sensor import SAMPLES, VARIANTS, FloatArray, Sensor, Simulated
 from hsi_train.simulate.spec import SceneSpec
 
 COMPRESSIONS = ("deflate", "lzw", "zstd")
@@ -81,7 +82,7 @@ def write_scene(
 
     Raises:
         OutputError: If an output exists, or cannot be written.
-        ResourceError: If the disk lacks the room.
+        ResourceError: If the disk lacks the room, or the machine the memory.
     """
     _check_options(layout, compress, sparse)
     envi = not layout.startswith("tiff")
@@ -92,6 +93,7 @@ def write_scene(
     check_outputs(outputs, [], overwrite)
     stored_bytes = 0 if packed else spec.rows * spec.cols * pixel_bytes
     check_space(path.parent, stored_bytes)
+    _check_memory(spec, strip_rows)
     sensor = Sensor(spec)
     try:
         # GDAL's cache, in MB: enough for the tiles of one pixel-interleaved row.
@@ -136,6 +138,20 @@ def _check_options(layout: str, compress: str | None, sparse: bool) -> None:
         raise OutputError(
             "An ENVI file is neither compressed nor sparse; drop that option, or "
             "choose a tiff layout."
+        )
+
+
+def _check_memory(spec: SceneSpec, strip_rows: int) -> None:
+    """Refuse a scene of which one strip is larger than the memory."""
+    pixels = min(strip_rows, spec.rows) * spec.cols
+    value_bytes = np.dtype(spec.dtype).itemsize
+    needed = pixels * (len(spec.wavelengths_nm) * value_bytes + 4 * len(spec.materials))
+    # One row at a time is mixed: its points, and the light on each variety of material.
+    needed += spec.cols * (SAMPLES**2 * 64 + 12 * VARIANTS * len(spec.materials))
+    if needed > machine_bytes():
+        raise ResourceError(
+            f"{min(strip_rows, spec.rows)} rows of the scene take {needed / 1e9:.1f} "
+            "GB, more than the memory of this machine; ask for fewer columns or bands."
         )
 
 

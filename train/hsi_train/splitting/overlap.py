@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.transform import Affine
-from rasterio.warp import transform as between_systems
 from scipy import ndimage
 
 from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledScene
+from hsi_train.data.projection import project
 
 Mask = NDArray[np.bool_]
 Points = tuple[NDArray[Any], NDArray[Any]]  # columns or x, rows or y
@@ -181,9 +181,11 @@ def _within(other: LabelledScene, scene: LabelledScene, points: Points) -> Point
     x, y = _moved(_grid(scene.info), (points[0] + scene.col, points[1] + scene.row))
     if not _one_system(scene.info, other.info):
         here, there = (CRS.from_wkt(str(s.info.crs)) for s in (scene, other))
-        x, y = (np.asarray(v) for v in between_systems(here, there, x, y))
-    col, row = _moved(~_grid(other.info), (x, y))
-    return col - other.col, row - other.row
+        x, y = project(here, there, x, y)
+    # Zero times an infinite coordinate is no number; it lies nowhere, too.
+    with np.errstate(invalid="ignore"):
+        moved = np.nan_to_num(_moved(~_grid(other.info), (x, y)), nan=np.inf)
+    return moved[0] - other.col, moved[1] - other.row
 
 
 def _moved(step: Affine, points: Points) -> Points:
