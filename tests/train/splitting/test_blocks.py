@@ -8,6 +8,7 @@ from scipy.spatial.distance import cdist
 from hsi_runtime.errors import SceneError
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
+from hsi_train.fitting.windows import Windows
 from hsi_train.measuring.calibration import MIN_PIXELS
 from hsi_train.splitting import blocks, split
 from hsi_train.splitting.blocks import spatial
@@ -88,17 +89,86 @@ def test_validation_makes_up_for_no_class_without_test_pixels() -> None:
     # (class, role): none, train, validation, test, buffer
     possible = np.array([[0, 500, 0, 20, 480], [0, 20, 0, 600, 380]])
     untested = np.array([[0, 500, 250, 250, 0], [0, 500, 500, 0, 0]])
-    assert blocks._score(untested) < blocks._score(possible)
+    assert blocks._rate(untested) < blocks._rate(possible)
     validated = possible + np.array([0, 0, 100, 0, -100])
-    assert blocks._score(possible) < blocks._score(validated)
+    assert blocks._rate(possible) < blocks._rate(validated)
 
 
-def test_impossible_spatial_split_names_the_class_and_the_way_out(
+def test_class_of_one_pixel_is_named_alone_with_what_to_paste(
     make_data: MakeData,
 ) -> None:
-    codes = np.ones((40, 40), dtype=int)
-    codes[20:22, 20:22] = 9  # one small place: it cannot be in two blocks
-    with pytest.raises(
-        SceneError, match=r"class 9: \d+ train, .* of 4\. Remedy: label a second place"
-    ):
-        spatial(make_data(codes), 13, 0)
+    codes = fields(64, 60, 3, 6)
+    codes[20, 20] = 9
+    with pytest.raises(SceneError) as refused:
+        spatial(make_data(codes), 5, 0)
+    assert str(refused.value) == (
+        "One labelled pixel cannot both train and test a class: class 9. Label more of "
+        "it, or leave it out: --set 'data.exclude=[\"class 9\"]'."
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 2), (2, 2), (3, 7), (9, 9), (30, 4)])
+@pytest.mark.parametrize("receptive_field", [5, 13, 25])
+def test_class_in_one_place_is_cut_there_and_others_keep_their_buffer(
+    make_data: MakeData, size: tuple[int, int], receptive_field: int
+) -> None:
+    codes = fields(150, 140, 3, 10, 1)
+    codes[60 : 60 + size[0], 70 : 70 + size[1]] = 9
+    data = spatial(make_data(codes), receptive_field, 3)
+    check_partition(data)
+    counts = data.pixels_by_role()
+    assert counts[:, Role.TRAIN].all()
+    assert counts[:, Role.TEST].all()
+    halo = receptive_field // 2
+    assert split.seen_in_training(data, halo)[0] == 0
+    (scene,) = data.scenes
+    others = np.where(scene.classes == 3, Role.NONE, scene.roles)
+    held_out = (others == Role.TEST) | (others == Role.VALIDATION)
+    assert distance(others == Role.TRAIN, held_out) >= receptive_field
+    caveats = " ".join(split.caveats(data, halo))
+    cut = distance(
+        (scene.roles == Role.TRAIN) & (scene.classes == 3),
+        (scene.roles == Role.TEST) & (scene.classes == 3),
+    )
+    assert ("Labels of class 9 lie in one place" in caveats) == (cut <= halo)
+
+
+def test_training_windows_do_not_show_the_held_out_pixels_of_a_cut_class(
+    make_data: MakeData,
+) -> None:
+    codes = fields(80, 90, 3, 10, 1)
+    codes[40:44, 40:44] = 9
+    bands, r = 4, 13
+    data = make_data(codes, cubes=[np.ones((bands, 80, 90), dtype=np.float32)])
+    data = spatial(data, r, 0)
+    (scene,) = data.scenes
+    held_out = np.isin(scene.roles, (Role.TEST, Role.VALIDATION))
+    scene.cube[:, held_out] = 1000
+    windows = Windows(data.scenes, r // 2, np.zeros(bands))
+    for corner in windows.training_pixels():
+        assert windows.cut(corner, 1)[0].max() == 1
+
+
+@pytest.mark.parametrize("receptive_field", [5, 13, 25])
+def test_shares_stay_within_their_bounds_for_every_seed(
+    make_data: MakeData, receptive_field: int
+) -> None:
+    # Long fields of very different size, two of them in one place only.
+    codes = np.zeros((120, 120), dtype=int)
+    for number, (row, col, rows, cols) in enumerate(
+        [(0, 0, 50, 40), (0, 50, 30, 70), (60, 0, 60, 30), (60, 40, 25, 80),
+         (90, 40, 30, 35), (90, 80, 6, 8), (40, 60, 12, 12), (110, 100, 10, 20),
+         (40, 100, 15, 20)]
+    ):  # fmt: skip
+        codes[row : row + rows, col : col + cols] = [1, 2, 3, 1, 2, 4, 5, 3, 3][number]
+    data = make_data(codes)
+    for seed in range(8):
+        counts = spatial(data, receptive_field, seed).pixels_by_role()
+        assert counts[:, Role.TRAIN].all()
+        assert counts[:, Role.TEST].all()
+        shares = counts.sum(axis=0) / counts.sum()
+        for role, (low, high) in (
+            (Role.TRAIN, blocks.TRAIN_BOUNDS),
+            (Role.TEST, blocks.TEST_BOUNDS),
+        ):
+            assert low <= shares[role] <= high

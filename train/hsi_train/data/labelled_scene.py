@@ -36,6 +36,8 @@ class LabelledScene:
         classes: Class index or `UNLABELLED`, shape ``(row, col)``.
         roles: Role of every pixel, shape ``(row, col)``; all `Role.NONE` until the
             labelled pixels are divided.
+        hidden: Held-out pixels that training windows must not show, shape ``(row,
+            col)``; None where the split lets windows show what they reach.
     """
 
     info: SceneInfo
@@ -45,6 +47,7 @@ class LabelledScene:
     valid: NDArray[np.bool_]
     classes: NDArray[np.int16]
     roles: Roles
+    hidden: NDArray[np.bool_] | None = None
 
 
 class _Part(NamedTuple):
@@ -96,10 +99,23 @@ class LabelledData:
             total += np.bincount(used, minlength=len(self.classes))
         return [int(n) for n in total]
 
-    def divided(self, roles: Sequence[Roles]) -> "LabelledData":
-        """Return the same data with these roles, one array for each scene."""
-        pairs = zip(self.scenes, roles, strict=True)
-        return replace(self, scenes=[replace(s, roles=r) for s, r in pairs])
+    def divided(
+        self,
+        roles: Sequence[Roles],
+        hidden: Sequence[NDArray[np.bool_]] | None = None,
+    ) -> "LabelledData":
+        """Return the same data with these roles, one array for each scene.
+
+        Args:
+            roles: Role of every pixel.
+            hidden: Pixels that training windows must not show; None for no such rule.
+        """
+        masks = [None] * len(self.scenes) if hidden is None else hidden
+        scenes = [
+            replace(scene, roles=role, hidden=mask)
+            for scene, role, mask in zip(self.scenes, roles, masks, strict=True)
+        ]
+        return replace(self, scenes=scenes)
 
     def pixels_by_role(self) -> NDArray[np.int64]:
         """Count the labelled pixels, shape ``(class, role)``."""

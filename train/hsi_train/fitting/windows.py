@@ -46,7 +46,10 @@ class Windows:
         # A window shows what the patches of its training pixels would show and nothing
         # else, so batch statistics hold no pixel that no patch contains.
         shown = overlap.near([t != IGNORED for t in self.targets], halo, [])
-        self._context = [s.valid & m for s, m in zip(scenes, shown, strict=True)]
+        self._context = [
+            s.valid & m if s.hidden is None else s.valid & m & ~s.hidden
+            for s, m in zip(scenes, shown, strict=True)
+        ]
 
     def training_pixels(self) -> list[Corner]:
         """List the training pixels, in order of scene, row and column."""

@@ -8,15 +8,24 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from hsi_runtime.errors import SceneError
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
 from hsi_train.data.roles import Role, Roles
 from hsi_train.measuring.calibration import MIN_PIXELS
 from hsi_train.splitting import overlap
-from hsi_train.splitting.split import require
 
-GOOD_SPLIT = 1.1  # score at which smaller blocks are not tried; see `_score`
 MIN_SIDE = 8  # of a block, px, however small the receptive field
 VALIDATION_SHARE, TEST_SHARE = 0.15, 0.25  # of the labelled pixels
+TRAIN_SHARE = 1 - VALIDATION_SHARE - TEST_SHARE
+GOOD_SPLIT = 0.85  # rating at which smaller blocks are not tried; see `_rate`
+BETTER = 1.05  # larger blocks are further apart: smaller ones must be clearly better
+# Shares of the labelled pixels that a split keeps to wherever one of those tried does.
+TRAIN_BOUNDS, TEST_BOUNDS = (0.3, 0.8), (0.12, 0.4)
+MARGIN = 0.03  # by which they are kept before classes are cut
+# A class that lies in one place is cut there; what lies between is buffer.
+CUT_TRAIN, CUT_TEST = 0.5, 0.25
+
+Rating = tuple[bool, int, float]
 
 
 def spatial(data: LabelledData, receptive_field: int, seed: int) -> LabelledData:
@@ -25,38 +34,76 @@ def spatial(data: LabelledData, receptive_field: int, seed: int) -> LabelledData
     Training pixels nearer than one receptive field to a validation or test pixel, and
     validation pixels that near to a test pixel, become buffer; scenes that overlap on
     the map share their blocks, and the buffer reaches from one into the other. Blocks
-    of several sizes are tried at several places; the split that serves its worst class
-    best is kept.
+    of several sizes are tried at several places; the split that serves most classes,
+    and then the worst of them best, is kept. A class that no block can serve, since it
+    lies in one place, is cut in two there: its training windows reach over held-out
+    pixels, which are hidden in them.
 
     Raises:
-        SceneError: No assignment gives every class training and test pixels.
+        SceneError: A class has one pixel, which cannot both train and test.
     """
+    _check_sizes(data)
     rng = np.random.default_rng(seed)
     pixels = sum(s.classes.size for s in data.scenes)
     attempts = int(np.clip(2e7 // pixels, 4, 48))
     offsets = overlap.grid_offsets(data.scenes)
     met = overlap.meetings(data.scenes, receptive_field - 1)
-    best: tuple[float, LabelledData] | None = None
+    best: tuple[Rating, LabelledData] | None = None
     for multiple in (8, 4, 2, 1):
-        if best is not None and best[0] >= GOOD_SPLIT:
+        if best is not None and best[0] >= (True, len(data.classes), GOOD_SPLIT):
             break
         for _ in range(attempts):
             side = max(receptive_field * multiple, MIN_SIDE)
             splits = _in_blocks(data, offsets, side, rng)
             _add_buffer(splits, receptive_field, met)
             tried = data.divided(splits)
-            score = _score(tried.pixels_by_role())
-            # Larger blocks are further apart: smaller ones must be clearly better.
-            if best is None or score > best[0] * 1.1:
-                best = score, tried
+            rating = _rate(tried.pixels_by_role())
+            if best is None or rating > (*best[0][:2], best[0][2] * BETTER):
+                best = rating, tried
     assert best is not None
-    require(
-        best[1],
-        (Role.TRAIN, Role.TEST),
-        "label a second place of that class, drop it, give your own split (--split "
-        "FILE), or use --samples-per-class N, which flatters the accuracy",
-    )
-    return best[1]
+    return _cut_classes(best[1], rng)
+
+
+def _check_sizes(data: LabelledData) -> None:
+    """Refuse classes of a single pixel, and only these."""
+    single = [c.name for c, n in zip(data.classes, data.counts(), strict=True) if n < 2]
+    if single:
+        listed = ", ".join(f'"{name}"' for name in single)
+        raise SceneError(
+            "One labelled pixel cannot both train and test a class: "
+            f"{', '.join(single)}. Label more of it, or leave it out: --set "
+            f"'data.exclude=[{listed}]'."
+        )
+
+
+def _cut_classes(data: LabelledData, rng: np.random.Generator) -> LabelledData:
+    """Serve the classes that lie in one place, by a cut through each of them."""
+    counts = data.pixels_by_role()
+    unserved = (counts[:, [Role.TRAIN, Role.TEST]] == 0).any(axis=1)
+    if not unserved.any():
+        return data
+    roles = [scene.roles.copy() for scene in data.scenes]
+    for index in np.flatnonzero(unserved):
+        places = [np.argwhere(scene.classes == index) for scene in data.scenes]
+        largest = int(np.argmax([len(place) for place in places]))
+        for scene, place in enumerate(places):
+            rows, cols = place.T
+            roles[scene][rows, cols] = Role.BUFFER
+            if scene == largest:
+                longer = int(np.ptp(cols) > np.ptp(rows))
+                order = place[np.argsort(place[:, longer], kind="stable")]
+                order = order[:: rng.choice([-1, 1])]
+                train = order[: max(1, round(CUT_TRAIN * len(order)))]
+                test = order[-max(1, round(CUT_TEST * len(order))) :]
+                roles[scene][train[:, 0], train[:, 1]] = Role.TRAIN
+                roles[scene][test[:, 0], test[:, 1]] = Role.TEST
+    # The same ground, seen in another scene, is hidden there, too, and trains nothing.
+    held_out = [np.isin(r, (Role.TEST, Role.VALIDATION)) for r in roles]
+    met = overlap.meetings(data.scenes, 0, labelled_only=False)
+    hidden = overlap.near(held_out, 0, met)
+    for one, covered in zip(roles, hidden, strict=True):
+        one[(one == Role.TRAIN) & covered] = Role.BUFFER
+    return data.divided(roles, hidden)
 
 
 def _in_blocks(
@@ -149,21 +196,42 @@ def _add_buffer(
         roles[(roles == Role.TRAIN) & close] = Role.BUFFER
 
 
-def _score(counts: NDArray[np.int64]) -> float:
-    """Rate a split by its worst class: zero where one has no training or test pixel.
+def _rate(counts: NDArray[np.int64]) -> Rating:
+    """Rate a split: by its shares, by the classes it serves, and how well, up to 1.
 
-    Enough validation pixels to calibrate probabilities, and to choose the epoch, raise
-    it by half.
+    The shares are within their bounds, and validation pixels are enough.
+
+    The worst class that is served, the classes on average and all pixels together
+    count alike, so that neither a small class nor the seed decides how many pixels
+    train. Enough validation pixels to calibrate probabilities, and to choose the epoch,
+    raise the rating by half.
     """
-    total = counts.sum(axis=1)
-    train = counts[:, Role.TRAIN] / total / (1 - VALIDATION_SHARE - TEST_SHARE)
-    test = counts[:, Role.TEST] / total / TEST_SHARE
-    validation = counts[:, Role.VALIDATION] / total / VALIDATION_SHARE
-    served = np.minimum(np.minimum(train, 1), np.minimum(test, 1))
-    if not served.min():
-        return 0.0
-    everyone = float(np.minimum(validation, 1).mean())
+    pixels = counts.sum(axis=1)
+    train, test, validation = (
+        np.minimum(counts[:, role] / pixels / share, 1)
+        for role, share in (
+            (Role.TRAIN, TRAIN_SHARE),
+            (Role.TEST, TEST_SHARE),
+            (Role.VALIDATION, VALIDATION_SHARE),
+        )
+    )
+    served = np.minimum(train, test)
+    total = counts.sum(axis=0)
+    overall = min(
+        total[Role.TRAIN] / TRAIN_SHARE / total.sum(),
+        total[Role.TEST] / TEST_SHARE / total.sum(),
+        1.0,
+    )
+    worst = served[served > 0].min(initial=1.0) if served.any() else 0.0
+    rating = 0.3 * (worst + served.mean() + overall) + 0.1 * validation.mean()
     required = min(MIN_PIXELS, VALIDATION_SHARE * total.sum())
-    enough = min(float(counts[:, Role.VALIDATION].sum()) / required, 1)
-    rating = served.min() + 0.2 * served.mean() + 0.1 * everyone
-    return float(rating * (2 + enough) / 3)
+    enough = min(float(total[Role.VALIDATION]) / required, 1)
+    within = all(
+        low + MARGIN <= total[role] / total.sum() <= high - MARGIN
+        for role, (low, high) in ((Role.TRAIN, TRAIN_BOUNDS), (Role.TEST, TEST_BOUNDS))
+    )
+    return (
+        within and enough == 1,
+        int((served > 0).sum()),
+        float(rating * (2 + enough) / 3),
+    )

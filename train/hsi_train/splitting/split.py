@@ -165,7 +165,7 @@ def _draw(data: LabelledData, seed: int, size: Callable[[int], int]) -> Labelled
 
 
 def seen_in_training(data: LabelledData, halo: int) -> tuple[int, int]:
-    """Count test pixels that lie inside the window of a training pixel.
+    """Count test pixels that the window of a training pixel shows.
 
     Where scenes overlap, the window of one shows the ground of the other.
 
@@ -175,6 +175,10 @@ def seen_in_training(data: LabelledData, halo: int) -> tuple[int, int]:
     met = overlap.meetings(data.scenes, halo)
     windows = overlap.near([s.roles == Role.TRAIN for s in data.scenes], halo, met)
     tested = [s.roles == Role.TEST for s in data.scenes]
+    windows = [
+        w if s.hidden is None else w & ~s.hidden
+        for w, s in zip(windows, data.scenes, strict=True)
+    ]
     seen = sum(int((w & t).sum()) for w, t in zip(windows, tested, strict=True))
     return seen, sum(int(t.sum()) for t in tested)
 
@@ -188,6 +192,12 @@ def caveats(data: LabelledData, halo: int) -> list[str]:
             f"{seen} of {total} test pixels ({100 * seen / total:.0f} %) lie inside "
             "windows of training pixels: the accuracy is flattered. --split disjoint "
             "avoids it."
+        )
+    if close := _cut_classes(data, halo):
+        messages.append(
+            f"Labels of {', '.join(close)} lie in one place: training and test pixels "
+            "are neighbours, though no training window shows a test pixel, so that "
+            "their accuracy is flattered. Label a second place."
         )
     counts = data.pixels_by_role()
     trained, tested = counts[:, Role.TRAIN], counts[:, Role.TEST]
@@ -211,6 +221,22 @@ def caveats(data: LabelledData, halo: int) -> list[str]:
             "is uncertain, and with it the average accuracy."
         )
     return messages
+
+
+def _cut_classes(data: LabelledData, halo: int) -> list[str]:
+    """Name classes whose training windows reach over test pixels hidden in them."""
+    names = []
+    if any(scene.hidden is not None for scene in data.scenes):
+        for index, entry in enumerate(data.classes):
+            mine = [scene.classes == index for scene in data.scenes]
+            trained, tested = (
+                [(s.roles == role) & m for s, m in zip(data.scenes, mine, strict=True)]
+                for role in (Role.TRAIN, Role.TEST)
+            )
+            reached = overlap.near(trained, halo, [])
+            if any((r & t).any() for r, t in zip(reached, tested, strict=True)):
+                names.append(entry.name)
+    return names
 
 
 def require(data: LabelledData, roles: tuple[Role, ...], remedy: str) -> None:
