@@ -1,5 +1,6 @@
 """Every message on the page of errors is the real one: each is provoked here."""
 
+import json
 import re
 import shutil
 import sys
@@ -114,6 +115,13 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
     "Test pixels inside training windows": (hsi_train, f"{RANDOM} -o r"),
     "Too few validation pixels": (hsi_train, f"{RANDOM} -o r"),
     "Too few labels for a split": (hsi_train, f"{TRAIN} few.tif -o r"),
+    "Labels that are not read": (hsi_train, f"{TRAIN} points.csv -o r"),
+    "A vector file of another kind": (hsi_train, f"{TRAIN} virtual.gpkg -o r"),
+    "Coordinates that are not degrees": (hsi_train, f"{TRAIN} metres.geojson -o r"),
+    "A scene declares too little": (
+        hsi_train,
+        RANDOM.replace("scene.tif", "plain.tif") + " -o r",
+    ),
     "The scene does not cover the model": (hsi_run, f"vnir.tif {MODEL}"),
     "No wavelengths, other band count": (hsi_run, f"rgb.tif {MODEL}"),
     "Matched by position": (hsi_run, f"plain.tif {MODEL}"),
@@ -190,6 +198,13 @@ def folder(
                 name, square, [np.array([1])], ["code"], crs=crs,
                 geometry_type="Polygon",
             )  # fmt: skip
+    Path("points.csv").write_text("x,y,code\n1,2,3\n")
+    Path("virtual.gpkg").write_text("<OGRVRTDataSource/>")
+    corners = [[4e5, 5e6], [5e5, 5e6], [5e5, 6e6], [4e5, 5e6]]
+    metres = {"type": "Polygon", "coordinates": [corners]}
+    feature = {"type": "Feature", "properties": {"code": 1}, "geometry": metres}
+    content = {"type": "FeatureCollection", "features": [feature]}
+    Path("metres.geojson").write_text(json.dumps(content))
     Path("bad.json").write_text('{"1": "grass", "2": 7}')
     whole = trained.scene.read_bytes()
     Path("cut.tif").write_bytes(whole[: len(whole) // 2])

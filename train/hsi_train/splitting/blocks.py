@@ -3,6 +3,8 @@
 Scenes that overlap are divided together, so that this holds on the ground.
 """
 
+import json
+import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -68,11 +70,11 @@ def _check_sizes(data: LabelledData) -> None:
     """Refuse classes of a single pixel, and only these."""
     single = [c.name for c, n in zip(data.classes, data.counts(), strict=True) if n < 2]
     if single:
-        listed = ", ".join(f'"{name}"' for name in single)
+        setting = f"data.exclude={json.dumps(single, ensure_ascii=False)}"
         raise SceneError(
             "One labelled pixel cannot both train and test a class: "
             f"{', '.join(single)}. Label more of it, or leave it out: --set "
-            f"'data.exclude=[{listed}]'."
+            f"{shlex.quote(setting)}."
         )
 
 
