@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.array_scene import ArrayScene
-from hsi_runtime.scenes.wavelengths import to_nanometres
-from hsi_train.data.matlab_files import MatlabFile, Variable, open_file
+from hsi_runtime.scenes.wavelengths import Place, choose
+from hsi_train.data.matlab_files import MatlabFile, open_file
 
 # Variables beside a cube that describe it, in any case of letters.
 WAVELENGTHS = {"wavelength": "", "wavelengths": "", "wavelengths_nm": "nm"}
@@ -38,17 +38,17 @@ def open_cube(path: str) -> ArrayScene:
     source = Path(split_name(path)[0])
     centres, unit, notes = _per_band(file, source, WAVELENGTHS, len(cube))
     widths, _, _ = _per_band(file, source, dict.fromkeys(WIDTHS, ""), len(cube))
-    wavelengths, fwhm, unit_notes = to_nanometres(str(source), centres, widths, unit)
+    spectrum = choose(str(source), [_place(centres, widths, unit, len(cube))])
     nodata, _ = _beside(file, dict.fromkeys(NODATA, ""), 1)
     scene = ArrayScene(
         cube,
         source,
         nodata=None if nodata is None else float(nodata[0]),
-        wavelengths_nm=wavelengths,
-        fwhm_nm=fwhm,
+        wavelengths_nm=spectrum.centres,
+        fwhm_nm=spectrum.widths,
     )
     scene.info = replace(
-        scene.info, notes=(*notes, *unit_notes), files=(source.absolute(),)
+        scene.info, notes=(*notes, *spectrum.notes), files=(source.absolute(),)
     )
     return scene
 
@@ -84,28 +84,44 @@ def _read(file: MatlabFile, path: str, dimensions: int) -> NDArray[Any]:
         if name not in fitting:
             raise SceneError(
                 f"{source} has no {dimensions}-D array {name!r}; arrays in it: "
-                f"{_listed(file.variables)}."
+                f"{_listed(file)}."
             )
         return file.read(name)
     several = [key for key, v in fitting.items() if max(v.shape) > 1]
     if len(several) != 1:
         raise SceneError(
             f"{source} has {len(several)} {dimensions}-D arrays; expected one, or its "
-            f"name as {source}:NAME. Arrays in it: {_listed(file.variables)}."
+            f"name as {source}:NAME. Arrays in it: {_listed(file)}."
         )
     return file.read(several[0])
 
 
-def _listed(variables: Mapping[str, Variable]) -> str:
+def _listed(file: MatlabFile) -> str:
     """List variables with their shapes, and the fields of structs."""
     shown = []
-    for name, variable in variables.items():
+    for name, variable in file.variables.items():
         text = f"{name} {variable.shape}"
-        if variable.fields:
-            fields = ", ".join(f"{k} {shape}" for k, shape in variable.fields.items())
-            text += f", a struct with fields {fields}: save the field as a variable"
+        if fields := file.fields(name):
+            listed = ", ".join(f"{k} {shape}" for k, shape in fields.items())
+            text += f", a struct with fields {listed}: save the field as a variable"
         shown.append(text)
     return ", ".join(shown) or "none"
+
+
+def _place(
+    centres: NDArray[np.float64] | None,
+    widths: NDArray[np.float64] | None,
+    unit: str,
+    bands: int,
+) -> Place:
+    """State the wavelengths as those of other files are stated."""
+
+    def texts(values: NDArray[np.float64] | None) -> list[str]:
+        return [""] * bands if values is None else [str(v) for v in values]
+
+    return Place(
+        name="", centres=texts(centres), widths=texts(widths), units=[unit] * bands
+    )
 
 
 def _per_band(

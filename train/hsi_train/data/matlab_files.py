@@ -33,12 +33,10 @@ class Variable(NamedTuple):
     Attributes:
         shape: As MATLAB shows it.
         dtype: Type of real numbers, or None for text, cells, structs and others.
-        fields: Shapes of the fields of a struct by name.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any] | None
-    fields: Mapping[str, tuple[int, ...]]
 
 
 class MatlabFile(Protocol):
@@ -47,6 +45,9 @@ class MatlabFile(Protocol):
     @property
     def variables(self) -> Mapping[str, Variable]:
         """The variables by name."""
+
+    def fields(self, name: str) -> Mapping[str, tuple[int, ...]]:
+        """Return the shapes of the fields of a struct; none for another variable."""
 
     def read(self, name: str) -> NDArray[Any]:
         """Read a variable that holds numbers, in native byte order.
@@ -100,13 +101,14 @@ class _Version5:
             name: Variable(
                 shape=tuple(int(n) for n in shape),
                 dtype=np.dtype(V5_TYPES[kind]) if kind in V5_TYPES else None,
-                fields=self._fields(name) if kind == "struct" else {},
             )
             for name, shape, kind in listed
             if kind != "sparse"
         }
 
-    def _fields(self, name: str) -> dict[str, tuple[int, ...]]:
+    def fields(self, name: str) -> dict[str, tuple[int, ...]]:
+        if self.variables[name].dtype is not None:
+            return {}
         try:
             struct = self._load(self._path, variable_names=[name])[name]
             first = struct.ravel()[0]
@@ -149,16 +151,14 @@ class _Hdf5:
         import h5py
 
         item = content[name]
-        if isinstance(item, h5py.Group):
-            return Variable((1, 1), None, self._fields(item))
         if not isinstance(item, h5py.Dataset):
-            return Variable((), None, {})
+            return Variable((1, 1), None)
         self._check_storage(item, name)
         kind = item.attrs.get("MATLAB_class", b"")
         text = kind.decode("ascii", "replace") if isinstance(kind, bytes) else str(kind)
         real = item.dtype.kind in "iufb" and text not in NO_NUMBERS
         # MATLAB counts axes from the other end: HDF5 shows them reversed.
-        return Variable(item.shape[::-1], item.dtype if real else None, {})
+        return Variable(item.shape[::-1], item.dtype if real else None)
 
     def _check_storage(self, item: Any, name: str) -> None:
         if item.external:
@@ -166,16 +166,23 @@ class _Hdf5:
         if item.is_virtual:
             raise self._refers(name, "a virtual data set")
 
-    def _fields(self, group: Any) -> dict[str, tuple[int, ...]]:
+    def fields(self, name: str) -> dict[str, tuple[int, ...]]:
         import h5py
 
-        fields = {}
-        for name in group:
-            if isinstance(group.get(name, getlink=True), h5py.HardLink):
-                item = group[name]
-                if isinstance(item, h5py.Dataset):
-                    fields[name] = item.shape[::-1]
-        return fields
+        with h5py.File(self._path, "r") as content:
+            group = content[name]
+            if not isinstance(group, h5py.Group):
+                return {}
+            items = {
+                field: group[field]
+                for field in group
+                if isinstance(group.get(field, getlink=True), h5py.HardLink)
+            }
+            return {
+                field: item.shape[::-1]
+                for field, item in items.items()
+                if isinstance(item, h5py.Dataset)
+            }
 
     def _refers(self, name: str, how: str) -> SceneError:
         return SceneError(

@@ -88,11 +88,8 @@ def write_scene(
     envi = not layout.startswith("tiff")
     header = path.with_suffix(".hdr")
     outputs = [path] + [p for p in (truth, abundances) if p] + [header] * envi
-    pixel_bytes = len(spec.wavelengths_nm) * np.dtype(spec.dtype).itemsize
-    packed = bool(compress or sparse)
     check_outputs(outputs, [], overwrite)
-    stored_bytes = 0 if packed else spec.rows * spec.cols * pixel_bytes
-    check_space(path.parent, stored_bytes)
+    check_space(path.parent, 0 if compress or sparse else _stored_bytes(spec))
     _check_memory(spec, strip_rows)
     sensor = Sensor(spec)
     try:
@@ -109,12 +106,10 @@ def write_scene(
             else:
                 cube = TiffCube(spec, place(path), layout, compress, sparse)
             files.callback(cube.close)
-            labels = truth and open_truth(spec, place(truth))
-            if labels:
-                files.callback(labels.close)
-            shares = abundances and open_abundances(spec, place(abundances))
-            if shares:
-                files.callback(shares.close)
+            labels = truth and files.enter_context(open_truth(spec, place(truth)))
+            shares = abundances and files.enter_context(
+                open_abundances(spec, place(abundances))
+            )
             _write_strips(sensor, strip_rows, cube, labels, shares)
     except (OSError, RasterioError) as error:
         if isinstance(error, HsiError):
@@ -139,6 +134,11 @@ def _check_options(layout: str, compress: str | None, sparse: bool) -> None:
             "An ENVI file is neither compressed nor sparse; drop that option, or "
             "choose a tiff layout."
         )
+
+
+def _stored_bytes(spec: SceneSpec) -> int:
+    pixel_bytes = len(spec.wavelengths_nm) * np.dtype(spec.dtype).itemsize
+    return spec.rows * spec.cols * pixel_bytes
 
 
 def _check_memory(spec: SceneSpec, strip_rows: int) -> None:
