@@ -14,7 +14,7 @@ from hsi_runtime.scenes.opening import open_scene
 from hsi_runtime.scenes.scene import DTYPES, SceneInfo
 from hsi_train.data import matlab
 from hsi_train.data.classes import MAX_CODE, ClassTable, Codes
-from hsi_train.data.raster_classes import classes_of
+from hsi_train.data.formats.raster_classes import classes_of
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb")
 LABEL_DTYPES = (*DTYPES, "int64", "uint64")  # NumPy's own integers, too
@@ -106,7 +106,7 @@ def _is_vector(path: str) -> bool:
         return True
     if matlab.is_matlab(path) or not Path(path).is_file():
         return False
-    from hsi_train.data import vector_files
+    from hsi_train.data.formats import vector_files
 
     return vector_files.kind_of(Path(path)) is not None
 

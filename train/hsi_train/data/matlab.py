@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.array_scene import ArrayScene
 from hsi_runtime.scenes.wavelengths import Place, choose
-from hsi_train.data.matlab_files import MatlabFile, open_file
+from hsi_train.data.formats.matlab_files import MatlabFile, open_file
 
 # Variables beside a cube that describe it, in any case of letters.
 WAVELENGTHS = {"wavelength": "", "wavelengths": "", "wavelengths_nm": "nm"}

@@ -16,8 +16,8 @@ from rasterio.transform import Affine
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train.data.classes import MAX_CODE, ClassTable, Codes
+from hsi_train.data.formats.vector_files import read_features
 from hsi_train.data.projection import project
-from hsi_train.data.vector_files import read_features
 
 POINT, POLYGON, MULTI_POINT, MULTI_POLYGON, COLLECTION = 0, 3, 4, 6, 7  # of GEOS
 NO_GEOMETRY = -1

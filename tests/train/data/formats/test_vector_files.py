@@ -16,8 +16,8 @@ import pytest
 import shapely
 
 from hsi_runtime.errors import SceneError
+from hsi_train.data.formats.vector_files import read_features
 from hsi_train.data.labels import open_labels
-from hsi_train.data.vector_files import read_features
 
 SUFFIXES = ("geojson", "json", "gpkg", "shp", "fgb")
 SQUARE = {"type": "Polygon", "coordinates": [[[0, 0], [1, 0], [1, 1], [0, 0]]]}

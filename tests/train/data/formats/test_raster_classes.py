@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train.data.classes import MAX_CODE, ClassTable
+from hsi_train.data.formats.raster_classes import from_side_car
 from hsi_train.data.labels import read_codes
-from hsi_train.data.raster_classes import from_side_car
 
 WriteTif = Callable[..., Path]
 MakeInfo = Callable[..., SceneInfo]

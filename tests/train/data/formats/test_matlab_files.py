@@ -12,7 +12,8 @@ import pytest
 from scipy.io import savemat
 
 from hsi_runtime.errors import ResourceError, SceneError
-from hsi_train.data import matlab, matlab_files
+from hsi_train.data import matlab
+from hsi_train.data.formats import matlab_files
 
 MAP = np.arange(12, dtype=np.uint8).reshape(3, 4)
 CUBE = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
