@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import click
 
-from hsi_runtime.errors import HsiError, OutputError, resource_error
+from hsi_runtime.errors import HsiError, OutputError, reason, resource_error
+from hsi_runtime.model.plain_text import plain_lines
 
 F = TypeVar("F", bound=Callable[..., Any])
 GRACE_S = 1.5  # how long the main thread may take to answer a signal
@@ -68,7 +69,7 @@ def show_progress(quiet: bool) -> bool:
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = plain_lines(super().format(record))
         kind = "warning" if record.levelno < logging.ERROR else "error"
         return text if record.levelno < logging.WARNING else f"{kind}: {text}"
 
@@ -106,18 +107,18 @@ def pixel_bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
 
 
 def echo(text: str) -> None:
-    """Print a result on stdout.
+    """Print a result on stdout; a terminal gets no control characters of others.
 
     Raises:
         OutputError: stdout cannot be written, such as a full disk; not a closed pipe.
     """
     try:
-        click.echo(text)
+        click.echo(plain_lines(text) if sys.stdout.isatty() else text)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise OutputError(
-            f"stdout cannot be written: {error.strerror}. The files of the result are "
+            f"stdout cannot be written: {reason(error)}. The files of the result are "
             "complete."
         ) from error
 
@@ -160,7 +161,7 @@ def _exit_code(command: click.Command) -> int:
         error.show()
         return error.exit_code
     except HsiError as error:
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {plain_lines(str(error))}", err=True)
         return error.exit_code
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])
@@ -176,7 +177,7 @@ def _exit_code(command: click.Command) -> int:
         lack = resource_error(error)
         if lack is None:
             raise
-        click.echo(f"Error: {lack}", err=True)
+        click.echo(f"Error: {plain_lines(str(lack))}", err=True)
         return lack.exit_code
     except SystemExit:  # all that click does when the reader of a pipe has gone
         return 141

@@ -11,6 +11,9 @@ HsiError
     ResourceError        disk or memory ran out                          exit 6
     VerificationError    a result failed its check                       exit 7
     DeviceLostError      the device failed in mid-run: repeat to resume  exit 75
+
+None of them is also an error of Python's own: ``except OSError`` around a file must not
+catch a sentence of ours and lose it.
 """
 
 import errno
@@ -26,7 +29,7 @@ class HsiError(Exception):
     exit_code: ClassVar[int] = 1
 
 
-class OptionError(HsiError, ValueError):
+class OptionError(HsiError):
     """An option has a value that it cannot take."""
 
     exit_code = 2
@@ -42,62 +45,67 @@ class OptionError(HsiError, ValueError):
         self.reason, self.option = reason, option
 
 
-class SceneError(HsiError, OSError):
+class SceneError(HsiError):
     """A scene or its labels cannot be used."""
 
     exit_code = 3
 
 
-class ModelFileError(HsiError, ValueError):
+class ModelFileError(HsiError):
     """The model file is missing, damaged, or not one of ours."""
 
     exit_code = 4
 
 
-class BandMismatchError(HsiError, ValueError):
+class BandMismatchError(HsiError):
     """The scene lacks bands that the model needs."""
 
     exit_code = 4
 
 
-class EngineError(HsiError, RuntimeError):
+class EngineError(HsiError):
     """The inference engine asked for is absent or failed to start."""
 
     exit_code = 4
 
 
-class RecipeError(HsiError, ValueError):
+class RecipeError(HsiError):
     """A recipe contradicts itself, or names something unknown."""
 
     exit_code = 4
 
 
-class OutputError(HsiError, OSError):
+class OutputError(HsiError):
     """The output may not, or cannot, be written."""
 
     exit_code = 5
 
 
-class ResourceError(HsiError, MemoryError):
+class ResourceError(HsiError):
     """Disk space or memory ran out."""
 
     exit_code = 6
 
 
-class VerificationError(HsiError, AssertionError):
+class VerificationError(HsiError):
     """A finished result does not pass its own check."""
 
     exit_code = 7
 
 
-class DeviceLostError(HsiError, RuntimeError):
+class DeviceLostError(HsiError):
     """The device failed while it computed; the same command resumes."""
 
     exit_code = 75
 
 
+def reason(error: OSError) -> str:
+    """Return why a call failed, in the words of the system or of the library."""
+    return error.strerror or str(error) or type(error).__name__
+
+
 def resource_error(error: MemoryError | OSError) -> ResourceError | None:
-    """Say that memory or a disk ran out, where that is what an error means."""
+    """Return the error of a memory or a disk that ran out, if this is one."""
     if isinstance(error, MemoryError):
         return ResourceError(f"memory ran out ({error}); use smaller windows.")
     if error.errno in DISK_FULL:

@@ -6,7 +6,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from hsi_runtime.errors import HsiError, SceneError
 
@@ -84,6 +84,19 @@ def read_whole(path: Path, most: int, kind: type[HsiError] = SceneError) -> byte
     if len(content) > most:
         raise kind(f"{path} has more than {most} bytes, which are the most read.")
     return content
+
+
+def open_own(path: Path, mode: str) -> IO[bytes]:
+    """Open a file of ours without a buffer; a symbolic link is not followed.
+
+    Raises:
+        OSError: It cannot be opened, or is a link.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NOFOLLOW, 0o666)
+
+    return cast("IO[bytes]", open(path, mode, buffering=0, opener=opener))
 
 
 def sync(path: Path) -> None:

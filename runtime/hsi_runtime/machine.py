@@ -66,21 +66,33 @@ def machine_bytes() -> int:
     return min(machine, container_memory_bytes() or machine)
 
 
+def held_bytes() -> int:
+    """Return the memory that this process holds, or the most it held if unknown."""
+    held = _status_bytes("VmRSS")
+    return peak_bytes() if held is None else held
+
+
 def peak_bytes() -> int:
     """Return the largest memory that this process ever held.
 
     Linux counts the memory of the program that started this one into ``getrusage``, so
     its own high-water mark is read where there is one.
     """
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        mark = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-        if mark is not None:
-            return int(mark[1]) * 1024
-    except OSError:
-        pass
+    high_water = _status_bytes("VmHWM")
+    if high_water is not None:
+        return high_water
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _status_bytes(key: str) -> int | None:
+    """Read a size from Linux' description of this process; None on other systems."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return None
+    size = re.search(rf"^{key}:\s+(\d+) kB$", status, re.MULTILINE)
+    return None if size is None else int(size[1]) * 1024
 
 
 def container_cpus() -> int | None:

@@ -12,6 +12,7 @@ from hsi_runtime.engines.backend import GPU_DEVICES, WINDOWS_ON_GPU
 from hsi_runtime.engines.opening import best_tile, open_backend
 from hsi_runtime.machine import engine_threads
 from hsi_runtime.model.model_file import ModelFile
+from hsi_runtime.model.plain_text import plain
 from hsi_runtime.output import layers as class_map
 from hsi_runtime.planning import match_scene, plan_walk
 from hsi_runtime.request import Request
@@ -20,6 +21,7 @@ from hsi_runtime.walk import memory
 from hsi_runtime.walk.threads import map_ahead
 from hsi_runtime.walk.windows import mirror
 
+LONGEST_NAME = 60  # of a class in the table of a summary
 MIN_ROUNDS = 3
 BENCHMARK_S = 3.0
 
@@ -181,13 +183,13 @@ def _written(value: Any) -> str:
         case float():
             return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
         case dict():
-            pairs = [f"{k} {_written(v)}" for k, v in value.items()]
+            pairs = [f"{plain(str(k))} {_written(v)}" for k, v in value.items()]
             return ", ".join(pairs) or "none"
         case [int(), *_]:
             return _ranges(value)
         case list():
             return ", ".join(map(_written, value)) or "none"
-    return str(value)
+    return plain(str(value))
 
 
 def _ranges(numbers: list[int]) -> str:
@@ -201,11 +203,12 @@ def summary(result: dict[str, Any]) -> str:
     """Sum up a run: a table of the classes and two lines."""
     pixels, seconds = result["pixels"], result["seconds"]
     mapped = max(pixels["classified"] + pixels["unclassified"], 1)
-    width = max(len(c["name"]) for c in result["classes"])
+    names = [plain(c["name"], LONGEST_NAME) for c in result["classes"]]
+    width = max(map(len, names))
     table = [
-        f"  {c['name']:{width}}  {c['pixels']:>12,} px  {c['pixels'] / mapped:6.1%}"
+        f"  {name:{width}}  {c['pixels']:>12,} px  {c['pixels'] / mapped:6.1%}"
         + ("" if c["area_m2"] is None else f"  {c['area_m2'] / 1e4:>12,.2f} ha")
-        for c in result["classes"]
+        for name, c in zip(names, result["classes"], strict=True)
     ]
     resumed = result["resumed_windows"]
     return "\n".join(

@@ -19,7 +19,13 @@ import msgspec
 from numpy.typing import NDArray
 
 from hsi_runtime import files
-from hsi_runtime.errors import DISK_FULL, HsiError, OutputError, ResourceError
+from hsi_runtime.errors import (
+    DISK_FULL,
+    HsiError,
+    OutputError,
+    ResourceError,
+    reason,
+)
 from hsi_runtime.output import journal_plan
 from hsi_runtime.output.journal_folder import (
     JOURNAL,
@@ -103,12 +109,12 @@ class Journal:
             else:
                 self._open("r+b")
                 self._read_journal()
-            self._journal = (self.folder / JOURNAL).open("ab", buffering=0)
-        except OSError as error:
+            self._journal = files.open_own(self.folder / JOURNAL, "ab")
+        except (HsiError, OSError) as error:
             if afresh:  # nothing was computed yet, so nothing is lost
                 self._folder.remove()
             self._release()
-            if isinstance(error, OutputError):
+            if isinstance(error, HsiError):
                 raise
             raise self.explain(error) from error
         return self
@@ -124,7 +130,7 @@ class Journal:
                 self.remove()  # nothing to resume
             elif error is not None and not self._broken:
                 self.sync()
-        except (OSError, ResourceError):
+        except OSError:
             pass  # the error that ended the run is the one to tell
         finally:
             self._release()
@@ -185,7 +191,7 @@ class Journal:
 
     def mark_publishing(self) -> None:
         """Note that files under the outputs' names may be ours from now on."""
-        (self.folder / PUBLISHING).touch()
+        files.open_own(self.folder / PUBLISHING, "ab").close()
 
     def remove(self) -> None:
         """Delete everything; the outputs are published."""
@@ -196,10 +202,20 @@ class Journal:
         """Turn errors of the operating system that happen inside into ours."""
         try:
             yield
-        except HsiError:
-            raise
         except OSError as error:
             raise self.explain(error) from error
+
+    def check_present(self) -> None:
+        """Refuse to go on where somebody has removed the folder.
+
+        Raises:
+            OutputError: It is not there any more.
+        """
+        if not self.folder.is_dir():
+            raise OutputError(
+                f"{self.folder} was removed while the scene was classified. Repeat the "
+                "command; it starts afresh."
+            )
 
     def explain(self, error: OSError) -> Exception:
         """Turn an error of the operating system into one of ours."""
@@ -210,7 +226,11 @@ class Journal:
                 f"{needed:.1f} MB of temporary space and as much again for the result. "
                 "Make room and repeat the command: it resumes."
             )
-        return OutputError(f"{self.folder.parent}: {error.strerror}.")
+        try:
+            self.check_present()
+        except OutputError as removed:
+            return removed
+        return OutputError(f"{self.folder.parent}: {reason(error)}.")
 
     def _open(self, mode: str) -> None:
         for layer in self.layers:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hsi_runtime.errors import OutputError
+from hsi_runtime.output.journal_folder import JOURNAL
 from hsi_runtime.scenes.fingerprint import only_content_differs
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,8 @@ def may_resume(path: Path, plan: dict[str, Any]) -> bool:
         old = json.loads(text)
     except ValueError:  # a power cut left no plan, or a part of one
         return False
+    if not _has_pieces(path.with_name(JOURNAL)):
+        return False  # nothing was finished, so nothing is lost
     if isinstance(old, dict) and only_content_differs(old, plan):
         log.warning(
             f"The scene has changed since the interrupted run in {path.parent}; "
@@ -46,6 +49,10 @@ def may_resume(path: Path, plan: dict[str, Any]) -> bool:
         f"{_difference(old, plan)}; repeat that run to resume it, or start "
         "afresh with --no-resume."
     )
+
+
+def _has_pieces(journal: Path) -> bool:
+    return journal.is_file() and journal.stat().st_size > 0
 
 
 def _difference(old: Any, plan: dict[str, Any]) -> str:

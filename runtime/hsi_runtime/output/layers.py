@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.model.model_file import ABUNDANCES, PROBABILITIES, ModelDocument
+from hsi_runtime.model.plain_text import plain
 
+LAYERS = ("classes", "confidence", "probabilities", "abundances")
 UNCLASSIFIED = 0
 PROBABILITY_STEPS = 200  # probabilities are stored in steps of 1/200
 PROBABILITY_NODATA = 255
@@ -55,9 +57,9 @@ def layers(document: ModelDocument, requested: Sequence[str]) -> list[Layer]:
     nodata = int(np.iinfo(dtype).max)
     names = {UNCLASSIFIED: "unclassified", nodata: "nodata"}
     colors = {UNCLASSIFIED: "#000000", nodata: "#ffffff"}
-    names |= {c.code: c.name for c in document.classes}
+    names |= {c.code: plain(c.name) for c in document.classes}
     colors |= {c.code: c.color for c in document.classes}
-    each = [c.name for c in document.classes]
+    each = [plain(c.name) for c in document.classes]
     shares: dict[str, Any] = {
         "source": PROBABILITIES,
         "dtype": np.dtype(np.uint8),

@@ -6,8 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from hsi_runtime.errors import DISK_FULL, OutputError, ResourceError
+from hsi_runtime.errors import DISK_FULL, OutputError, ResourceError, reason
 from hsi_runtime.model.model_file import ModelDocument
+from hsi_runtime.model.plain_text import plain
 from hsi_runtime.output.layers import UNCLASSIFIED, Counts, map_dtype
 from hsi_runtime.scenes.georeference import resolution_m
 from hsi_runtime.scenes.geotiff import open_tiff
@@ -16,6 +17,7 @@ LONGEST_SIDE = 1600  # of the map, px
 SHORTEST_SIDE = 480  # a smaller scene is enlarged by whole factors
 FONT_PX, MARGIN = 18, 16
 LINE = FONT_PX + 10
+LONGEST_NAME, MOST_LINES = 60, 256  # of the legend: characters, classes
 INK, PAPER = (34, 34, 34), (255, 255, 255)
 
 
@@ -60,7 +62,7 @@ def write_preview(
         sheet.save(output, format="PNG", optimize=True)
     except OSError as error:
         kind = ResourceError if error.errno in DISK_FULL else OutputError
-        raise kind(f"The preview cannot be written: {error.strerror}.") from error
+        raise kind(f"The preview cannot be written: {reason(error)}.") from error
 
 
 def _colour(codes: NDArray[np.integer], document: ModelDocument) -> NDArray[np.uint8]:
@@ -79,23 +81,26 @@ def _rgb(color: str) -> tuple[int, int, int]:
 
 
 def _legend(document: ModelDocument, counts: Counts) -> Image.Image:
-    """Draw a box, the name and the share of every class."""
+    """Draw a box, the name and the share of every class that a legend has room for."""
     font = ImageFont.load_default(FONT_PX)
     mapped = sum(counts.of_class) + counts.unclassified
     entries = [
-        (_rgb(c.color), c.name, int(n))
+        (_rgb(c.color), plain(c.name, LONGEST_NAME), int(n))
         for c, n in zip(document.classes, counts.of_class, strict=True)
     ]
     if counts.unclassified:
         entries.append(((0, 0, 0), "unclassified", counts.unclassified))
-    lines = [f"{name}  {n / max(mapped, 1):.1%}" for _, name, n in entries]
+    lines = [f"{name}  {n / max(mapped, 1):.1%}" for _, name, n in entries[:MOST_LINES]]
+    if len(entries) > MOST_LINES:
+        lines.append(f"and {len(entries) - MOST_LINES} more")
     width = int(max(font.getlength(line) for line in lines)) + LINE + MARGIN
     image = Image.new("RGB", (width, LINE * len(lines)), PAPER)
     draw = ImageDraw.Draw(image)
-    for number, ((color, _, _), line) in enumerate(zip(entries, lines, strict=True)):
+    for number, (color, _, _) in enumerate(entries[:MOST_LINES]):
         top = number * LINE
         draw.rectangle((0, top + 3, FONT_PX, top + 3 + FONT_PX), color, INK)
-        draw.text((LINE, top + 2), line, INK, font)
+    for number, line in enumerate(lines):
+        draw.text((LINE, number * LINE + 2), line, INK, font)
     return image
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rasterio.errors import RasterioError
 
 from hsi_runtime.model.model_file import ModelFile
+from hsi_runtime.model.plain_text import plain
 from hsi_runtime.scenes.geotiff import open_tiff
 from hsi_runtime.scenes.scene import SceneInfo
 
@@ -35,9 +36,9 @@ def provenance(
     version = importlib.metadata.version("hsi-edge")
     return {
         "TIFFTAG_SOFTWARE": f"hsi-edge {version}",
-        "HSI_SCENE": info.path.name,
+        "HSI_SCENE": plain(info.path.name),
         "HSI_SCENE_SHA256": scene_sha256,
-        "HSI_METHOD": model.document.method,
+        "HSI_METHOD": plain(model.document.method),
         "HSI_MODEL_SHA256": model.sha256,
         "HSI_PRECISION": precision,
         "HSI_DEVICE": device,

@@ -5,7 +5,9 @@ is read back and compared before it takes the name of the output, and an older o
 stays valid until that moment.
 """
 
+import errno
 import os
+import shutil
 from pathlib import Path
 
 import rasterio
@@ -18,7 +20,8 @@ from hsi_runtime import files
 from hsi_runtime.errors import OutputError, ResourceError, VerificationError
 from hsi_runtime.machine import usable_cores
 from hsi_runtime.output.journal import Journal
-from hsi_runtime.output.layers import Layer
+from hsi_runtime.output.layers import LAYERS, Layer
+from hsi_runtime.output.names import files_of, side_car
 from hsi_runtime.output.raw_file import raw_vrt
 from hsi_runtime.scenes.geotiff import open_tiff
 
@@ -46,8 +49,10 @@ def convert(journal: Journal, tags: dict[str, str], compress: str) -> dict[str, 
         for layer in journal.layers:
             finished[layer.name] = _cog(journal, layer, tags, compress)
             _verify(journal, layer, finished[layer.name])
-    # rasterio lets GDAL's own errors out of a copy.
-    except (RasterioError, CPLE_BaseError) as error:
+    # rasterio lets GDAL's own errors out of a copy; of one that comes while it closes
+    # a file, Python only knows that there was one.
+    except (RasterioError, CPLE_BaseError, SystemError) as error:
+        journal.check_present()
         raise ResourceError(
             f"{journal.folder} cannot be turned into a GeoTIFF ({error}); is the disk "
             "full? Make room and repeat the command: it resumes."
@@ -79,7 +84,11 @@ def publish(
     with journal.explaining():
         for file in finished.values():
             files.sync(file)
-        there = [paths[name] for name in finished if paths[name].exists()]
+        there = [
+            path
+            for path in files_of(paths, [name for name in finished if name != "qml"])
+            if os.path.lexists(path)
+        ]
         if there and not (overwrite or journal.published):
             raise OutputError(
                 f"{there[0]} appeared while the scene was classified and is left as it "
@@ -88,14 +97,30 @@ def publish(
             )
         journal.mark_publishing()
         for name, file in reversed(finished.items()):
-            side_car = file.with_name(file.name + ".aux.xml")
-            published = paths[name].with_name(paths[name].name + ".aux.xml")
-            if side_car.is_file():
-                os.replace(side_car, published)
-            else:  # one of a replaced file would describe this one wrongly
-                published.unlink(missing_ok=True)
-            os.replace(file, paths[name])
+            if name in LAYERS:
+                _publish_side_car(file, paths[name])
+            _move(file, paths[name])
         files.sync(journal.folder.parent)
+
+
+def _publish_side_car(raster: Path, published: Path) -> None:
+    """Give the names of the classes their place; one of a replaced raster goes."""
+    made = side_car(raster)
+    if made.is_file():
+        os.replace(made, side_car(published))
+    else:
+        side_car(published).unlink(missing_ok=True)
+
+
+def _move(file: Path, target: Path) -> None:
+    """Give a file its name, which may be on another disk than the journal."""
+    try:
+        os.replace(file, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with files.replaced(target) as partial:
+            shutil.copyfile(file, partial)
 
 
 def _cog(journal: Journal, layer: Layer, tags: dict[str, str], compress: str) -> Path:

@@ -4,6 +4,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, SubElement, tostring
 
 from hsi_runtime.model.model_file import ModelDocument
+from hsi_runtime.model.plain_text import plain
 from hsi_runtime.output.layers import UNCLASSIFIED
 
 DOCTYPE = "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
@@ -21,7 +22,7 @@ def write_qml(path: Path, document: ModelDocument) -> None:
     )
     palette = SubElement(renderer, "colorPalette")
     entries = [(UNCLASSIFIED, "unclassified", "#000000")]
-    entries += [(c.code, c.name, c.color) for c in document.classes]
+    entries += [(c.code, plain(c.name), c.color) for c in document.classes]
     for value, label, color in entries:
         SubElement(
             palette,
@@ -47,7 +48,7 @@ def polygon_style(document: ModelDocument) -> str:
             categories,
             "category",
             value=str(entry.code),
-            label=entry.name,
+            label=plain(entry.name),
             symbol=str(index),
             render="true",
         )

@@ -8,8 +8,11 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 
 from numpy.typing import NDArray
 
+from hsi_runtime import files
+from hsi_runtime.model.plain_text import plain
 from hsi_runtime.output.journal_folder import UNSUPPORTED
 from hsi_runtime.output.layers import Layer
+from hsi_runtime.scenes.georeference import is_grid
 from hsi_runtime.scenes.scene import ControlPoints, SceneInfo
 
 GDAL_TYPES = {"uint8": "Byte", "uint16": "UInt16"}
@@ -33,8 +36,9 @@ class RawFile:
             OSError: It cannot be opened, or the disk is full.
         """
         self._layer, self._grid = layer, grid
-        path.touch()  # where one was lost, its pieces are computed again
-        self._file: IO[bytes] = path.open(mode, buffering=0)
+        if not path.exists():  # where one was lost, its pieces are computed again
+            mode = "w+b"
+        self._file: IO[bytes] = files.open_own(path, mode)
         size = bytes_of(layer, grid)
         try:
             os.posix_fallocate(self._file.fileno(), 0, size)
@@ -108,8 +112,8 @@ def raw_vrt(
     """
     root = Element("VRTDataset", rasterXSize=str(info.cols), rasterYSize=str(info.rows))
     if info.crs:
-        SubElement(root, "SRS").text = info.crs
-    if info.transform:
+        SubElement(root, "SRS").text = plain(info.crs)
+    if info.transform and is_grid(info.transform):
         numbers = ", ".join(repr(float(v)) for v in info.transform)
         SubElement(root, "GeoTransform").text = numbers
     if info.control:
@@ -153,7 +157,7 @@ def _band_tags(layer: Layer) -> dict[str, str]:
 
 
 def _control_points(root: Element, control: ControlPoints) -> None:
-    listed = SubElement(root, "GCPList", Projection=control.crs or "")
+    listed = SubElement(root, "GCPList", Projection=plain(control.crs or ""))
     for number, (row, col, x, y, z) in enumerate(control.points, start=1):
         place = {"Pixel": col, "Line": row, "X": x, "Y": y, "Z": z}
         texts = {key: repr(float(value)) for key, value in place.items()}
@@ -164,7 +168,7 @@ def _metadata(parent: Element, tags: dict[str, str], domain: str = "") -> None:
     if tags:
         metadata = SubElement(parent, "Metadata", {"domain": domain} if domain else {})
         for key, value in tags.items():
-            SubElement(metadata, "MDI", key=key).text = value
+            SubElement(metadata, "MDI", key=key).text = plain(value)
 
 
 def _color_table(band: Element, colors: dict[int, str]) -> None:

@@ -2,19 +2,28 @@
 
 import datetime
 import json
+import logging
+import math
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
+from rasterio.errors import RasterioError
 from rasterio.transform import Affine
 from rasterio.warp import transform_bounds
 
 from hsi_runtime.errors import OutputError
 from hsi_runtime.model.model_file import ClassEntry, ModelDocument
+from hsi_runtime.model.plain_text import plain
+from hsi_runtime.output.journal_folder import ITEM
+from hsi_runtime.scenes.georeference import is_grid
 from hsi_runtime.scenes.scene import SceneInfo
+
+log = logging.getLogger(__name__)
 
 VERSION = "1.1.0"
 EXTENSIONS = [
@@ -74,8 +83,10 @@ def write_item(
     }
     described = classification_classes(document.classes)
     item["assets"]["classes"]["classification:classes"] = described
-    made = folder / paths["stac"].name
-    made.write_text(json.dumps(item, indent=1) + "\n", encoding="utf-8")
+    made = folder / ITEM
+    made.write_text(
+        json.dumps(item, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
     return made
 
 
@@ -103,7 +114,7 @@ def classification_classes(classes: Sequence[ClassEntry]) -> list[dict[str, Any]
         {
             "value": c.code,
             "name": NOT_IN_NAMES.sub("-", c.name).strip("-") or str(c.code),
-            "title": c.name,
+            "title": plain(c.name),
             "color_hint": c.color[1:].upper(),
         }
         for c in classes
@@ -116,8 +127,12 @@ def _property(tag: str) -> str:
 
 
 def _footprint(grid: SceneInfo) -> dict[str, Any]:
-    """Return geometry and bounding box in degrees, if the map has a place on Earth."""
-    if grid.transform is None or grid.crs is None:
+    """Return geometry and bounding box in degrees, if the map has a place on Earth.
+
+    A map that crosses 180 degrees gets a polygon on either side of it (RFC 7946, 3.1.9)
+    and a box whose west is larger than its east (5.2).
+    """
+    if grid.transform is None or grid.crs is None or not is_grid(grid.transform):
         return {"geometry": None}
     to_map = Affine.from_gdal(*grid.transform)
     corners = [(0, 0), (grid.cols, 0), (grid.cols, grid.rows), (0, grid.rows)]
@@ -125,10 +140,32 @@ def _footprint(grid: SceneInfo) -> dict[str, Any]:
     crs = CRS.from_wkt(grid.crs)
     if not (crs.is_projected or crs.is_geographic):  # a local one
         return {"geometry": None}
-    box = transform_bounds(crs, "EPSG:4326", min(x), min(y), max(x), max(y))
+    try:
+        box = transform_bounds(crs, "EPSG:4326", min(x), min(y), max(x), max(y))
+    except (RasterioError, CPLE_BaseError):  # of another planet, or beyond a projection
+        box = (math.nan,) * 4
+    if not all(map(math.isfinite, box)):
+        log.warning(
+            "The corners of the map have no longitude and latitude; the STAC item has "
+            "no geometry."
+        )
+        return {"geometry": None}
     west, south, east, north = box
-    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-    return {
-        "bbox": list(box),
-        "geometry": {"type": "Polygon", "coordinates": [ring]},
-    }
+    south, north = max(south, -90.0), min(north, 90.0)
+    if west <= east and east - west >= 360:
+        west, east = -180.0, 180.0
+    elif west < -180 or east > 180:  # as a geographic CRS may count on
+        west, east = _longitude(west), -_longitude(-east)
+    parts = [(west, east)] if west <= east else [(west, 180.0), (-180.0, east)]
+    rings = [
+        [[w, south], [e, south], [e, north], [w, north], [w, south]] for w, e in parts
+    ]
+    geometry: dict[str, Any] = {"type": "Polygon", "coordinates": rings}
+    if len(rings) > 1:
+        geometry = {"type": "MultiPolygon", "coordinates": [[ring] for ring in rings]}
+    return {"bbox": [west, south, east, north], "geometry": geometry}
+
+
+def _longitude(degrees: float) -> float:
+    """Return a longitude from -180 to below 180 degrees."""
+    return (degrees + 180) % 360 - 180

@@ -34,9 +34,18 @@ def resolution_m(crs: Any, transform: tuple[float, ...]) -> float | None:
     """Side of a pixel in metres; None where coordinates are geographic or unknown."""
     if not crs or not crs.is_projected or transform == NO_TRANSFORM:
         return None
+    if not is_grid(transform):
+        return None
     _, dx_col, dx_row, _, dy_col, dy_row = transform
     area = abs(dx_col * dy_row - dx_row * dy_col)
     return math.sqrt(area) * float(crs.linear_units_factor[1])
+
+
+def is_grid(transform: tuple[float, ...]) -> bool:
+    """Return True if a geotransform gives every pixel an area and a place."""
+    _, dx_col, dx_row, _, dy_col, dy_row = transform
+    area = abs(dx_col * dy_row - dx_row * dy_col)
+    return all(map(math.isfinite, (*transform, area))) and area > 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,3 @@
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from hsi_runtime.errors import OutputError
 from hsi_runtime.model.model_file import ClassEntry, ModelDocument, ModelFile
 from hsi_runtime.output.layers import Canvas, Counts, layers, map_dtype
-from hsi_runtime.output.names import check_outputs, paths_of
 from hsi_runtime.output.provenance import is_finished, provenance
 from hsi_runtime.scenes.scene import SceneInfo
 
@@ -135,59 +132,6 @@ def test_rejected_pixels_are_unclassified(
         assert (file.dataset_mask() == 255).all()  # 0 is no nodata
     np.testing.assert_array_equal(values == 0, found.max(axis=0) < 0.7)
     assert counts.unclassified == (values == 0).sum()
-
-
-def test_outputs_are_named_after_the_class_map() -> None:
-    assert {k: p.name for k, p in paths_of(Path("a/b_classes.tif")).items()} == {
-        "classes": "b_classes.tif",
-        "confidence": "b_confidence.tif",
-        "probabilities": "b_probabilities.tif",
-        "abundances": "b_abundances.tif",
-        "preview": "b_preview.png",
-        "qml": "b_classes.qml",
-        "stac": "b_classes.stac.json",
-    }
-    assert paths_of(Path("c.tiff"))["confidence"].name == "c_confidence.tif"
-
-
-def test_outputs_that_are_refused(tmp_path: Path) -> None:
-    scene, free = tmp_path / "s.tif", tmp_path / "free.tif"
-    scene.write_bytes(b"scene")
-    check_outputs([free], [scene], overwrite=False)
-    (tmp_path / "link.tif").symlink_to(scene)
-    (tmp_path / "hard.tif").hardlink_to(scene)
-    (tmp_path / "sub").mkdir()
-    for alias in ("s.tif", "link.tif", "hard.tif", "sub/../s.tif"):
-        with pytest.raises(OutputError, match="is the input"):
-            check_outputs([free, tmp_path / alias], [scene], overwrite=True)
-    cases = {
-        "sub": "is a folder",
-        "nowhere/o.tif": "There is no folder",
-        "s.tif/o.tif": "There is no folder",
-        "long" * 90 + ".tif": "cannot be written: File name too long",
-    }
-    for name, match in cases.items():
-        with pytest.raises(OutputError, match=match):
-            check_outputs([tmp_path / name], [], overwrite=True)
-    with pytest.raises(OutputError, match=r"exists; --overwrite replaces it"):
-        check_outputs([scene], [], overwrite=False)
-    check_outputs([scene], [], overwrite=True)
-
-
-def test_two_outputs_of_one_name_are_refused(tmp_path: Path) -> None:
-    twin = tmp_path / "sub" / ".." / "o.tif"
-    with pytest.raises(OutputError, match="Two outputs would be written"):
-        check_outputs([tmp_path / "o.tif", twin], [], overwrite=True)
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
-def test_folder_without_permission(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    try:
-        with pytest.raises(OutputError, match="not writable"):
-            check_outputs([tmp_path / "o.tif"], [], overwrite=False)
-    finally:
-        tmp_path.chmod(0o700)
 
 
 def test_finished_is_a_map_of_this_scene_by_this_model(

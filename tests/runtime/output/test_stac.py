@@ -32,7 +32,6 @@ LOCAL = (
 def item_of(folder: Path, grid: SceneInfo, document: ModelDocument) -> dict[str, Any]:
     paths = paths_of(folder / "a b_classes.tif")
     made = stac.write_item(folder, paths, ["classes", "stac"], grid, document, TAGS)
-    assert made.name == "a b_classes.stac.json"
     found: dict[str, Any] = json.loads(made.read_text(encoding="utf-8"))
     return found
 
@@ -190,3 +189,71 @@ def test_class_names_keep_to_the_letters_of_the_schema(document: ModelDocument) 
     described = classification_classes(document.classes)
     assert [c["title"] for c in described] == ["grass", "wet soil", "Öl"]
     assert [c["name"] for c in described] == ["grass", "wet-soil", "l"]
+
+
+def test_map_across_180_degrees_is_a_polygon_on_either_side(
+    tmp_path: Path, document: ModelDocument, info_of: Callable[..., SceneInfo]
+) -> None:
+    grids = [
+        # UTM 60 and UTM 1, as far as the other one; degrees that count on.
+        ("EPSG:32660", Affine(100, 0, 6.8e5, 0, -100, 58e5)),
+        ("EPSG:32601", Affine(100, 0, 2.8e5, 0, -100, 58e5)),
+        ("EPSG:4326", Affine(0.01, 0, 179.8, 0, -0.01, 52)),
+        ("EPSG:4326", Affine(0.01, 0, -180.2, 0, -0.01, 52)),
+    ]
+    for crs, transform in grids:
+        item = item_of(tmp_path, info_of(40, 400, crs, transform), document)
+        west, south, east, north = item["bbox"]
+        assert 170 < west <= 180
+        assert -180 <= east < -170
+        assert 50 < south < north < 53
+        assert item["geometry"]["type"] == "MultiPolygon"
+        (left,), (right,) = item["geometry"]["coordinates"]
+        assert (left[0][0], left[1][0]) == (west, 180)
+        assert (right[0][0], right[1][0]) == (-180, east)
+        for ring in (left, right):
+            signed = sum(a[0] * b[1] - b[0] * a[1] for a, b in pairwise(ring))
+            assert ring[0] == ring[-1]
+            assert signed > 0  # counter-clockwise
+
+
+MOON = (
+    'GEOGCS["Moon 2000",DATUM["D_Moon_2000",SPHEROID["Moon_2000_IAU_IAG",1737400,0]],'
+    'PRIMEM["Reference_Meridian",0],UNIT["degree",0.0174532925199433]]'
+)
+
+
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        (MOON, Affine(0.01, 0, 10, 0, -0.01, 10)),
+        ("EPSG:32633", Affine(2, 0, 1e30, 0, -2, 58e5)),
+        ("EPSG:32633", Affine(2, 0, 4e5, 0, -2, float("inf"))),
+        ("EPSG:3035", Affine(2, 0, 1e9, 0, -2, 1e9)),
+    ],
+)
+def test_map_without_longitude_and_latitude_has_no_geometry(
+    crs: str,
+    transform: Affine,
+    tmp_path: Path,
+    document: ModelDocument,
+    info_of: Callable[..., SceneInfo],
+) -> None:
+    item = item_of(tmp_path, info_of(40, 30, crs, transform), document)
+    assert item["geometry"] is None
+    assert "bbox" not in item
+
+
+@pytest.mark.parametrize("start", [-540.0, -360.0, -180.0, 0.0, 180.0, 360.0])
+def test_degrees_that_count_on_are_brought_back(
+    start: float,
+    tmp_path: Path,
+    document: ModelDocument,
+    info_of: Callable[..., SceneInfo],
+) -> None:
+    for west in (0.0, 10.0, 170.0):
+        transform = Affine(0.25, 0, start + west, 0, -0.25, 5)
+        item = item_of(tmp_path, info_of(4, 40, "EPSG:4326", transform), document)
+        assert all(-180 <= value <= 180 for value in item["bbox"])
+        left, _, right, _ = item["bbox"]
+        assert (right - left) % 360 == pytest.approx(10)
