@@ -345,10 +345,9 @@ def _draw(made: Path, job: Job, counts: Counts) -> dict[str, Path]:
     if request.vector is not None:
         from hsi_runtime.output.polygons import write_polygons
 
-        # Beside its place, which may be on another disk than the map.
-        vector = job.paths["vector"]
-        drawn["vector"] = vector.with_name(f".{vector.stem}.part.gpkg")
-        write_polygons(made, drawn["vector"], document, request.min_area_m2)
+        drawn["vector"] = made.with_suffix(".gpkg")
+        limits = request.min_area_m2, request.max_memory_bytes
+        write_polygons(made, drawn["vector"], document, *limits)
     return drawn
 
 
@@ -429,7 +428,7 @@ def _check_outputs(
         ours: Whether files under these names are of an earlier attempt of this run.
     """
     names.check_outputs(
-        [paths[name] for name in _output_names(request)],
+        names.files_of(paths, request.outputs()),
         [request.scene, *info.files, model.path],
         request.overwrite or ours,
     )

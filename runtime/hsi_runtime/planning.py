@@ -74,7 +74,8 @@ def match_scene(
         # It needs an extra: one that is missing is reported now.
         from hsi_runtime.output import polygons
 
-        polygons.check(request.vector, region.rows * region.cols)
+        pixels = region.rows * region.cols
+        polygons.check(request.vector, pixels, request.max_memory_bytes)
     return MatchedScene(info=info, bands=bands, units=units, region=region)
 
 

@@ -5,6 +5,8 @@ class, sharing an edge, make one polygon. A second table, ``layer_styles``, is w
 QGIS keeps the styles of a GeoPackage: names and colours appear by themselves.
 """
 
+import contextlib
+import sqlite3
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from hsi_runtime.scenes.georeference import resolution_m
 from hsi_runtime.scenes.geotiff import open_tiff
 from hsi_runtime.walk.memory import BASE_BYTES
 
-LAYER = "classes"
+LAYER, STYLES = "classes", "layer_styles"
 SUFFIX = ".gpkg"
 MAX_PIXELS = 200_000_000  # the whole map is in memory here
 # Measured: values, mask and what GDAL keeps of them; polygons in GDAL's memory, as WKB
@@ -115,9 +117,10 @@ def write_polygons(
                 layer=LAYER,
             )
             _add_style(output, polygon_style(document))
+        _verify(output, len(polygons))
     # All of pyogrio's errors are of the first kind; of one that comes while a file is
     # closed, Python only knows that there was one.
-    except (RuntimeError, SystemError, OSError) as error:
+    except (RuntimeError, SystemError, OSError, sqlite3.Error) as error:
         output.unlink(missing_ok=True)
         raise ResourceError(
             f"The polygons cannot be written ({error}); is the disk full? Make room "
@@ -180,6 +183,21 @@ def _count_corners(raster: Any) -> int:
     return corners
 
 
+def _verify(output: Path, polygons: int) -> None:
+    """Count what was written: GDAL goes without a spatial index where a disk is full.
+
+    Raises:
+        OSError: Something is missing.
+        sqlite3.Error: The file cannot be read.
+    """
+    expected = {LAYER: polygons, f"rtree_{LAYER}_geom_rowid": polygons, STYLES: 1}
+    with contextlib.closing(sqlite3.connect(output)) as table:
+        for name, rows in expected.items():
+            (found,) = table.execute(f"SELECT count(*) FROM {name}").fetchone()
+            if found != rows:
+                raise OSError(f"{name} has {found} rows in place of {rows}")
+
+
 def _add_style(output: Path, style: str) -> None:
     """Add a style for the polygons; QGIS asks for all of these columns."""
     row = {
@@ -206,5 +224,5 @@ def _add_style(output: Path, style: str) -> None:
         list(row),
         geometry_type=None,
         driver="GPKG",
-        layer="layer_styles",
+        layer=STYLES,
     )
