@@ -5,6 +5,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -234,7 +235,7 @@ def _is_finished(request: Request, model: ModelFile) -> bool:
     if not all(os.path.isfile(paths[name]) for name in outputs if name in paths):
         return False
     with contextlib.closing(open_scene(request.scene)) as scene:
-        content = fingerprint.content_sha256(fingerprint.of_scene(scene.info))
+        content = cache(partial(fingerprint.content_sha256, scene.info))
     threshold = request.threshold(model.document)
     return all(
         is_finished(paths[layer.name], model, content, request.region_text, threshold)

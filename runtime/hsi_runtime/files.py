@@ -1,5 +1,6 @@
 """Opens files of others safely, and writes files that are whole or absent."""
 
+import errno
 import os
 import secrets
 import stat
@@ -10,6 +11,8 @@ from typing import IO, Any, cast
 
 from hsi_runtime.errors import HsiError, SceneError
 
+# Errors of file systems that know neither locks nor reserved space.
+UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 PARTIAL = ".part"  # suffix of a file that is not finished
 
 
@@ -97,6 +100,20 @@ def open_own(path: Path, mode: str) -> IO[bytes]:
         return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
     return cast("IO[bytes]", open(path, mode, buffering=0, opener=opener))
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Give an open file its size, and its place on the disk where that is possible.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    try:
+        os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        os.ftruncate(file.fileno(), size)
 
 
 def sync(path: Path) -> None:

@@ -24,6 +24,7 @@ from hsi_runtime.output.publish import convert, publish
 from hsi_runtime.planning import MatchedScene, match_scene, plan_walk
 from hsi_runtime.request import Request
 from hsi_runtime.scenes import fingerprint
+from hsi_runtime.scenes.fingerprint import ContentHash
 from hsi_runtime.scenes.opening import open_scene
 from hsi_runtime.scenes.scene import Scene, SceneInfo
 from hsi_runtime.walk.regions import grid_of
@@ -116,13 +117,12 @@ class Job:
             outputs=sorted({layer.source for layer in self.layers}),
         )
 
-    @property
-    def tags(self) -> dict[str, str]:
-        """Tags that say where the map comes from."""
+    def tags(self, scene_sha256: str) -> dict[str, str]:
+        """Collect the tags that say where the map comes from."""
         return provenance.provenance(
             self.model,
             self.matched.info,
-            fingerprint.content_sha256(self.content),
+            scene_sha256,
             (self.backend.device, self.backend.precision),
             self.matched.bands.method,
             self.request.region_text,
@@ -185,7 +185,7 @@ def run(
         ours = request.resume and was_publishing(request.output)
         _check_outputs(request, paths, scene.info, model, ours)
         job = prepare(request, model, scene, start or (lambda: open_backend(model)))
-        with job.open_journal() as journal:
+        with job.open_journal() as journal, ContentHash(scene.info) as content:
             # Once more under the lock: another run may just have published.
             _check_outputs(request, paths, scene.info, model, journal.published)
             resumed = set(journal.pieces)
@@ -194,7 +194,7 @@ def run(
             counts = total_counts(job, journal)
             fingerprint.check_unchanged(job.content, fingerprint.of_scene(scene.info))
             with watch.time("write"), journal.explaining():
-                publish_outputs(job, journal, counts)
+                publish_outputs(job, journal, counts, job.tags(content.result()))
             journal.remove()
     return result(job, counts, resumed, watch)
 
@@ -316,13 +316,21 @@ def total_counts(job: Job, journal: Journal) -> Counts:
     return counts
 
 
-def publish_outputs(job: Job, journal: Journal, counts: Counts) -> None:
+def publish_outputs(
+    job: Job, journal: Journal, counts: Counts, tags: dict[str, str]
+) -> None:
     """Make the output files of finished pieces, then give them their names.
+
+    Args:
+        job: The run.
+        journal: Journal of the finished pieces.
+        counts: Pixels of the class map.
+        tags: Where the map comes from.
 
     Raises:
         HsiError: A file cannot be written, or is not what was computed.
     """
-    request, document, tags = job.request, job.document, job.tags
+    request, document = job.request, job.document
     finished = in_background(lambda: convert(journal, tags, request.compress))
     finished |= _draw(finished["classes"], job, counts)
     if request.stac:

@@ -277,6 +277,7 @@ def test_finished_outputs_are_skipped(place: Place, invoke: Any, digests: Any) -
     assert len(out.splitlines()) == 4
     (place.folder / "s2_classes.tif").unlink()
     (place.folder / "s2_classes.qml").unlink()
+    (place.folder / "s2_classes.tif.aux.xml").unlink()
     before = digests(place.folder)
     code, out, err = invoke(main, *arguments)
     assert (code, out) == (0, f"{place.folder / 's2_classes.tif'}\n")
@@ -334,6 +335,41 @@ def test_map_of_another_scene_of_that_name_is_not_finished(
     assert invoke(main, days[0] / "same.tif", "-m", place.model).code == 0
     copied = (days[0] / "same_classes.tif").read_bytes()
     assert copied == (out / "same_classes.tif").read_bytes()
+
+
+@pytest.mark.parametrize("time", ["kept", "new"])
+@pytest.mark.parametrize("edit", ["rows", "square"])
+def test_scene_that_was_edited_in_place_is_not_finished(
+    edit: str, time: str, place: Place, invoke: Any, write_scene_tiff: Write
+) -> None:
+    path = place.folder / "large.tif"
+    values = np.random.default_rng(1).integers(1, 9999, (4, 400, 1200))
+    write_scene_tiff(path, values.astype(np.uint16))
+    arguments = [path, place.folder / "s0.tif", "-m", place.model, "--json"]
+    assert invoke(main, *arguments).code == 0
+    before = (place.folder / "large_classes.tif").read_bytes()
+    status = path.stat()
+    # Of the first band, between two samples of the fingerprint's.
+    rows, cols = (
+        (slice(50, 70), slice(100, 120))
+        if edit == "square"
+        else (slice(60, 62), slice(None))
+    )
+    with rasterio.open(path, "r+") as file:
+        values = file.read(1)
+        values[rows, cols] = 9999 - values[rows, cols]
+        file.write(values, 1)
+    assert path.stat().st_size == status.st_size
+    if time == "kept":
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    code, out, err = invoke(main, *arguments)
+    assert [s["status"] for s in json.loads(out)["scenes"]] == ["failed", "skipped"]
+    assert code == 5
+    assert "large_classes.tif exists; --overwrite replaces it" in err
+    assert invoke(main, *arguments, "--overwrite").code == 0
+    assert (place.folder / "large_classes.tif").read_bytes() != before
+    code, out, _ = invoke(main, *arguments)
+    assert [s["status"] for s in json.loads(out)["scenes"]] == ["skipped"] * 2
 
 
 def test_scene_with_another_header_is_not_finished(

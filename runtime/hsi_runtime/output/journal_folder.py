@@ -5,7 +5,6 @@ link, or holds a link or a file of another name, is refused.
 """
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -20,8 +19,6 @@ from hsi_runtime.output.layers import LAYERS
 
 PLAN, JOURNAL, PUBLISHING, LOCK = "plan.json", "journal.jsonl", "publishing", "lock"
 ITEM = "item.stac.json"
-# Errors of file systems that know neither locks nor reserved space.
-UNSUPPORTED = {errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
 # A name is locked again when another run has just removed its folder.
 ATTEMPTS = 100
 _FIXED = "|".join(map(re.escape, (PLAN, JOURNAL, PUBLISHING, LOCK, ITEM)))
@@ -124,7 +121,7 @@ class JournalFolder:
                 "it, or choose another -o."
             ) from error
         except OSError as error:
-            if error.errno not in UNSUPPORTED:
+            if error.errno not in files.UNSUPPORTED:
                 self.unlock()
                 raise OutputError(
                     f"{self.path} cannot be locked: {error.strerror}."

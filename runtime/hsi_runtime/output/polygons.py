@@ -103,6 +103,7 @@ def write_polygons(
         np.array(areas, dtype=np.float64),
     ]
     output.unlink(missing_ok=True)
+    output = output.absolute()  # a relative path may look like a URL to pyogrio
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "'crs' was not provided")

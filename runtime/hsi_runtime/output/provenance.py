@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from rasterio.errors import RasterioError
@@ -26,7 +27,7 @@ def provenance(
     Args:
         model: Model that made the map.
         info: Description of the scene.
-        scene_sha256: Digest of `hsi_runtime.scenes.fingerprint.content_sha256`.
+        scene_sha256: Hash of every byte of the scene, by `fingerprint.content_sha256`.
         engine: Device and precision.
         bands: How the scene's bands were matched.
         part: Part of the scene, as text.
@@ -49,14 +50,18 @@ def provenance(
 
 
 def is_finished(
-    output: Path, model: ModelFile, scene_sha256: str, part: str, reject_below: float
+    output: Path,
+    model: ModelFile,
+    scene_sha256: Callable[[], str],
+    part: str,
+    reject_below: float,
 ) -> bool:
     """Return True if an output shows this part of this scene as this run would.
 
     Args:
         output: A raster, the class map or another.
         model: Model that the output must be of.
-        scene_sha256: Digest of `fingerprint.content_sha256`.
+        scene_sha256: Gives the hash of the scene, which is asked for last.
         part: Part of the scene, as text.
         reject_below: Smallest accepted probability.
     """
@@ -67,6 +72,9 @@ def is_finished(
             tags = raster.tags()
     except RasterioError:
         return False
-    keys = "HSI_MODEL_SHA256", "HSI_SCENE_SHA256", "HSI_PART", "HSI_REJECT"
-    expected = [model.sha256, scene_sha256, part, repr(reject_below)]
-    return [tags.get(key) for key in keys] == expected
+    keys = "HSI_MODEL_SHA256", "HSI_PART", "HSI_REJECT"
+    if [tags.get(key) for key in keys] != [model.sha256, part, repr(reject_below)]:
+        return False
+    # Size, time and samples cannot tell a scene that was edited in place from its copy.
+    content: str | None = tags.get("HSI_SCENE_SHA256")
+    return content == scene_sha256()

@@ -22,11 +22,12 @@ from hsi_runtime.machine import usable_cores
 from hsi_runtime.output.journal import Journal
 from hsi_runtime.output.layers import LAYERS, Layer
 from hsi_runtime.output.names import files_of, side_car
-from hsi_runtime.output.raw_file import raw_vrt
+from hsi_runtime.output.raw_file import bytes_of, raw_vrt
 from hsi_runtime.scenes.geotiff import open_tiff
 
 VERIFY_ROWS = 512
 GDAL_CACHE_MB = 64
+SPARE_BYTES = 1024**2
 
 
 def convert(journal: Journal, tags: dict[str, str], compress: str) -> dict[str, Path]:
@@ -162,12 +163,29 @@ def _verify(journal: Journal, layer: Layer, cog: Path) -> None:
                     window = rasterio.windows.Window(0, top, cols, bottom - top)
                     same &= raster.read(band + 1, window=window).tobytes() == raw
     except RasterioError as error:
+        _check_space(journal, layer)
         raise VerificationError(
             f"The finished {layer.name} raster cannot be read back ({error}); is the "
-            "disk full? Nothing was published."
+            "disk faulty? Nothing was published."
         ) from error
     if not same:
+        _check_space(journal, layer)
         raise VerificationError(
             f"The finished {layer.name} raster differs from what was computed; is the "
-            "disk full or faulty? Nothing was published."
+            "disk faulty? Nothing was published."
         )
+
+
+def _check_space(journal: Journal, layer: Layer) -> None:
+    """Try whether a file that went wrong had room: GDAL may not say that it had none.
+
+    Raises:
+        ResourceError: The disk is full.
+    """
+    probe = journal.folder / f"{layer.name}.probe"
+    try:
+        with journal.explaining(), files.open_own(probe, "w+b") as file:
+            # A raster with its overviews is smaller, however little it compresses.
+            files.reserve(file, 2 * bytes_of(layer, journal.grid) + SPARE_BYTES)
+    finally:
+        probe.unlink(missing_ok=True)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from hsi_runtime import files
 from hsi_runtime.model.plain_text import plain
-from hsi_runtime.output.journal_folder import UNSUPPORTED
 from hsi_runtime.output.layers import Layer
 from hsi_runtime.scenes.georeference import is_grid
 from hsi_runtime.scenes.scene import ControlPoints, SceneInfo
@@ -39,14 +38,11 @@ class RawFile:
         if not path.exists():  # where one was lost, its pieces are computed again
             mode = "w+b"
         self._file: IO[bytes] = files.open_own(path, mode)
-        size = bytes_of(layer, grid)
         try:
-            os.posix_fallocate(self._file.fileno(), 0, size)
-        except OSError as error:
-            if error.errno not in UNSUPPORTED:
-                self.close()
-                raise
-            os.ftruncate(self._file.fileno(), size)
+            files.reserve(self._file, bytes_of(layer, grid))
+        except OSError:
+            self.close()
+            raise
 
     def write(
         self, rows: tuple[int, int], cols: tuple[int, int], values: NDArray[Any]

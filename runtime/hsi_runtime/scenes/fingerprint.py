@@ -1,9 +1,10 @@
 """What a result depends on: resuming with anything else would mix two maps."""
 
 import hashlib
-import json
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -11,6 +12,7 @@ from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.scene import SceneInfo
 
 SAMPLES, SAMPLE_BYTES = 16, 65536
+CHUNK_BYTES = 1024**2
 
 
 def of_scene(info: SceneInfo) -> dict[str, Any]:
@@ -44,16 +46,77 @@ def _of_file(path: Path) -> dict[str, Any]:
     }
 
 
-def content_sha256(scene: dict[str, Any]) -> str:
-    """Sum up what a scene holds; a copy elsewhere, or of another time, is the same.
+def content_sha256(info: SceneInfo, stop: Callable[[], bool] = lambda: False) -> str:
+    """Hash every byte of a scene; a copy elsewhere, or of another time, is the same.
 
     Args:
-        scene: From `of_scene`.
+        info: Description of the scene.
+        stop: Tells when nobody waits for the result any more.
+
+    Returns:
+        SHA-256 of the file. Where there are several, that of what ``sha256sum`` prints
+        of them, in the order of their names.
+
+    Raises:
+        SceneError: A file cannot be read.
     """
-    held = {
-        name: (file["bytes"], file["samples_sha256"]) for name, file in scene.items()
-    }
-    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+    paths = sorted(info.files or (info.path,), key=lambda path: path.name)
+    digests = [_sha256(path, stop) for path in paths]
+    if len(digests) == 1:
+        return digests[0]
+    lines = [f"{d}  {path.name}\n" for d, path in zip(digests, paths, strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _sha256(path: Path, stop: Callable[[], bool]) -> str:
+    digest, chunk = hashlib.sha256(), memoryview(bytearray(CHUNK_BYTES))
+    try:
+        with path.open("rb", buffering=0) as file:
+            while (size := file.readinto(chunk)) and not stop():
+                digest.update(chunk[:size])
+    except OSError as error:
+        raise SceneError(
+            f"{path} cannot be read any more: {error.strerror}."
+        ) from error
+    return digest.hexdigest()
+
+
+class ContentHash:
+    """The hash of a scene's content, computed while something else is.
+
+    A context manager; leaving it stops what is not finished.
+    """
+
+    def __init__(self, info: SceneInfo) -> None:
+        self._info = info
+        self._stop = threading.Event()
+        self._outcome: str | Exception | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True, name="hash")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+
+    def result(self) -> str:
+        """Wait for the hash.
+
+        Raises:
+            SceneError: A file cannot be read.
+        """
+        self._thread.join()
+        if isinstance(self._outcome, str):
+            return self._outcome
+        assert self._outcome is not None
+        raise self._outcome
+
+    def _run(self) -> None:
+        try:
+            self._outcome = content_sha256(self._info, self._stop.is_set)
+        except Exception as error:
+            self._outcome = error
 
 
 def only_content_differs(old: dict[str, Any], new: dict[str, Any]) -> bool:

@@ -75,7 +75,7 @@ def test_description_and_summary_do_not_move_the_cursor(
     hostile: ModelDocument, tmp_path: Path
 ) -> None:
     model = ModelFile(tmp_path / "\x1bm.onnx", hostile, b"", "ab" * 32)
-    lines = reports.as_lines(reports.describe(model))
+    lines = reports.as_lines(reports.describe_model(model))
     result: dict[str, Any] = {
         "classes": [{"name": n, "pixels": 1, "area_m2": None} for n in HOSTILE],
         "pixels": {"classified": 3, "unclassified": 0, "nodata": 0},
@@ -85,7 +85,7 @@ def test_description_and_summary_do_not_move_the_cursor(
     }
     for text in (lines, reports.summary(result)):
         assert not any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text if c != "\n")
-    assert len(lines.split("\n")) == len(reports.describe(model))
+    assert len(lines.split("\n")) == len(reports.describe_model(model))
 
 
 @pytest.mark.parametrize(("length", "classes"), [(100_000, 3), (9, 5000)])

@@ -104,7 +104,7 @@ def test_lock_whose_folder_another_run_has_just_removed_is_taken_anew(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    flock, calls = fcntl.flock, []
+    flock, calls = fcntl.flock, list[Any]()
 
     def removed_before(*arguments: Any) -> None:
         if not calls:

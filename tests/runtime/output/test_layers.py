@@ -148,17 +148,17 @@ def test_finished_is_a_map_of_this_scene_by_this_model(
     assert tags["HSI_BANDS"] == "matched"
     assert (tags["HSI_DEVICE"], tags["HSI_PRECISION"]) == engine
     path = tmp_path / "o.tif"
-    assert not is_finished(path, model, scene, "whole", 0.5)
-    assert not is_finished(tmp_path, model, scene, "whole", 0.5)
+    assert not is_finished(path, model, lambda: scene, "whole", 0.5)
+    assert not is_finished(tmp_path, model, lambda: scene, "whole", 0.5)
     write_scene_tiff(path, cube)
-    assert not is_finished(path, model, scene, "whole", 0.5)
+    assert not is_finished(path, model, lambda: scene, "whole", 0.5)
     with rasterio.open(path, "r+") as file:
         file.update_tags(**tags)
-    assert is_finished(path, model, scene, "whole", 0.5)
-    assert not is_finished(path, model, scene, "whole", 0.6)
-    assert not is_finished(path, model, scene, "window 0,0,2,2", 0.5)
-    assert not is_finished(path, model, "cd" * 32, "whole", 0.5)
+    assert is_finished(path, model, lambda: scene, "whole", 0.5)
+    assert not is_finished(path, model, lambda: scene, "whole", 0.6)
+    assert not is_finished(path, model, lambda: scene, "window 0,0,2,2", 0.5)
+    assert not is_finished(path, model, lambda: "cd" * 32, "whole", 0.5)
     other = ModelFile(model.path, document, b"", "cd" * 32)
-    assert not is_finished(path, other, scene, "whole", 0.5)
+    assert not is_finished(path, other, lambda: scene, "whole", 0.5)
     path.write_bytes(b"II*\0 torn")
-    assert not is_finished(path, model, scene, "whole", 0.5)
+    assert not is_finished(path, model, lambda: scene, "whole", 0.5)

@@ -121,8 +121,8 @@ def test_names_that_no_file_has_are_a_sentence(name: str, tmp_path: Path) -> Non
 
 def test_errors_of_ours_are_no_errors_of_pythons() -> None:
     """`except OSError` around a file would lose their sentence."""
-    kinds = [HsiError, *HsiError.__subclasses__()]
-    assert len(kinds) == 10
+    kinds = HsiError.__subclasses__()
+    assert len(kinds) >= 10
     for kind in kinds:
-        assert kind.__mro__[-3:] == (Exception, BaseException, object)
-        assert kind.__mro__[:-3] in ((kind, HsiError), (HsiError,))
+        assert kind.__bases__ == (HsiError,)
+    assert HsiError.__bases__ == (Exception,)

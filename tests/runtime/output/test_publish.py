@@ -1,5 +1,6 @@
 import json
 import os
+import random
 import resource
 import threading
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from rio_cogeo.cogeo import cog_validate
 from hsi_runtime.errors import ResourceError, VerificationError
 from hsi_runtime.model.model_file import ModelDocument
 from hsi_runtime.output import publish
-from hsi_runtime.output.layers import Counts
+from hsi_runtime.output.journal import Journal
+from hsi_runtime.output.layers import Counts, layers
 from hsi_runtime.scenes.geotiff import open_tiff
 from hsi_runtime.scenes.scene import SceneInfo
 
@@ -217,6 +219,40 @@ def test_disk_that_fills_up_at_the_end(
     assert only(tmp_path) == {"o.tif.hsi-part"}
     monkeypatch.undo()
     assert_resumes_well(tmp_path, document, write_all, probabilities_of(300, 300))
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("compress", ["deflate", "none"])
+def test_full_disk_is_told_whatever_gdal_says_of_it(
+    cores: int,
+    compress: str,
+    document: ModelDocument,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    info_of: Callable[..., SceneInfo],
+) -> None:
+    """It may say nothing, or fail without an error, by the byte where the disk ends."""
+    monkeypatch.setattr(publish, "usable_cores", lambda: cores)
+    rows, cols = 600, 700
+    values = np.random.default_rng(0).integers(0, 8, (1, rows, cols), dtype=np.uint8)
+    sizes, before = random.Random(0), resource.getrlimit(resource.RLIMIT_FSIZE)
+    chosen = layers(document, ["classes"])
+    failed = 0
+    with Journal(tmp_path / "o.tif", info_of(rows, cols), chosen, {}) as journal:
+        counts = Counts([0, 0, 0])
+        journal.write(0, (0, rows), (0, cols), {"classes": values}, counts)
+        publish.convert(journal, {}, compress)
+        whole = (journal.folder / "classes.tif").stat().st_size
+        for _ in range(30):
+            limit = sizes.randrange(whole)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+            try:
+                publish.convert(journal, {}, compress)
+            except ResourceError:
+                failed += 1
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert failed == 30
 
 
 def test_compression_keeps_to_the_cores_it_may_use(

@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from hsi_runtime.pipeline import prepare
 from hsi_runtime.request import Request
 from hsi_runtime.scenes.fingerprint import (
     SAMPLE_BYTES,
+    ContentHash,
     check_unchanged,
     content_sha256,
     of_scene,
@@ -97,7 +99,7 @@ def test_samples_reach_both_ends_of_a_large_file(
 def test_content_is_that_of_all_files_wherever_they_lie(
     name: str, change: str, scene: SceneInfo, tmp_path: Path
 ) -> None:
-    before = content_sha256(of_scene(scene))
+    before = content_sha256(scene)
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in scene.files:
@@ -106,11 +108,53 @@ def test_content_is_that_of_all_files_wherever_they_lie(
     moved = dataclasses.replace(
         scene, files=tuple(copy / path.name for path in scene.files)
     )
-    assert content_sha256(of_scene(moved)) == before
+    assert content_sha256(moved) == before
     data = (copy / name).read_bytes()
     changed = data + b"\n" if change == "append" else data[:-1] + b"x"
     (copy / name).write_bytes(changed)
-    assert content_sha256(of_scene(moved)) != before
+    assert content_sha256(moved) != before
+
+
+@pytest.mark.parametrize("place", [100_000, 1_500_000, -1_000])
+def test_content_is_every_byte_of_a_large_file(
+    place: int, scene: SceneInfo, tmp_path: Path
+) -> None:
+    data = np.arange(3_000_000, dtype=np.uint8)
+    paths = [tmp_path / "a.img", tmp_path / "b.img"]
+    for path in paths:
+        path.write_bytes(data.tobytes())
+        data[place] ^= 1
+    found = [dataclasses.replace(scene, files=(path,)) for path in paths]
+    expected = [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    assert [content_sha256(info) for info in found] == expected
+    assert expected[0] != expected[1]
+    with ContentHash(found[0]) as content:
+        assert content.result() == expected[0]
+
+
+def test_content_of_several_files_is_that_of_their_listing(
+    scene: SceneInfo, tmp_path: Path
+) -> None:
+    listing = "".join(
+        f"{hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()}  {name}\n"
+        for name in ("s.hdr", "s.img")
+    )
+    assert content_sha256(scene) == hashlib.sha256(listing.encode()).hexdigest()
+
+
+def test_hash_in_the_background_tells_its_errors_and_can_be_left(
+    scene: SceneInfo, tmp_path: Path
+) -> None:
+    gone = dataclasses.replace(scene, files=(tmp_path / "gone",))
+    with (
+        ContentHash(gone) as content,
+        pytest.raises(SceneError, match="gone cannot be read any more"),
+    ):
+        content.result()
+    endless = dataclasses.replace(scene, files=(Path("/dev/zero"),))
+    with ContentHash(endless) as content:
+        pass
+    assert len(content.result()) == 64  # it has stopped
 
 
 def test_scene_that_is_gone_is_named(scene: SceneInfo, tmp_path: Path) -> None:
