@@ -6,8 +6,10 @@ QGIS keeps the styles of a GeoPackage: names and colours appear by themselves.
 """
 
 import contextlib
+import os
 import sqlite3
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +105,11 @@ def write_polygons(
         np.array(areas, dtype=np.float64),
     ]
     output.unlink(missing_ok=True)
-    output = output.absolute()  # a relative path may look like a URL to pyogrio
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _only_a_path(output) as path:
             warnings.filterwarnings("ignore", "'crs' was not provided")
             pyogrio.raw.write(
-                output,
+                path,
                 np.array(polygons, dtype=object),
                 columns,
                 ["code", "name", "area"],
@@ -117,7 +118,7 @@ def write_polygons(
                 driver="GPKG",
                 layer=LAYER,
             )
-            _add_style(output, polygon_style(document))
+            _add_style(path, polygon_style(document))
         _verify(output, len(polygons))
     # All of pyogrio's errors are of the first kind; of one that comes while a file is
     # closed, Python only knows that there was one.
@@ -127,6 +128,19 @@ def write_polygons(
             f"The polygons cannot be written ({error}); is the disk full? Make room "
             "and repeat the command: it resumes."
         ) from error
+
+
+@contextlib.contextmanager
+def _only_a_path(path: Path) -> Iterator[Path]:
+    """Name a file so that pyogrio takes nothing in its path for a URL or an archive."""
+    if not set(str(path)) & set("!?;:"):
+        yield path
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield Path(f"/proc/self/fd/{folder}") / path.name
+    finally:
+        os.close(folder)
 
 
 def _polygons(

@@ -125,6 +125,25 @@ def test_other_names_are_refused(name: str) -> None:
         polygons.check(Path(name), 1)
 
 
+@pytest.mark.parametrize("name", ["a!b", "zip+file!x", "a;b", "a?b", "http:x", "a:b"])
+def test_folder_is_only_a_folder(
+    name: str,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_model: Write,
+    write_scene_tiff: Write,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    model = read_model(write_model(Path("m.onnx")))
+    scene = write_scene_tiff(Path("s.tif"), cube)
+    run(Request(scene, Path(name) / "o.tif", vector=Path(name) / "v.gpkg"), model)
+    made = {p.name for p in (tmp_path / name).iterdir()}
+    assert made == {"o.tif", "o.tif.aux.xml", "o.qml", "v.gpkg"}
+    assert {p.name for p in tmp_path.iterdir()} == {"m.onnx", "s.tif", name}
+
+
 def test_map_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polygons, "MAX_PIXELS", 700)
     with pytest.raises(OutputError, match=r"720 pixels; --vector takes at most 700"):
