@@ -126,13 +126,13 @@ def _move(file: Path, target: Path) -> None:
 
 def _cog(journal: Journal, layer: Layer, tags: dict[str, str], compress: str) -> Path:
     """Copy a raw file to a COG beside it."""
-    vrt = journal.folder / f"{layer.name}.vrt"
-    cog = journal.folder / f"{layer.name}.tif"
+    folder = journal.folder.absolute()  # a relative path may look like a URL
+    vrt, cog = folder / f"{layer.name}.vrt", folder / f"{layer.name}.tif"
     vrt.write_bytes(raw_vrt(f"{layer.name}.raw", layer, journal.grid, tags))
     options = {
         "GDAL_CACHEMAX": GDAL_CACHE_MB,
         "GDAL_NUM_THREADS": usable_cores(),
-        "CPL_TMPDIR": str(journal.folder),
+        "CPL_TMPDIR": str(folder),
     }
     with rasterio.Env(**options):
         rasterio.shutil.copy(
