@@ -70,6 +70,10 @@ def without(package: str) -> Patch:
     return lambda patch: patch.setitem(sys.modules, package, None)
 
 
+def full_memory(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("hsi_runtime.output.polygons.held_bytes", lambda: 10**10)
+
+
 def gpu_that_fails(patch: pytest.MonkeyPatch) -> None:
     """Pretend that there is a GPU (a FAKE), and that it fails in mid-run."""
     gpu = Gpu()
@@ -85,6 +89,11 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
     "No model file": (hsi_run, "scene.tif"),
     "A package is missing": (hsi_train, f"{TRAIN} labels.tif -o r", no_torch),
     "The output exists": (hsi_run, f"scene.tif {MODEL}"),
+    "The output is a link": (hsi_run, f"scene.tif {MODEL} -o link.tif --overwrite"),
+    "Foreign files in the folder of unfinished results": (
+        hsi_run,
+        f"scene.tif {MODEL} -o o.tif",
+    ),
     "The run folder is not empty": (hsi_train, f"{TRAIN} labels.tif -o runs/fields"),
     "Another recipe than the interrupted run": (
         hsi_train,
@@ -148,6 +157,11 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
         hsi_run,
         f"scene.tif {MODEL} -o n.tif --vector fields.shp",
     ),
+    "Polygons that need too much memory": (
+        hsi_run,
+        f"scene.tif {MODEL} -o n.tif --vector n.gpkg --max-memory 1G",
+        full_memory,
+    ),
     "Window outside": (hsi_run, f"scene.tif {MODEL} -o n.tif --window 40,40,50,50"),
     "No abundances": (hsi_run, f"scene.tif {MODEL} -o n.tif --abundances"),
     "An interrupted run is in the way": (
@@ -177,6 +191,9 @@ def folder(
     shutil.copy(trained.scene, "scene.tif")
     shutil.copy(trained.truth, "labels.tif")
     Path("scene_classes.tif").touch()
+    Path("link.tif").symlink_to("scene_classes.tif")
+    Path("o.tif.hsi-part").mkdir()
+    Path("o.tif.hsi-part/notes.txt").touch()
     write_crowns(tmp_path)
     scipy.io.savemat("cube.mat", {"cube": np.zeros((3, 4, 5))})
     data = bytearray(trained.model.read_bytes())
