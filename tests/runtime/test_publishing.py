@@ -2,8 +2,6 @@
 
 import contextlib
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -141,24 +139,6 @@ def test_killed_run_without_a_piece_is_in_nobodys_way(
     assert (tmp_path / "o.tif.hsi-part" / "plan.json").is_file()
     other = write_model(tmp_path / "other.onnx", bias=5.0)
     assert invoke(main, scene, "-m", other, "-o", tmp_path / "o.tif").code == 0
-
-
-def test_stdout_that_is_full_is_called_by_its_name(
-    scene: Path, tmp_path: Path, write_model: Write
-) -> None:
-    write_model(tmp_path / "m.onnx")
-    script = "from hsi_runtime.cli import main; main()"
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-c", script, scene, "-m", tmp_path / "m.onnx"],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    assert done.returncode == 6
-    assert "Standard output cannot be written: No space left on device." in done.stderr
-    assert (tmp_path / "s_classes.tif").is_file()
 
 
 def test_polygons_that_need_too_much_memory_are_refused(
