@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +152,17 @@ def write_model(document: ModelDocument) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def with_classes(
+    document: ModelDocument, classes: Sequence[ClassEntry]
+) -> ModelDocument:
+    """Give a document other classes, and a sample of as many."""
+    sample = document.self_test
+    _, rows, cols = sample.probabilities.shape
+    answer = np.zeros((len(classes), rows, cols), dtype=np.float32)
+    self_test = replace(sample, probabilities=Array.pack(answer))
+    return replace(document, classes=[*classes], self_test=self_test)
 
 
 def conv_weights(classes: int, bands: int, side: int) -> NDArray[np.float32]:

@@ -14,6 +14,7 @@ from affine import Affine
 from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
+from small_model import with_classes
 
 from hsi_runtime import reports
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
@@ -103,7 +104,7 @@ def test_legend_stays_a_legend(
         replace(document.classes[0], code=n + 1, name=f"{n}" + "W" * length)
         for n in range(classes)
     ]
-    many = replace(document, classes=entries)
+    many = with_classes(document, entries)
     write_preview(output, tmp_path / "o.png", many, Counts([1] * classes))
     with Image.open(tmp_path / "o.png") as picture:
         assert max(picture.size) < 10_000

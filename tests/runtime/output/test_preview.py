@@ -7,9 +7,9 @@ import pytest
 import rasterio
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import replace
 from numpy.typing import NDArray
 from PIL import Image
+from small_model import with_classes
 
 from hsi_runtime.model.model_file import ClassEntry, ModelDocument
 from hsi_runtime.output.layers import Counts
@@ -81,7 +81,7 @@ def test_legend_names_many_classes_and_far_codes(
         ClassEntry(code=1000 + n, name=f"Klasse {n} 草", color=f"#{n:02x}4080")
         for n in range(40)
     ]
-    described = replace(document, classes=classes)
+    described = with_classes(document, classes)
     codes = np.random.default_rng(0).integers(1000, 1040, (50, 50)).astype(np.uint16)
     picture = drawn(tmp_path, write_scene_tiff, described, codes)
     legend = {tuple(p) for p in picture[:, -300:].reshape(-1, 3).tolist()}

@@ -4,8 +4,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from msgspec.structs import replace
 from numpy.typing import NDArray
+from small_model import with_classes
 
 from hsi_runtime.model.model_file import ClassEntry, ModelDocument, read_model
 from hsi_runtime.output.qgis_style import polygon_style, write_qml
@@ -20,7 +20,7 @@ def test_style_has_the_names_and_colours(
 ) -> None:
     classes = [*document.classes, ClassEntry(code=300, name=NASTY, color="#0a0b0c")]
     path = tmp_path / "o.qml"
-    write_qml(path, replace(document, classes=classes))
+    write_qml(path, with_classes(document, classes))
     root = ElementTree.parse(path).getroot()
     assert root.tag == "qgis"
     renderer = root.find("pipe/rasterrenderer")
@@ -42,7 +42,7 @@ def test_style_has_the_names_and_colours(
 
 def test_style_of_polygons_has_the_names_and_colours(document: ModelDocument) -> None:
     classes = [*document.classes, ClassEntry(code=300, name=NASTY, color="#0a0b0c")]
-    text = polygon_style(replace(document, classes=classes))
+    text = polygon_style(with_classes(document, classes))
     renderer = ElementTree.fromstring(text).find("renderer-v2")
     assert renderer is not None
     assert renderer.attrib["attr"] == "code"
