@@ -1,17 +1,27 @@
 """Matches a scene to a model and plans the walk, before any pixel is read."""
 
+import importlib.metadata
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from hsi_runtime.engines.backend import CPU_DEVICES, Backend
+from hsi_runtime.engines.classifying import Classifier
 from hsi_runtime.engines.opening import best_tile
 from hsi_runtime.errors import ModelFileError
 from hsi_runtime.matching.bands import BandMatch, match_bands
 from hsi_runtime.matching.units import Conversion, conversion
-from hsi_runtime.model.model_file import ModelDocument
+from hsi_runtime.model.model_file import ModelDocument, ModelFile
+from hsi_runtime.output import layers, names, provenance
+from hsi_runtime.output.journal import Journal
+from hsi_runtime.output.layers import Layer
 from hsi_runtime.request import Request
+from hsi_runtime.scenes import fingerprint
 from hsi_runtime.scenes.scene import Scene, SceneInfo
 from hsi_runtime.walk import memory, windows
-from hsi_runtime.walk.regions import region_of
+from hsi_runtime.walk.regions import grid_of, region_of
 from hsi_runtime.walk.windows import Plan, Window
 
 log = logging.getLogger(__name__)
@@ -115,4 +125,134 @@ def plan_walk(
         strip_bytes=strip_bytes,
         # A user who limits the memory wants short strips, too.
         squares=windows.STRIP_SQUARES if limits == (None, None) else 1,
+    )
+
+
+def output_paths(request: Request) -> dict[str, Path]:
+    """Name every output of a request, the polygons included."""
+    paths = names.paths_of(request.output)
+    return paths if request.vector is None else paths | {"vector": request.vector}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run: what was requested, and what is known before a pixel is computed.
+
+    Attributes:
+        request: What the user asked for.
+        model: Verified model.
+        matched: Scene matched to the model.
+        backend: Engine that holds the model.
+        plan: Walk over the scene.
+        reject_below: Smallest accepted probability.
+        paths: Path of each output by name.
+        layers: Rasters to write.
+        content: Fingerprint of the scene's files before the run.
+    """
+
+    request: Request
+    model: ModelFile
+    matched: MatchedScene
+    backend: Backend
+    plan: Plan
+    reject_below: float
+    paths: dict[str, Path]
+    layers: list[Layer]
+    content: dict[str, Any]
+
+    @property
+    def document(self) -> ModelDocument:
+        """Document of the model."""
+        return self.model.document
+
+    @property
+    def grid(self) -> SceneInfo:
+        """Size and georeference of the outputs."""
+        return grid_of(self.matched.info, self.matched.region)
+
+    @property
+    def classifier(self) -> Classifier:
+        """What classifies the strips of the scene."""
+        return Classifier(
+            document=self.document,
+            backend=self.backend,
+            units=self.matched.units,
+            tile=self.plan.tile,
+            outputs=sorted({layer.source for layer in self.layers}),
+        )
+
+    def tags(self, scene_sha256: str) -> dict[str, str]:
+        """Collect the tags that say where the map comes from."""
+        return provenance.provenance(
+            self.model,
+            self.matched.info,
+            scene_sha256,
+            (self.backend.device, self.backend.precision),
+            self.matched.bands.method,
+            self.request.region_text,
+            self.reject_below,
+        )
+
+    def dependencies(self) -> dict[str, Any]:
+        """Collect all that the values of a map depend on."""
+        return {
+            "version": importlib.metadata.version("hsi-edge"),
+            "scene": self.content,
+            "model": self.model.sha256,
+            "bands": [int(b) for b in self.matched.bands.indices],
+            "region": list(self.matched.region),
+            "strips": [[list(s.read), list(s.outputs)] for s in self.plan.strips],
+            "panels": [list(p) for p in self.plan.panels],
+            "tile": self.plan.tile,
+            "device": f"{self.backend.device}, {self.backend.precision}",
+            "reject": self.reject_below,
+            "outputs": [layer.name for layer in self.layers],
+        }
+
+    def open_journal(self) -> Journal:
+        """Describe the journal of unfinished results; entering it creates it."""
+        return Journal(
+            self.request.output,
+            self.grid,
+            self.layers,
+            self.dependencies(),
+            self.request.resume,
+        )
+
+
+def prepare(
+    request: Request, model: ModelFile, scene: Scene, start: Callable[[], Backend]
+) -> Job:
+    """Match a scene to a model, start the engine and plan the walk.
+
+    Args:
+        request: Scene, output and options.
+        model: A verified model.
+        scene: The open scene.
+        start: Gives the engine; called once the scene has proved usable.
+
+    Raises:
+        HsiError: Scene, model, engine and request do not fit together.
+    """
+    document = model.document
+    reject_below = request.threshold(document)
+    matched = match_scene(scene, document, request)
+    backend = start()
+    if backend.precision == "fp16" and backend.device in CPU_DEVICES:
+        log.warning(
+            "The model is in half precision, which a CPU computes in float32; the "
+            "float32 file is as fast and more exact."
+        )
+    return Job(
+        request=request,
+        model=model,
+        matched=matched,
+        backend=backend,
+        plan=plan_walk(
+            matched, document, request, backend.device, backend.windows_at_once
+        ),
+        reject_below=reject_below,
+        paths=output_paths(request),
+        layers=layers.layers(document, request.outputs()),
+        content=fingerprint.of_scene(scene.info),
     )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import SceneError
 from hsi_runtime.model.model_file import read_model
-from hsi_runtime.pipeline import prepare
+from hsi_runtime.planning import prepare
 from hsi_runtime.request import Request
 from hsi_runtime.scenes.fingerprint import (
     SAMPLE_BYTES,

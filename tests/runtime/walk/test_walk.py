@@ -21,8 +21,8 @@ from hsi_runtime.matching.bands import BandMatch
 from hsi_runtime.matching.units import Conversion
 from hsi_runtime.model.model_file import PROBABILITIES, ModelDocument, ModelFile
 from hsi_runtime.output.layers import PROBABILITY_STEPS, Counts, layers
-from hsi_runtime.pipeline import Job, Stopwatch
-from hsi_runtime.planning import MatchedScene
+from hsi_runtime.pipeline import Stopwatch
+from hsi_runtime.planning import Job, MatchedScene
 from hsi_runtime.request import Request
 from hsi_runtime.scenes.array_scene import ArrayScene
 from hsi_runtime.walk import windows
