@@ -34,7 +34,9 @@ def test_text_is_escaped_once(read_page: ReadPage) -> None:
     assert read_page(once).text == EVIL
 
 
-@pytest.mark.parametrize("odd", ["\x00", "\t", "\n", "\x1b", "\x85", "\ud800"])
+@pytest.mark.parametrize(
+    "odd", ["\x00", "\t", "\n", "\x1b", "\x85", "\ud800", "\u202e", "\uffff"]
+)
 def test_what_no_page_can_hold_is_replaced(odd: str) -> None:
     assert html.text(f"a{odd}b") == "a\ufffdb"
     html.text(odd).encode()
@@ -46,6 +48,13 @@ def test_any_script_is_welcome(read_page: ReadPage, name: str) -> None:
     page = read_page(shown)
     assert page.text == name
     assert {"class": "swatch", "style": "--c:#102030"} in page.all("span")
+
+
+def test_a_recipe_keeps_its_lines_and_holds_nothing_else(read_page: ReadPage) -> None:
+    recipe = 'a = "<b>"\n\x1b[31mb = "\ud800\u202e"\n'
+    shown = html.page("", html.preformatted(recipe))
+    shown.encode()  # no halves of pairs
+    assert 'a = "<b>"\n\ufffd[31mb = "\ufffd\ufffd"\n' in read_page(shown).text
 
 
 def test_every_brick_escapes(read_page: ReadPage) -> None:

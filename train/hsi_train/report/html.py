@@ -4,13 +4,14 @@ import base64
 import html
 import io
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Protocol
 
 from matplotlib.figure import Figure
 from PIL import Image
+
+from hsi_runtime.model.plain_text import plain, plain_lines
 
 JPEG_QUALITY = 88
 
@@ -31,19 +32,16 @@ class Safe(str):
     __slots__ = ()
 
 
-def printable(content: object) -> str:
-    """Replace characters that no page can hold: controls and lone surrogates."""
-    return "".join(
-        "\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs") else c
-        for c in str(content)
-    )
-
-
 def text(content: object) -> Safe:
     """Escape text for the page; `Safe` HTML stays as it is."""
     if isinstance(content, Safe):
         return content
-    return Safe(html.escape(printable(content)))
+    return Safe(html.escape(plain(str(content))))
+
+
+def preformatted(content: str) -> Safe:
+    """Return text of several lines as it is laid out."""
+    return Safe(f"<pre>{html.escape(plain_lines(content))}</pre>")
 
 
 def joined(*parts: str) -> Safe:

@@ -1,6 +1,5 @@
 """Writes ``report.html``: one self-contained page to judge a run by."""
 
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from hsi_train.report.html import (
     page,
     paragraph,
     percent,
+    preformatted,
     section,
     svg,
     table,
@@ -70,7 +70,7 @@ def write_report(
         ),
         "Endmembers and abundances": unmixing(method, data, device),
         "Provenance": provenance_table(result, described),
-        "Recipe": Safe(f"<pre>{escape(described.provenance.recipe)}</pre>"),
+        "Recipe": preformatted(described.provenance.recipe),
     }
     present = {title: inside for title, inside in contents.items() if inside}
     links = "\n".join(

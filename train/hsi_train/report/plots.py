@@ -13,8 +13,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from hsi_runtime.model.plain_text import plain
 from hsi_train.fitting.trainer import Epoch, Progress
-from hsi_train.report.html import printable
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#8c959f"
 STYLE: Any = {
@@ -98,8 +98,7 @@ def draw_confusion(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Fig
 
 def shortened(name: str) -> str:
     """Shorten a name that is too long for an axis."""
-    name = printable(name)
-    return name if len(name) <= NAME_LENGTH else f"{name[: NAME_LENGTH - 1]}…"
+    return plain(name, NAME_LENGTH)
 
 
 def _inches(labels: Sequence[str], font: float) -> float:

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from hsi_runtime.model.plain_text import plain
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.report.html import (
@@ -18,7 +19,6 @@ from hsi_train.report.html import (
     joined,
     named,
     paragraph,
-    printable,
     svg,
     text,
 )
@@ -141,7 +141,7 @@ def spectra_section(
     train = class_spectra(data, Role.TRAIN, centre)
     test = class_spectra(data, Role.TEST, centre)
     axis = spectral_axis(data)
-    unit = "value" if quantity == "unknown" else printable(quantity)
+    unit = "value" if quantity == "unknown" else plain(quantity)
     drawn_values = [train.mean - train.std, train.mean + train.std, test.mean]
     limits, cut = value_limits(np.concatenate(drawn_values)[:, axis.order])
     panels = []
