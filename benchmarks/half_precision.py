@@ -37,7 +37,7 @@ from hsi_runtime.errors import EngineError
 from hsi_runtime.model.model_file import INPUT_NAME, PROBABILITIES
 from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train import recipe
-from hsi_train.data import labelled_scene
+from hsi_train.data import loading
 from hsi_train.data.roles import Role
 from hsi_train.method import BaseMethod
 from hsi_train.methods import names
@@ -91,7 +91,7 @@ def measure(run: Path) -> dict[str, Any]:
     except EngineError as error:
         print(error)
     content = recipe.parse(recipe.load(str(run / "recipe.toml")))
-    scene = labelled_scene.open_any(recipe.expanded(content.data.scenes[0]))
+    scene = loading.open_any(recipe.expanded(content.data.scenes[0]))
     info: SceneInfo = scene.info
     cube = scene.read((0, info.rows), (0, info.cols), np.arange(info.bands))
     scene.close()

@@ -21,7 +21,7 @@ from hsi_runtime.pipeline import run
 from hsi_runtime.request import Request
 from hsi_runtime.scenes.scene import valid_pixels
 from hsi_train import recipe
-from hsi_train.data import labelled_scene
+from hsi_train.data import loading
 from hsi_train.run_folder import checkpoint
 from hsi_train.training import train
 
@@ -122,10 +122,10 @@ def test_map_is_what_torch_gives_patch_by_patch(
 def one_scene(name: str, folder: Path) -> Path:
     """Return the recipe's first scene that hsi-run can read; MATLAB becomes GeoTIFF."""
     source = recipe.expanded(recipe.load(name)["data"]["scenes"][0])
-    path = Path(labelled_scene.expand_scenes([source])[0])
+    path = Path(loading.expand_scenes([source])[0])
     if path.suffix != ".mat":
         return path
-    scene = labelled_scene.open_any(str(path))
+    scene = loading.open_any(str(path))
     info = scene.info
     every = np.arange(info.bands)
     cube = scene.read((0, info.rows), (0, info.cols), every)

@@ -6,7 +6,7 @@ import pretraining
 import pytest
 
 from hsi_train import training
-from hsi_train.data.labelled_scene import open_any
+from hsi_train.data.loading import open_any
 from hsi_train.data.roles import Role
 
 

@@ -7,7 +7,7 @@ import pytest
 import rasterio
 
 from hsi_train import recipe, target
-from hsi_train.data import labelled_scene, matlab
+from hsi_train.data import loading, matlab
 from hsi_train.data.labelled_scene import UNLABELLED
 from hsi_train.data.roles import Role
 from hsi_train.fitting.statistics import describe_problem
@@ -112,7 +112,7 @@ def test_enmap_potsdam_disjoint_split_serves_every_class() -> None:
 def test_neon_crowns_by_genus(data_dir: Path) -> None:
     plots = sorted(str(p) for p in (data_dir / "neon_trees/scenes").glob("MLBS_*.tif"))
     crowns = str(data_dir / "neon_trees/crowns_MLBS.gpkg")
-    data = labelled_scene.load(plots, [crowns], HALO, "genus")
+    data = loading.load(plots, [crowns], HALO, "genus")
     assert {c.name for c in data.classes} <= GENERA
     assert {"Quercus", "Acer", "Nyssa"} <= {c.name for c in data.classes}
     assert len(data.classes) >= 12

@@ -24,9 +24,8 @@ from hsi_train.data.labelled_scene import (
     UNLABELLED,
     LabelledData,
     LabelledScene,
-    expand_scenes,
-    open_any,
 )
+from hsi_train.data.loading import expand_scenes, open_any
 from hsi_train.data.parts import labelled_part
 from hsi_train.data.roles import Role
 from hsi_train.fitting.predict import Scorer

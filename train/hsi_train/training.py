@@ -16,7 +16,7 @@ from hsi_runtime import files
 from hsi_runtime.errors import RecipeError
 from hsi_runtime.model.model_file import Bands, Values
 from hsi_train import methods, target
-from hsi_train.data import labelled_scene
+from hsi_train.data import loading
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting import encoder_file, pretrain
@@ -374,7 +374,7 @@ def read_data(recipe: Recipe, halo: int) -> LabelledData:
     """Read scenes and labels of a recipe."""
     source, settings = recipe.data, recipe.split
     test_labels = settings.files if settings.mode == "test-labels" else ()
-    return labelled_scene.load(
+    return loading.load(
         [expanded(p) for p in source.scenes],
         [expanded(p) for p in source.labels],
         halo,

@@ -10,8 +10,9 @@ from scipy.io import savemat
 
 from hsi_runtime.errors import BandMismatchError, SceneError
 from hsi_runtime.scenes.scene import valid_pixels
-from hsi_train.data import labelled_scene
-from hsi_train.data.labelled_scene import UNLABELLED, LabelledData, expand_scenes
+from hsi_train.data import loading
+from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
+from hsi_train.data.loading import expand_scenes
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
 
 WriteTif = Callable[..., Path]
@@ -69,7 +70,7 @@ Files = Callable[..., tuple[str, str]]
 
 def load(*pairs: tuple[str, str], halo: int = 2, **options: Any) -> LabelledData:
     scenes, labels = zip(*pairs, strict=True)
-    return labelled_scene.load(scenes, labels, halo, **options)
+    return loading.load(scenes, labels, halo, **options)
 
 
 @pytest.mark.parametrize("halo", [0, 2, 9, 100])
@@ -336,7 +337,7 @@ def test_folder_of_scenes_in_order_of_name(
         "b.tif",
         "c.tif",
     ]
-    data = labelled_scene.load([str(folder)], labels, 2)
+    data = loading.load([str(folder)], labels, 2)
     assert [s.info.path.name for s in data.scenes] == ["a.tif", "b.tif", "c.tif"]
 
 
@@ -385,7 +386,7 @@ def test_a_scene_given_twice_would_be_tested_on_what_it_learnt(
     with pytest.raises(
         SceneError, match=r"link\.tif is the same scene as .*scene\.tif"
     ):
-        labelled_scene.load([scene, str(link)], [labels, labels], 1)
+        loading.load([scene, str(link)], [labels, labels], 1)
 
 
 def test_what_the_first_scene_does_not_declare_is_said(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from hsi_runtime.errors import ResourceError
-from hsi_train.data import labelled_scene, parts
+from hsi_train.data import loading, parts
 
 HUGE = 2**40  # bytes of a pixel: every box is large
 
@@ -108,7 +108,7 @@ def test_parts_of_a_scene_are_read_divided_and_written_together(
     monkeypatch.setattr(parts, "LARGE", 0)
     scene = sparse_line(tmp_path / "line.tif", 640, 192, 4)
     labels = far_labels(tmp_path / "labels.tif", 640, 192)
-    data = labelled_scene.load([str(scene)], [str(labels)], 6)
+    data = loading.load([str(scene)], [str(labels)], 6)
     assert [(s.row, s.col) for s in data.scenes] == [(4, 4), (594, 146)]
     assert data.labelled == [True]
     assert data.counts() == [900, 900]
@@ -132,7 +132,7 @@ def test_what_the_machine_cannot_hold_is_refused_before_it_is_read(
     labels = far_labels(tmp_path / "labels.tif", 640, 192)
     monkeypatch.setattr(parts, "machine_bytes", lambda: 1_000_000)
     with pytest.raises(ResourceError, match=r"need at least 0\.0 GB.*labelled part"):
-        labelled_scene.load([str(scene)], [str(labels)], 6)
+        loading.load([str(scene)], [str(labels)], 6)
 
 
 CODE = """

@@ -10,6 +10,7 @@ from hypothesis.extra.numpy import arrays
 from label_maps import check_partition, fields, roles_of
 
 from hsi_runtime.errors import SceneError
+from hsi_train.data import loading
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.splitting import split
@@ -141,7 +142,6 @@ def test_split_from_a_file(
 def test_split_file_of_the_whole_scene_is_cropped_like_the_labels(
     tmp_path: Path, write_tif: WriteTif
 ) -> None:
-    from hsi_train.data import labelled_scene
 
     codes = np.zeros((30, 30), dtype=np.uint8)
     codes[10:14, 12:18] = 1
@@ -149,7 +149,7 @@ def test_split_file_of_the_whole_scene_is_cropped_like_the_labels(
     roles = np.random.default_rng(0).integers(1, 4, codes.shape).astype(np.uint8)
     scene = write_tif(tmp_path / "s.tif", np.ones((2, 30, 30), dtype=np.int16))
     labels = write_tif(tmp_path / "l.tif", codes)
-    data = labelled_scene.load([str(scene)], [str(labels)], 2)
+    data = loading.load([str(scene)], [str(labels)], 2)
     (found,) = roles_of(
         split.from_files(data, [str(write_tif(tmp_path / "r.tif", roles))])
     )
@@ -197,7 +197,6 @@ def test_one_split_file_for_each_scene(make_data: MakeData) -> None:
 def test_a_scene_without_labels_takes_its_raster_with_it(
     tmp_path: Path, write_tif: WriteTif, mode: str
 ) -> None:
-    from hsi_train.data import labelled_scene
 
     codes = np.repeat(fields(12, 12, 2, 3)[None], 3, axis=0).astype(np.uint8)
     codes[1] = 0
@@ -214,14 +213,14 @@ def test_a_scene_without_labels_takes_its_raster_with_it(
     scenes = write("s", [cube] * 3)
     if mode == "file":
         roles = np.where(codes > 0, np.where(first, 1, 3), 0).astype(np.uint8)
-        data = labelled_scene.load(scenes, write("l", codes), 1)
+        data = loading.load(scenes, write("l", codes), 1)
         files = write("r", roles)
         again = split.from_files(data, [files[0], files[2]])  # as a run writes them
         data = split.from_files(data, files)
         np.testing.assert_array_equal(roles_of(data), roles_of(again))
     else:
         train, test = (write(k, codes * m) for k, m in (("a", first), ("b", ~first)))
-        data = labelled_scene.load(scenes, train, 1, test_label_paths=test)
+        data = loading.load(scenes, train, 1, test_label_paths=test)
         data = split.from_test_labels(data, test)
     assert data.labelled == [True, False, True]
     assert len(data.scenes) == 2

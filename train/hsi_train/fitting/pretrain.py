@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.scene import Cube, valid_pixels
-from hsi_train.data import labelled_scene
+from hsi_train.data import loading
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.parts import MASK_BYTES, check_room
 from hsi_train.fitting.encoder_file import (
@@ -104,8 +104,8 @@ def read_sources(
         ResourceError: All scenes together do not fit into memory.
     """
     sources, needed = [], 0
-    for path in labelled_scene.expand_scenes(paths):
-        scene = labelled_scene.open_any(path)
+    for path in loading.expand_scenes(paths):
+        scene = loading.open_any(path)
         try:
             info = scene.info
             bands = np.flatnonzero(info.good)

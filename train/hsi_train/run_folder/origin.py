@@ -11,7 +11,7 @@ import torch
 from hsi_runtime.errors import SceneError
 from hsi_train import recipe
 from hsi_train.data import matlab
-from hsi_train.data.labelled_scene import expand_scenes
+from hsi_train.data.loading import expand_scenes
 from hsi_train.recipe import Recipe
 
 # Endings of files beside a scene or a label file that belong to it.

@@ -55,7 +55,7 @@ def from_test_labels(data: LabelledData, paths: Sequence[str]) -> LabelledData:
     """Test where a second label map has a label, train on all other labels.
 
     Args:
-        data: Labelled by both maps; see `labelled_scene.load`.
+        data: Labelled by both maps; see `loading.load`.
         paths: Label maps of the test pixels, one for each scene.
 
     Raises:
