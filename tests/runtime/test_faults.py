@@ -15,7 +15,7 @@ import pytest
 import rasterio
 from numpy.typing import NDArray
 
-from hsi_runtime import batch
+from hsi_runtime import batch, files
 from hsi_runtime.errors import HsiError, SceneError
 from hsi_runtime.model.model_file import ModelFile, read_model
 from hsi_runtime.output import journal
@@ -76,6 +76,19 @@ def failing_open(number: int, fault: int) -> Callable[..., Any]:
     return opened
 
 
+def counting(failing: Failing, other: Callable[..., Any]) -> Callable[..., Any]:
+    """Count the calls of another function, too."""
+
+    def counted(*arguments: Any) -> Any:
+        inner, failing.inner = failing.inner, other
+        try:
+            return failing(*arguments)
+        finally:
+            failing.inner = inner
+
+    return counted
+
+
 def error_of(request: Request, model: ModelFile) -> HsiError | None:
     """Run, and return the error there was."""
     try:
@@ -117,6 +130,8 @@ def test_whatever_call_fails_nothing_half_done_is_published(
                 opened = failing_open(number, fault)
                 patch.setattr(Path, "open", opened)
                 failing = opened.failing  # type: ignore[attr-defined]
+                own = files.open_own
+                patch.setattr(files, "open_own", counting(failing, own))
             else:
                 failing = Failing(getattr(os, name), number, fault)
                 patch.setattr(os, name, failing)

@@ -14,7 +14,7 @@ from affine import Affine  # noqa: E402
 
 import hsi_runtime.output  # noqa: E402
 from hsi_runtime.cli import main  # noqa: E402
-from hsi_runtime.errors import OutputError  # noqa: E402
+from hsi_runtime.errors import OutputError, ResourceError  # noqa: E402
 from hsi_runtime.model.model_file import ModelDocument, read_model  # noqa: E402
 from hsi_runtime.output import polygons  # noqa: E402
 from hsi_runtime.output.layers import Counts  # noqa: E402
@@ -148,6 +148,12 @@ def test_map_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(polygons, "MAX_PIXELS", 700)
     with pytest.raises(OutputError, match=r"720 pixels; --vector takes at most 700"):
         polygons.check(Path("v.gpkg"), 720)
+
+
+def test_map_that_memory_cannot_hold_is_refused_before_it_is_computed() -> None:
+    polygons.check(Path("v.gpkg"), 10_000_000, 500_000_000)
+    with pytest.raises(ResourceError, match=r"needs 831 MB or more .* 500 MB are allo"):
+        polygons.check(Path("v.gpkg"), 100_000_000, 500_000_000)
 
 
 @pytest.mark.parametrize("change", ["name", "size", "pyogrio", "shapely"])
