@@ -1,6 +1,8 @@
 """A training that is killed goes on where its last finished epoch ended."""
 
 import csv
+import multiprocessing
+import random
 import signal
 import subprocess
 import sys
@@ -10,6 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from restarts import go_on
+
+from hsi_train import recipe
+from hsi_train.run_folder import folder
+from hsi_train.training import train
 
 EPOCHS = 12
 
@@ -86,3 +93,58 @@ def test_a_report_at_work_answers_a_signal(
     assert not (run / "report.html").exists()
     assert cli(*arguments, "--resume").code == 0
     assert (run / "report.html").stat().st_size > 10_000
+
+
+KILLS = 40
+
+
+def settings_of(kind: str, example: Any) -> recipe.Recipe:
+    content: dict[str, Any] = {
+        "method": "mf2cnet",
+        "data": {"scenes": [str(example.scene)], "labels": [str(example.labels)]},
+        "split": {"mode": "per-class", "samples_per_class": 20},
+        "fit": {"epochs": 8, "batch": 12},
+        "options": {"features": 4, "hidden": 4},
+    }
+    if kind == "pretrained":
+        content |= {"method": "s2former", "options": {}, "fit": {"epochs": 2}}
+        content["pretrain"] = {
+            "scenes": [str(example.scene)],
+            "steps": 55,  # its state is saved every 50
+            "batch": 2,
+            "outputs": 4,
+        }
+    return recipe.parse(content)
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
+@pytest.mark.parametrize("kind", ["plain", "pretrained"])
+def test_killed_at_random_moments_it_ends_in_the_same_checkpoint(
+    example: Any, tmp_path: Path, kind: str
+) -> None:
+    rng, settings = random.Random(kind), settings_of(kind, example)
+    started = time.monotonic()
+    train(settings, tmp_path / "whole", "cpu")
+    whole = time.monotonic() - started
+    expected = (tmp_path / "whole" / "checkpoint.safetensors").read_bytes()
+    server = multiprocessing.get_context("forkserver")  # pytest itself is not forked
+    server.set_forkserver_preload(["restarts"])
+    kills, number = 0, 0
+    while kills < KILLS // 2:
+        run = tmp_path / f"run-{number}"
+        process = server.Process(target=go_on, args=(settings, run))
+        process.start()
+        process.join(rng.uniform(0, whole))
+        if process.is_alive():
+            process.kill()
+            process.join()
+            kills += 1
+            continue
+        assert process.exitcode == 0
+        assert (run / "checkpoint.safetensors").read_bytes() == expected
+        assert not folder.interrupted(run)
+        number += 1
+    if not (run / folder.METRICS).is_file() or folder.interrupted(run):
+        go_on(settings, run)
+    assert (run / "checkpoint.safetensors").read_bytes() == expected

@@ -240,7 +240,8 @@ def fit(
         trainer.prepare()
         # So that an interruption in the first epoch can be resumed.
         trainer.save(state)
-        (run / encoder_file.PRETRAIN_STATE).unlink(missing_ok=True)
+    # A crash may have come between the two states.
+    (run / encoder_file.PRETRAIN_STATE).unlink(missing_ok=True)
     history = trainer.progress.history
     finished, earlier = len(history), sum(epoch.seconds for epoch in history)
     folder.write_history(run / "history.csv", history)

@@ -11,6 +11,7 @@ import pytest
 from hsi_runtime.errors import RecipeError, SceneError
 from hsi_train import recipe
 from hsi_train.recipe import Recipe
+from hsi_train.run_folder import folder as run_folder
 from hsi_train.run_folder import origin
 from hsi_train.seeds import train_seeds
 from hsi_train.training import train
@@ -161,3 +162,12 @@ def test_files_of_one_name_are_named_by_their_paths(tmp_path: Path) -> None:
     one, two, other = tmp_path / "1" / "a", tmp_path / "2" / "a", tmp_path / "b"
     named = origin.by_name({one: "x", two: "y", other: "z"})
     assert named == {str(one): "x", str(two): "y", "b": "z"}
+
+
+def test_a_crash_between_the_two_states_leaves_no_run_to_resume(
+    interrupted: Interrupted,
+) -> None:
+    """The state of the pre-training is removed after that of the training is saved."""
+    (interrupted.run / "pretrain.pt").write_bytes(b"of the pre-training before")
+    train(settings_of(interrupted.folder), interrupted.run, "cpu", resume=True)
+    assert not run_folder.interrupted(interrupted.run)
