@@ -7,9 +7,10 @@ from torch import Tensor, nn
 class Standardise(nn.Module):
     """Centre and scale every band: ``(cube - mean) / std``.
 
-    The statistics come from training pixels only and travel inside the network, so
-    whoever runs the exported graph feeds it stored values and cannot rescale them
-    differently.
+    The statistics never come from validation or test pixels: they are those of the
+    training pixels or, where S2Former has few labels, of pixels without a label that no
+    window of a test pixel shows. They travel inside the network, so whoever runs the
+    exported graph feeds it stored values and cannot rescale them differently.
 
     Args:
         mean: Band means in stored units, shape ``(band,)``.
