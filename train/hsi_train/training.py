@@ -31,20 +31,12 @@ from hsi_train.measuring import area_estimate, calibration, metrics
 from hsi_train.method import Problem
 from hsi_train.recipe import Fit, Recipe, expanded
 from hsi_train.report.run_result import RunResult
-from hsi_train.run_folder import checkpoint, folder
+from hsi_train.run_folder import checkpoint, folder, origin
 from hsi_train.run_folder.description import (
     bands_of,
     describe,
     sample_window,
     values_of,
-)
-from hsi_train.run_folder.origin import (
-    by_name,
-    digests,
-    origin_of,
-    stamps,
-    target_files,
-    training_files,
 )
 from hsi_train.splitting import blocks, split
 
@@ -152,8 +144,8 @@ def check(recipe: Recipe, run: Path, device: str, resume: bool, overwrite: bool)
 def read(recipe: Recipe) -> Inputs:
     """Read and divide the labelled scenes; check the target's headers and labels."""
     kind = methods.method_class(recipe.method)
-    training = training_files(recipe)
-    before = stamps({*training, *target_files(recipe)})
+    training = origin.training_files(recipe)
+    before = origin.stamps({*training, *origin.target_files(recipe)})
     data = divide(recipe, read_data(recipe, kind.halo_of()), kind.receptive_field)
     validated = int(data.pixels_by_role()[:, Role.VALIDATION].sum())
     caveats = [
@@ -172,7 +164,7 @@ def read(recipe: Recipe) -> Inputs:
             recipe.target, recipe.data, bands, values, data.classes
         )
         logged(target_data.warnings)
-    files = digests(before)
+    files = origin.digests(before)
     return Inputs(
         data=data,
         problem=problem,
@@ -180,7 +172,7 @@ def read(recipe: Recipe) -> Inputs:
         values=values,
         target_data=target_data,
         digests=files,
-        data_sha256=by_name({path: files[path] for path in training}),
+        data_sha256=origin.by_name({path: files[path] for path in training}),
         caveats=caveats,
     )
 
@@ -209,7 +201,7 @@ def build(job: Job, inputs: Inputs) -> tuple[Trainer, Recipe]:
         settings,
         recipe.seed,
         job.device,
-        origin_of(resolved, inputs.digests),
+        origin.origin_of(resolved, inputs.digests),
     )
     return trainer, resolved
 
@@ -295,9 +287,9 @@ def measure(job: Job, inputs: Inputs, trainer: Trainer) -> dict[str, Any]:
         "warnings": caveats,
     }
     if recipe.pretrain is not None:
-        _, origin = encoder_file.read_encoder(job.run / encoder_file.ENCODER)
-        caveats += logged(pretrain.caveats(origin, data))
-        result["pretraining"] = msgspec.to_builtins(origin)
+        _, encoder_origin = encoder_file.read_encoder(job.run / encoder_file.ENCODER)
+        caveats += logged(pretrain.caveats(encoder_origin, data))
+        result["pretraining"] = msgspec.to_builtins(encoder_origin)
     return result
 
 
