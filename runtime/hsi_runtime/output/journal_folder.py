@@ -23,7 +23,13 @@ ITEM = "item.stac.json"
 ATTEMPTS = 100
 _FIXED = "|".join(map(re.escape, (PLAN, JOURNAL, PUBLISHING, LOCK, ITEM)))
 # Layers have their raw file, what is made of it, and GDAL's own temporary files.
-_OWN = re.compile(rf"({_FIXED})(\.[0-9a-f]{{8}}\.part)?|({'|'.join(LAYERS)})\..+")
+_LAYERS = "|".join(LAYERS)
+_OWN = re.compile(
+    rf"({_FIXED})(\.[0-9a-f]{{8}}\.part)?"
+    rf"|({_LAYERS})\..+"
+    # Overviews while a GeoTIFF is made: with the number of the process.
+    rf"|({_LAYERS})_\d+_\d+\..*tmp"
+)
 
 
 def folder_of(output: Path) -> Path:

@@ -59,8 +59,10 @@ def test_links_in_the_folder_are_not_followed(
 
 
 @pytest.mark.parametrize(
-    "name", ["notes.txt", "scene.tif", "classes", "old.raw", "sub", "a\x1b[2J"]
-)
+    "name",
+    ["notes.txt", "scene.tif", "classes", "classes_2024.tif", "classes_1_2.tif",
+     "old.raw", "sub", "a\x1b[2J"],
+)  # fmt: skip
 def test_folder_with_a_foreign_file_is_left_alone(
     name: str, open_journal: Callable[..., Journal], tmp_path: Path
 ) -> None:
@@ -75,6 +77,18 @@ def test_folder_with_a_foreign_file_is_left_alone(
             open_journal(resume=resume).__enter__()
         assert "\x1b" not in str(error.value)
     assert only(folder) == {name}
+
+
+def test_what_gdal_leaves_of_a_killed_run_is_ours(
+    open_journal: Callable[..., Journal], tmp_path: Path
+) -> None:
+    folder = folder_of(tmp_path / "o.tif")
+    folder.mkdir()
+    for name in ("classes_21171_1.ovr.tmp", "probabilities_7_12.msk.ovr.tmp"):
+        (folder / name).write_bytes(b"half")
+    with open_journal() as journal:
+        journal.remove()
+    assert not folder.exists()
 
 
 def test_file_that_appears_in_the_folder_survives_it(
