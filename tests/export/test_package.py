@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 from msgspec.structs import replace
+from small_model import with_classes
 
 from hsi_export import package, parity
 from hsi_runtime.model.model_file import ClassEntry, ModelDocument, metadata, read_model
@@ -143,7 +144,7 @@ def test_stac_class_names_keep_to_the_allowed_letters(document: ModelDocument) -
         ClassEntry(code=n, name=name, color="#112233")
         for n, name in enumerate(names, start=1)
     ]
-    item = item_of(replace(document, classes=classes))
+    item = item_of(with_classes(document, classes))
     listed = item["properties"]["mlm:output"][0]["classification:classes"]
     for entry, name in zip(listed, names, strict=True):
         assert re.fullmatch(r"[0-9A-Za-z_-]+", entry["name"]), entry
