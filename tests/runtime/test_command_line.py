@@ -210,10 +210,13 @@ def test_signal_ends_a_command_whose_main_thread_does_not_answer(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "deaf\n"
-        process.send_signal(number)
-        _, err = process.communicate(timeout=60)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "deaf\n"
+            process.send_signal(number)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     # Ctrl-C that comes before the long call ends the line of the terminal, too.
     assert (process.returncode, err.lstrip("\n")) == (code, message)
 

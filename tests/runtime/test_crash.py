@@ -151,11 +151,12 @@ def test_a_run_that_a_signal_stops_resumes(
 # A FAKE of an engine that does not end: for minutes it is outside Python.
 ENDLESS = """
 import hashlib
+import os
 from hsi_runtime.cli import main
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 
 def predict(*given):
-    print("computing", flush=True)
+    os.write(1, b"computing\n")  # in one piece: several threads do
     hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
 
 OnnxruntimeCpu.predict = predict
@@ -175,10 +176,13 @@ def test_engine_that_does_not_end_is_abandoned(
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "computing\n"
-        process.send_signal(number)
-        _, message = process.communicate(timeout=60)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "computing\n"
+            process.send_signal(number)
+            _, message = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == (130 if number == signal.SIGINT else 143)
     assert "Repeat the command to resume" in message
     assert not (place / "endless.tif").exists()

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from hsi_runtime.errors import RecipeError
 from hsi_train import methods
 from hsi_train.layers import crop_to, parameter_count
 from hsi_train.method import Problem
@@ -106,7 +107,7 @@ def test_nothing_exists_for_training_only() -> None:
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="options"):
+    with pytest.raises(RecipeError, match="options"):
         build(12, **options)
 
 

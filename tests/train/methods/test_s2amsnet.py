@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hsi_runtime.errors import RecipeError
 from hsi_train import methods
 from hsi_train.layers import parameter_count
 from hsi_train.method import IGNORED, BaseMethod, Batch, Problem
@@ -380,7 +381,7 @@ def test_random_spectra_tilt_within_bounds() -> None:
 
 
 def test_randomisation_and_generators_exclude_each_other() -> None:
-    with pytest.raises(ValueError, match="generators = false"):
+    with pytest.raises(RecipeError, match="generators = false"):
         build(spectral_randomisation=True)
 
 
@@ -388,7 +389,7 @@ def test_randomisation_and_generators_exclude_each_other() -> None:
     "options", [{"norm": "gn"}, {"kl_weight": -1.0}, {"mi_weight": "much"}]
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="options"):
+    with pytest.raises(RecipeError, match="options"):
         build(**options)
 
 

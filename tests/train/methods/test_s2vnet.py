@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hsi_runtime.errors import RecipeError
 from hsi_train import methods
 from hsi_train.layers import parameter_count
 from hsi_train.method import IGNORED, Batch, Problem
@@ -447,7 +448,7 @@ def test_weights_scale_their_terms(weight: str) -> None:
     [{"anchor_weight": -1}, {"kl_weight": "much"}, {"cosine": 2}, {"gate": "none"}],
 )
 def test_options_out_of_range_are_refused(options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="options"):
+    with pytest.raises(RecipeError, match="options"):
         build(options)
 
 
