@@ -149,7 +149,7 @@ def test_a_run_that_a_signal_stops_resumes(
 
 
 # A FAKE of an engine that does not end: for minutes it is outside Python.
-ENDLESS = """
+ENDLESS = r"""
 import hashlib
 import os
 from hsi_runtime.cli import main
