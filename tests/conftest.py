@@ -20,6 +20,9 @@ pytest_plugins = ("once", "small_model", "trained_model", "scenes")
 PROJECT = Path(__file__).parents[1]
 # As the commands do; before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The cores are shared out already; trainings of commands are tiny, too.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 # A shell's background job ignores Ctrl-C; here it must arrive, in children, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

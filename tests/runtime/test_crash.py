@@ -317,7 +317,9 @@ def test_other_options_are_not_resumed(place: Path) -> None:
 def test_two_runs_on_one_output(place: Path) -> None:
     first = subprocess.Popen(command(place, "both.tif"), stderr=subprocess.DEVNULL)
     wait_for((place / "both.tif.hsi-part" / "journal.jsonl").is_file)
+    first.send_signal(signal.SIGSTOP)  # the second may take longer to start
     second = run(place, "both.tif")
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 5
     assert f"process {first.pid}" in second.stderr
     assert first.wait() == 0
