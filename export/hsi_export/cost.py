@@ -55,7 +55,7 @@ def measure(proto: Any, receptive_field: int, side: int = SIDE) -> Cost:
     constants = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     for position, node in enumerate(graph.node):
         live |= set(node.output) & set(sizes)
-        peak = max(peak, sum(sizes[name] for name in live))
+        peak = max(peak, math.fsum(sizes[name] for name in live))
         live = {name for name in live if last_use.get(name, -1) > position}
         if node.op_type == "Conv":  # channels of a group, kernel
             macs += sizes[node.output[0]] * math.prod(constants[node.input[1]][1:])
