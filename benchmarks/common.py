@@ -25,6 +25,7 @@ from hsi_runtime.model.model_file import (
     read_model,
 )
 from hsi_train import method, methods
+from hsi_train.layers import LINEAR_SIDES, LinearFit
 from hsi_train.measuring import metrics
 from hsi_train.run_folder import checkpoint
 from hsi_train.simulate import band_centres
@@ -43,7 +44,21 @@ def make_method(name: str, bands: int, classes: int) -> method.BaseMethod:
         class_means=torch.rand(classes, bands) * 2000 + 1000,
         top=torch.tensor(4000.0),
     )
+    if name == "lda":
+        problem = problem._replace(linear=_linear_fit(bands, classes))
     return methods.build(name, problem, {}).eval()
+
+
+def _linear_fit(bands: int, classes: int) -> LinearFit:
+    """Use four views, as many as are added where labels are not few."""
+    weights = torch.zeros(2, len(LINEAR_SIDES), classes, bands)
+    weights[:, [0, -1]] = torch.randn(2, 2, classes, bands)
+    return LinearFit(
+        bands=weights[0],
+        shape=weights[1],
+        centre=torch.zeros(bands),
+        bias=torch.zeros(classes),
+    )
 
 
 def make_model(

@@ -43,8 +43,9 @@ from hsi_train.data.roles import Role
 from hsi_train.fitting import windows as patches
 from hsi_train.fitting.encoder_file import ENCODER, load_encoder
 from hsi_train.fitting.pretrain import Pretrainable, Pretrainer, read_sources
+from hsi_train.fitting.settings import choose_settings
 from hsi_train.fitting.statistics import describe_problem
-from hsi_train.fitting.trainer import Trainer, choose_settings
+from hsi_train.fitting.trainer import Trainer
 from hsi_train.measuring import metrics
 from hsi_train.method import Defaults, Problem
 from hsi_train.recipe import Pretrain, Recipe
@@ -56,7 +57,9 @@ UNLABELLED = "$HSI_DATA/unlabelled"
 SPATIAL_SEED = 0  # of the one disjoint split whose training part is drawn from
 RECEPTIVE_FIELD, HALO = 13, 6
 # After the probe; hsi-train stops there if it is not asked for epochs.
-TUNED = Defaults(learning_rate=1e-3, min_steps=40)
+TUNED = Defaults(
+    learning_rate=1e-3,
+)
 NODATA = -32768
 
 

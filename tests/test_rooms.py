@@ -19,8 +19,9 @@ ROOMS = {
             planning pipeline batch reports option_values command_line api cli
         """,
         "train/hsi_train": """
-            recipe layers data measuring splitting method fitting methods run_folder
-            target report training seeds accuracy simulate api cli
+            recipe layers data measuring splitting method linear fitting methods
+            run_folder target report building rivals training seeds accuracy
+            simulate api cli
         """,
         "export/hsi_export": """
             tracing activations cost half precision parity package exporting cli

@@ -20,6 +20,7 @@ from hsi_export import half
 from hsi_export.activations import open_activations
 from hsi_runtime.errors import VerificationError
 from hsi_runtime.model.model_file import INPUT_NAME
+from hsi_train.layers import LINEAR_WEIGHTS
 
 LARGEST = float(np.finfo(np.float16).max)
 NEAR = LARGEST / 2  # other scenes may have twice the values of the one at hand
@@ -66,7 +67,7 @@ def convert(proto: Any, windows: Sequence[NDArray[np.float32]]) -> Half:
         VerificationError: A node overflows half precision; the message names it.
     """
     graph = proto.graph
-    prepared = _on_stored_values(graph)
+    prepared = _on_stored_values(graph) | _on_linear_path(graph)
     ranges = _ranges(proto, windows)
     kept, largest = set(prepared), 0.0
     weights = {
@@ -155,6 +156,31 @@ def _on_stored_values(graph: Any) -> set[str]:
             names.add(node.name)
             centred = node.op_type == CENTRING or not inputs & stored
             (prepared if centred else stored).update(node.output)
+    return names
+
+
+def _on_linear_path(graph: Any) -> set[str]:
+    """Return the names of the nodes before and after the weights of the linear path.
+
+    Its scores are small differences of large products, and are added to the network's.
+    """
+    weights = {
+        tensor.name
+        for tensor in graph.initializer
+        if tensor.name.rpartition(".")[2] in LINEAR_WEIGHTS
+    }
+    products = [node for node in graph.node if weights & set(node.input)]
+    names = {node.name for node in products}
+    needed = {name for node in products for name in node.input}
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            names.add(node.name)
+            needed |= set(node.input)
+    made = {name for node in products for name in node.output}
+    for node in graph.node:
+        if made & set(node.input):
+            names.add(node.name)
+            made |= set(node.output)
     return names
 
 

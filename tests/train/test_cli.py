@@ -150,7 +150,7 @@ def test_stopped_by_the_user(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hsi_train.fitting.trainer.Trainer._validate", stop)
+        patch.setattr("hsi_train.fitting.trainer.Trainer._average", stop)
         done = cli(*arguments, *TINY)
     assert done.code == 130
     assert "--resume goes on with the run" in done.err

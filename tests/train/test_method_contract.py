@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from linear_fit import with_linear
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -18,6 +19,8 @@ from hsi_train.methods import names
 BANDS, CLASSES = 8, 4
 
 every_method = pytest.mark.parametrize("name", names())
+# lda is fitted in closed form: it has nothing to train.
+every_network = pytest.mark.parametrize("name", [n for n in names() if n != "lda"])
 
 
 def problem(bands: int = BANDS, classes: int = CLASSES) -> Problem:
@@ -85,8 +88,10 @@ def trained(name: str) -> BaseMethod:
     """A method after some steps, so that its batch statistics are no longer 0 and 1."""
     if name not in _trained:
         torch.manual_seed(3)
-        method = methods.build(name, problem(), {})
-        train(method, learnable_batch(method), 6)
+        known = with_linear(problem()) if name == "lda" else problem()
+        method = methods.build(name, known, {})
+        if name != "lda":
+            train(method, learnable_batch(method), 6)
         _trained[name] = method.eval()
     return copy.deepcopy(_trained[name])
 
@@ -151,7 +156,39 @@ def test_folded_graph_is_the_same_function(name: str, trained: BaseMethod) -> No
     assert all(torch.equal(v, after[k]) for k, v in before.items())
 
 
-@every_method
+@every_network
+@pytest.mark.parametrize("gate", [0.0, 0.5])
+def test_linear_path_is_added_to_the_gated_scores(name: str, gate: float) -> None:
+    torch.manual_seed(5)
+    field = methods.method_class(name).receptive_field
+    method = methods.build(name, with_linear(problem(), field), {}).eval()
+    assert method.path is not None
+    method.path.gate.fill_(gate)
+    r = method.receptive_field
+    cube = cubes(method, 2, BANDS, r + 3, r + 9)
+    with torch.inference_mode():
+        scores = method.path(cube) + gate * method.network(cube)
+        torch.testing.assert_close(method.classifier(cube), scores)
+        expected = torch.softmax(scores, dim=1)
+        for graph in (method.inference_graph(), method.folded_graph()):
+            found = graph.eval()(cube)[0]
+            assert (found - expected).abs().max() < 1e-5
+    assert not [n for n, _ in method.named_parameters() if n.startswith("path.")]
+
+
+@every_network
+def test_a_network_that_starts_from_the_path_says_nothing(name: str) -> None:
+    field = methods.method_class(name).receptive_field
+    method = methods.build(name, with_linear(problem(), field), {}).eval()
+    method.start_from_path()
+    r = method.receptive_field
+    cube = cubes(method, 1, BANDS, r + 1, r)
+    with torch.inference_mode():
+        if method.last_layer is not None:
+            assert not method.network(cube).any()
+
+
+@every_network
 def test_it_has_parameters(name: str, trained: BaseMethod) -> None:
     assert 0 < parameter_count(trained.network) <= parameter_count(trained)
     assert all(p.requires_grad for p in trained.parameters())
@@ -221,7 +258,7 @@ def test_one_output_sees_exactly_its_receptive_field(
     assert seen.any(dim=2).any(dim=1).all(), "a band has no influence"
 
 
-@every_method
+@every_network
 def test_training_lowers_the_loss(name: str) -> None:
     torch.manual_seed(0)
     method = methods.build(name, problem(), {})
@@ -230,7 +267,7 @@ def test_training_lowers_the_loss(name: str) -> None:
     assert min(losses[-2:]) < 0.7 * losses[0]
 
 
-@every_method
+@every_network
 def test_every_parameter_is_trained(name: str) -> None:
     torch.manual_seed(0)
     method = methods.build(name, problem(), {}).train()
@@ -251,7 +288,7 @@ def test_every_parameter_is_trained(name: str) -> None:
     assert untouched == set()
 
 
-@every_method
+@every_network
 def test_ignored_labels_give_zero_loss_and_finite_gradients(name: str) -> None:
     method = methods.build(name, problem(), {}).train()
     batch = learnable_batch(method)
@@ -280,14 +317,14 @@ def test_unknown_option_is_refused_by_name(name: str) -> None:
         methods.build(name, problem(), {"no_such_option": 1})
 
 
-@every_method
+@every_network
 def test_defaults_are_written_out_and_read_back(name: str) -> None:
     options = methods.all_options(name, {})
     assert options
     assert methods.all_options(name, options) == options
 
 
-@every_method
+@every_network
 def test_state_dict_round_trip(name: str, trained: BaseMethod) -> None:
     torch.manual_seed(11)
     other = methods.build(name, problem(), {}).eval()
@@ -300,7 +337,7 @@ def test_state_dict_round_trip(name: str, trained: BaseMethod) -> None:
         assert torch.equal(other.network(cube), expected)
 
 
-@every_method
+@every_network
 def test_normalisation_belongs_to_the_state(name: str, trained: BaseMethod) -> None:
     fresh = Problem(
         band_mean=torch.zeros(BANDS),
@@ -317,7 +354,7 @@ def test_normalisation_belongs_to_the_state(name: str, trained: BaseMethod) -> N
         assert torch.equal(other.network(cube), trained.network(cube))
 
 
-@every_method
+@every_network
 @pytest.mark.parametrize("bands", [1, 2, 3, 102, 218])
 def test_any_number_of_bands_builds_trains_and_runs(name: str, bands: int) -> None:
     method = methods.build(name, problem(bands, 2), {})
@@ -332,7 +369,7 @@ def test_any_number_of_bands_builds_trains_and_runs(name: str, bands: int) -> No
     assert torch.isfinite(scores).all()
 
 
-@every_method
+@every_network
 def test_class_weighting_keeps_the_scale_of_the_loss(name: str) -> None:
     if "class_weighting" not in methods.all_options(name, {}):
         pytest.skip("the method weighs no classes")

@@ -16,7 +16,7 @@ from scipy.io import savemat
 
 from hsi_runtime.errors import EngineError, OutputError, RecipeError
 from hsi_train import recipe
-from hsi_train.fitting.trainer import Epoch
+from hsi_train.fitting.progress import Epoch
 from hsi_train.recipe import Recipe
 from hsi_train.run_folder import checkpoint
 from hsi_train.training import train

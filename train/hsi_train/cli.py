@@ -14,7 +14,7 @@ from hsi_runtime.errors import RecipeError
 from hsi_train import methods
 
 if TYPE_CHECKING:
-    from hsi_train.fitting.trainer import Epoch
+    from hsi_train.fitting.progress import Epoch
 
 
 @click.command(name="hsi-train")
@@ -58,7 +58,16 @@ if TYPE_CHECKING:
     metavar="N",
     help="Train with N seeds, from --seed upwards; mean and spread in seeds.json.",
 )
-@click.option("--epochs", type=click.IntRange(min=1), help="[default: from the data]")
+@click.option(
+    "--epochs",
+    type=click.IntRange(min=1),
+    help="[default: until nothing more is learned]",
+)
+@click.option(
+    "--rivals",
+    type=click.Choice(["cheap", "none"]),
+    help="Simple classifiers to compare with on the same pixels.  [default: cheap]",
+)
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "cuda"]),
@@ -119,6 +128,8 @@ def _summary(result: dict[str, Any]) -> str:
         "{average_accuracy:.2%}, kappa {kappa:.3f}"
     )
     lines = [f"Test pixels: {figures}; {{seconds:.0f}} s".format(**result)]
+    for rival in result.get("rivals", []):
+        lines.append(_rival(rival))
     if result["calibration"] is not None:
         lines.append(
             "Confidence: expected calibration error {expected_calibration_error:.1%}, "
@@ -135,6 +146,19 @@ def _summary(result: dict[str, Any]) -> str:
     if "target" in result:
         lines.append(f"Target: {figures}".format(**result["target"]))
     return "\n".join(lines)
+
+
+def _rival(rival: dict[str, Any]) -> str:
+    """Return a line on a simple rival's accuracy on the same pixels."""
+    line = (
+        "Rival {name} ({variant}): overall accuracy {overall_accuracy:.2%}, average "
+        "accuracy {average_accuracy:.2%}"
+    ).format(**rival)
+    line += f"; the network {100 * rival['difference']:+.1f} points"
+    if rival["interval"] is not None:
+        low, high = (100 * value for value in rival["interval"])
+        line += f" ({low:+.1f} to {high:+.1f}, 95 % interval over blocks)"
+    return line
 
 
 def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +189,8 @@ def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
     if options["probability_sample"]:
         recipe.override(content, "split.probability_sample=true")
     _pretraining(options, content)
-    for section, key in ((content, "seed"), (content["fit"], "epochs")):
+    chosen = ((content, "seed"), (content, "rivals"), (content["fit"], "epochs"))
+    for section, key in chosen:
         if options[key] is not None:
             section[key] = options[key]
     for assignment in options["settings"]:

@@ -1,7 +1,17 @@
 """Layers that more than one method uses."""
 
+from functools import reduce
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+LINEAR_SIDES = (1, 3, 5, 7, 9)  # squares whose mean a linear classifier sees, pixels
+FLAT = 1e-6  # deviation of a spectrum over its mean below which it counts as flat
+TINY = 1e-30  # so that a spectrum of zeros is no division by zero
+# Buffers of the linear path; an exporter keeps what they meet in single precision.
+LINEAR_WEIGHTS = ("bands_weight", "shape_weight")
 
 
 class Standardise(nn.Module):
@@ -92,3 +102,147 @@ class Probabilities(nn.Module):
     def forward(self, scores: Tensor) -> Tensor:
         """Map scores ``(batch, class, row, col)`` to probabilities."""
         return class_softmax(scores / self.temperature)
+
+
+class LinearFit(NamedTuple):
+    """Linear class scores of the spectra around a pixel, fitted in closed form.
+
+    A pixel is seen by its standardised bands and by its brightness-free spectrum, each
+    averaged over squares of the sides `LINEAR_SIDES`.
+
+    Attributes:
+        bands: Weights of the standardised bands, shape ``(side, class, band)``.
+        shape: Weights of the brightness-free spectra, shape ``(side, class, band)``.
+        centre: Mean brightness-free spectrum of the training pixels, ``(band,)``.
+        bias: Shape ``(class,)``.
+    """
+
+    bands: Tensor
+    shape: Tensor
+    centre: Tensor
+    bias: Tensor
+
+
+class BrightnessFree(nn.Module):
+    """Gives every spectrum the mean 0 and the deviation 1 over its bands (SNV).
+
+    Barnes, Dhanoa, Lister, Applied Spectroscopy 43(5), 1989.
+
+    Args:
+        centre: Mean of what comes out over the training pixels, which is subtracted:
+            a product of small differences needs fewer digits. Shape ``(band,)``.
+    """
+
+    centre: Tensor
+    least: Tensor
+
+    def __init__(self, centre: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("centre", centre.float()[:, None, None], persistent=False)
+        self.register_buffer("least", torch.tensor(TINY), persistent=False)
+
+    def forward(self, cube: Tensor) -> Tensor:
+        """Map ``(batch, band, row, col)`` in stored units to the same shape."""
+        mean = cube.mean(dim=1, keepdim=True)
+        centred = cube - mean
+        variance = centred.square().mean(dim=1, keepdim=True)
+        # A flat spectrum has no shape: it gives zeros, not rounding blown up.
+        level = variance + (FLAT * mean).square()
+        return centred * torch.rsqrt(torch.maximum(level, self.least)) - self.centre
+
+
+class LinearPath(nn.Module):
+    """Adds closed-form linear scores to a network's: what a linear rival would say.
+
+    The products come first and the means of the scores after them: equal, and the
+    squares average classes in place of bands.
+
+    Attributes:
+        gate: Factor of the network's scores, from 0 to 1.
+    """
+
+    gate: Tensor
+    bias: Tensor
+    bands_weight: Tensor | None
+    shape_weight: Tensor | None
+
+    def __init__(self, fit: LinearFit, mean: Tensor, std: Tensor, halo: int) -> None:
+        """Keep what is not zero of the weights.
+
+        Args:
+            fit: The closed-form solution.
+            mean: Band means in stored units, shape ``(band,)``.
+            std: Band standard deviations in stored units, shape ``(band,)``.
+            halo: Rows and columns that the network drops on each side.
+        """
+        super().__init__()
+        self.register_buffer("gate", torch.ones(()))
+        self.standardise = Standardise(mean, std)
+        self.brightness_free = BrightnessFree(fit.centre)
+        self.halo = halo
+        self.classes = len(fit.bias)
+        used = [
+            index
+            for index in range(len(LINEAR_SIDES))
+            if fit.bands[index].any() or fit.shape[index].any()
+        ]
+        self.sides = [LINEAR_SIDES[index] for index in used]
+        for name, weight in zip(LINEAR_WEIGHTS, (fit.bands, fit.shape), strict=True):
+            stacked = weight[used].flatten(0, 1).float()[:, :, None, None]
+            kept = stacked if stacked.any() else None
+            self.register_buffer(name, kept, persistent=False)
+        bias = fit.bias.float()[:, None, None]
+        self.register_buffer("bias", bias, persistent=False)
+
+    @property
+    def shut(self) -> bool:
+        """Whether the gate leaves nothing of the network."""
+        return float(self.gate) == 0
+
+    def forward(self, cube: Tensor) -> Tensor:
+        """Map a cube in stored units to linear scores, without the halo.
+
+        Shape ``(batch, band, row, col)`` to ``(batch, class, row - 2 halo, ...)``.
+        """
+        margin = self.halo - max(self.sides, default=1) // 2
+        cube = trimmed(cube, margin)
+        products = []
+        for weight, module in (
+            (self.bands_weight, self.standardise),
+            (self.shape_weight, self.brightness_free),
+        ):
+            if weight is not None:
+                products.append(F.conv2d(module(cube), weight))
+        if not products:
+            inner = trimmed(cube[:, :1], self.halo - margin)
+            return self.bias + torch.zeros_like(inner)
+        stacked = reduce(torch.add, products)
+        total = self.bias
+        reach = self.halo - margin
+        for scores, side in zip(
+            stacked.chunk(len(self.sides), 1), self.sides, strict=True
+        ):
+            inner = trimmed(scores, reach - side // 2)
+            total = total + (F.avg_pool2d(inner, side, 1) if side > 1 else inner)
+        return total
+
+
+class WithLinearPath(nn.Module):
+    """Class scores: those of the linear path, and the gated ones of a network."""
+
+    def __init__(self, network: nn.Module, path: LinearPath) -> None:
+        super().__init__()
+        self.network = network
+        self.path = path
+
+    def forward(self, cube: Tensor) -> Tensor:
+        """Map ``(batch, band, row, col)`` in stored units to class scores."""
+        scores: Tensor = self.path(cube) + self.path.gate * self.network(cube)
+        return scores
+
+
+def trimmed(features: Tensor, margin: int) -> Tensor:
+    """Drop ``margin`` rows and columns on each side."""
+    if margin == 0:
+        return features
+    return features[..., margin:-margin, margin:-margin]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hsi_runtime.model.model_file import PROBABILITIES
-from hsi_train.layers import Probabilities
+from hsi_train.layers import LinearFit, LinearPath, Probabilities, WithLinearPath
 
 IGNORED = -1  # class index of an output that the loss leaves out
 
@@ -26,14 +27,18 @@ class Batch(NamedTuple):
         cube: Stored units, float32, shape ``(batch, band, row, col)``.
         classes: Class index or `IGNORED`, int64,
             shape ``(batch, row - 2 halo, col - 2 halo)``.
+        linear: Scores of the linear path for the windows as they were before they were
+            altered, shape ``(batch, class, row - 2 halo, col - 2 halo)``, or None.
     """
 
     cube: Tensor
     classes: Tensor
+    linear: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
-        """Move both tensors."""
-        return Batch(self.cube.to(device), self.classes.to(device))
+        """Move all tensors."""
+        linear = None if self.linear is None else self.linear.to(device)
+        return Batch(self.cube.to(device), self.classes.to(device), linear)
 
 
 class Corner(NamedTuple):
@@ -69,6 +74,7 @@ class Problem(NamedTuple):
         class_means: Mean training spectrum of each class, stored units, shape
             ``(class, band)``.
         top: 99.9th percentile of all values of training pixels, stored units, no axes.
+        linear: Linear scores fitted in closed form, or None for the network alone.
     """
 
     band_mean: Tensor
@@ -76,6 +82,7 @@ class Problem(NamedTuple):
     class_counts: Tensor
     class_means: Tensor
     top: Tensor
+    linear: LinearFit | None = None
 
     @property
     def fill(self) -> NDArray[np.float64]:
@@ -88,14 +95,12 @@ class Defaults:
     """Training settings where the recipe's ``[fit]`` gives none.
 
     Attributes:
-        learning_rate: Peak of the one-cycle schedule.
+        learning_rate: Steady learning rate.
         weight_decay: AdamW weight decay.
         gain: Largest random change of a window's brightness, as a share.
         noise: Random noise added to the windows, in standard deviations of a band.
         batch: Number of patches in a step.
-        min_steps: Smallest number of optimiser steps, however few the labels: with
-            fewer the network has not settled. 0 where `BaseMethod.prepare` leaves
-            nothing to train.
+        trains: False if `BaseMethod.prepare` leaves nothing to train.
     """
 
     learning_rate: float = 3e-3
@@ -103,7 +108,7 @@ class Defaults:
     gain: float = 0.1
     noise: float = 0.04
     batch: int = 60
-    min_steps: int = 50
+    trains: bool = True
 
 
 class BaseMethod(nn.Module):
@@ -132,11 +137,50 @@ class BaseMethod(nn.Module):
         super().__init__()
         self.problem = problem
         self.probabilities = Probabilities()
+        self.path: LinearPath | None = None
+        if problem.linear is not None:
+            mean, std = problem.band_mean, problem.band_std
+            self.path = LinearPath(problem.linear, mean, std, self.halo)
         counts = problem.class_counts.double()
         weights = counts**-class_weighting
         # A mean of one over the training pixels keeps the loss's scale.
         weights = weights * counts.sum() / (weights * counts).sum()
         self.register_buffer("class_weights", weights.float(), persistent=False)
+
+    @classmethod
+    def joins_path(cls, options: msgspec.Struct) -> bool:
+        """Return True if the linear path may be added to the network's scores."""
+        return True
+
+    @property
+    def last_layer(self) -> nn.Module | None:
+        """The layer that writes the network's scores; None if there is no one such."""
+        return None
+
+    @torch.no_grad()
+    def start_from_path(self) -> None:
+        """Start at the map of the linear path: the network says nothing yet."""
+        if self.path is not None and self.last_layer is not None:
+            for parameter in self.last_layer.parameters():
+                parameter.zero_()
+
+    @property
+    def classifier(self) -> nn.Module:
+        """From a cube in stored units to class scores, the linear path included."""
+        path = self.path
+        return self.network if path is None else WithLinearPath(self.network, path)
+
+    def with_path(self, network: nn.Module) -> nn.Module:
+        """Add the linear path, if there is one, to the scores of a network.
+
+        A network that the gate shuts out is left out.
+        """
+        if self.path is None:
+            return network
+        return self.path if self.path.shut else WithLinearPath(network, self.path)
+
+    def fold_constants(self) -> None:
+        """Compute again what the network keeps of weights that were just loaded."""
 
     @classmethod
     def halo_of(cls) -> int:
@@ -153,15 +197,18 @@ class BaseMethod(nn.Module):
 
         A batch without any such output gives zero, with finite gradients.
         """
-        return self.cross_entropy(self.network(batch.cube), batch.classes)
+        return self.cross_entropy(self.network(batch.cube), batch)
 
-    def cross_entropy(self, scores: Tensor, classes: Tensor) -> Tensor:
-        """Average the weighted cross-entropy of scores ``(batch, class, row, col)``.
+    def cross_entropy(self, scores: Tensor, batch: Batch) -> Tensor:
+        """Average the weighted cross-entropy over the outputs that have a class.
 
         Args:
-            scores: Class scores.
-            classes: Class index or `IGNORED`, shape ``(batch, row, col)``.
+            scores: The network's class scores, shape ``(batch, class, row, col)``.
+            batch: The windows; linear scores, if it has any, are added.
         """
+        classes = batch.classes
+        if batch.linear is not None:
+            scores = scores + batch.linear
         total = F.cross_entropy(
             scores,
             classes,
@@ -210,14 +257,19 @@ class BaseMethod(nn.Module):
 
     def inference_graph(self) -> nn.Module:
         """Return the function that is exported: a cube in stored units to `outputs`."""
-        return InferenceGraph(self.network, self.probabilities)
+        return InferenceGraph(self.with_path(self.network), self.probabilities)
 
     def folded_graph(self) -> nn.Module:
         """Return `inference_graph` in the form that runs fastest, which is exported.
 
         It equals `inference_graph` up to rounding; the exporter compares the two.
         """
-        return self.inference_graph()
+        network = self.with_path(self.folded_network())
+        return InferenceGraph(network, self.probabilities)
+
+    def folded_network(self) -> nn.Module:
+        """Return `network` in the form that runs fastest: equal up to rounding."""
+        return self.network
 
     def endmembers(self) -> Tensor | None:
         """Return the endmember spectra, ``(class, band)``, each with a peak of 1.

@@ -115,14 +115,18 @@ class Fit(_Table, frozen=True):
     """The ``[fit]`` table; what is left out is chosen from the method and the data.
 
     Attributes:
-        epochs: Passes over the training windows.
+        epochs: Passes over the training windows; left out, training goes on until
+            validation gets no better.
         outputs: Side of the classified square of a training window; 1 is a patch.
         batch: Windows in a step.
-        learning_rate: Peak of the one-cycle schedule.
+        learning_rate: Steady learning rate, after a warm-up and before a decay.
         weight_decay: AdamW weight decay.
         gain: Windows are brightened by up to this share.
         noise: Added noise, in standard deviations of a band.
-        patience: Stop after so many epochs without a better validation; 0 = never.
+        patience: End after so many rounds without a better validation, epochs if their
+            number is given; 0 = never. Left out, it is 3, or 0 with ``epochs``.
+        linear_path: Add linear discriminants, fitted in closed form, to the network's
+            scores; false is the published network alone.
     """
 
     epochs: Count | None = None
@@ -132,7 +136,8 @@ class Fit(_Table, frozen=True):
     weight_decay: Annotated[float, Meta(ge=0, le=1e6)] | None = None
     gain: Annotated[float, Meta(ge=0, lt=1)] | None = None
     noise: Annotated[float, Meta(ge=0, le=1e6)] | None = None
-    patience: Annotated[int, Meta(ge=0)] = 0
+    patience: Annotated[int, Meta(ge=0)] | None = None
+    linear_path: bool = True
 
 
 class Pretrain(_Table, frozen=True):
@@ -174,6 +179,8 @@ class Recipe(_Table, frozen=True):
         pretrain: How to train the encoder first; None starts from random weights.
         options: The method's own settings; see its file.
         target: What to measure on besides the test pixels; it trains nothing.
+        rivals: Simple classifiers to compare with on the same pixels: ``cheap`` (linear
+            discriminants, seconds) or ``none``.
     """
 
     method: str
@@ -184,6 +191,7 @@ class Recipe(_Table, frozen=True):
     pretrain: Pretrain | None = None
     options: dict[str, Any] = {}
     target: Target | None = None
+    rivals: Literal["cheap", "none"] = "cheap"
 
     def __post_init__(self) -> None:
         """Refuse a sample of the scene without some of its classes."""

@@ -16,7 +16,7 @@ import numpy as np
 from hsi_runtime import files
 from hsi_runtime.errors import OutputError, RecipeError
 from hsi_train import training
-from hsi_train.fitting.trainer import Epoch
+from hsi_train.fitting.progress import Epoch
 from hsi_train.recipe import Recipe
 from hsi_train.run_folder import checkpoint
 from hsi_train.run_folder import folder as run_folder

@@ -15,17 +15,16 @@ import torch
 from hsi_runtime import files
 from hsi_runtime.errors import RecipeError
 from hsi_runtime.model.model_file import Bands, Values
-from hsi_train import methods, target
+from hsi_train import methods, rivals, target
+from hsi_train.building import new_trainer, select, with_path
 from hsi_train.data import loading
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting import encoder_file, pretrain
 from hsi_train.fitting.device import memory_explained, torch_device
-from hsi_train.fitting.extremes import check_extremes
-from hsi_train.fitting.scalars import scalars
-from hsi_train.fitting.statistics import describe_problem
-from hsi_train.fitting.trainer import Epoch, Trainer, choose_settings
-from hsi_train.fitting.windows import Windows
+from hsi_train.fitting.progress import Epoch
+from hsi_train.fitting.statistics import check_extremes
+from hsi_train.fitting.trainer import Trainer
 from hsi_train.layers import parameter_count
 from hsi_train.measuring import area_estimate, calibration, metrics
 from hsi_train.method import Problem
@@ -38,6 +37,7 @@ from hsi_train.run_folder.description import (
     sample_window,
     values_of,
 )
+from hsi_train.run_folder.scalars import scalars
 from hsi_train.splitting import blocks, split
 
 log = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ def train(
     inputs = read(recipe)
     trainer, resolved = build(job, inputs)
     # A resumed run took what its finished epochs took, too.
-    started -= fit(job, resolved, trainer, after_step, after_epoch)
+    started -= fit(job, inputs, resolved, trainer, after_step, after_epoch)
     result = measure(job, inputs, trainer)
     write(job, resolved, inputs, trainer, result, started)
     return result
@@ -156,7 +156,7 @@ def read(recipe: Recipe) -> Inputs:
     logged(caveats)
     for scene in data.scenes:
         check_extremes(scene.info.path.name, scene.cube, scene.valid)
-    problem = describe_problem(data)
+    problem = with_path(recipe, data)
     bands, values = bands_of(data), values_of(recipe, data, problem)
     target_data = None
     if recipe.target is not None:
@@ -179,14 +179,8 @@ def read(recipe: Recipe) -> Inputs:
 
 def build(job: Job, inputs: Inputs) -> tuple[Trainer, Recipe]:
     """Build the method and its trainer, and complete the recipe."""
-    recipe, data = job.recipe, inputs.data
-    torch.manual_seed(recipe.seed)
-    method = methods.build(recipe.method, inputs.problem, recipe.options)
-    if isinstance(method, pretrain.Pretrainable):
-        method.pretrained = recipe.pretrain is not None
-    windows = Windows(data.scenes, method.halo, inputs.problem.fill)
-    defaults = method.fit_defaults()
-    settings = choose_settings(recipe.fit, windows, method.halo, defaults)
+    recipe = job.recipe
+    trainer, settings = new_trainer(recipe, inputs.data, inputs.problem, job.device)
     # No epoch is the method's choice, not one that a recipe may ask for.
     chosen = msgspec.structs.asdict(settings) | {"epochs": settings.epochs or None}
     resolved = msgspec.structs.replace(
@@ -194,20 +188,13 @@ def build(job: Job, inputs: Inputs) -> tuple[Trainer, Recipe]:
         fit=Fit(**chosen),
         options=methods.all_options(recipe.method, recipe.options),
     )
-    trainer = Trainer(
-        method,
-        data,
-        windows,
-        settings,
-        recipe.seed,
-        job.device,
-        origin.origin_of(resolved, inputs.digests),
-    )
+    trainer.origin = origin.origin_of(resolved, inputs.digests)
     return trainer, resolved
 
 
 def fit(
     job: Job,
+    inputs: Inputs,
     resolved: Recipe,
     trainer: Trainer,
     after_step: Callable[[int, int, float], None],
@@ -230,6 +217,9 @@ def fit(
             # A run from the encoder just kept, by --init, is the same from here on.
             torch.manual_seed(job.recipe.seed)
         trainer.prepare()
+        if not trainer.validates:
+            state_of_first = run / folder.FIRST_STATE
+            select(trainer, job.recipe, inputs.data, state_of_first, after_step)
         # So that an interruption in the first epoch can be resumed.
         trainer.save(state)
     # A crash may have come between the two states.
@@ -286,6 +276,13 @@ def measure(job: Job, inputs: Inputs, trainer: Trainer) -> dict[str, Any]:
         "area_adjusted": adjusted,
         "warnings": caveats,
     }
+    result["training"] = trainer.summary()
+    if (shut := trainer.shut_out) is not None:
+        caveats += logged([shut])
+    if recipe.rivals != "none":
+        compared = rivals.measure(data, method.problem, trainer.scorer)
+        result["rivals"] = rivals.report(compared)
+        caveats += logged(list(filter(None, [rivals.caveat(compared)])))
     if recipe.pretrain is not None:
         _, encoder_origin = encoder_file.read_encoder(job.run / encoder_file.ENCODER)
         caveats += logged(pretrain.caveats(encoder_origin, data))

@@ -1,4 +1,7 @@
-"""Opens a scene by its first bytes: GeoTIFF or ENVI."""
+"""Opens a scene by its first bytes: GeoTIFF or ENVI.
+
+Never by GDAL's own guess, because guessing opens whatever a hostile file refers to.
+"""
 
 import os
 from collections.abc import Collection

@@ -1,8 +1,6 @@
-"""Opens a scene: finds what the file is, and reads windows of it with their mask.
+"""What every scene is: its description, how it is read, and which pixels have data.
 
-Cubes are ``(band, row, col)`` in stored units. The driver is chosen from the file's
-first bytes, never by GDAL's own guess, because guessing opens whatever a hostile file
-refers to.
+Cubes are ``(band, row, col)`` in stored units.
 """
 
 import math

@@ -88,7 +88,7 @@ def test_crop_holds_the_labels_and_their_context(files: Files, halo: int) -> Non
 
 
 def test_windows_of_the_crop_are_those_of_the_whole_scene(files: Files) -> None:
-    from hsi_train.fitting.windows import cut_cube
+    from hsi_train.data.cutting import cut_cube
 
     cube, codes = some_cube(), some_codes()
     codes[0, 0], codes[ROWS - 1, 3] = 3, 7  # labels at the edges are mirrored

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hsi_runtime.errors import SceneError
-from hsi_train.fitting.extremes import check_extremes
+from hsi_train.fitting.statistics import check_extremes
 
 EVERY = np.ones((9, 11), dtype=bool)
 

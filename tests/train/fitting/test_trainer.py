@@ -1,9 +1,9 @@
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -15,15 +15,12 @@ from hsi_train import methods
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting import statistics as patches
-from hsi_train.fitting.trainer import (
-    DENSE_OUTPUTS,
-    PLOT_OUTPUTS,
-    SMALL_STEPS,
-    Epoch,
-    Trainer,
-    choose_settings,
-)
+from hsi_train.fitting import trainer as trainers
+from hsi_train.fitting.progress import Epoch, Measured
+from hsi_train.fitting.settings import choose_settings
+from hsi_train.fitting.trainer import MAX_ROUNDS, Trainer
 from hsi_train.fitting.windows import Windows
+from hsi_train.linear.gate import Gate
 from hsi_train.method import Defaults
 from hsi_train.recipe import Fit
 from hsi_train.splitting import split
@@ -153,60 +150,101 @@ def test_damaged_state_cannot_be_resumed(
 
 
 def scripted(
-    monkeypatch: pytest.MonkeyPatch, trainer: Trainer, kappas: list[float]
+    monkeypatch: pytest.MonkeyPatch, trainer: Trainer, losses: list[float]
 ) -> list[dict[str, Tensor]]:
-    """Let validation find these values; return the weights after each epoch."""
+    """Let validation find these losses; return the weights it saw."""
     seen: list[dict[str, Tensor]] = []
 
-    def validate() -> tuple[float, float]:
+    def measure() -> Measured:
         seen.append(weights(trainer))
-        return (kappas[len(seen) - 1] if len(seen) <= len(kappas) else -1.0), 0.5
+        loss = losses[len(seen) - 1] if len(seen) <= len(losses) else 9.0
+        return Measured(state=seen[-1], gate=Gate(1.0, loss), kappa=0.5, accuracy=0.5)
 
-    monkeypatch.setattr(trainer, "_validate", validate)
+    monkeypatch.setattr(trainer, "_measure", measure)
     return seen
 
 
-def test_best_validation_wins_and_ties_go_to_the_later(
+def test_least_loss_wins_and_ties_go_to_the_later(
     problem: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainer_of(problem, Fit(epochs=6, batch=18))
-    seen = scripted(monkeypatch, trainer, [0.9, 0.1, 0.1, 0.6, 0.6, 0.5])
+    seen = scripted(monkeypatch, trainer, [0.9, 0.4, 0.3, 0.6, 0.3, 0.5])
     trainer.run()
-    # The first half of the schedule does not compete.
     assert trainer.progress.best_epoch == 5
-    assert trainer.progress.best_kappa == 0.6
+    assert trainer.progress.best_loss == 0.3
     assert same(weights(trainer), seen[4])
 
 
 def test_patience_stops(problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = trainer_of(problem, Fit(epochs=30, batch=18, patience=2))
-    scripted(monkeypatch, trainer, [0.1, 0.5, 0.4, 0.3, 0.9, 0.9])
+    scripted(monkeypatch, trainer, [0.9, 0.5, 0.6, 0.7, 0.1, 0.1])
     trainer.run()
     assert len(trainer.progress.history) == 4
     assert trainer.progress.best_epoch == 2
 
 
-def test_without_validation_the_last_weights_stay(
+def test_training_goes_on_until_nothing_more_is_learned(
     problem: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(trainers, "ROUND_STEPS", 2)
+    trainer = trainer_of(problem, Fit(batch=18))
+    scripted(monkeypatch, trainer, [0.9, 0.8, 0.7, 0.6, 0.5999, 0.61, 0.7, 0.5, 0.4])
+    trainer.run()
+    # The fourth round is the last that is clearly better; three more show nothing, and
+    # the rate then falls for three tenths of all steps.
+    assert trainer.progress.improved == 9
+    history = trainer.progress.history
+    assert len(history) == 10
+    steady = [epoch.learning_rate for epoch in history[1:6]]
+    assert max(steady) <= history[6].learning_rate * (1 + 1e-6)
+    falling = [epoch.learning_rate for epoch in history[6:]]
+    assert all(a > b for a, b in pairwise(falling))
+    assert falling[-1] == 0
+
+
+def test_a_length_that_is_never_enough_ends(
+    problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainers, "ROUND_STEPS", 1)
+    trainer = trainer_of(problem, Fit(batch=18))
+    scripted(monkeypatch, trainer, [1 / n for n in range(1, 99)])
+    trainer.run()
+    assert len(trainer.progress.history) == MAX_ROUNDS + round(MAX_ROUNDS * 3 / 7)
+
+
+def test_without_validation_the_mean_of_the_last_weights_stays(problem: Any) -> None:
     roles = problem.scenes[0].roles
     roles[roles == Role.VALIDATION] = Role.TEST
     trainer = trainer_of(problem, Fit(epochs=3, batch=18, patience=1))
-    after: list[dict[str, Tensor]] = []
-    trainer.run(lambda _: after.append(weights(trainer)))
-    assert len(after) == 3
-    assert trainer.progress.best_epoch == 3
+    trainer.run()
+    assert len(trainer.progress.history) == 3
     assert all(e.validation_kappa is None for e in trainer.progress.history)
-    final = weights(trainer)
+    final, mean = weights(trainer), trainer.progress.mean
+    assert mean is not None
     learned = [k for k in final if "running" not in k and "num_batches" not in k]
-    assert all(torch.equal(final[k], after[-1][k]) for k in learned)
+    assert all(torch.equal(final[k], mean[k]) for k in learned)
     assert not trainer.method.training
+
+
+def test_measuring_does_not_change_the_training(problem: Any) -> None:
+    """A trainer that measures ends at the same mean weights as one that does not."""
+    measuring = trainer_of(problem, SHORT)
+    measuring.run()
+    roles = problem.scenes[0].roles
+    roles[roles == Role.VALIDATION] = Role.NONE
+    plain = trainer_of(problem, SHORT)
+    plain.run()
+    one, other = measuring.progress.mean, plain.progress.mean
+    assert one is not None
+    assert other is not None
+    assert same(one, other)
 
 
 def test_statistics_are_those_of_all_that_is_shown(
     make_data: MakeData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainer_of(split.per_class(make_data(fields()), 6, 0), SHORT)
+    trainer.run()
     method = trainer.method
     monkeypatch.setattr(method, "shown", lambda cube: torch.cat([cube, 3 * cube]))
     norm = next(m for m in method.network.modules() if isinstance(m, _BatchNorm))
@@ -223,12 +261,6 @@ def test_one_odd_patch_does_not_stop_training(make_data: MakeData) -> None:
     trainer = trainer_of(data, Fit(epochs=1, batch=8))
     trainer.run()
     assert math.isfinite(trainer.progress.history[0].loss)
-
-
-@pytest.mark.parametrize("batch", [1, 2])
-def test_steps_too_small_for_batch_statistics(problem: Any, batch: int) -> None:
-    with pytest.raises(RecipeError, match=rf"fit\.batch is {batch}.*at least 3"):
-        trainer_of(problem, Fit(batch=batch, outputs=1))
 
 
 def test_loss_that_is_no_number_stops_with_advice(
@@ -251,63 +283,6 @@ def test_steps_are_counted_to_the_end(problem: Any, settings: Fit) -> None:
     trainer.run(after_step=lambda done, steps, _: counted.append((done, steps)))
     assert [done for done, _ in counted] == list(range(1, counted[0][1] + 1))
     assert {steps for _, steps in counted} == {len(counted)}
-
-
-def test_few_labels_are_trained_by_patches(make_data: MakeData) -> None:
-    data = make_data(np.kron(fields(), np.ones((3, 3), dtype=int)))
-    data = split.per_class(data, 5, 0)
-    windows = Windows(data.scenes, HALO, np.zeros(5))
-    chosen = choose_settings(Fit(), windows, HALO, Defaults())
-    assert (chosen.outputs, chosen.batch) == (1, 60)
-    assert chosen.epochs is not None
-    assert chosen.epochs >= 50  # one step each
-
-
-def test_dense_labels_are_trained_by_windows(make_data: MakeData) -> None:
-    data = make_data(np.kron(fields(), np.ones((3, 3), dtype=int)))
-    data = split.fraction(data, 0.8, 0)
-    windows = Windows(data.scenes, HALO, np.zeros(5))
-    chosen = choose_settings(Fit(), windows, HALO, Defaults())
-    assert (chosen.outputs, chosen.batch) == (DENSE_OUTPUTS, 2)
-
-
-def test_scenes_smaller_than_a_window_are_cut_into_small_ones(
-    make_data: MakeData,
-) -> None:
-    """A step shows many plots, and few steps in an epoch make for more epochs."""
-    data = make_data(fields())  # 25 x 25 px: 16 windows, one step
-    windows = Windows(split.fraction(data, 0.8, 0).scenes, HALO, np.zeros(5))
-    chosen = choose_settings(Fit(), windows, HALO, Defaults())
-    assert (chosen.outputs, chosen.batch) == (PLOT_OUTPUTS, 32)
-    assert chosen.epochs == SMALL_STEPS
-    fitted = choose_settings(Fit(), windows, HALO, Defaults(min_steps=0))
-    assert fitted.epochs == 0
-
-
-def test_what_the_recipe_says_stays(make_data: MakeData) -> None:
-    data = make_data(fields())
-    windows = Windows(split.per_class(data, 5, 0).scenes, HALO, np.zeros(5))
-    asked = Fit(
-        epochs=3, outputs=9, batch=7, learning_rate=0.1, weight_decay=0.2, gain=0.3,
-        noise=0.4, patience=5,
-    )  # fmt: skip
-    chosen = choose_settings(asked, windows, HALO, Defaults())
-    assert msgspec.structs.asdict(chosen) == msgspec.structs.asdict(asked)
-
-
-def test_what_the_recipe_leaves_open_comes_from_the_method(
-    make_data: MakeData,
-) -> None:
-    data = make_data(fields())
-    windows = Windows(split.per_class(data, 5, 0).scenes, HALO, np.zeros(5))
-    own = Defaults(
-        learning_rate=0.5, weight_decay=0.25, gain=0.125, noise=0.0625, batch=5,
-        min_steps=99,
-    )  # fmt: skip
-    chosen = choose_settings(Fit(noise=0), windows, HALO, own)
-    assert chosen.learning_rate == 0.5
-    assert (chosen.weight_decay, chosen.gain, chosen.noise) == (0.25, 0.125, 0)
-    assert (chosen.batch, chosen.epochs) == (5, 33)  # three steps of 15 pixels
 
 
 def test_each_loss_steps_only_the_parameters_it_reaches(

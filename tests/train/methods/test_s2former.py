@@ -371,7 +371,7 @@ def test_agreement_with_the_teacher_ramps_up() -> None:
 
 def test_unlabelled_windows_teach_nothing_with_daft() -> None:
     method = build(daft=True).train()
-    cube, classes = batch(method)
+    cube, classes, _ = batch(method)
     (loss,) = method.losses(Batch(cube, torch.full_like(classes, IGNORED)))
     assert loss == 0
 
@@ -415,10 +415,11 @@ def test_daft_needs_an_encoder_and_few_labels() -> None:
             method.fit_defaults()
 
 
-def test_daft_takes_more_steps() -> None:
+def test_daft_trains_where_the_fitted_head_is_enough_without_it() -> None:
     plain, daft = build(), build(daft=True)
     plain.pretrained = daft.pretrained = True
-    assert plain.fit_defaults().min_steps < daft.fit_defaults().min_steps
+    assert not plain.fit_defaults().trains
+    assert daft.fit_defaults().trains
 
 
 def test_few_labels_tune_the_encoder_gently() -> None:
@@ -526,7 +527,7 @@ def test_the_probe_is_fitted_to_quiet_features(monkeypatch: pytest.MonkeyPatch) 
     method = build()
     method.pretrained = True
     method.prepare(Surrounded())
-    cube, _ = Known().batch(Known().training_pixels(), 1)
+    cube, _, _ = Known().batch(Known().training_pixels(), 1)
     head = method.network.head
     with torch.inference_mode():
         standard = head.standardise(method.network.eval().features(cube)[:, 0, 0])
@@ -554,7 +555,7 @@ def test_probe_is_fitted_before_few_labels_tune(
     method.pretrained = True
     encoder = method.encoder.state_dict()["embed_a.weight"].clone()
     method.prepare(Known())
-    cube, classes = Known().batch(Known().training_pixels(), 1)
+    cube, classes, _ = Known().batch(Known().training_pixels(), 1)
     with torch.inference_mode():
         features = method.network.eval().features(cube)[:, 0, 0]
         found = method.network(cube).argmax(1)
@@ -575,4 +576,9 @@ def test_cross_entropy_is_the_mean_over_labelled_outputs() -> None:
     classes = torch.randint(0, 6, (2, 3, 3))
     classes[0, 0] = IGNORED
     expected = F.cross_entropy(scores, classes, ignore_index=IGNORED)
-    torch.testing.assert_close(method.cross_entropy(scores, classes), expected)
+    batch = Batch(torch.empty(0), classes)
+    torch.testing.assert_close(method.cross_entropy(scores, batch), expected)
+    linear = torch.randn(2, 6, 3, 3)
+    both = F.cross_entropy(scores + linear, classes, ignore_index=IGNORED)
+    batch = batch._replace(linear=linear)
+    torch.testing.assert_close(method.cross_entropy(scores, batch), both)

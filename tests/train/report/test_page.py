@@ -17,7 +17,7 @@ from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting import predict
 from hsi_train.fitting import statistics as patches
-from hsi_train.fitting.trainer import Epoch, Progress
+from hsi_train.fitting.progress import Epoch, Progress
 from hsi_train.measuring import metrics
 from hsi_train.report.page import write_report
 from hsi_train.report.run_result import RunResult

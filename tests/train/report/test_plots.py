@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from hsi_train.fitting.trainer import Epoch, Progress
+from hsi_train.fitting.progress import Epoch, Progress
 from hsi_train.report import plots
 
 MATRIX = [[90, 10, 0], [0, 0, 0], [1, 2, 3]]

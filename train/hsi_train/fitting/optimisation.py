@@ -1,12 +1,14 @@
-"""Steps of AdamW under a one-cycle schedule, for training and for pre-training."""
+"""Steps of AdamW under a schedule, for training and for pre-training."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from hsi_runtime.errors import RecipeError
 from hsi_train.fitting.resume_state import random_state, restore_random
@@ -15,21 +17,15 @@ MAX_GRADIENT_NORM = 1.0
 
 
 class Optimisation:
-    """AdamW, its schedule, precision and clipping; can be saved between steps.
-
-    Attributes:
-        steps: Steps of the whole schedule.
-    """
+    """AdamW, its schedule, precision and clipping; can be saved between steps."""
 
     def __init__(
         self,
         parameters: Iterable[nn.Parameter],
         groups: list[dict[str, Any]],
         *,
-        steps: int,
-        warm_up: float,
+        schedule: Callable[[Optimizer], LRScheduler],
         device: torch.device,
-        cycle_momentum: bool = True,
         **adamw: Any,
     ) -> None:
         """Start at the first step.
@@ -37,30 +33,16 @@ class Optimisation:
         Args:
             parameters: All whose gradients are clipped together.
             groups: Parameter groups of AdamW, each with ``lr``, its peak.
-            steps: Steps of the schedule; none at all counts as one.
-            warm_up: Share of the steps.
+            schedule: Makes the schedule of an optimiser.
             device: Where the parameters live.
-            cycle_momentum: Let the schedule lower the momentum while the rate is high.
             **adamw: Settings that all groups share.
         """
-        self.steps = max(steps, 1)
         self._parameters = list(parameters)
         self._device = device
         self._optimizer = torch.optim.AdamW(groups, **adamw)
-        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimizer,
-            [group["lr"] for group in groups],
-            total_steps=self.steps,
-            pct_start=warm_up_share(warm_up, self.steps),
-            cycle_momentum=cycle_momentum,
-        )
+        self._schedule = schedule(self._optimizer)
         # bf16 has the range of fp32: no loss scaling. Older GPUs stay in fp32.
         self._amp = device.type == "cuda" and torch.cuda.is_bf16_supported()
-
-    @property
-    def progress(self) -> float:
-        """Share of the schedule's steps taken, those before a resume included."""
-        return self._schedule.last_epoch / self.steps
 
     @property
     def learning_rate(self) -> float:
@@ -105,14 +87,6 @@ class Optimisation:
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         restore_random(state["random"], self._device)
-
-
-def warm_up_share(share: float, steps: int) -> float:
-    """Return the share of a schedule that warms up.
-
-    torch divides by zero where that is exactly one step: two, then.
-    """
-    return 2 / steps if share * steps == 1 else share
 
 
 def check_finite(value: float, when: str, setting: str) -> None:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from hsi_runtime.model.model_file import PROBABILITIES
 from hsi_runtime.walk.windows import tiles
+from hsi_train.data.cutting import cut_cube
 from hsi_train.data.labelled_scene import LabelledData, LabelledScene
 from hsi_train.data.roles import Role
-from hsi_train.fitting.windows import cut_cube
 from hsi_train.measuring.metrics import Scored
 from hsi_train.method import BaseMethod
 

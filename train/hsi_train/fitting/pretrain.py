@@ -28,10 +28,9 @@ from hsi_train.fitting.encoder_file import (
     load_encoder,
     save_encoder,
 )
-from hsi_train.fitting.extremes import check_extremes
 from hsi_train.fitting.optimisation import Optimisation, check_finite
 from hsi_train.fitting.resume_state import loaded_state, save_state
-from hsi_train.fitting.statistics import usable_deviation
+from hsi_train.fitting.statistics import check_extremes, usable_deviation
 from hsi_train.method import BaseMethod
 from hsi_train.recipe import Pretrain
 
@@ -190,10 +189,14 @@ class Pretrainer:
         self._optimisation = Optimisation(
             method.parameters(),
             [group | {"lr": settings.learning_rate} for group in groups],
-            steps=settings.steps,
-            warm_up=WARM_UP,
+            schedule=lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
+                optimizer,
+                settings.learning_rate,
+                total_steps=settings.steps,
+                pct_start=warm_up_share(WARM_UP, settings.steps),
+                cycle_momentum=False,
+            ),
             device=device,
-            cycle_momentum=False,
             betas=BETAS,
         )
         self._done = 0
@@ -284,6 +287,14 @@ class Pretrainer:
             self._optimisation.load(state)
             self._rng.bit_generator.state = state["numpy"]
             self._done, self.loss = state["done"], state["loss"]
+
+
+def warm_up_share(share: float, steps: int) -> float:
+    """Return the share of a schedule that warms up.
+
+    torch divides by zero where that is exactly one step: two, then.
+    """
+    return 2 / steps if share * steps == 1 else share
 
 
 def decay_groups(method: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

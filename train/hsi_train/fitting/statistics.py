@@ -1,4 +1,4 @@
-"""Statistics of the training pixels, and of no others."""
+"""Statistics of the training pixels, and of no others; values that would spoil them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,12 +7,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hsi_runtime.errors import SceneError
+from hsi_runtime.scenes.scene import Cube
 from hsi_train.data.labelled_scene import LabelledData, LabelledScene
 from hsi_train.data.roles import Role
 from hsi_train.method import Problem
 
 ROWS_AT_ONCE = 64  # of a scene, while spectra are summed up
 TOP_PERCENTILE = 99.9  # of all training values: a scale that a few spikes do not move
+FACTOR = 1e6  # over the usual value; float32 sums up to 1.7e7 values of one size
+SAMPLE = 10_000  # pixels of which the usual value is measured
 
 
 def mean_and_deviation(
@@ -86,3 +90,36 @@ def _percentile(scenes: list[LabelledScene], percent: float) -> float:
     share, step = place - low, above - below
     # From the nearer end, as NumPy interpolates.
     return above - step * (1 - share) if share >= 0.5 else below + step * share
+
+
+def check_extremes(name: str, cube: Cube, valid: NDArray[np.bool_]) -> None:
+    """Refuse a scene with a value a million times as large as the usual ones.
+
+    The usual size of a band is the median of its values without sign, or that of all
+    bands where it is larger.
+
+    Args:
+        name: File name of the scene.
+        cube: Stored units, shape ``(band, row, col)``.
+        valid: Pixels that are used, shape ``(row, col)``.
+
+    Raises:
+        SceneError: There is one.
+    """
+    if cube.dtype.itemsize < 4 or not valid.any():
+        return  # too few bits to hold such a value
+    pixels = np.flatnonzero(valid)[:: max(1, int(valid.sum()) // SAMPLE)]
+    sizes = [
+        float(np.median(np.abs(band.ravel()[pixels].astype(float)))) for band in cube
+    ]
+    usual = np.maximum(sizes, np.median(sizes))
+    for number, (band, size) in enumerate(zip(cube, usual, strict=True)):
+        values = band[valid].astype(np.float64)
+        wild = np.abs(values) > FACTOR * size
+        if size > 0 and wild.any():
+            value = values[wild][np.abs(values[wild]).argmax()]
+            raise SceneError(
+                f"{name} holds {int(wild.sum())} pixel(s) with values such as "
+                f"{value:g} in used band {number + 1}, where {size:g} is usual. "
+                "Declare them as nodata (gdal_edit.py -a_nodata), or correct the scene."
+            )

@@ -1,148 +1,52 @@
 """The training loop: windows in, the best weights out."""
 
-import copy
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hsi_runtime.errors import RecipeError
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting.optimisation import Optimisation, check_finite
 from hsi_train.fitting.predict import Scorer
+from hsi_train.fitting.progress import Epoch, Measured, Progress
 from hsi_train.fitting.resume_state import Origin, loaded_state, save_state
+from hsi_train.fitting.settings import Settings, steps_of_pass
 from hsi_train.fitting.windows import Windows, augment, shuffled
+from hsi_train.linear.gate import Gate, choose_gate, loss_of
 from hsi_train.measuring import metrics
-from hsi_train.method import BaseMethod, Batch, Corner, Defaults
-from hsi_train.recipe import Fit
+from hsi_train.method import BaseMethod, Batch, Corner
 
-DENSE_OUTPUTS = 32  # classified square of a window where labels are dense
-PLOT_OUTPUTS = 8  # the same where no scene is that large
-STEP_OUTPUTS = 2 * DENSE_OUTPUTS**2  # classified by the windows of a step
-DENSE_GAIN = 4  # windows must save this factor of work to be chosen over patches
-MIN_EPOCHS = 10
-SMALL_STEPS = 200  # of windows smaller than DENSE_OUTPUTS, at least
-MIN_PATCHES = 3  # even steps of at most three patches hold at least two
-WARM_UP = 0.1  # share of the steps
-
-State = dict[str, Tensor]
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """The ``[fit]`` table of a recipe, complete; see `Fit`."""
-
-    epochs: int
-    outputs: int
-    batch: int
-    learning_rate: float
-    weight_decay: float
-    gain: float
-    noise: float
-    patience: int
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One line of ``history.csv``; validation is None without validation pixels."""
-
-    epoch: int
-    loss: float
-    learning_rate: float
-    validation_kappa: float | None
-    validation_accuracy: float | None
-    seconds: float
-
-
-@dataclass
-class Progress:
-    """What a resumed run needs besides weights and optimisation.
-
-    Attributes:
-        history: One entry for each finished epoch.
-        best_kappa: Best kappa of the validation pixels.
-        best_epoch: Number of the epoch whose weights are kept, from 1; 0 where none was
-            needed.
-        best: Those weights.
-    """
-
-    history: list[Epoch] = field(default_factory=list)
-    best_kappa: float = -math.inf
-    best_epoch: int = 0
-    best: State | None = None
-
-
-def choose_settings(
-    requested: Fit, windows: Windows, halo: int, defaults: Defaults
-) -> Settings:
-    """Fill in what the recipe leaves open, from the data and the method's defaults.
-
-    Few labels are trained by patches, dense ones by windows: whichever computes less
-    for the same pixels, patches when in doubt, because they mix better. Scenes smaller
-    than a window, plots, are cut into small windows, of which a step has many: batch
-    statistics of a few plots are not those of all. (NEON, plots of 20 px, test kappa of
-    one seed, with 8 windows in a step and 10 epochs, and so: S2AMSnet's classifier,
-    trained plainly on four genera, 0 and .47; all genera, MF2CNet .30 and .35, S2VNet
-    .13 and .18.)
-
-    Raises:
-        RecipeError: Steps too small for batch statistics.
-    """
-    outputs, batch, epochs = requested.outputs, requested.batch, requested.epochs
-    pixels = len(windows.training_pixels())
-    if outputs is None:
-        largest = max(min(target.shape) for target in windows.targets)
-        side = DENSE_OUTPUTS if largest >= DENSE_OUTPUTS else PLOT_OUTPUTS
-        patch_work = pixels * (2 * halo + 1) ** 2
-        dense_work = len(windows.grid(side, None)) * (side + 2 * halo) ** 2
-        outputs = side if patch_work > DENSE_GAIN * dense_work else 1
-    if batch is None:
-        dense = max(2, STEP_OUTPUTS // outputs**2)
-        batch = dense if outputs > 1 else defaults.batch
-    if outputs == 1 and batch < MIN_PATCHES:
-        raise RecipeError(
-            f"fit.batch is {batch}, so a step may hold a single pixel, which has no "
-            f"batch statistics; use at least {MIN_PATCHES}, or windows (fit.outputs)."
-        )
-    if epochs is None:
-        steps = math.ceil(_length(windows, outputs) / batch)
-        small = 1 < outputs < DENSE_OUTPUTS
-        least = max(defaults.min_steps, SMALL_STEPS if small else 0)
-        epochs = max(MIN_EPOCHS, math.ceil(least / steps)) if defaults.min_steps else 0
-    rates = {
-        key: getattr(
-            requested if getattr(requested, key) is not None else defaults, key
-        )
-        for key in ("learning_rate", "weight_decay", "gain", "noise")
-    }
-    return Settings(
-        epochs=epochs,
-        outputs=outputs,
-        batch=batch,
-        patience=requested.patience,
-        **rates,
-    )
-
-
-def _length(windows: Windows, outputs: int) -> int:
-    if outputs == 1:
-        return len(windows.training_pixels())
-    return len(windows.grid(outputs, None))
+ROUND_STEPS = 100  # optimiser steps between two measurements of a learned length
+MIN_ROUNDS = 3
+MAX_ROUNDS = 20
+UNCHECKED_ROUNDS = 6  # where no pixel can be held out to tell
+GAIN = 0.005  # share by which the loss must fall to count as better
+WARM_UP = 0.1  # share of the steps of a given length
+WARM_UP_STEPS = 30  # of a learned length
+DECAY = 0.3  # share of the steps in which the rate falls to zero
+AVERAGED = 0.99  # how much of the mean weights a step keeps
+SETTLING = 60  # batches on which batch statistics are measured anew
 
 
 class Trainer:
-    """Trains one method, epoch by epoch, and can be saved between epochs.
+    """Trains one method, round by round, and can be saved between rounds.
+
+    A round is a pass over the training windows where the recipe gives their number.
+    Otherwise it is `ROUND_STEPS` steps, and training goes on at a steady rate until
+    validation has not become better for ``patience`` rounds; then the rate decays. The
+    mean of the weights over the last steps is what is measured and kept: at a steady
+    rate it is as good as the end of a schedule, so no length need be known in advance
+    (Polyak, Juditsky, SIAM J. Control Optim. 30(4), 1992).
 
     Attributes:
-        method: The method that is trained.
+        method: What is trained.
+        validates: True if there are validation pixels.
         scorer: Scores scenes with the present weights.
         progress: What is finished so far.
         origin: What must be the same when the training is resumed.
@@ -162,31 +66,48 @@ class Trainer:
         self._data, self._windows = data, windows
         self.origin = origin or {}
         self._settings, self._device = settings, device
-        self._epochs, self._outputs = settings.epochs, settings.outputs
-        self._batch = settings.batch
         self._rng = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)
-        self._steps = math.ceil(_length(windows, self._outputs) / self._batch)
+        self.validates = any((s.roles == Role.VALIDATION).any() for s in data.scenes)
+        self.progress = Progress()
+        self._steps = ROUND_STEPS
+        self._warm_up = float(WARM_UP_STEPS)
+        if settings.epochs is not None:
+            self._steps = steps_of_pass(windows, settings)
+            self._warm_up = WARM_UP * settings.epochs * self._steps
+            self.plan(settings.epochs)
+        elif not self.validates:
+            self.plan(UNCHECKED_ROUNDS)
         self._optimisation = Optimisation(
             method.parameters(),
             method.parameter_groups(settings.learning_rate),
-            steps=self._epochs * self._steps,
-            warm_up=WARM_UP,
+            schedule=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(
+                optimizer, self._rate
+            ),
             device=device,
             weight_decay=settings.weight_decay,
         )
         self.scorer = Scorer(
-            network=method.network,
+            network=method.classifier,
             fill=method.problem.fill,
             halo=method.halo,
             device=device,
         )
-        self._validates = any((s.roles == Role.VALIDATION).any() for s in data.scenes)
-        self.progress = Progress()
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train."""
+        return self._settings.epochs != 0
+
+    def plan(self, rounds: int) -> None:
+        """Fix the number of rounds, the decay included."""
+        self.progress.last = rounds
+        self.progress.decay_from = (1 - DECAY) * rounds * self._steps
 
     def prepare(self) -> None:
-        """Let the method look at the training windows before the first step."""
+        """Let the method look at the training windows, before the first step."""
         self.method.prepare(self._windows)
+        self.method.to(self._device)
 
     def run(
         self,
@@ -195,54 +116,77 @@ class Trainer:
     ) -> None:
         """Train to the end and load the best weights.
 
-        With validation pixels, the weights of the epoch with the best kappa win, ties
-        going to the later one; without, the last. Test pixels have no say. Epochs of
-        the schedule's first half do not compete, unless patience may stop it there:
-        their rate is high, and a lucky validation is no settled network.
+        With validation pixels, the weights of the round with the least loss win;
+        without, the last. Test pixels have no say.
 
         Args:
-            after_epoch: Called with each finished epoch; may save the trainer.
-            after_step: Called with finished steps, all steps and the loss.
+            after_epoch: Called with each finished round; may save the trainer.
+            after_step: Called with finished steps, all steps as far as they are known,
+                and the loss.
         """
         progress = self.progress
-        for epoch in range(len(progress.history) + 1, self._epochs + 1):
-            waited = epoch - 1 - progress.best_epoch
-            if 0 < self._settings.patience <= waited:
-                break
+        while progress.last is None or len(progress.history) < progress.last:
+            epoch = len(progress.history) + 1
             started = time.monotonic()
-            loss = self._train_epoch(epoch, after_step)
-            kappa, accuracy = self._validate()
-            eligible = epoch > self._epochs // 2 or self._settings.patience
-            if kappa is None or (eligible and kappa >= progress.best_kappa):
-                progress.best_kappa = -math.inf if kappa is None else kappa
-                progress.best_epoch = epoch
-                progress.best = {
-                    k: v.detach().cpu().clone()
-                    for k, v in self.method.state_dict().items()
-                }
+            loss = self._train_round(epoch, after_step)
+            measured = self._measure() if self.validates else None
+            if measured is not None:
+                self._keep(measured, epoch)
             progress.history.append(
                 Epoch(
                     epoch=epoch,
                     loss=loss,
                     learning_rate=self._optimisation.learning_rate,
-                    validation_kappa=kappa,
-                    validation_accuracy=accuracy,
+                    validation_kappa=measured and measured.kappa,
+                    validation_accuracy=measured and measured.accuracy,
                     seconds=time.monotonic() - started,
                 )
             )
+            self._plan_end(epoch)
             after_epoch(progress.history[-1])
         if progress.best is not None:
             self.method.load_state_dict(progress.best)
-        self._settle()
+        elif progress.mean is not None:
+            self._settle()
         self.method.eval()
 
-    def _train_epoch(
+    def _plan_end(self, epoch: int) -> None:
+        """Begin the decay once nothing more is learned, or end a given length."""
+        progress, patience = self.progress, self._settings.patience
+        waited = patience > 0 and epoch - progress.improved >= patience
+        if progress.last is None:
+            if epoch >= MAX_ROUNDS or (epoch >= MIN_ROUNDS and waited):
+                progress.decay_from = epoch * self._steps
+                progress.last = epoch + round(epoch * DECAY / (1 - DECAY))
+        elif self._settings.epochs is not None and self.validates and waited:
+            progress.last = epoch
+
+    def _keep(self, measured: Measured, epoch: int) -> None:
+        progress, loss = self.progress, measured.gate.loss
+        if loss < (1 - GAIN) * progress.best_loss:
+            progress.improved = epoch
+        if loss <= progress.best_loss:
+            progress.best_loss, progress.best_epoch = loss, epoch
+            progress.best = measured.state
+
+    def _rate(self, step: int) -> float:
+        """Return the share of the learning rate at a step."""
+        warm = min(1.0, (step + 1) / max(self._warm_up, 1.0))
+        if step < self.progress.decay_from:
+            return warm
+        assert self.progress.last is not None
+        end = self.progress.last * self._steps
+        left = (end - step) / max(end - self.progress.decay_from, 1.0)
+        return warm * (0.5 - 0.5 * math.cos(math.pi * min(max(left, 0.0), 1.0)))
+
+    def _train_round(
         self, epoch: int, after_step: Callable[[int, int, float], None]
     ) -> float:
         self.method.train()
         total = 0.0
-        for step, places in enumerate(self._epoch_places(), start=1):
-            batch = self._windows.batch(places, self._outputs)
+        last = self.progress.last or max(MIN_ROUNDS, epoch + 1)
+        for step, places in enumerate(self._round_places(), start=1):
+            batch = self._with_path(self._windows.batch(places, self._settings.outputs))
             batch = augment(
                 batch,
                 self.method.problem,
@@ -250,17 +194,26 @@ class Trainer:
                 self._settings.noise,
                 self._generator,
             ).to(self._device)
+            done = (epoch - 1) * self._steps + step
+            self.method.progress = min(1.0, (done - 1) / (last * self._steps))
             value = self._train_step(batch)
             check_finite(value, f"epoch {epoch}", "fit.learning_rate")
+            self._average(done)
             total += value
-            done = (epoch - 1) * self._steps + step
-            after_step(done, self._epochs * self._steps, value)
+            after_step(done, last * self._steps, value)
         return total / self._steps
+
+    @torch.no_grad()
+    def _with_path(self, batch: Batch) -> Batch:
+        """Add what the linear path says of the windows as they are."""
+        path = self.method.path
+        if path is None:
+            return batch
+        return batch._replace(linear=path(batch.cube.to(self._device)).cpu())
 
     def _train_step(self, batch: Batch) -> float:
         """Take an optimiser step for each loss of the method; return the first."""
         values = []
-        self.method.progress = self._optimisation.progress
         losses = self.method.losses(batch)
         while True:
             with self._optimisation.precision():
@@ -271,82 +224,135 @@ class Trainer:
         self._optimisation.advance()
         return values[0] if all(map(math.isfinite, values)) else math.nan
 
-    def _epoch_places(self) -> list[list[Corner]]:
-        """Draw the windows of an epoch: as many steps each time, whatever the shift."""
-        if self._outputs == 1:
-            return list(
-                shuffled(self._windows.training_pixels(), self._batch, self._rng)
-            )
+    def _round_places(self) -> list[list[Corner]]:
+        """Draw the windows of a round: as many steps each time, whatever the shift."""
+        outputs, batch = self._settings.outputs, self._settings.batch
         steps: list[list[Corner]] = []
         while len(steps) < self._steps:
-            grid = self._windows.grid(self._outputs, self._rng)
-            steps += shuffled(grid, self._batch, self._rng)
+            if outputs == 1:
+                places = self._windows.training_pixels()
+            else:
+                places = self._windows.grid(outputs, self._rng)
+            steps += shuffled(places, batch, self._rng)
         return steps[: self._steps]
 
     @torch.no_grad()
-    def _settle(self) -> None:
-        """Measure batch statistics again, on the training windows, not augmented.
+    def _average(self, done: int) -> None:
+        """Add the present weights to their running mean; early ones are forgotten."""
+        state = self.method.state_dict()
+        mean = self.progress.mean
+        if mean is None:
+            self.progress.mean = {k: v.detach().clone() for k, v in state.items()}
+            return
+        share = 1 - min(AVERAGED, done / (done + 9))
+        for name, value in state.items():
+            if value.dtype.is_floating_point:
+                mean[name].lerp_(value.detach(), share)
+            else:
+                mean[name].copy_(value)
 
-        Running averages lag behind the weights and have seen augmented windows only.
+    def _measure(self) -> Measured:
+        """Measure the mean weights on the validation pixels; training goes on after."""
+        method, path = self.method, self.method.path
+        present = {k: v.detach().clone() for k, v in method.state_dict().items()}
+        self._settle()
+        if path is None:
+            found = self.score(Role.VALIDATION)
+            gate = Gate(1.0, loss_of(found.scores, found.classes))
+        else:
+            path.gate.fill_(0.0)
+            alone = self.score(Role.VALIDATION).scores
+            path.gate.fill_(1.0)
+            found = self.score(Role.VALIDATION)
+            gate = choose_gate(alone, found.scores - alone, found.classes)
+            path.gate.fill_(gate.factor)
+            scores = alone + gate.factor * (found.scores - alone)
+            found = metrics.Scored(scores, found.classes)
+        matrix = found.confusion()
+        state = {k: v.detach().cpu().clone() for k, v in method.state_dict().items()}
+        method.load_state_dict(present)
+        return Measured(
+            state=state,
+            gate=gate,
+            kappa=metrics.kappa(matrix),
+            accuracy=metrics.overall_accuracy(matrix),
+        )
+
+    @torch.no_grad()
+    def _settle(self) -> None:
+        """Load the mean weights, and measure their batch statistics.
+
+        Running averages belong to other weights and have seen augmented windows only.
         A method that shows its network altered copies keeps the statistics of both:
-        those of the windows alone are another function than the one that learned.
-        Only the norms are in training mode, so that nothing is dropped: a network whose
-        forms differ in training asks its norms. With validation pixels, the new
-        statistics stay only if these agree.
+        those of the windows alone are another function than the one that learned. Only
+        the norms are in training mode, so that nothing is dropped: a network whose
+        forms differ in training asks its norms.
         """
-        network = self.method.network
+        assert self.progress.mean is not None
+        method, network = self.method, self.method.network
+        method.load_state_dict(self.progress.mean)
+        method.fold_constants()
+        method.eval()
         norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
         if not norms:
             return
-        before = copy.deepcopy(self.method.state_dict())
-        self.method.eval()
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # a plain mean over all batches
             norm.train()
-        if self._outputs == 1:
+        outputs = self._settings.outputs
+        if outputs == 1:
             places = self._windows.training_pixels()
         else:
-            places = self._windows.grid(self._outputs, None)
+            places = self._windows.grid(outputs, None)
         # Whole batches, in an order that mixes the scene.
-        rng = np.random.default_rng(0)
-        for chosen in shuffled(places, self._batch, rng):
-            cube = self._windows.batch(chosen, self._outputs).cube
-            network(self.method.shown(cube.to(self._device)))
+        batches = shuffled(places, self._settings.batch, np.random.default_rng(0))
+        for chosen, _ in zip(batches, range(SETTLING), strict=False):
+            cube = self._windows.batch(chosen, outputs).cube
+            network(method.shown(cube.to(self._device)))
         for norm in norms:
             norm.momentum = 0.1
-        self.method.eval()
-        kappa, _ = self._validate()
-        if kappa is not None and kappa < self.progress.best_kappa:
-            self.method.load_state_dict(before)
+        method.eval()
 
-    def _validate(self) -> tuple[float | None, float | None]:
-        if not self._validates:
-            return None, None
-        matrix = self.score(Role.VALIDATION).confusion()
-        return metrics.kappa(matrix), metrics.overall_accuracy(matrix)
+    @property
+    def shut_out(self) -> str | None:
+        """A sentence where nothing of the network is in the map, or None."""
+        path = self.method.path
+        if path is None or not path.shut:
+            return None
+        return (
+            "On held-out pixels the network did not improve on its linear path, or too "
+            "few could be held out to tell: the map is the linear path's. More labels "
+            "may change that; --set fit.linear_path=false is the network alone."
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Return how long was trained, as ``metrics.json`` holds it."""
+        path, rounds = self.method.path, len(self.progress.history)
+        return {
+            "rounds": rounds,
+            "steps": rounds * self._steps,
+            "gate": None if path is None else float(path.gate),
+        }
 
     def score(self, role: Role) -> metrics.Scored:
         """Score the pixels of a role with the present weights."""
         return self.scorer.score(self._data, role)
 
     def save(self, path: Path) -> None:
-        """Save all that `load` needs to continue as if it had not been interrupted."""
-        progress = self.progress
+        """Save all that `load` needs to go on as if nothing had happened."""
         state: dict[str, Any] = {
             "method": self.method.state_dict(),
             **self._optimisation.state(),
             "numpy": self._rng.bit_generator.state,
             "generator": self._generator.get_state(),
-            "history": [vars(e) for e in progress.history],
-            "best_kappa": progress.best_kappa,
-            "best_epoch": progress.best_epoch,
-            "best": progress.best,
+            **vars(self.progress),
+            "history": [vars(e) for e in self.progress.history],
         }
         save_state(path, state, self.origin)
 
     def load(self, path: Path) -> None:
-        """Continue where `save` was called.
+        """Go on where `save` was called.
 
         Raises:
             OutputError: The file is damaged.
@@ -354,12 +360,9 @@ class Trainer:
         """
         with loaded_state(path, self.origin) as state:
             self.method.load_state_dict(state["method"])
+            names = Progress.__dataclass_fields__
+            self.progress = Progress(**{name: state[name] for name in names})
+            self.progress.history = [Epoch(**e) for e in state["history"]]
             self._optimisation.load(state)
             self._rng.bit_generator.state = state["numpy"]
             self._generator.set_state(state["generator"])
-            self.progress = Progress(
-                history=[Epoch(**e) for e in state["history"]],
-                best_kappa=state["best_kappa"],
-                best_epoch=state["best_epoch"],
-                best=state["best"],
-            )

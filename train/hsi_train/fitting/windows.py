@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from torch import Tensor
 
-from hsi_runtime.walk.windows import mirror
+from hsi_train.data.cutting import cut_cube
 from hsi_train.data.labelled_scene import LabelledScene
 from hsi_train.data.roles import Role
 from hsi_train.method import IGNORED, Batch, Corner, Problem
@@ -147,29 +148,6 @@ class Windows:
         )
 
 
-def cut_cube(
-    scene: LabelledScene,
-    known: NDArray[np.bool_],
-    fill: NDArray[np.float32],
-    rows: tuple[int, int],
-    cols: tuple[int, int],
-) -> NDArray[np.float32]:
-    """Cut a window that may reach over the scene's edge, where it is mirrored.
-
-    Args:
-        scene: The scene.
-        known: Pixels to take from the scene, shape ``(row, col)``; others are filled.
-        fill: Shape ``(band, 1, 1)``.
-        rows: Half-open interval.
-        cols: Half-open interval.
-    """
-    height, width = known.shape
-    row_index, col_index = np.ix_(mirror(*rows, height), mirror(*cols, width))
-    values = scene.cube[:, row_index, col_index].astype(np.float32)
-    cube: NDArray[np.float32] = np.where(known[row_index, col_index], values, fill)
-    return cube
-
-
 def shuffled(
     places: list[Any], size: int, rng: np.random.Generator
 ) -> Iterator[list[Any]]:
@@ -202,18 +180,22 @@ def augment(
     Returns:
         A new batch; each window has its own turn and gain.
     """
-    cubes, classes = [], []
     draws = torch.randint(0, 8, (len(batch.cube),), generator=generator).tolist()
-    for cube, target, draw in zip(batch.cube, batch.classes, draws, strict=True):
-        turns, flip = draw % 4, draw >= 4
-        if flip:
-            cube, target = cube.flip(-1), target.flip(-1)
-        cubes.append(torch.rot90(cube, turns, (-2, -1)))
-        classes.append(torch.rot90(target, turns, (-2, -1)))
-    cube = torch.stack(cubes)
+
+    def turned(maps: Tensor) -> Tensor:
+        """Turn and flip every window as its draw says."""
+        flipped = [
+            m.flip(-1) if d >= 4 else m for m, d in zip(maps, draws, strict=True)
+        ]
+        pairs = zip(flipped, draws, strict=True)
+        return torch.stack([torch.rot90(m, d % 4, (-2, -1)) for m, d in pairs])
+
+    cube = turned(batch.cube)
     mean = problem.band_mean.float()[:, None, None]
     std = problem.band_std.float()[:, None, None]
     factor = 1 + gain * (2 * torch.rand(len(cube), 1, 1, 1, generator=generator) - 1)
     cube = mean + factor * (cube - mean)
     cube = cube + noise * std * torch.randn(cube.shape, generator=generator)
-    return Batch(cube, torch.stack(classes))
+    # What the linear path says of the window as it was is only turned with it.
+    linear = None if batch.linear is None else turned(batch.linear)
+    return Batch(cube, turned(batch.classes), linear)

@@ -25,8 +25,8 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hsi_train.layers import Probabilities, Standardise, crop_to, norm_affine
-from hsi_train.method import BaseMethod, Problem
+from hsi_train.layers import Standardise, crop_to, norm_affine
+from hsi_train.method import BaseMethod, Defaults, Problem
 
 GROUPS = 4
 
@@ -246,34 +246,32 @@ class FoldedDepthwise(nn.Module):
         return out.view(batch, channels, depth, rows - 2, cols - 2)
 
 
-class FoldedGraph(nn.Module):
-    """The exported function: `Network` and probabilities, filters and head in 2-D."""
-
-    def __init__(self, network: Network, probabilities: Probabilities) -> None:
-        super().__init__()
-        self.probabilities = probabilities
-        self.network = copy.deepcopy(network)
-        for block in self.network.blocks:
-            assert isinstance(block, GranularBlock)
-            block.products = (1, GROUPS - 1)
-            block.filters = nn.ModuleList(
-                FoldedDepthwise(layer, network.depth) for layer in block.filters
-            )
-        self.network.head = nn.Sequential(nn.Flatten(1, 2), *self.network.head)
-
-    def forward(self, cube: Tensor) -> tuple[Tensor, ...]:
-        """Map ``(batch, band, row, col)`` in stored units to probabilities."""
-        return (self.probabilities(self.network(cube)),)
+def folded(network: Network) -> Network:
+    """Copy a network for the exporter: filters and head in 2-D."""
+    twin = copy.deepcopy(network)
+    for block in twin.blocks:
+        assert isinstance(block, GranularBlock)
+        block.products = (1, GROUPS - 1)
+        block.filters = nn.ModuleList(
+            FoldedDepthwise(layer, network.depth) for layer in block.filters
+        )
+    twin.head = nn.Sequential(nn.Flatten(1, 2), *twin.head)
+    return twin
 
 
 class Method(BaseMethod):
     """MF2CNet with a plain cross-entropy; all of it is exported."""
 
     receptive_field = 13
+    defaults = Defaults(weight_decay=1.0, batch=16)
 
     def __init__(self, problem: Problem, options: Options) -> None:
         super().__init__(problem, options.class_weighting)
         self.network: Network = Network(problem, options)
 
-    def folded_graph(self) -> nn.Module:
-        return FoldedGraph(self.network, self.probabilities)
+    @property
+    def last_layer(self) -> nn.Module:
+        return self.network.head[-1]
+
+    def folded_network(self) -> nn.Module:
+        return folded(self.network)

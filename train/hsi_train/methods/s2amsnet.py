@@ -398,7 +398,7 @@ class Method(BaseMethod):
     """S2AMSnet with its generators and MI encoder; only the classifier is exported."""
 
     receptive_field = 19
-    defaults = Defaults(learning_rate=1e-3, weight_decay=0.0, batch=15, min_steps=90)
+    defaults = Defaults(learning_rate=1e-3, weight_decay=0.0, batch=15)
 
     def __init__(self, problem: Problem, options: Options) -> None:
         super().__init__(problem)
@@ -413,6 +413,16 @@ class Method(BaseMethod):
             self.generators.extend(Generator(bands, scale, smooth) for _ in range(2))
             if options.max_step and options.mi_weight:
                 self.encoder = Encoder(bands)
+
+    @classmethod
+    def joins_path(cls, options: msgspec.Struct) -> bool:
+        # What is linear in the source's bands does not bear another sensor or sky.
+        assert isinstance(options, Options)
+        return not options.generators
+
+    @property
+    def last_layer(self) -> nn.Module:
+        return self.network.fc2
 
     def losses(self, batch: Batch) -> Iterator[Tensor]:
         """Yield the min step's loss, for the classifier, and then the max step's.

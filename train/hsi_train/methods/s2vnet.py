@@ -42,6 +42,7 @@ from torch.nn import functional as F
 
 from hsi_runtime.model.model_file import ABUNDANCES, PROBABILITIES
 from hsi_train.layers import (
+    LinearPath,
     Probabilities,
     Standardise,
     class_softmax,
@@ -328,10 +329,13 @@ class Network(nn.Module):
 class UnmixingGraph(nn.Module):
     """The exported function: from a cube to class probabilities and abundances."""
 
-    def __init__(self, network: Network, probabilities: Probabilities) -> None:
+    def __init__(
+        self, network: Network, probabilities: Probabilities, path: LinearPath | None
+    ) -> None:
         super().__init__()
         self.network = network
         self.probabilities = probabilities
+        self.path = path
 
     def forward(self, cube: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``(batch, band, height, width)`` to two ``(batch, class, ...)``.
@@ -341,6 +345,8 @@ class UnmixingGraph(nn.Module):
         abundances = self.network.abundances(cube)
         scores = self.network.scores(cube, abundances)
         own = crop_to(abundances, *scores.shape[-2:])
+        if self.path is not None:
+            scores = self.path(cube) + self.path.gate * scores
         return self.probabilities(scores), own
 
 
@@ -443,9 +449,7 @@ class Method(BaseMethod):
 
     receptive_field = 11
     outputs = (PROBABILITIES, ABUNDANCES)
-    defaults = Defaults(
-        learning_rate=4e-3, weight_decay=1e-4, noise=0.02, batch=30, min_steps=150
-    )
+    defaults = Defaults(learning_rate=4e-3, weight_decay=1e-4, noise=0.02, batch=30)
     network: Network
 
     def __init__(self, problem: Problem, options: Options) -> None:
@@ -457,6 +461,10 @@ class Method(BaseMethod):
         self.nonlinear = NonlinearTerm(bands) if options.nonlinear_decoder else None
         with torch.no_grad():
             self.network = Network(problem, self._vary(False)[0], options.cosine)
+
+    @property
+    def last_layer(self) -> nn.Module:
+        return self.network.fuse
 
     def _vary(self, sample: bool) -> tuple[Tensor, Variation | None]:
         """Vary the endmembers ``(band, endmember)`` and scale them to unit peak."""
@@ -482,11 +490,15 @@ class Method(BaseMethod):
         with exact:
             total = self._objective(batch)
         yield total
+        with exact:
+            self.fold_constants()
+
+    @torch.no_grad()
+    def fold_constants(self) -> None:
         if self.network.cosine is not None:
-            with exact, torch.no_grad():
-                constants = fold(self._vary(False)[0])
-                self.network.cosine.gram.copy_(constants.gram)
-                self.network.cosine.norms.copy_(constants.norms)
+            constants = fold(self._vary(False)[0])
+            self.network.cosine.gram.copy_(constants.gram)
+            self.network.cosine.norms.copy_(constants.norms)
 
     def _objective(self, batch: Batch) -> Tensor:
         unmixed = self.unmix(batch.cube)
@@ -494,7 +506,7 @@ class Method(BaseMethod):
         scores = self.network.scores(batch.cube, unmixed.abundances, constants)
         own = crop_to(unmixed.abundances, *scores.shape[-2:])
         anchored = self.options.anchor_weight * label_loss(own, batch.classes)
-        return self.cross_entropy(scores, batch.classes) + unmixed.loss + anchored
+        return self.cross_entropy(scores, batch) + unmixed.loss + anchored
 
     def unmix(self, cube: Tensor) -> Unmixing:
         """Unmix and reconstruct a cube, with varied endmembers and without labels.
@@ -520,10 +532,11 @@ class Method(BaseMethod):
         return Unmixing(loss, abundances, endmembers)
 
     def inference_graph(self) -> nn.Module:
-        return UnmixingGraph(self.network, self.probabilities)
+        return UnmixingGraph(self.network, self.probabilities, self.path)
 
     def folded_graph(self) -> nn.Module:
-        return UnmixingGraph(folded(self.network), self.probabilities)
+        network = folded(self.network)
+        return UnmixingGraph(network, self.probabilities, self.path)
 
 
 def initial_theta(class_means: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 
 from hsi_runtime import files
 from hsi_train.data.labelled_scene import LabelledData
-from hsi_train.fitting.trainer import Progress
+from hsi_train.fitting.progress import Progress
 from hsi_train.report.html import (
     Safe,
     anchor,
@@ -40,6 +40,7 @@ from hsi_train.report.tables import (
     confusion_table,
     interval,
     provenance_table,
+    rivals_table,
 )
 from hsi_train.report.unmixing import unmixing
 from hsi_train.run_folder.checkpoint import Description
@@ -59,6 +60,7 @@ def write_report(
     counts = data.pixels_by_role()
     contents = {
         "Maps": maps(method, data, device),
+        "Simple rivals": rivals_table(result),
         "Accuracy of each class": class_table(result, data.classes, counts),
         "Confusion matrix": _confusion(result, data),
         "Area-adjusted accuracy": _area_adjusted(result, data),

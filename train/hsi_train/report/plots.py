@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from hsi_runtime.model.plain_text import plain
-from hsi_train.fitting.trainer import Epoch, Progress
+from hsi_train.fitting.progress import Epoch, Progress
 
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#8c959f"
 STYLE: Any = {

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from hsi_train.data.labelled_scene import LabelledData
-from hsi_train.fitting.trainer import Progress
+from hsi_train.fitting.progress import Progress
 from hsi_train.method import BaseMethod
 from hsi_train.run_folder.checkpoint import Description
 from hsi_train.target import Target

@@ -8,7 +8,16 @@ from numpy.typing import NDArray
 
 from hsi_runtime.model.model_file import ClassEntry
 from hsi_train.data.roles import Role
-from hsi_train.report.html import Safe, bar, named, percent, table, text
+from hsi_train.report.html import (
+    Safe,
+    bar,
+    joined,
+    named,
+    paragraph,
+    percent,
+    table,
+    text,
+)
 from hsi_train.run_folder.checkpoint import Description
 
 MAX_CONFUSIONS = 10
@@ -209,3 +218,34 @@ def comparison(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         ["Share of the largest class", "", percent(target["largest_class_share"])]
     )
     return ["", "source (test pixels)", "target"], rows
+
+
+def rivals_table(result: dict[str, Any]) -> Safe:
+    """Compare the network with simple classifiers on the same test pixels."""
+    rows = []
+    for rival in result.get("rivals", []):
+        limits = rival["interval"]
+        spread = (
+            "fewer than five blocks"
+            if limits is None
+            else f"{100 * limits[0]:+.1f} to {100 * limits[1]:+.1f}"
+        )
+        rows.append(
+            [
+                f"{rival['name']}: {rival['variant']}",
+                percent(rival["overall_accuracy"]),
+                percent(rival["average_accuracy"]),
+                f"{100 * rival['difference']:+.1f}",
+                spread,
+            ]
+        )
+    if not rows:
+        return Safe()
+    head = ["rival", "overall", "average", "the network, points", "95 % interval"]
+    return joined(
+        paragraph(
+            "Linear discriminants that see window means, chosen by folds of the "
+            "training pixels. The interval is over blocks of test pixels."
+        ),
+        table(head, rows),
+    )

@@ -13,17 +13,20 @@ import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hsi_runtime.errors import ModelFileError
 from hsi_runtime.model.model_file import Bands, ClassEntry, Provenance, Values
 from hsi_train import methods
 from hsi_train.fitting.tensor_file import read_tensors, write_tensors
+from hsi_train.layers import LINEAR_SIDES, LinearFit
 from hsi_train.method import BaseMethod, Problem
 
 FILE_NAME = "checkpoint.safetensors"
 METADATA_KEY = "hsi_checkpoint"
 SAMPLE = "sample"
 PROBLEM = "problem."  # prefix of the tensors that the method was built from
+LINEAR = "linear."  # the same, of the linear path
 SAMPLE_OUTPUTS = 48  # classified square of the stored window
 
 
@@ -64,7 +67,11 @@ def save(
         RecipeError: A weight, or a value of the sample, is not finite.
     """
     state = method.state_dict()
-    state |= {PROBLEM + k: v for k, v in method.problem._asdict().items()}
+    problem = method.problem._asdict()
+    linear = problem.pop("linear")
+    state |= {PROBLEM + k: v for k, v in problem.items()}
+    if linear is not None:
+        state |= {LINEAR + k: v for k, v in linear._asdict().items()}
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
     tensors[SAMPLE] = torch.from_numpy(np.ascontiguousarray(sample))
     path = run / FILE_NAME
@@ -93,7 +100,7 @@ def load(run: Path) -> Checkpoint:
         raise ModelFileError(f"{path} is of another version: {error}.") from error
     sample = tensors.pop(SAMPLE).numpy()
     try:
-        problem = Problem(*(tensors.pop(PROBLEM + field) for field in Problem._fields))
+        problem = _problem(tensors)
     except KeyError as error:
         raise ModelFileError(f"{path} is of another version: no {error}.") from error
     _check_problem(path, problem, description)
@@ -114,16 +121,37 @@ def _check_problem(path: Path, problem: Problem, description: Description) -> No
         ModelFileError: They are not.
     """
     bands, classes = len(description.bands.used), len(description.classes)
-    expected = Problem(
-        band_mean=torch.empty(bands, device="meta"),
-        band_std=torch.empty(bands, device="meta"),
-        class_counts=torch.empty(classes, device="meta"),
-        class_means=torch.empty(classes, bands, device="meta"),
-        top=torch.empty((), device="meta"),
-    )
-    for name, values, like in zip(Problem._fields, problem, expected, strict=True):
-        if values.shape != like.shape:
+    tensors = problem._asdict()
+    linear = tensors.pop("linear")
+    expected: dict[str, tuple[int, ...]] = {
+        "band_mean": (bands,),
+        "band_std": (bands,),
+        "class_counts": (classes,),
+        "class_means": (classes, bands),
+        "top": (),
+    }
+    if linear is not None:
+        tensors |= linear._asdict()
+        views = len(LINEAR_SIDES), classes, bands
+        expected |= {"bands": views, "shape": views, "centre": (bands,)}
+        expected["bias"] = (classes,)
+    for name, shape in expected.items():
+        if tuple(tensors[name].shape) != shape:
             raise ModelFileError(
-                f"{path} is damaged: {name} has the shape {tuple(values.shape)}, and "
-                f"{bands} bands and {classes} classes need {tuple(like.shape)}."
+                f"{path} is damaged: {name} has the shape {tuple(tensors[name].shape)},"
+                f" and {bands} bands and {classes} classes need {shape}."
             )
+
+
+def _problem(tensors: dict[str, Tensor]) -> Problem:
+    """Take what the method was built from out of the tensors of a checkpoint.
+
+    Raises:
+        KeyError: Something is missing.
+    """
+    fields = [name for name in Problem._fields if name != "linear"]
+    problem = Problem._make([*(tensors.pop(PROBLEM + name) for name in fields), None])
+    if not any(name.startswith(LINEAR) for name in tensors):
+        return problem
+    fit = LinearFit(*(tensors.pop(LINEAR + name) for name in LinearFit._fields))
+    return problem._replace(linear=fit)

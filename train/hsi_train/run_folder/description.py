@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from hsi_runtime.model.model_file import Bands, Provenance, Values
 from hsi_train import recipe
+from hsi_train.data.cutting import cut_cube
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
-from hsi_train.fitting import windows
 from hsi_train.method import Problem
 from hsi_train.recipe import Recipe
 from hsi_train.run_folder import checkpoint
@@ -90,7 +90,7 @@ def sample_window(
     height, width = (max(min(side, n), 2 * halo + 1) for n in (rows, cols))
     top = min(max(row - halo, 0), max(rows - height, 0))
     left = min(max(col - halo, 0), max(cols - width, 0))
-    cube = windows.cut_cube(
+    cube = cut_cube(
         scene,
         scene.valid,
         fill.astype(np.float32)[:, None, None],

@@ -17,17 +17,18 @@ from hsi_train.data import matlab
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.rasters import write_raster
 from hsi_train.fitting.encoder_file import ENCODER, PRETRAIN_STATE
-from hsi_train.fitting.trainer import Epoch
+from hsi_train.fitting.progress import Epoch
 from hsi_train.recipe import Recipe
 from hsi_train.run_folder import checkpoint
 
 RECIPE, STATE, METRICS = "recipe.toml", "resume.pt", "metrics.json"
+FIRST_STATE = "resume_first.pt"  # of a training that finds the length
 TENSORBOARD = "tensorboard"
 # What a run folder may hold, exported models included.
 OWN_FILES = (
     *(RECIPE, STATE, METRICS, checkpoint.FILE_NAME, "report.html"),
     *("history.csv", "confusion.csv", "split.tif", "split_*.tif", "model.*"),
-    *(TENSORBOARD, ENCODER, PRETRAIN_STATE),
+    *(TENSORBOARD, ENCODER, PRETRAIN_STATE, FIRST_STATE),
 )
 ENDS = ("", f"*{files.PARTIAL}")
 
@@ -67,7 +68,7 @@ def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
 
 def interrupted(run: Path) -> bool:
     """Return True if a folder holds a training that can be resumed."""
-    return any((run / name).is_file() for name in (STATE, PRETRAIN_STATE))
+    return any((run / name).is_file() for name in (STATE, PRETRAIN_STATE, FIRST_STATE))
 
 
 def check_inputs(run: Path, settings: Recipe) -> None:

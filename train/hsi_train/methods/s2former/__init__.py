@@ -44,7 +44,7 @@ from hsi_train.fitting.pretrain import Pretrainable
 from hsi_train.method import IGNORED, Batch, Defaults, Problem, TrainingWindows
 from hsi_train.methods.s2former import linear_head
 from hsi_train.methods.s2former.distillation import Distillation, another_view, unit
-from hsi_train.methods.s2former.folded import FoldedGraph
+from hsi_train.methods.s2former.folded import FoldedNetwork
 from hsi_train.methods.s2former.network import (
     BLOCKS,
     FEATURES,
@@ -58,8 +58,8 @@ from hsi_train.methods.s2former.pretraining import Pretraining
 FEW_LABELS = 1000  # up to so many, the head of a pre-trained encoder is fitted
 CUT = 128  # windows encoded at once for the fit
 AROUND, AROUND_SIDE = 32, 32  # number of unlabelled windows, and their outputs a side
-FITTED_HEAD = Defaults(learning_rate=1e-3, min_steps=0)
-DAFT = Defaults(learning_rate=1e-3, min_steps=200)
+FITTED_HEAD = Defaults(learning_rate=1e-3, trains=False)
+DAFT = Defaults(learning_rate=1e-3, batch=30)
 DENOISER_WARM_UP = 200  # steps
 
 
@@ -85,7 +85,7 @@ class Method(Pretrainable):
     """S2Former; from scratch, or on a pre-trained encoder."""
 
     receptive_field = 2 * BLOCKS * REACH + 1
-    defaults = Defaults(learning_rate=1e-3, min_steps=100)
+    defaults = Defaults(learning_rate=1e-3, batch=30)
     network: Network
 
     def __init__(self, problem: Problem, options: Options) -> None:
@@ -95,8 +95,12 @@ class Method(Pretrainable):
         self.pretraining = Pretraining(options)
         self.daft = Distillation(self.network) if options.daft else None
 
-    def folded_graph(self) -> nn.Module:
-        return FoldedGraph(self.network, self.probabilities)
+    @property
+    def last_layer(self) -> nn.Module:
+        return self.network.head.linear
+
+    def folded_network(self) -> nn.Module:
+        return FoldedNetwork(self.network)
 
     @property
     def encoder(self) -> nn.Module:
@@ -220,7 +224,7 @@ class Method(Pretrainable):
         network, labelled = self.network, batch.classes != IGNORED
         features = network.features(batch.cube)  # (batch, row, col, feature)
         scores = network.head(features)
-        loss = self.cross_entropy(scores.permute(0, 3, 1, 2), batch.classes)
+        loss = self.cross_entropy(scores.permute(0, 3, 1, 2), batch)
         if not labelled.any():
             return loss
         with torch.no_grad():

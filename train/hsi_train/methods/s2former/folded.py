@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hsi_train.layers import Probabilities
 from hsi_train.methods.s2former.network import (
     GROUPS,
     HEADS,
@@ -211,15 +210,14 @@ def neighbour_index(rows: int, cols: int) -> Tensor:
     return (corners[..., None] + offsets.flatten()).flatten()
 
 
-class FoldedGraph(nn.Module):
-    """The exported function: `Network` and probabilities, constants folded."""
+class FoldedNetwork(nn.Module):
+    """The exported form of `Network`, constants folded."""
 
     from_a: Tensor
     from_e: Tensor
 
-    def __init__(self, network: Network, probabilities: Probabilities) -> None:
+    def __init__(self, network: Network) -> None:
         super().__init__()
-        self.probabilities = probabilities
         encoder, head = network.encoder, network.head
         self.adapter = network.adapter
         self.embed_a = encoder.embed_a
@@ -238,8 +236,8 @@ class FoldedGraph(nn.Module):
         ):
             self.register_buffer(name, matrix.to(head.linear.weight).T.contiguous())
 
-    def forward(self, cube: Tensor) -> tuple[Tensor, ...]:
-        """Map ``(batch, band, row, col)`` in stored units to probabilities."""
+    def forward(self, cube: Tensor) -> Tensor:
+        """Map ``(batch, band, row, col)`` in stored units to class scores."""
         spectra = self.adapter(cube).permute(0, 2, 3, 1)  # (batch, row, col, 128)
         a = self.embed_a(spectra)
         groups = torch.unflatten(crop(spectra), -1, (GROUPS, -1))
@@ -250,4 +248,5 @@ class FoldedGraph(nn.Module):
             a, e = block(a, e, neighbour_index(a.shape[1], a.shape[2]).to(a.device))
         scores = self.norm_a(a) @ self.from_a
         scores = scores + self.norm_e(e).flatten(-2) @ self.from_e
-        return (self.probabilities(scores.permute(0, 3, 1, 2)),)
+        by_class: Tensor = scores.permute(0, 3, 1, 2)
+        return by_class

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hsi_train.fitting.trainer import Epoch
+from hsi_train.fitting.progress import Epoch
 
 log = logging.getLogger(__name__)
 

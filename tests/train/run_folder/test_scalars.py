@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from hsi_train.fitting.scalars import scalars
-from hsi_train.fitting.trainer import Epoch
+from hsi_train.fitting.progress import Epoch
+from hsi_train.run_folder.scalars import scalars
 
 
 def epoch(number: int, accuracy: float | None = 0.75) -> Epoch:

@@ -1,0 +1,46 @@
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_train.linear.gate import choose_gate
+
+
+def scores(classes: NDArray[Any], right: float, seed: int) -> NDArray[Any]:
+    """Scores that are right for about this share of the pixels."""
+    rng = np.random.default_rng(seed)
+    wrong = rng.random(len(classes)) > right
+    said = np.where(wrong, (classes + 1) % 3, classes)
+    return 3 * np.eye(3)[said]
+
+
+CLASSES = np.arange(600) % 3
+
+
+def test_a_network_that_helps_is_let_in() -> None:
+    path, network = scores(CLASSES, 0.7, 0), scores(CLASSES, 0.95, 1)
+    assert choose_gate(path, 2 * network, CLASSES).factor > 0
+
+
+def test_a_network_that_harms_is_shut_out() -> None:
+    path, network = scores(CLASSES, 0.9, 0), scores(CLASSES, 0.4, 1)
+    assert choose_gate(path, 2 * network, CLASSES).factor == 0
+
+
+def test_rare_classes_must_not_lose() -> None:
+    classes = np.where(np.arange(600) < 590, np.arange(600) % 2, 2)
+    path = scores(classes, 0.8, 0)
+    path[classes == 2] = [0, 0, 3]
+    network = 20.0 * np.eye(3)[np.minimum(classes, 1)]  # never says the rare class
+    assert choose_gate(path, network, classes).factor == 0
+
+
+def test_few_held_out_pixels_tell_nothing() -> None:
+    classes = CLASSES[:90]
+    path, network = scores(classes, 0.5, 0), scores(classes, 1.0, 1)
+    assert choose_gate(path, network, classes).factor == 0
+
+
+def test_a_path_that_is_nearly_always_right_stays_alone() -> None:
+    path, network = scores(CLASSES, 0.995, 0), scores(CLASSES, 1.0, 1)
+    assert choose_gate(path, network, CLASSES).factor == 0

@@ -1,0 +1,104 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hsi_train import building, recipe
+from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
+from hsi_train.fitting import trainer as trainers
+from hsi_train.fitting.trainer import Trainer
+
+MakeData = Callable[..., LabelledData]
+CPU = torch.device("cpu")
+SMALL = {"features": 4, "hidden": 4}
+
+
+def recipe_of(**fit: Any) -> recipe.Recipe:
+    data = {"scenes": ["s.tif"], "labels": ["l.tif"]}
+    content = {"method": "mf2cnet", "data": data, "options": SMALL, "fit": fit}
+    return recipe.parse(content)
+
+
+def divided(make_data: MakeData, train: float) -> LabelledData:
+    rng = np.random.default_rng(1)
+    codes = np.kron(rng.integers(1, 4, (10, 10)), np.ones((5, 5), dtype=int))
+    roles = np.where(rng.random(codes.shape) < train, Role.TRAIN, Role.TEST)
+    return make_data(codes).divided([roles.astype(np.uint8)])
+
+
+def trainer_of(wanted: recipe.Recipe, data: LabelledData) -> Trainer:
+    return building.new_trainer(wanted, data, building.with_path(wanted, data), CPU)[0]
+
+
+def test_few_labels_are_mapped_by_the_linear_path(
+    make_data: MakeData, tmp_path: Path
+) -> None:
+    wanted, data = recipe_of(epochs=1), divided(make_data, 0.02)
+    trainer = trainer_of(wanted, data)
+    building.select(trainer, wanted, data, tmp_path / "first.pt", lambda *_: None)
+    assert trainer.shut_out is not None
+    assert trainer.summary()["gate"] == 0
+    assert trainer.method.with_path(trainer.method.network) is trainer.method.path
+
+
+def test_length_and_gate_come_from_held_out_pixels(
+    make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainers, "ROUND_STEPS", 1)
+    monkeypatch.setattr(trainers, "SETTLING", 1)
+    wanted, data = recipe_of(), divided(make_data, 0.4)
+    trainer = trainer_of(wanted, data)
+    before = trainer.progress.last
+    state = tmp_path / "first.pt"
+    steps: list[int] = []
+    building.select(trainer, wanted, data, state, lambda done, *_: steps.append(done))
+    assert before == trainers.UNCHECKED_ROUNDS
+    assert trainer.progress.last == len(steps)
+    assert not state.exists()
+    assert trainer.progress.history == []
+    held = sum(int((s.roles == Role.VALIDATION).sum()) for s in data.scenes)
+    assert held == 0, "the first training has its own roles"
+
+
+def test_first_training_goes_on_where_it_stopped(
+    make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainers, "SETTLING", 1)
+    wanted, data = recipe_of(epochs=3, batch=100), divided(make_data, 0.4)
+    whole = trainer_of(wanted, data)
+    state = tmp_path / "first.pt"
+    building.select(whole, wanted, data, state, lambda *_: None)
+
+    def stop(done: int, *_: Any) -> None:
+        if state.is_file():  # after the first round
+            raise KeyboardInterrupt
+
+    second = trainer_of(wanted, data)
+    with pytest.raises(KeyboardInterrupt):
+        building.select(second, wanted, data, state, stop)
+    assert state.is_file()
+    second = trainer_of(wanted, data)
+    building.select(second, wanted, data, state, lambda *_: None)
+    assert second.summary() == whole.summary()
+    assert not state.exists()
+
+
+def test_the_paper_s_network_alone_has_no_path(make_data: MakeData) -> None:
+    wanted, data = recipe_of(epochs=1, linear_path=False), divided(make_data, 0.2)
+    trainer = trainer_of(wanted, data)
+    assert trainer.method.path is None
+    assert trainer.shut_out is None
+    assert trainer.summary()["gate"] is None
+
+
+def test_generators_exclude_the_path(make_data: MakeData) -> None:
+    data = divided(make_data, 0.2)
+    content = {"method": "s2amsnet", "data": {"scenes": ["s"], "labels": ["l"]}}
+    game = recipe.parse(content)
+    plain = recipe.parse(content | {"options": {"generators": False}})
+    assert building.with_path(game, data).linear is None
+    assert building.with_path(plain, data).linear is not None

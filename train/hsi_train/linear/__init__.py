@@ -1,0 +1,1 @@
+"""Linear discriminants of window means: the rival, and where a network starts."""

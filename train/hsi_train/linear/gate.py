@@ -1,0 +1,93 @@
+"""Decides how much of a network's scores is added to those of the linear path."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax
+
+GATES = (0.0, 0.25, 0.5, 0.75, 1.0)
+MIN_PIXELS = 100  # held-out pixels below which nothing is told
+MIN_ERRORS = 5  # of the path; with fewer there is nothing left to show
+
+
+class Gate(NamedTuple):
+    """How much of the network counts, and how much it has learned.
+
+    Attributes:
+        factor: Factor of the network's scores, one of `GATES`.
+        loss: Least loss of the held-out pixels with any factor but 0, whether it counts
+            or not: by it, enough training is told from too little.
+    """
+
+    factor: float
+    loss: float
+
+
+def choose_gate(
+    path: NDArray[np.floating],
+    network: NDArray[np.floating],
+    classes: NDArray[np.integer],
+) -> Gate:
+    """Choose the factor with the least loss on held-out pixels.
+
+    The loss is the mean of two cross-entropies, over the pixels and over the classes:
+    common and rare classes both count. The network has to show that it helps: a factor
+    counts only if the first falls by more than its standard error and the second does
+    not rise, and only where enough pixels are held out of which the path has enough
+    wrong. Accuracies have no say: of rare classes few pixels are held out, and theirs
+    jump by tenths.
+
+    Args:
+        path: Scores of the linear path, shape ``(pixel, class)``.
+        network: Scores of the network, shape ``(pixel, class)``.
+        classes: Class indices, shape ``(pixel,)``.
+    """
+    pixels = {f: _losses(path + f * network, classes) for f in GATES}
+    loss = {f: balanced_loss(values, classes) for f, values in pixels.items()}
+    learned = min(loss[factor] for factor in GATES[1:])
+    wrong = int((path.argmax(axis=1) != classes).sum())
+    if len(classes) < MIN_PIXELS or wrong < MIN_ERRORS:
+        return Gate(0.0, learned)
+    by_class = {f: _of_classes(values, classes) for f, values in pixels.items()}
+    allowed = [
+        factor
+        for factor in GATES[1:]
+        if _clearly_less(pixels[factor], pixels[0.0])
+        and by_class[factor] <= by_class[0.0]
+    ]
+    return Gate(min(allowed, key=loss.__getitem__, default=0.0), learned)
+
+
+def balanced_loss(losses: NDArray[np.float64], classes: NDArray[np.integer]) -> float:
+    """Return the mean of the losses' means over pixels and over classes."""
+    return (float(losses.mean()) + _of_classes(losses, classes)) / 2
+
+
+def cross_entropy(scores: NDArray[np.floating], classes: NDArray[np.integer]) -> float:
+    """Return the mean cross-entropy of scores ``(pixel, class)``."""
+    return float(_losses(scores, classes).mean())
+
+
+def loss_of(scores: NDArray[np.floating], classes: NDArray[np.integer]) -> float:
+    """Return the balanced loss of scores ``(pixel, class)``."""
+    return balanced_loss(_losses(scores, classes), classes)
+
+
+def _of_classes(losses: NDArray[np.float64], classes: NDArray[np.integer]) -> float:
+    return float(np.mean([losses[classes == k].mean() for k in np.unique(classes)]))
+
+
+def _losses(
+    scores: NDArray[np.floating], classes: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """Return the cross-entropy of each pixel, shape ``(pixel,)``."""
+    logs = log_softmax(scores.astype(np.float64), axis=1)
+    losses: NDArray[np.float64] = -logs[np.arange(len(classes)), classes]
+    return losses
+
+
+def _clearly_less(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Return True if a loss is less than another by more than the standard error."""
+    gain = other - one
+    return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))

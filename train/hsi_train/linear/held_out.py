@@ -1,0 +1,32 @@
+"""Holds training pixels out where no others validate."""
+
+import numpy as np
+
+from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
+from hsi_train.linear.folds import blocked_folds
+from hsi_train.linear.gate import MIN_PIXELS
+
+
+def hold_out(data: LabelledData) -> LabelledData | None:
+    """Let a fold of the training pixels validate; blocks of them, apart by class.
+
+    Returns:
+        The data with the roles changed; None where too few pixels would validate.
+    """
+    places = np.concatenate(
+        [
+            np.insert(np.argwhere(scene.roles == Role.TRAIN), 0, index, axis=1)
+            for index, scene in enumerate(data.scenes)
+        ]
+    )
+    classes = np.array(
+        [data.scenes[s].classes[r, c] for s, r, c in places], dtype=np.intp
+    )
+    held = blocked_folds(places, classes) == 0
+    if held.sum() < MIN_PIXELS:
+        return None
+    roles = [scene.roles.copy() for scene in data.scenes]
+    for scene, row, col in places[held]:
+        roles[scene][row, col] = Role.VALIDATION
+    return data.divided(roles)

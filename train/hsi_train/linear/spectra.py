@@ -1,0 +1,122 @@
+"""Spectra of training pixels as a linear classifier sees them.
+
+A pixel is seen by its bands, or by its brightness-free spectrum (standard normal
+variate, SNV), and either is averaged over a square around it. Brightness goes first:
+the mean of brightness-free spectra costs a network next to nothing, and tells as much
+as the brightness-free mean.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hsi_train.data.cutting import cut_cube
+from hsi_train.data.labelled_scene import LabelledScene
+from hsi_train.data.roles import Role
+from hsi_train.layers import LINEAR_SIDES, BrightnessFree
+
+HALO = LINEAR_SIDES[-1] // 2
+MAX_PIXELS = 20_000  # more tell a linear classifier nothing new
+MIN_OF_CLASS = 200  # a class keeps up to this many of its pixels
+
+
+class View(NamedTuple):
+    """How a spectrum is taken.
+
+    Attributes:
+        side: Side of the averaged square, pixels.
+        brightness_free: True if every spectrum has the mean 0 and the deviation 1.
+    """
+
+    side: int
+    brightness_free: bool
+
+
+VIEWS = tuple(
+    View(side, brightness_free)
+    for brightness_free in (False, True)
+    for side in LINEAR_SIDES
+)
+
+
+class TrainingPixels(NamedTuple):
+    """Training pixels as every view shows them.
+
+    Attributes:
+        spectra: Spectra of each view, shape ``(pixel, band)``.
+        classes: Class indices, shape ``(pixel,)``.
+        places: Scene, row and column, shape ``(pixel, 3)``.
+        counts: Training pixels of each class, those left out included, ``(class,)``.
+    """
+
+    spectra: dict[View, NDArray[np.float32]]
+    classes: NDArray[np.intp]
+    places: NDArray[np.intp]
+    counts: NDArray[np.intp]
+
+    def seen(self, view: View) -> NDArray[np.float64]:
+        """Return the spectra of a view, shape ``(pixel, band)``."""
+        return self.spectra[view].astype(np.float64)
+
+
+def training_pixels(
+    scenes: list[LabelledScene],
+    fill: NDArray[np.float64],
+    class_count: int,
+    receptive_field: int = LINEAR_SIDES[-1],
+) -> TrainingPixels:
+    """Collect the spectra of the training pixels, at most `MAX_PIXELS` of them.
+
+    Missing pixels are filled and the scene is mirrored at its edge, as a network sees
+    both.
+
+    Args:
+        scenes: Labelled scenes.
+        fill: What stands for a missing value, shape ``(band,)``.
+        class_count: Number of classes.
+        receptive_field: Side of the largest square that may be averaged, pixels.
+    """
+    views = [view for view in VIEWS if view.side <= receptive_field]
+    places = np.concatenate(
+        [
+            np.insert(np.argwhere(scene.roles == Role.TRAIN), 0, index, axis=1)
+            for index, scene in enumerate(scenes)
+        ]
+    )
+    classes = np.array([scenes[s].classes[r, c] for s, r, c in places], dtype=np.intp)
+    counts = np.bincount(classes, minlength=class_count)
+    kept = _thinned(classes, counts)
+    places, classes = places[kept], classes[kept]
+    spectra = {view: np.empty((len(places), len(fill)), np.float32) for view in views}
+    free = BrightnessFree(torch.zeros(len(fill)))
+    for number, window in enumerate(_windows(scenes, places, fill)):
+        shape = free(torch.from_numpy(window)[None])[0].numpy()
+        for view in views:
+            inner = slice(HALO - view.side // 2, HALO + view.side // 2 + 1)
+            source = shape if view.brightness_free else window
+            spectra[view][number] = source[:, inner, inner].mean(axis=(1, 2))
+    return TrainingPixels(spectra, classes, places, counts)
+
+
+def _thinned(classes: NDArray[np.intp], counts: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Choose pixels evenly along each class's list; all, where they are few."""
+    share = min(1.0, MAX_PIXELS / max(len(classes), 1))
+    kept = []
+    for index, count in enumerate(counts):
+        own = np.flatnonzero(classes == index)
+        wanted = max(round(share * count), min(count, MIN_OF_CLASS))
+        kept.append(own[np.arange(wanted) * count // max(wanted, 1)])
+    return np.sort(np.concatenate(kept))
+
+
+def _windows(
+    scenes: list[LabelledScene], places: NDArray[np.intp], fill: NDArray[np.float64]
+) -> Iterator[NDArray[np.float32]]:
+    filler = fill.astype(np.float32)[:, None, None]
+    for index, row, col in places.tolist():
+        rows, cols = (row - HALO, row + HALO + 1), (col - HALO, col + HALO + 1)
+        scene = scenes[index]
+        yield cut_cube(scene, scene.valid, filler, rows, cols)
