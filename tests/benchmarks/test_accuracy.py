@@ -171,7 +171,7 @@ def test_unknown_rows_list_what_there_is(monkeypatch: pytest.MonkeyPatch) -> Non
             accuracy.settings_of(row, "tiny")
         said = str(caught.value)
         assert f"baseline {named};" in said
-        assert "methods: mf2cnet" in said
+        assert "methods: lda, mf2cnet" in said
         assert "variants: usable;" in said
         assert "baselines: svm, linear_svm, forest" in said
 
