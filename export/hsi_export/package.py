@@ -154,7 +154,6 @@ def stac_item(contract: ModelDocument, path: Path, size: int, sha256: str) -> An
 
     The time is that of the export, or ``SOURCE_DATE_EPOCH``.
     """
-    bands = [_band(contract, i) for i in range(len(contract.bands.used))]
     classes = classification_classes(contract.classes)
     return {
         "type": "Feature",
@@ -170,18 +169,7 @@ def stac_item(contract: ModelDocument, path: Path, size: int, sha256: str) -> An
             "mlm:tasks": ["semantic-segmentation"],
             "mlm:total_parameters": contract.parameters,
             "mlm:accelerator": None,
-            "mlm:input": [
-                {
-                    "name": INPUT_NAME,
-                    "bands": bands,
-                    "input": {
-                        "shape": [-1, len(bands), -1, -1],
-                        "dim_order": ["batch", "bands", "height", "width"],
-                        "data_type": "float32",
-                    },
-                    "pre_processing_function": None,
-                }
-            ],
+            "mlm:input": [_input(contract)],
             "mlm:output": [
                 {
                     "name": name,
@@ -209,6 +197,21 @@ def stac_item(contract: ModelDocument, path: Path, size: int, sha256: str) -> An
             }
         },
         "links": [],
+    }
+
+
+def _input(contract: ModelDocument) -> dict[str, Any]:
+    """Describe the graph's input, with its bands."""
+    bands = [_band(contract, i) for i in range(len(contract.bands.used))]
+    return {
+        "name": INPUT_NAME,
+        "bands": bands,
+        "input": {
+            "shape": [-1, len(bands), -1, -1],
+            "dim_order": ["batch", "bands", "height", "width"],
+            "data_type": "float32",
+        },
+        "pre_processing_function": None,
     }
 
 

@@ -133,25 +133,33 @@ def check(
         _of_class(alike[of_class == k], float(difference))
         for k, difference in enumerate(np.maximum.reduce(differences))
     ]
-    pixels = alike.size
     result = Parity(
         max_abs_difference=worst,
         equal_class_share=float(alike.mean()),
         windows=len(windows),
-        pixels=pixels,
+        pixels=alike.size,
         classes=per_class,
     )
+    _accept(result, limits)
+    return result
+
+
+def _accept(result: Parity, limits: Limits) -> None:
+    """Refuse a file that differs by more than the limits.
+
+    Raises:
+        VerificationError: It does.
+    """
+    difference, share = result.max_abs_difference, result.equal_class_share
     if not (
-        worst <= limits.max_abs_difference
-        and result.equal_class_share >= limits.equal_class_share
+        difference <= limits.max_abs_difference and share >= limits.equal_class_share
     ):
         raise VerificationError(
-            f"Parity failed: probabilities differ by up to {worst:.2e} (accepted "
-            f"{limits.max_abs_difference:.0e}), {result.equal_class_share:.3%} of "
-            f"{pixels} pixels have the same class (accepted "
-            f"{limits.equal_class_share:.2%}). No file was written."
+            f"Parity failed: probabilities differ by up to {difference:.2e} (accepted "
+            f"{limits.max_abs_difference:.0e}), {share:.3%} of {result.pixels} pixels "
+            f"have the same class (accepted {limits.equal_class_share:.2%}). No file "
+            "was written."
         )
-    return result
 
 
 def _of_class(alike: NDArray[np.bool_], difference: float) -> ClassParity:

@@ -31,7 +31,9 @@ def divided(make_data: MakeData, train: float) -> LabelledData:
 
 
 def trainer_of(wanted: recipe.Recipe, data: LabelledData) -> Trainer:
-    return building.new_trainer(wanted, data, building.with_path(wanted, data), CPU)[0]
+    return building.new_trainer(wanted, data, building.with_path(wanted, data)[0], CPU)[
+        0
+    ]
 
 
 def test_few_labels_are_mapped_by_the_linear_path(
@@ -100,5 +102,5 @@ def test_generators_exclude_the_path(make_data: MakeData) -> None:
     content = {"method": "s2amsnet", "data": {"scenes": ["s"], "labels": ["l"]}}
     game = recipe.parse(content)
     plain = recipe.parse(content | {"options": {"generators": False}})
-    assert building.with_path(game, data).linear is None
-    assert building.with_path(plain, data).linear is not None
+    assert building.with_path(game, data)[0].linear is None
+    assert building.with_path(plain, data)[0].linear is not None

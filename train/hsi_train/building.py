@@ -14,6 +14,7 @@ from hsi_train.fitting.statistics import describe_problem
 from hsi_train.fitting.trainer import Trainer
 from hsi_train.fitting.windows import Windows
 from hsi_train.linear import choice
+from hsi_train.linear.choice import Choice
 from hsi_train.linear.held_out import hold_out
 from hsi_train.linear.spectra import training_pixels
 from hsi_train.method import Problem
@@ -22,23 +23,27 @@ from hsi_train.recipe import Recipe
 log = logging.getLogger(__name__)
 
 
-def with_path(recipe: Recipe, data: LabelledData) -> Problem:
+def with_path(recipe: Recipe, data: LabelledData) -> tuple[Problem, Choice | None]:
     """Measure the training pixels; fit the linear path where it may be added.
 
     An encoder that was trained without labels is used alone, as it is published.
+
+    Returns:
+        Statistics with the path, and what was chosen for it; None where there is none.
     """
     problem = describe_problem(data)
     kind = methods.method_class(recipe.method)
     options = methods.check_options(recipe.method, recipe.options)
     joins = kind.joins_path(options) and recipe.pretrain is None
     if not (recipe.fit.linear_path and joins):
-        return problem
+        return problem, None
     pixels = training_pixels(
         data.scenes, problem.fill, len(data.classes), kind.receptive_field
     )
     chosen = choice.choose(pixels)
     log.info(choice.describe(chosen))
-    return problem._replace(linear=choice.fit(pixels, chosen.shares, problem))
+    fit = choice.fit(pixels, chosen.shares, problem)
+    return problem._replace(linear=fit), chosen
 
 
 def new_trainer(
@@ -83,7 +88,8 @@ def select(
             path.gate.fill_(0.0)
         return
     device = trainer.scorer.device
-    first, _ = new_trainer(recipe, inner, with_path(recipe, inner), device)
+    problem, _ = with_path(recipe, inner)
+    first, _ = new_trainer(recipe, inner, problem, device)
     first.origin = trainer.origin
     if state.is_file():
         first.load(state)

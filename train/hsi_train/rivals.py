@@ -16,7 +16,7 @@ from hsi_train.data.roles import Role
 from hsi_train.fitting.predict import Scorer
 from hsi_train.layers import LINEAR_SIDES, LinearPath
 from hsi_train.linear import choice
-from hsi_train.linear.choice import Variant
+from hsi_train.linear.choice import Choice, Variant
 from hsi_train.linear.spectra import TrainingPixels, training_pixels
 from hsi_train.measuring import metrics
 from hsi_train.method import Problem
@@ -52,16 +52,22 @@ class Rival:
     blocks: int
 
 
-def measure(data: LabelledData, problem: Problem, network: Scorer) -> list[Rival]:
+def measure(
+    data: LabelledData,
+    problem: Problem,
+    network: Scorer,
+    chosen: Choice | None = None,
+) -> list[Rival]:
     """Fit the linear rivals on the training pixels; compare them on the test pixels.
 
     Args:
         data: Labelled scenes with the roles of their pixels.
         problem: Statistics of the training pixels.
         network: The trained network.
+        chosen: The choice of discriminants, if it was made before.
     """
     pixels = training_pixels(data.scenes, problem.fill, len(data.classes))
-    chosen = choice.choose(pixels)
+    chosen = chosen or choice.choose(pixels)
     candidates = {
         "lda": ({chosen.best: 1.0}, _named(chosen.best)),
         "lda-sum": (chosen.shares, f"sum of {len(chosen.shares)}"),

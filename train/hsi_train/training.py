@@ -26,6 +26,7 @@ from hsi_train.fitting.progress import Epoch
 from hsi_train.fitting.statistics import check_extremes
 from hsi_train.fitting.trainer import Trainer
 from hsi_train.layers import parameter_count
+from hsi_train.linear.choice import Choice
 from hsi_train.measuring import area_estimate, calibration, metrics
 from hsi_train.method import Problem
 from hsi_train.recipe import Fit, Recipe, expanded
@@ -69,6 +70,7 @@ class Inputs:
     Attributes:
         data: Labelled scenes with the roles of their pixels.
         problem: Statistics of the training pixels.
+        linear_choice: Discriminants of the linear path, if there is one.
         bands: Bands that the model will use.
         values: Values that the model will expect.
         target_data: Target scenes to measure the trained network on.
@@ -79,6 +81,7 @@ class Inputs:
 
     data: LabelledData
     problem: Problem
+    linear_choice: Choice | None
     bands: Bands
     values: Values
     target_data: target.Target | None
@@ -156,7 +159,7 @@ def read(recipe: Recipe) -> Inputs:
     logged(caveats)
     for scene in data.scenes:
         check_extremes(scene.info.path.name, scene.cube, scene.valid)
-    problem = with_path(recipe, data)
+    problem, chosen = with_path(recipe, data)
     bands, values = bands_of(data), values_of(recipe, data, problem)
     target_data = None
     if recipe.target is not None:
@@ -168,6 +171,7 @@ def read(recipe: Recipe) -> Inputs:
     return Inputs(
         data=data,
         problem=problem,
+        linear_choice=chosen,
         bands=bands,
         values=values,
         target_data=target_data,
@@ -280,7 +284,9 @@ def measure(job: Job, inputs: Inputs, trainer: Trainer) -> dict[str, Any]:
     if (shut := trainer.shut_out) is not None:
         caveats += logged([shut])
     if recipe.rivals != "none":
-        compared = rivals.measure(data, method.problem, trainer.scorer)
+        compared = rivals.measure(
+            data, method.problem, trainer.scorer, inputs.linear_choice
+        )
         result["rivals"] = rivals.report(compared)
         caveats += logged(list(filter(None, [rivals.caveat(compared)])))
     if recipe.pretrain is not None:

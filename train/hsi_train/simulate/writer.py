@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
-from hsi_runtime.errors import HsiError, OutputError, ResourceError, SceneError
+from hsi_runtime.errors import OutputError, ResourceError, SceneError
 from hsi_runtime.files import replaced
 from hsi_runtime.machine import machine_bytes
 from hsi_runtime.output.names import check_outputs
@@ -77,8 +77,7 @@ def write_scene(
         abundances: Where to write the abundances, a GeoTIFF.
         overwrite: Whether existing files may be replaced.
         sparse: Whether a GeoTIFF omits tiles without a valid pixel.
-        strip_rows: Rows computed at once, best a multiple of 128; no influence on the
-            scene.
+        strip_rows: Rows computed at once; no influence on the scene.
 
     Raises:
         OutputError: If an output exists, or cannot be written.
@@ -91,7 +90,6 @@ def write_scene(
     check_outputs(outputs, [], overwrite)
     check_space(path.parent, 0 if compress or sparse else _stored_bytes(spec))
     _check_memory(spec, strip_rows)
-    sensor = Sensor(spec)
     try:
         # GDAL's cache, in MB: enough for the tiles of one pixel-interleaved row.
         with rasterio.Env(GDAL_CACHEMAX=64), ExitStack() as files:
@@ -110,10 +108,8 @@ def write_scene(
             shares = abundances and files.enter_context(
                 open_abundances(spec, place(abundances))
             )
-            _write_strips(sensor, strip_rows, cube, labels, shares)
+            _write_strips(Sensor(spec), strip_rows, cube, labels, shares)
     except (OSError, RasterioError) as error:
-        if isinstance(error, HsiError):
-            raise
         raise OutputError(
             f"{path} cannot be written ({error}); check the folder and the options."
         ) from error
