@@ -24,7 +24,8 @@ DATA = {
 SPEED = "dense_speed"
 # Rows of the README: the row of the accuracy benchmark, its name, when to take it.
 SUMMARY = {
-    "mf2cnet": ("`mf2cnet`", "a first try: convolutional, few settings"),
+    "lda": ("`lda`", "a first try: linear, fitted in seconds; few labels"),
+    "mf2cnet": ("`mf2cnet`", "fields and textures: convolutional, few settings"),
     "s2vnet": (
         "`s2vnet`",
         "large scenes, small machines; subpixel shares",
@@ -34,7 +35,6 @@ SUMMARY = {
         "few labels; can pre-train on unlabelled scenes",
     ),
     "s2amsnet": ("`s2amsnet`", "maps of another day or place than the labels"),
-    "svm": ("SVM (RBF)", "for comparison, from scikit-learn"),
     "linear_svm": ("linear SVM", "for comparison, from scikit-learn"),
     "forest": ("random forest", "for comparison, from scikit-learn"),
 }
