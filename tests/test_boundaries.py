@@ -73,6 +73,32 @@ def test_a_whole_run_imports_nothing_of_training(
     assert not found & TRAINING
 
 
+def test_engine_leaves_no_telemetry(
+    tmp_path: Path, write_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """onnxruntime identifies the machine and uploads events, unless it is told not to.
+
+    What it would upload it keeps in a database below the user's folder first.
+    """
+    model = write_model(tmp_path / "m.onnx")
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("CI", "GITHUB_ACTIONS", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    found = modules_after(
+        "from pathlib import Path\n"
+        "from hsi_runtime.engines.opening import open_backend\n"
+        "from hsi_runtime.engines.self_test import self_test\n"
+        "from hsi_runtime.model.model_file import read_model\n"
+        "model = read_model(Path(sys.argv[1]))\n"
+        "self_test(model, open_backend(model, 'cpu'))",
+        model,
+    )
+    assert "onnxruntime" in found
+    assert not [str(path) for path in home.rglob("*") if path.is_file()]
+
+
 def test_a_plain_run_starts_without_what_options_need() -> None:
     found = modules_after(
         "import hsi_runtime.batch, hsi_runtime.reports\n"

@@ -6,7 +6,12 @@ hsi_runtime.classify("scene.tif", "model.onnx", confidence=True)
 found = hsi_runtime.Model("model.onnx").predict(cube)
 """
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# Nothing leaves the machine: onnxruntime's wheels upload usage events from Linux, too,
+# unless this is set before they are imported. Every package imports this file first.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
     from hsi_runtime.api import Model, Prediction, classify
