@@ -23,8 +23,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The cores are shared out already; trainings of commands are tiny, too.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A shell's background job ignores Ctrl-C; here it must arrive, in children, too.
+# A shell's background job ignores Ctrl-C, and one under nohup a closed terminal; here
+# both must arrive, in children, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # A busy machine is no failure.
 settings.register_profile("hsi", deadline=None)

@@ -35,6 +35,8 @@ ON_GPU = [pytest.param(device, marks=pytest.mark.gpu) for device in GPU_DEVICES]
 KINDS: tuple[Precision, ...] = ("fp32", "fp16")
 
 every_method = pytest.mark.parametrize("name", names())
+# lda has no parameters, and stays in float32: its scores are small differences.
+every_network = pytest.mark.parametrize("name", [n for n in names() if n != "lda"])
 
 
 def problem(bands: int) -> Problem:
@@ -202,7 +204,7 @@ def test_exported_probabilities_are_calibrated(name: str, exported: Exported) ->
     assert np.abs(expected - torch.softmax(scores, dim=1).numpy()).max() > 1e-3
 
 
-@every_method
+@every_network
 def test_training_is_left_out(name: str, exported: Exported) -> None:
     proto = onnx.load_from_string(exported.files["fp32"].onnx)
     operators = {node.op_type for node in proto.graph.node}
@@ -221,7 +223,7 @@ def test_training_is_left_out(name: str, exported: Exported) -> None:
     assert (learnt == of_all) == (method.training_only() == [])
 
 
-@every_method
+@every_network
 def test_half_precision_halves_the_weights(name: str, exported: Exported) -> None:
     def stored(kind: str) -> int:
         proto = onnx.load_from_string(exported.files[kind].onnx)
@@ -234,5 +236,6 @@ def test_half_precision_halves_the_weights(name: str, exported: Exported) -> Non
 def test_a_pixel_costs_little_at_two_hundred_bands(
     name: str, exported: Exported
 ) -> None:
+    least = 1_000 if name == "lda" else 10_000
     for file in exported.files.values():
-        assert 10_000 < file.document.macs_per_pixel <= MAX_MACS
+        assert least < file.document.macs_per_pixel <= MAX_MACS
