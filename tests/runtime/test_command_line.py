@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 import pytest
+from signalled import signalled
 
 from hsi_runtime import command_line, errors
 from hsi_runtime.errors import HsiError
@@ -204,21 +205,9 @@ command_line.run(command, "All is well.")
 def test_signal_ends_a_command_whose_main_thread_does_not_answer(
     number: signal.Signals, code: int, message: str
 ) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", DEAF],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "deaf\n"
-            process.send_signal(number)
-            _, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
+    returned, err = signalled([sys.executable, "-c", DEAF], "deaf", number)
     # Ctrl-C that comes before the long call ends the line of the terminal, too.
-    assert (process.returncode, err.lstrip("\n")) == (code, message)
+    assert (returned, err.lstrip("\n")) == (code, message)
 
 
 def test_command_leaves_the_signals_as_it_found_them(invoke: Any) -> None:

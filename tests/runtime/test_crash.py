@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from signalled import signalled
 
 ROWS, COLS = 1500, 700
 
@@ -170,20 +171,8 @@ def test_engine_that_does_not_end_is_abandoned(
     place: Path, number: signal.Signals, threads: str
 ) -> None:
     given = [sys.executable, "-c", ENDLESS, *command(place, "endless.tif")[3:]]
-    with subprocess.Popen(
-        [*given, "--threads", threads],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "computing\n"
-            process.send_signal(number)
-            _, message = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == (130 if number == signal.SIGINT else 143)
+    code, message = signalled([*given, "--threads", threads], "computing", number)
+    assert code == (130 if number == signal.SIGINT else 143)
     assert "Repeat the command to resume" in message
     assert not (place / "endless.tif").exists()
     clean(place, "endless")
