@@ -1,4 +1,4 @@
-"""Opens a scene by its first bytes: GeoTIFF or ENVI.
+"""Opens a scene: a sensor product, or a GeoTIFF or ENVI file, by its content.
 
 Never by GDAL's own guess, because guessing opens whatever a hostile file refers to.
 """
@@ -9,16 +9,61 @@ from pathlib import Path
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import local_file, open_binary
+from hsi_runtime.scenes.products.recognition import products_in, recognise
+from hsi_runtime.scenes.products.recognised import Recognised
 from hsi_runtime.scenes.scene import DTYPES, Scene
 
 TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def open_scene(path: str | os.PathLike[str], dtypes: Collection[str] = DTYPES) -> Scene:
-    """Open a GeoTIFF or ENVI scene, by its data file or its ``.hdr``.
+def open_scene(path: str | os.PathLike[str]) -> Scene:
+    """Open a sensor product, or a GeoTIFF or ENVI scene.
 
     Args:
-        path: The file.
+        path: The folder of a product, any of its files, a GeoTIFF, or an ENVI scene by
+            its data file or its ``.hdr``.
+
+    Raises:
+        SceneError: There is no such file, it is of no kind that can be read, a folder
+            holds no product or several, or the mask lies in another file.
+    """
+    place = Path(path)
+    if os.path.isdir(place):
+        return product_of(place).open()
+    product = recognise(local_file(place))
+    return open_raster(place) if product is None else product.open()
+
+
+def product_of(folder: Path) -> Recognised:
+    """Return the one product of a folder.
+
+    Raises:
+        SceneError: It holds none or several.
+    """
+    products = products_in(folder)
+    if not products:
+        raise SceneError(
+            f"{folder} is a folder without a sensor product that is known; name the "
+            "scene in it."
+        )
+    if len(products) > 1:
+        names = [product.path.name for product in products[:3]]
+        more = ", ..." if len(products) > 3 else ""
+        raise SceneError(
+            f"{folder} holds {len(products)} products, described by "
+            f"{', '.join(names)}{more}. Name the one that is meant in place of the "
+            "folder."
+        )
+    return products[0]
+
+
+def open_raster(
+    path: str | os.PathLike[str], dtypes: Collection[str] = DTYPES
+) -> Scene:
+    """Open a GeoTIFF or ENVI file by itself, whatever product it belongs to.
+
+    Args:
+        path: A GeoTIFF, or an ENVI file or its ``.hdr``.
         dtypes: Types of values that can be used.
 
     Raises:

@@ -36,13 +36,40 @@ class ControlPoints(NamedTuple):
     points: tuple[tuple[float, float, float, float, float], ...]
 
 
+class Product(NamedTuple):
+    """The sensor product that a scene was delivered as.
+
+    Attributes:
+        kind: Sensor and level, such as ``EnMAP L2A``.
+        name: Name that the archive gave it, or an empty text.
+        time: When its acquisition began, as the product writes it (mostly UTC in ISO
+            8601), or an empty text.
+    """
+
+    kind: str
+    name: str = ""
+    time: str = ""
+
+
+class QualityLayer(NamedTuple):
+    """A layer of a product that says which pixels to trust; it is not applied.
+
+    Attributes:
+        name: What it shows, such as ``cloud``.
+        place: File beside the scene, or path inside it, that holds the layer.
+    """
+
+    name: str
+    place: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class SceneInfo:
     """What a scene says about itself; arrays are per band, shape ``(band,)``.
 
     Attributes:
         path: The file.
-        driver: ``GTiff``, ``ENVI`` or ``memory``.
+        driver: ``GTiff``, ``ENVI``, ``HDF5`` or ``memory``.
         bands: Number of bands.
         rows: Height in pixels.
         cols: Width in pixels.
@@ -61,6 +88,8 @@ class SceneInfo:
         control: Ground control points, or None.
         rpcs: GDAL's metadata items of a rational polynomial sensor model, or None.
         resolution_m: Side of a pixel in metres, or None where unknown.
+        product: Sensor product that the scene was delivered as, or None.
+        quality: Layers of the product that say which pixels to trust.
         notes: Sentences a user should read before trusting the file.
         files: All files of the scene, which no output may replace.
     """
@@ -84,6 +113,8 @@ class SceneInfo:
     control: ControlPoints | None = None
     rpcs: dict[str, str] | None = None
     resolution_m: float | None = None
+    product: Product | None = None
+    quality: tuple[QualityLayer, ...] = ()
     notes: tuple[str, ...] = field(default=())
     files: tuple[Path, ...] = ()
 

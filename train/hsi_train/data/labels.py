@@ -10,7 +10,7 @@ from rasterio.crs import CRS
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import local_file
-from hsi_runtime.scenes.opening import open_scene
+from hsi_runtime.scenes.opening import open_raster
 from hsi_runtime.scenes.scene import DTYPES, SceneInfo
 from hsi_train.data import matlab
 from hsi_train.data.classes import MAX_CODE, ClassTable, Codes
@@ -212,7 +212,7 @@ def whole_codes(
 
 def _read_raster(path: str, info: SceneInfo) -> tuple[NDArray[Any], ClassTable]:
     # The checks of a scene: kind, truncation, mask.
-    scene = open_scene(path, LABEL_DTYPES)
+    scene = open_raster(path, LABEL_DTYPES)
     try:
         raster = scene.info
         if raster.bands != 1:

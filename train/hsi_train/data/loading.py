@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.opening import open_scene
+from hsi_runtime.scenes.products.recognition import products_in, recognise
 from hsi_runtime.scenes.scene import Cube, Scene, SceneInfo, valid_pixels
 from hsi_train.data import labels as label_files
 from hsi_train.data import matlab
@@ -34,14 +35,24 @@ class _Part(NamedTuple):
 def expand_scenes(paths: Sequence[str]) -> list[str]:
     """Replace folders by the scenes in them, in order of name.
 
+    A sensor product, whichever of its files is given, is replaced by the file that
+    describes it. A folder with products is a folder of those alone.
+
     Raises:
-        SceneError: A folder without any scene.
+        SceneError: A folder without any scene, or a product that cannot be read.
     """
     scenes: list[str] = []
     for path in paths:
         folder = Path(path)
         if not folder.is_dir():
-            scenes.append(path)
+            product = None
+            if not matlab.is_matlab(path) and folder.is_file():
+                product = recognise(folder)
+            scenes.append(path if product is None else str(product.path))
+            continue
+        products = products_in(folder)
+        if products:
+            scenes += [str(product.path) for product in products]
             continue
         inside = sorted(
             p

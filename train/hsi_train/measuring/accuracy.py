@@ -13,7 +13,7 @@ from rasterio.windows import Window
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.model.model_file import ClassEntry
-from hsi_runtime.scenes.opening import open_scene
+from hsi_runtime.scenes.opening import open_raster
 from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train.data import labels
 from hsi_train.measuring import area_estimate, metrics
@@ -177,7 +177,7 @@ def _largest(abundances: Any, window: Window) -> NDArray[np.float64]:
 
 
 def _describe(path: Path) -> SceneInfo:
-    with contextlib.closing(open_scene(path)) as scene:
+    with contextlib.closing(open_raster(path)) as scene:
         return scene.info
 
 

@@ -1,0 +1,1 @@
+"""Sensor products as archives deliver them, each recognised by its content."""

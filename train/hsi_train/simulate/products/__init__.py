@@ -1,0 +1,1 @@
+"""Sensor products that `write_scene` can imitate, as archives deliver them."""
