@@ -14,7 +14,7 @@ from hsi_train.fitting.statistics import describe_problem
 from hsi_train.fitting.trainer import Trainer
 from hsi_train.fitting.windows import Windows
 from hsi_train.linear import choice
-from hsi_train.linear.choice import Choice
+from hsi_train.linear.choice import Linear
 from hsi_train.linear.held_out import hold_out
 from hsi_train.linear.spectra import training_pixels
 from hsi_train.method import Problem
@@ -23,13 +23,13 @@ from hsi_train.recipe import Recipe
 log = logging.getLogger(__name__)
 
 
-def with_path(recipe: Recipe, data: LabelledData) -> tuple[Problem, Choice | None]:
+def with_path(recipe: Recipe, data: LabelledData) -> tuple[Problem, Linear | None]:
     """Measure the training pixels; fit the linear path where it may be added.
 
     An encoder that was trained without labels is used alone, as it is published.
 
     Returns:
-        Statistics with the path, and what was chosen for it; None where there is none.
+        Statistics with the path, and how it was fitted; None where there is none.
     """
     problem = describe_problem(data)
     kind = methods.method_class(recipe.method)
@@ -40,10 +40,9 @@ def with_path(recipe: Recipe, data: LabelledData) -> tuple[Problem, Choice | Non
     pixels = training_pixels(
         data.scenes, problem.fill, len(data.classes), kind.receptive_field
     )
-    chosen = choice.choose(pixels)
-    log.info(choice.describe(chosen))
-    fit = choice.fit(pixels, chosen.shares, problem)
-    return problem._replace(linear=fit), chosen
+    linear = choice.fit_chosen(pixels, problem)
+    log.info(choice.describe(linear.choice))
+    return problem._replace(linear=linear.total), linear
 
 
 def new_trainer(

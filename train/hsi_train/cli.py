@@ -65,8 +65,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--rivals",
-    type=click.Choice(["cheap", "none"]),
-    help="Simple classifiers to compare with on the same pixels.  [default: cheap]",
+    type=click.Choice(["cheap", "all", "none"]),
+    help="Simple classifiers to compare with on the same pixels: linear ones in "
+    "seconds, or all in minutes.  [default: cheap]",
 )
 @click.option(
     "--device",

@@ -180,7 +180,8 @@ class Recipe(_Table, frozen=True):
         options: The method's own settings; see its file.
         target: What to measure on besides the test pixels; it trains nothing.
         rivals: Simple classifiers to compare with on the same pixels: ``cheap`` (linear
-            discriminants, seconds) or ``none``.
+            discriminants, seconds), ``all`` (support vector machines and a random
+            forest, too; minutes) or ``none``.
     """
 
     method: str
@@ -191,7 +192,7 @@ class Recipe(_Table, frozen=True):
     pretrain: Pretrain | None = None
     options: dict[str, Any] = {}
     target: Target | None = None
-    rivals: Literal["cheap", "none"] = "cheap"
+    rivals: Literal["cheap", "all", "none"] = "cheap"
 
     def __post_init__(self) -> None:
         """Refuse a sample of the scene without some of its classes."""

@@ -15,7 +15,7 @@ import torch
 from hsi_runtime import files
 from hsi_runtime.errors import RecipeError
 from hsi_runtime.model.model_file import Bands, Values
-from hsi_train import methods, rivals, target
+from hsi_train import methods, target
 from hsi_train.building import new_trainer, select, with_path
 from hsi_train.data import loading
 from hsi_train.data.labelled_scene import LabelledData
@@ -26,11 +26,12 @@ from hsi_train.fitting.progress import Epoch
 from hsi_train.fitting.statistics import check_extremes
 from hsi_train.fitting.trainer import Trainer
 from hsi_train.layers import parameter_count
-from hsi_train.linear.choice import Choice
+from hsi_train.linear.choice import Linear
 from hsi_train.measuring import area_estimate, calibration, metrics
 from hsi_train.method import Problem
 from hsi_train.recipe import Fit, Recipe, expanded
 from hsi_train.report.run_result import RunResult
+from hsi_train.rivals import comparing
 from hsi_train.run_folder import checkpoint, folder, origin
 from hsi_train.run_folder.description import (
     bands_of,
@@ -70,7 +71,7 @@ class Inputs:
     Attributes:
         data: Labelled scenes with the roles of their pixels.
         problem: Statistics of the training pixels.
-        linear_choice: Discriminants of the linear path, if there is one.
+        linear: Discriminants of the linear path, if there is one.
         bands: Bands that the model will use.
         values: Values that the model will expect.
         target_data: Target scenes to measure the trained network on.
@@ -81,7 +82,7 @@ class Inputs:
 
     data: LabelledData
     problem: Problem
-    linear_choice: Choice | None
+    linear: Linear | None
     bands: Bands
     values: Values
     target_data: target.Target | None
@@ -159,7 +160,7 @@ def read(recipe: Recipe) -> Inputs:
     logged(caveats)
     for scene in data.scenes:
         check_extremes(scene.info.path.name, scene.cube, scene.valid)
-    problem, chosen = with_path(recipe, data)
+    problem, linear = with_path(recipe, data)
     bands, values = bands_of(data), values_of(recipe, data, problem)
     target_data = None
     if recipe.target is not None:
@@ -171,7 +172,7 @@ def read(recipe: Recipe) -> Inputs:
     return Inputs(
         data=data,
         problem=problem,
-        linear_choice=chosen,
+        linear=linear,
         bands=bands,
         values=values,
         target_data=target_data,
@@ -284,11 +285,16 @@ def measure(job: Job, inputs: Inputs, trainer: Trainer) -> dict[str, Any]:
     if (shut := trainer.shut_out) is not None:
         caveats += logged([shut])
     if recipe.rivals != "none":
-        compared = rivals.measure(
-            data, method.problem, trainer.scorer, inputs.linear_choice
+        rivals, tested_blocks = comparing.measure(
+            data,
+            method.problem,
+            trainer.scorer,
+            fitted=inputs.linear,
+            every=recipe.rivals == "all",
         )
-        result["rivals"] = rivals.report(compared)
-        caveats += logged(list(filter(None, [rivals.caveat(compared)])))
+        result["rivals"] = comparing.report(rivals)
+        result["test_blocks"] = tested_blocks._asdict()
+        caveats += logged(list(filter(None, [comparing.caveat(rivals)])))
     if recipe.pretrain is not None:
         _, encoder_origin = encoder_file.read_encoder(job.run / encoder_file.ENCODER)
         caveats += logged(pretrain.caveats(encoder_origin, data))

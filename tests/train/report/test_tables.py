@@ -55,6 +55,25 @@ def test_cards(read_page: ReadPage) -> None:
     assert "Calibration error2.10 %9.40 % before calibration" in text
 
 
+def test_the_best_rival_is_at_the_head_and_in_a_table(read_page: ReadPage) -> None:
+    first = {
+        "name": "lda",
+        "variant": "spectra, means of 3 x 3 px",
+        "overall_accuracy": 0.7,
+        "average_accuracy": 0.6,
+        "difference": 0.05,
+        "interval": [0.01, 0.08],
+    }
+    second = first | {"name": "rbf-svm", "overall_accuracy": 0.8, "interval": None}
+    result = result_of(rivals=[first, second])
+    text = read_page(tables.cards(result)).text
+    assert "Best simple rival80.00 %average 60.00 %; rbf-svm" in text
+    rows = read_page(tables.rivals_table(result)).rows
+    assert rows[1][1:] == ["70.00 %", "60.00 %", "+5.0", "+1.0 to +8.0"]
+    assert rows[2][4] == "fewer than five blocks"
+    assert "rival" not in read_page(tables.cards(result_of())).text
+
+
 def test_accuracy_of_each_class(read_page: ReadPage) -> None:
     counts = np.array([[0, 1200, 30, 100, 0], [0, 5, 0, 0, 0], [0, 6, 0, 24, 9]])
     page = read_page(tables.class_table(result_of(), CLASSES, counts))

@@ -40,6 +40,24 @@ class LabelledScene:
     hidden: NDArray[np.bool_] | None = None
 
 
+def places_of(
+    scenes: Sequence[LabelledScene], role: Role
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """List the labelled pixels of a role, in order of scene, row and column.
+
+    Returns:
+        Scene, row and column, shape ``(pixel, 3)``; class indices, shape ``(pixel,)``.
+    """
+    places = np.concatenate(
+        [
+            np.insert(np.argwhere(scene.roles == role), 0, index, axis=1)
+            for index, scene in enumerate(scenes)
+        ]
+    )
+    classes = np.array([scenes[s].classes[r, c] for s, r, c in places], dtype=np.intp)
+    return places, classes
+
+
 @dataclass(frozen=True)
 class LabelledData:
     """All scenes of a training run, on one list of bands and one list of classes.

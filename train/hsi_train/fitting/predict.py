@@ -47,7 +47,7 @@ class Scorer:
         labels = [np.empty(0, dtype=np.int16)]
         for scene in data.scenes:
             requested = scene.roles == role
-            for rows, cols, cube in _tiles(scene, requested, self.fill, self.halo):
+            for rows, cols, cube in cut_tiles(scene, requested, self.fill, self.halo):
                 inside = requested[rows, cols]
                 result = self.network(cube.to(self.device))[0].float().cpu().numpy()
                 scores.append(result[:, inside].T)  # (pixel, class)
@@ -69,7 +69,7 @@ class Scorer:
             Class index, shape ``(row, col)``; -1 in tiles without a requested pixel.
         """
         out = np.full(requested.shape, -1, dtype=np.int16)
-        for rows, cols, cube in _tiles(scene, requested, self.fill, self.halo):
+        for rows, cols, cube in cut_tiles(scene, requested, self.fill, self.halo):
             scores = self.network(cube.to(self.device))[0]
             out[rows, cols] = scores.argmax(dim=0).cpu().numpy()
         return out
@@ -105,7 +105,9 @@ def class_and_confidence(
     graph, index = method.inference_graph().eval(), method.outputs.index(PROBABILITIES)
     classes = np.full(requested.shape, -1, dtype=np.int16)
     confidence = np.full(requested.shape, np.nan, dtype=np.float32)
-    for rows, cols, cube in _tiles(scene, requested, method.problem.fill, method.halo):
+    for rows, cols, cube in cut_tiles(
+        scene, requested, method.problem.fill, method.halo
+    ):
         highest, best = graph(cube.to(device))[index][0].max(dim=0)
         classes[rows, cols] = best.cpu().numpy()
         confidence[rows, cols] = highest.cpu().numpy()
@@ -135,12 +137,14 @@ def output_maps(
     graph, index = method.inference_graph().eval(), method.outputs.index(name)
     classes = len(method.problem.class_counts)
     out = np.full((classes, *requested.shape), np.nan, dtype=np.float32)
-    for rows, cols, cube in _tiles(scene, requested, method.problem.fill, method.halo):
+    for rows, cols, cube in cut_tiles(
+        scene, requested, method.problem.fill, method.halo
+    ):
         out[:, rows, cols] = graph(cube.to(device))[index][0].cpu().numpy()
     return out
 
 
-def _tiles(
+def cut_tiles(
     scene: LabelledScene,
     requested: NDArray[np.bool_],
     fill: NDArray[np.float64],

@@ -49,15 +49,25 @@ class Choice:
         shares: Factor of each variant's scores.
         best: The single variant with the least loss on left-out pixels.
         loss: Cross-entropy of the left-out pixels; None where none could be left out.
-        accuracy: Share of the left-out pixels that are right, or None.
-        saturated: True if the folds could not tell the variants apart.
     """
 
     shares: dict[Variant, float]
     best: Variant
     loss: float | None
-    accuracy: float | None
-    saturated: bool
+
+
+class Linear(NamedTuple):
+    """What was chosen, fitted on all training pixels.
+
+    Attributes:
+        choice: The chosen discriminants.
+        total: Their sum: method ``lda``, and the linear path of the networks.
+        single: The best of them alone.
+    """
+
+    choice: Choice
+    total: LinearFit
+    single: LinearFit
 
 
 Scales = dict[Variant, tuple[float, float]]  # best scale of scores, and their loss
@@ -83,8 +93,7 @@ def choose(pixels: TrainingPixels) -> Choice:
         return _unchecked(pixels)
     held = _left_out(pixels, masks)
     scales = _scales(held)
-    saturated = min(loss for _, loss in scales.values()) < SATURATED
-    if saturated:
+    if min(loss for _, loss in scales.values()) < SATURATED:
         pairs = [(folds != a) & (folds != b) for a, b in combinations(range(FOLDS), 2)]
         # A class that cannot be divided trains every time.
         masks = [mask & (folds >= 0) for mask in pairs]
@@ -100,8 +109,6 @@ def choose(pixels: TrainingPixels) -> Choice:
         shares={v: scale * share for v, share in shares.items()},
         best=min(scales, key=lambda v: scales[v][1]),
         loss=loss,
-        accuracy=float((total.argmax(axis=1) == held.classes).mean()),
-        saturated=saturated,
     )
 
 
@@ -113,6 +120,16 @@ def describe(choice: Choice) -> str:
     return (
         f"Linear path: {len(views)} views, {free} of them brightness-free, of squares "
         f"of {', '.join(map(str, sides))} px."
+    )
+
+
+def fit_chosen(pixels: TrainingPixels, problem: Problem) -> Linear:
+    """Choose discriminants for these training pixels, and fit them."""
+    chosen = choose(pixels)
+    return Linear(
+        choice=chosen,
+        total=fit(pixels, chosen.shares, problem),
+        single=fit(pixels, {chosen.best: 1.0}, problem),
     )
 
 
@@ -150,8 +167,6 @@ def _unchecked(pixels: TrainingPixels) -> Choice:
         shares={Variant(view, UNCHECKED): UNCHECKED / len(views) for view in views},
         best=Variant(views[0], UNCHECKED),
         loss=None,
-        accuracy=None,
-        saturated=True,
     )
 
 

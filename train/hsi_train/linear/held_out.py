@@ -1,8 +1,6 @@
 """Holds training pixels out where no others validate."""
 
-import numpy as np
-
-from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.labelled_scene import LabelledData, places_of
 from hsi_train.data.roles import Role
 from hsi_train.linear.folds import blocked_folds
 from hsi_train.linear.gate import MIN_PIXELS
@@ -14,15 +12,7 @@ def hold_out(data: LabelledData) -> LabelledData | None:
     Returns:
         The data with the roles changed; None where too few pixels would validate.
     """
-    places = np.concatenate(
-        [
-            np.insert(np.argwhere(scene.roles == Role.TRAIN), 0, index, axis=1)
-            for index, scene in enumerate(data.scenes)
-        ]
-    )
-    classes = np.array(
-        [data.scenes[s].classes[r, c] for s, r, c in places], dtype=np.intp
-    )
+    places, classes = places_of(data.scenes, Role.TRAIN)
     held = blocked_folds(places, classes) == 0
     if held.sum() < MIN_PIXELS:
         return None

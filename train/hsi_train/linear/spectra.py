@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from hsi_train.data.cutting import cut_cube
-from hsi_train.data.labelled_scene import LabelledScene
+from hsi_train.data.labelled_scene import LabelledScene, places_of
 from hsi_train.data.roles import Role
 from hsi_train.layers import LINEAR_SIDES, BrightnessFree
 
@@ -80,19 +80,13 @@ def training_pixels(
         receptive_field: Side of the largest square that may be averaged, pixels.
     """
     views = [view for view in VIEWS if view.side <= receptive_field]
-    places = np.concatenate(
-        [
-            np.insert(np.argwhere(scene.roles == Role.TRAIN), 0, index, axis=1)
-            for index, scene in enumerate(scenes)
-        ]
-    )
-    classes = np.array([scenes[s].classes[r, c] for s, r, c in places], dtype=np.intp)
+    places, classes = places_of(scenes, Role.TRAIN)
     counts = np.bincount(classes, minlength=class_count)
-    kept = _thinned(classes, counts)
+    kept = thinned(classes, MAX_PIXELS, MIN_OF_CLASS)
     places, classes = places[kept], classes[kept]
     spectra = {view: np.empty((len(places), len(fill)), np.float32) for view in views}
     free = BrightnessFree(torch.zeros(len(fill)))
-    for number, window in enumerate(_windows(scenes, places, fill)):
+    for number, window in enumerate(windows_at(scenes, places, fill)):
         shape = free(torch.from_numpy(window)[None])[0].numpy()
         for view in views:
             inner = slice(HALO - view.side // 2, HALO + view.side // 2 + 1)
@@ -101,20 +95,41 @@ def training_pixels(
     return TrainingPixels(spectra, classes, places, counts)
 
 
-def _thinned(classes: NDArray[np.intp], counts: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Choose pixels evenly along each class's list; all, where they are few."""
-    share = min(1.0, MAX_PIXELS / max(len(classes), 1))
-    kept = []
-    for index, count in enumerate(counts):
+def thinned(
+    classes: NDArray[np.intp], most: int, least_of_class: int
+) -> NDArray[np.intp]:
+    """Choose pixels evenly along each class's list; all, where they are few.
+
+    Args:
+        classes: Class indices, shape ``(pixel,)``.
+        most: Pixels of all classes, but for those that rare classes keep.
+        least_of_class: Up to so many pixels of a class are kept.
+
+    Returns:
+        Indices of the pixels, in order.
+    """
+    share = min(1.0, most / max(len(classes), 1))
+    kept = [np.empty(0, dtype=np.intp)]
+    for index in np.unique(classes):
         own = np.flatnonzero(classes == index)
-        wanted = max(round(share * count), min(count, MIN_OF_CLASS))
-        kept.append(own[np.arange(wanted) * count // max(wanted, 1)])
+        chosen = max(round(share * len(own)), min(len(own), least_of_class))
+        kept.append(own[np.arange(chosen) * len(own) // max(chosen, 1)])
     return np.sort(np.concatenate(kept))
 
 
-def _windows(
+def windows_at(
     scenes: list[LabelledScene], places: NDArray[np.intp], fill: NDArray[np.float64]
 ) -> Iterator[NDArray[np.float32]]:
+    """Cut the window that the largest square needs around each place.
+
+    Args:
+        scenes: Labelled scenes.
+        places: Scene, row and column, shape ``(pixel, 3)``.
+        fill: What stands for a missing value, shape ``(band,)``.
+
+    Yields:
+        Shape ``(band, 2 HALO + 1, 2 HALO + 1)``.
+    """
     filler = fill.astype(np.float32)[:, None, None]
     for index, row, col in places.tolist():
         rows, cols = (row - HALO, row + HALO + 1), (col - HALO, col + HALO + 1)

@@ -38,6 +38,10 @@ def cards(result: dict[str, Any]) -> Safe:
     worst = min(recalls, key=lambda c: c["recall"])
     of = Safe(f"of <bdi>{text(worst['name'])}</bdi>")
     entries.insert(2, ("Lowest recall", percent(worst["recall"]), of))
+    if rivals := result.get("rivals"):
+        best = max(rivals, key=lambda rival: rival["overall_accuracy"])
+        note = f"average {percent(best['average_accuracy'])}; {best['name']}"
+        entries.append(("Best simple rival", percent(best["overall_accuracy"]), note))
     calibration = result.get("calibration")
     if calibration:
         before = percent(calibration["expected_calibration_error_uncalibrated"])
@@ -244,8 +248,9 @@ def rivals_table(result: dict[str, Any]) -> Safe:
     head = ["rival", "overall", "average", "the network, points", "95 % interval"]
     return joined(
         paragraph(
-            "Linear discriminants that see window means, chosen by folds of the "
-            "training pixels. The interval is over blocks of test pixels."
+            "Simple classifiers that see window means. What each sees, and its "
+            "settings, are chosen on pixels that do not train: no test pixel has a "
+            "say. The interval is over blocks of test pixels."
         ),
         table(head, rows),
     )

@@ -1,17 +1,18 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from hsi_train import rivals
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting.predict import Scorer
 from hsi_train.fitting.statistics import describe_problem
 from hsi_train.layers import LinearPath
 from hsi_train.linear import choice
-from hsi_train.linear.spectra import training_pixels
+from hsi_train.linear.spectra import HALO, training_pixels
+from hsi_train.rivals import classical, comparing
 
 MakeData = Callable[..., LabelledData]
 
@@ -28,16 +29,20 @@ def data(make_data: MakeData) -> LabelledData:
 def test_a_network_that_is_the_rival_is_its_equal(data: LabelledData) -> None:
     problem = describe_problem(data)
     pixels = training_pixels(data.scenes, problem.fill, len(data.classes))
-    fit = choice.fit(pixels, choice.choose(pixels).shares, problem)
-    path = LinearPath(fit, problem.band_mean, problem.band_std, rivals.HALO).eval()
-    scorer = Scorer(path, problem.fill, rivals.HALO, torch.device("cpu"))
-    single, whole = rivals.measure(data, problem, scorer)
+    fitted = choice.fit_chosen(pixels, problem)
+    path = LinearPath(fitted.total, problem.band_mean, problem.band_std, HALO).eval()
+    scorer = Scorer(path, problem.fill, HALO, torch.device("cpu"))
+    (single, whole), blocks = comparing.measure(data, problem, scorer)
+    assert comparing.measure(data, problem, scorer, fitted) == ([single, whole], blocks)
     assert (single.name, whole.name) == ("lda", "lda-sum")
     assert whole.difference == 0
     assert whole.interval == (0, 0)
     assert whole.blocks == 9
     assert whole.overall_accuracy > 0.9
-    assert rivals.caveat([whole]) is None
+    assert whole.right == blocks.right
+    assert sum(blocks.pixels) == data.pixels_by_role()[:, Role.TEST].sum()
+    assert sum(whole.right) / sum(blocks.pixels) == whole.overall_accuracy
+    assert comparing.caveat([whole]) is None
 
 
 class Blind(torch.nn.Module):
@@ -51,11 +56,15 @@ class Blind(torch.nn.Module):
 
 def test_a_network_below_its_rival_is_told_so(data: LabelledData) -> None:
     scorer = Scorer(Blind(), describe_problem(data).fill, 0, torch.device("cpu"))
-    found = rivals.measure(data, describe_problem(data), scorer)
-    sentence = rivals.caveat(found)
+    found, _ = comparing.measure(data, describe_problem(data), scorer)
+    sentence = comparing.caveat(found)
     assert sentence is not None
     assert "clearly better" in sentence
     assert "Train method lda" in sentence
+    assert "A linear discriminant" in sentence
+    classical = comparing.caveat([replace(found[0], name="rbf-svm")])
+    assert classical is not None
+    assert "A classical classifier (rbf-svm, " in classical
     for rival in found:
         assert rival.interval is not None
         low, high = rival.interval
@@ -63,6 +72,18 @@ def test_a_network_below_its_rival_is_told_so(data: LabelledData) -> None:
 
 
 def test_few_blocks_give_no_interval() -> None:
-    counts = np.full(4, 100.0)
-    assert rivals.interval(np.ones(4), counts) is None
-    assert rivals.interval(np.ones(5), np.full(5, 100.0)) == (0.01, 0.01)
+    counts = np.full(4, 100)
+    assert comparing.interval(np.ones(4, int), counts) is None
+    assert comparing.interval(np.ones(5, int), np.full(5, 100)) == (0.01, 0.01)
+
+
+def test_every_rival_is_compared(
+    data: LabelledData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classical, "FAMILIES", classical.FAMILIES[:1])
+    problem = describe_problem(data)
+    scorer = Scorer(Blind(), problem.fill, 0, torch.device("cpu"))
+    found, blocks = comparing.measure(data, problem, scorer, every=True)
+    assert [rival.name for rival in found] == ["lda", "lda-sum", "linear-svm"]
+    assert found[-1].overall_accuracy > 0.9
+    assert len(found[-1].right) == len(blocks.pixels) == found[-1].blocks
