@@ -27,3 +27,31 @@ def check_partition(data: LabelledData) -> None:
     counts = data.pixels_by_role()
     assert counts.sum(axis=1).tolist() == data.counts()
     assert (counts[:, Role.NONE] == 0).all()
+
+
+def label_map(kind: str, classes: int, seed: int) -> np.ndarray:
+    """Labels as users have them; every class that is there has two pixels or more."""
+    rng = np.random.default_rng(seed)
+    rows, cols = rng.integers(40, 110, 2)
+    codes = np.zeros((rows, cols), dtype=int)
+    if kind == "fields":
+        codes = fields(rows, cols, classes, int(rng.integers(4, 25)), seed)
+    elif kind == "one class nearly everywhere":
+        codes = fields(rows, cols, classes, int(rng.integers(4, 20)), seed)
+        codes[(codes > 0) & (rng.random(codes.shape) < 0.8)] = 1
+    elif kind == "one place":
+        codes[5:35, 5:35] = fields(30, 30, classes, 4, seed)[:rows, :cols]
+    else:
+        small = kind == "crowns"
+        for _ in range(classes * int(rng.integers(2, 9))):
+            size = rng.integers(1, 4, 2) if small else rng.integers(2, 35, 2)
+            row, col = rng.integers(0, (rows, cols))
+            codes[row : row + size[0], col : col + size[1]] = rng.integers(
+                1, classes + 1
+            )
+    for code, count in zip(*np.unique(codes, return_counts=True), strict=True):
+        codes[(codes == code) & (count < 2)] = 0
+    return codes
+
+
+KINDS = ("fields", "one class nearly everywhere", "one place", "crowns", "polygons")

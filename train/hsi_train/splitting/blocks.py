@@ -1,4 +1,4 @@
-"""Divides labelled pixels by blocks of ground, at least one receptive field apart.
+"""Divides labelled pixels by blocks of ground that are apart from each other.
 
 Scenes that overlap are divided together, so that this holds on the ground.
 """
@@ -6,6 +6,8 @@ Scenes that overlap are divided together, so that this holds on the ground.
 import json
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,42 +16,89 @@ from hsi_runtime.errors import SceneError
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
 from hsi_train.data.roles import Role, Roles
 from hsi_train.measuring.calibration import MIN_PIXELS
-from hsi_train.splitting import overlap
+from hsi_train.splitting import cuts, overlap
 
 MIN_SIDE = 8  # of a block, px, however small the receptive field
 VALIDATION_SHARE, TEST_SHARE = 0.15, 0.25  # of the labelled pixels
 TRAIN_SHARE = 1 - VALIDATION_SHARE - TEST_SHARE
 GOOD_SPLIT = 0.85  # rating at which smaller blocks are not tried; see `_rate`
 BETTER = 1.05  # larger blocks are further apart: smaller ones must be clearly better
-# Shares of the labelled pixels that a split keeps to wherever one of those tried does.
-TRAIN_BOUNDS, TEST_BOUNDS = (0.3, 0.8), (0.12, 0.4)
+# Shares of the labelled pixels that every split keeps to.
+BOUNDS = {Role.TRAIN: (0.3, 0.8), Role.VALIDATION: (0.0, 0.3), Role.TEST: (0.12, 0.4)}
 MARGIN = 0.03  # by which they are kept before classes are cut
-# A class that lies in one place is cut there; what lies between is buffer.
-CUT_TRAIN, CUT_TEST = 0.5, 0.25
 
 Rating = tuple[bool, int, float]
+
+
+class Buffer(NamedTuple):
+    """A distance between roles.
+
+    Attributes:
+        pixels: Smallest distance of two pixels that may keep their roles.
+        met: Pixels that are nearer to the ground of another scene.
+    """
+
+    pixels: int
+    met: Sequence[overlap.Meeting]
 
 
 def spatial(data: LabelledData, receptive_field: int, seed: int) -> LabelledData:
     """Give whole blocks of the scenes to training, validation and test.
 
-    Training pixels nearer than one receptive field to a validation or test pixel, and
-    validation pixels that near to a test pixel, become buffer; scenes that overlap on
-    the map share their blocks, and the buffer reaches from one into the other. Blocks
-    of several sizes are tried at several places; the split that serves most classes,
-    and then the worst of them best, is kept. A class that no block can serve, since it
-    lies in one place, is cut in two there: its training windows reach over held-out
-    pixels, which are hidden in them.
+    Training pixels nearer than one receptive field to a test pixel become buffer, and
+    so do those whose window would show a validation pixel, and validation pixels whose
+    window would show a test pixel. Scenes that overlap on the map share their blocks,
+    and the buffer reaches from one into the other. Blocks of several sizes are tried at
+    several places; the split that serves most classes, and then the worst of them best,
+    is kept.
+
+    What blocks cannot serve is bought from the windows, which then hide held-out
+    pixels. A class that lies in one place is cut there. Where the buffer leaves too few
+    pixels to train or to test, it shrinks to half a receptive field, so that windows
+    meet but show no test pixel; in the end every class is cut.
 
     Raises:
-        SceneError: A class has one pixel, which cannot both train and test.
+        SceneError: A class has one pixel, which cannot both train and test, or the
+            rest of it lies on ground that another scene labels otherwise.
     """
     _check_sizes(data)
     rng = np.random.default_rng(seed)
+    for gap in (receptive_field, receptive_field // 2 + 1):
+        divided = _best_of_many(data, receptive_field, gap, rng)
+        divided = cuts.cut(divided, _unserved(divided), rng)
+        if _within_bounds(divided.pixels_by_role().sum(axis=0)):
+            break
+    else:
+        divided = cuts.cut(divided, np.arange(len(data.classes)), rng)
+    _check_served(divided)
+    if gap == receptive_field:
+        return divided
+    message = (
+        f"One receptive field ({receptive_field} px) between training and test pixels "
+        "would leave too few of them, so that less is kept: the accuracy may be "
+        "flattered, though no training window shows a test pixel. Label more places, "
+        "or choose a method with a smaller receptive field."
+    )
+    return replace(divided, warnings=[*divided.warnings, message])
+
+
+def _unserved(data: LabelledData) -> NDArray[np.intp]:
+    """Return the indices of classes without training pixels, or without test pixels."""
+    counts = data.pixels_by_role()
+    return np.flatnonzero((counts[:, [Role.TRAIN, Role.TEST]] == 0).any(axis=1))
+
+
+def _best_of_many(
+    data: LabelledData, receptive_field: int, gap: int, rng: np.random.Generator
+) -> LabelledData:
+    """Try blocks of several sizes at several places, and return the best division."""
     pixels = sum(s.classes.size for s in data.scenes)
     attempts = int(np.clip(2e7 // pixels, 4, 48))
     offsets = overlap.grid_offsets(data.scenes)
-    met = overlap.meetings(data.scenes, receptive_field - 1)
+    far, near = (
+        Buffer(distance, overlap.meetings(data.scenes, distance - 1))
+        for distance in (gap, receptive_field // 2 + 1)
+    )
     best: tuple[Rating, LabelledData] | None = None
     for multiple in (8, 4, 2, 1):
         if best is not None and best[0] >= (True, len(data.classes), GOOD_SPLIT):
@@ -57,55 +106,39 @@ def spatial(data: LabelledData, receptive_field: int, seed: int) -> LabelledData
         for _ in range(attempts):
             side = max(receptive_field * multiple, MIN_SIDE)
             splits = _in_blocks(data, offsets, side, rng)
-            _add_buffer(splits, receptive_field, met)
+            _add_buffers(splits, far, near)
             tried = data.divided(splits)
             rating = _rate(tried.pixels_by_role())
             if best is None or rating > (*best[0][:2], best[0][2] * BETTER):
                 best = rating, tried
     assert best is not None
-    return _cut_classes(best[1], rng)
+    return best[1]
 
 
 def _check_sizes(data: LabelledData) -> None:
     """Refuse classes of a single pixel, and only these."""
     single = [c.name for c, n in zip(data.classes, data.counts(), strict=True) if n < 2]
     if single:
-        setting = f"data.exclude={json.dumps(single, ensure_ascii=False)}"
         raise SceneError(
             "One labelled pixel cannot both train and test a class: "
-            f"{', '.join(single)}. Label more of it, or leave it out: --set "
-            f"{shlex.quote(setting)}."
+            f"{', '.join(single)}. {_advice(single)}"
         )
 
 
-def _cut_classes(data: LabelledData, rng: np.random.Generator) -> LabelledData:
-    """Serve the classes that lie in one place, by a cut through each of them."""
-    counts = data.pixels_by_role()
-    unserved = (counts[:, [Role.TRAIN, Role.TEST]] == 0).any(axis=1)
-    if not unserved.any():
-        return data
-    roles = [scene.roles.copy() for scene in data.scenes]
-    for index in np.flatnonzero(unserved):
-        places = [np.argwhere(scene.classes == index) for scene in data.scenes]
-        largest = int(np.argmax([len(place) for place in places]))
-        for scene, place in enumerate(places):
-            rows, cols = place.T
-            roles[scene][rows, cols] = Role.BUFFER
-            if scene == largest:
-                longer = int(np.ptp(cols) > np.ptp(rows))
-                order = place[np.argsort(place[:, longer], kind="stable")]
-                order = order[:: rng.choice([-1, 1])]
-                train = order[: max(1, round(CUT_TRAIN * len(order)))]
-                test = order[-max(1, round(CUT_TEST * len(order))) :]
-                roles[scene][train[:, 0], train[:, 1]] = Role.TRAIN
-                roles[scene][test[:, 0], test[:, 1]] = Role.TEST
-    # The same ground, seen in another scene, is hidden there, too, and trains nothing.
-    held_out = [np.isin(r, (Role.TEST, Role.VALIDATION)) for r in roles]
-    met = overlap.meetings(data.scenes, 0, labelled_only=False)
-    hidden = overlap.near(held_out, 0, met)
-    for one, covered in zip(roles, hidden, strict=True):
-        one[(one == Role.TRAIN) & covered] = Role.BUFFER
-    return data.divided(roles, hidden)
+def _check_served(data: LabelledData) -> None:
+    """Refuse classes that even a cut leaves without training or test pixels."""
+    lacking = [(data.classes[k].name, data.counts()[k]) for k in _unserved(data)]
+    if lacking:
+        listed = ", ".join(f"{name} ({count} px)" for name, count in lacking)
+        raise SceneError(
+            "Scenes label the same ground differently, which leaves no pixel to train "
+            f"or to test: {listed}. {_advice([name for name, _ in lacking])}"
+        )
+
+
+def _advice(names: list[str]) -> str:
+    setting = f"data.exclude={json.dumps(names, ensure_ascii=False)}"
+    return f"Label more of it, or leave it out: --set {shlex.quote(setting)}."
 
 
 def _in_blocks(
@@ -182,20 +215,37 @@ def _stratify(
     return roles
 
 
-def _add_buffer(
-    splits: list[Roles], distance: int, met: Sequence[overlap.Meeting]
-) -> None:
-    """Turn pixels closer than ``distance`` to held-out ones into buffer, in place."""
-    tested = [roles == Role.TEST for roles in splits]
-    for roles, close in zip(
-        splits, overlap.near(tested, distance - 1, met), strict=True
+def _add_buffers(splits: list[Roles], far: Buffer, near: Buffer) -> None:
+    """Turn pixels that are too close to held-out ones into buffer, in place.
+
+    Args:
+        splits: Roles of the pixels of every scene.
+        far: Distance of training from test pixels.
+        near: Distance of validation pixels from both.
+    """
+    for role, held_out, buffer in (
+        (Role.TRAIN, Role.TEST, far),
+        (Role.VALIDATION, Role.TEST, near),
+        (Role.TRAIN, Role.VALIDATION, near),
     ):
-        roles[(roles == Role.VALIDATION) & close] = Role.BUFFER
-    held_out = [(roles == Role.TEST) | (roles == Role.VALIDATION) for roles in splits]
-    for roles, close in zip(
-        splits, overlap.near(held_out, distance - 1, met), strict=True
-    ):
-        roles[(roles == Role.TRAIN) & close] = Role.BUFFER
+        masks = [roles == held_out for roles in splits]
+        close = overlap.near(masks, buffer.pixels - 1, buffer.met)
+        for roles, mask in zip(splits, close, strict=True):
+            roles[(roles == role) & mask] = Role.BUFFER
+
+
+def _within_bounds(pixels: NDArray[np.int64], margin: float = 0.0) -> bool:
+    """Return True if the shares of the roles are within `BOUNDS`.
+
+    Args:
+        pixels: Labelled pixels of each role.
+        margin: By how much, so that there is room for what comes after.
+    """
+    shares = pixels / pixels.sum()
+    return all(
+        (low + margin if low else 0) <= shares[role] <= high - margin
+        for role, (low, high) in BOUNDS.items()
+    )
 
 
 def _rate(counts: NDArray[np.int64]) -> Rating:
@@ -228,12 +278,8 @@ def _rate(counts: NDArray[np.int64]) -> Rating:
     rating = 0.3 * (worst + served.mean() + overall) + 0.1 * validation.mean()
     required = min(MIN_PIXELS, VALIDATION_SHARE * total.sum())
     enough = min(float(total[Role.VALIDATION]) / required, 1)
-    within = all(
-        low + MARGIN <= total[role] / total.sum() <= high - MARGIN
-        for role, (low, high) in ((Role.TRAIN, TRAIN_BOUNDS), (Role.TEST, TEST_BOUNDS))
-    )
     return (
-        within and enough == 1,
+        _within_bounds(total, MARGIN) and enough == 1,
         int((served > 0).sum()),
         float(rating * (2 + enough) / 3),
     )

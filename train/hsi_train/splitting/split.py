@@ -193,12 +193,13 @@ def caveats(data: LabelledData, halo: int) -> list[str]:
             "windows of training pixels: the accuracy is flattered. --split disjoint "
             "avoids it."
         )
-    if close := _cut_classes(data, halo):
+    if close := _hidden_neighbours(data, halo, Role.TEST):
         messages.append(
             f"Labels of {', '.join(close)} lie in one place: training and test pixels "
             "are neighbours, though no training window shows a test pixel, so that "
             "their accuracy is flattered. Label a second place."
         )
+    messages += _validation_caveats(data, halo)
     counts = data.pixels_by_role()
     trained, tested = counts[:, Role.TRAIN], counts[:, Role.TEST]
 
@@ -223,18 +224,36 @@ def caveats(data: LabelledData, halo: int) -> list[str]:
     return messages
 
 
-def _cut_classes(data: LabelledData, halo: int) -> list[str]:
-    """Name classes whose training windows reach over test pixels hidden in them."""
+def _validation_caveats(data: LabelledData, halo: int) -> list[str]:
+    """Name the classes that validation does not see, or sees beside training pixels."""
+    messages = []
+    validated = data.pixels_by_role()[:, Role.VALIDATION]
+    if validated.any() and not validated.all():
+        unseen = ", ".join(data.classes[k].name for k in np.flatnonzero(validated == 0))
+        messages.append(
+            f"No validation pixel of {unseen}: the length of training and the "
+            "confidence are chosen without it."
+        )
+    if close := _hidden_neighbours(data, halo, Role.VALIDATION):
+        messages.append(
+            f"Validation pixels of {', '.join(close)} are neighbours of training "
+            "pixels, though no training window shows one: confidence may be too high."
+        )
+    return messages
+
+
+def _hidden_neighbours(data: LabelledData, halo: int, held_out: Role) -> list[str]:
+    """Name classes whose training windows reach over held-out pixels hidden in them."""
     names = []
     if any(scene.hidden is not None for scene in data.scenes):
         for index, entry in enumerate(data.classes):
             mine = [scene.classes == index for scene in data.scenes]
-            trained, tested = (
+            trained, others = (
                 [(s.roles == role) & m for s, m in zip(data.scenes, mine, strict=True)]
-                for role in (Role.TRAIN, Role.TEST)
+                for role in (Role.TRAIN, held_out)
             )
             reached = overlap.near(trained, halo, [])
-            if any((r & t).any() for r, t in zip(reached, tested, strict=True)):
+            if any((r & o).any() for r, o in zip(reached, others, strict=True)):
                 names.append(entry.name)
     return names
 
