@@ -84,7 +84,8 @@ def output_of(scene: Path, output: Path | None, many: bool) -> Path:
     """Name the class map of a scene: ``-o``, or a name beside the scene, or in it."""
     if output is not None and not many:
         return output
-    stem = scene.with_suffix("").name if scene.suffix.lower() == ".hdr" else scene.stem
+    # The name of a folder has no suffix, whatever dots it has.
+    stem = scene.name if scene.is_dir() else scene.stem
     return (output or scene.parent) / f"{stem}_classes.tif"
 
 

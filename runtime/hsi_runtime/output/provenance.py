@@ -35,6 +35,12 @@ def provenance(
     """
     device, precision = engine
     version = importlib.metadata.version("hsi-edge")
+    delivered = {}
+    if info.product is not None:
+        delivered = {
+            "HSI_PRODUCT": plain(f"{info.product.kind} {info.product.name}".strip()),
+            "HSI_ACQUIRED": plain(info.product.time),
+        }
     return {
         "TIFFTAG_SOFTWARE": f"hsi-edge {version}",
         "HSI_SCENE": plain(info.path.name),
@@ -46,6 +52,7 @@ def provenance(
         "HSI_BANDS": bands,
         "HSI_PART": part,
         "HSI_REJECT": repr(reject_below),
+        **{key: value for key, value in delivered.items() if value},
     }
 
 

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import rasterio
@@ -51,7 +51,19 @@ class GeoTiffScene:
 
     info: SceneInfo
 
-    def __init__(self, path: Path, dtypes: Collection[str] = DTYPES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        dtypes: Collection[str] = DTYPES,
+        product: Statements | None = None,
+    ) -> None:
+        """Open a TIFF.
+
+        Args:
+            path: The file.
+            dtypes: Types of values that can be used.
+            product: What the metadata of the product say about it.
+        """
         self._env = rasterio.Env(**GDAL_OPTIONS)
         self._busy = threading.Lock()
         try:
@@ -62,7 +74,8 @@ class GeoTiffScene:
         try:
             nodata_text = declared_nodata(path)
             with self._env:  # without it, GDAL's warnings go to stderr by themselves
-                self._start(path, nodata_text, dtypes)
+                own = _own(path, self._dataset, nodata_text)
+                self._start(own, dtypes, [product] if product else [])
         except (*DAMAGED, ValueError) as error:  # text that is no UTF-8, a damaged CRS
             self._dataset.close()
             raise SceneError(f"{path} has tags that cannot be read: {error}") from error
@@ -70,11 +83,12 @@ class GeoTiffScene:
             self._dataset.close()
             raise
 
-    def _start(self, path: Path, nodata_text: str, dtypes: Collection[str]) -> None:
+    def _start(
+        self, own: Statements, dtypes: Collection[str], product: list[Statements]
+    ) -> None:
         """Describe the open file, and what lies beside it."""
-        dataset = self._dataset
-        own = _own(path, dataset, nodata_text)
-        statements = [own, side_car_of(path), _header(path, dataset)]
+        dataset, path = self._dataset, own.path
+        statements = [own, *product, side_car_of(path), _header(path, dataset)]
         spectrum = _spectrum(path, dataset.count, statements)
         self._masked = _has_mask(dataset)
         self._bands, self._alpha = _split_bands(path, dataset, spectrum)
@@ -131,6 +145,27 @@ def open_tiff(path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path, driver="GTiff")
+
+
+class TiffShape(NamedTuple):
+    """What a TIFF holds, without a look at its pixels.
+
+    Attributes:
+        bands: Number of bands.
+        dtype: Type of the values of the first band.
+    """
+
+    bands: int
+    dtype: str
+
+
+def tiff_shape(path: Path) -> TiffShape | None:
+    """Describe a TIFF in short, or return None where it cannot be read."""
+    try:
+        with rasterio.Env(**GDAL_OPTIONS), open_tiff(path) as dataset:
+            return TiffShape(dataset.count, dataset.dtypes[0])
+    except DAMAGED:
+        return None
 
 
 def _own(path: Path, dataset: Any, nodata_text: str) -> Statements:
@@ -319,7 +354,7 @@ def _describe(
         rpcs=dataset.tags(ns="RPC") or None,
         resolution_m=ground.resolution_m,
         notes=(*spectrum.notes, *own.notes, *lost, *ground.notes, *remarks),
-        files=(path, *(said.path for said in beside if said.taken), *ground.files),
+        files=(path, *(s.path for s in beside if s.taken or s.product), *ground.files),
     )
 
 

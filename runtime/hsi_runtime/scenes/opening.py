@@ -9,11 +9,10 @@ from pathlib import Path
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import local_file, open_binary
-from hsi_runtime.scenes.products.recognition import products_in, recognise
 from hsi_runtime.scenes.products.recognised import Recognised
+from hsi_runtime.scenes.products.recognition import products_in, recognise
 from hsi_runtime.scenes.scene import DTYPES, Scene
-
-TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+from hsi_runtime.scenes.tiff_tags import is_tiff
 
 
 def open_scene(path: str | os.PathLike[str]) -> Scene:
@@ -73,7 +72,7 @@ def open_raster(
     path = local_file(path)
     with open_binary(path) as file:
         magic = file.read(8)
-    if magic[:4] in TIFF_MAGICS:
+    if is_tiff(magic):
         from hsi_runtime.scenes.geotiff import GeoTiffScene
 
         _check_mask(path)

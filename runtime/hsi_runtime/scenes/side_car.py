@@ -10,8 +10,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from xml.parsers import expat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +18,7 @@ from rasterio.errors import CRSError
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import read_whole
+from hsi_runtime.scenes.products import safe_xml
 from hsi_runtime.scenes.scene import ControlPoints, Transform
 from hsi_runtime.scenes.wavelengths import (
     Place,
@@ -29,8 +28,6 @@ from hsi_runtime.scenes.wavelengths import (
 )
 
 MOST_BYTES = 16 * 1024**2  # histograms of hundreds of bands take less
-MOST_DEPTH = 32
-MOST_ELEMENTS = 500_000
 CRS_LETTERS = 100_000
 
 PerBand = NDArray[np.float64]
@@ -49,6 +46,8 @@ class Statements:
     Attributes:
         path: The file.
         own: True if the file is the raster itself, whose words come first.
+        product: True if the file is the metadata of the raster's product, which is the
+            usual place for what it says: nobody needs a note about that.
         nodata: Fill values by 0-based band.
         scale: Scales by band.
         offset: Offsets by band.
@@ -65,6 +64,7 @@ class Statements:
 
     path: Path
     own: bool = False
+    product: bool = False
     nodata: dict[int, float] = field(default_factory=dict)
     scale: dict[int, float] = field(default_factory=dict)
     offset: dict[int, float] = field(default_factory=dict)
@@ -110,7 +110,11 @@ class Statements:
 
     def places(self, bands: int) -> list[Place]:
         """List where wavelengths may stand in it, but for the names of bands."""
-        usual, envi = ("", "the ENVI domain") if self.own else (self.path.name,) * 2
+        usual = envi = self.path.name
+        if self.own:
+            usual, envi = "", "the ENVI domain"
+        elif self.product:
+            usual = ""
         imagery = imagery_place(
             [self.tags.get((b, "IMAGERY"), {}) for b in range(bands)]
         )
@@ -146,7 +150,7 @@ class Statements:
         """Say what a scene took, and what it did not."""
         notes = list(self.notes)
         others = [name for name in self.taken if name != "wavelengths"]  # said before
-        if others:
+        if others and not self.product:
             notes.append(
                 f"{scene.name}: taken from {self.path.name}: {', '.join(others)}."
             )
@@ -171,9 +175,7 @@ def side_car_of(path: Path) -> Statements:
     reader = _Reader(place)
     try:
         reader.parse(read_whole(place, MOST_BYTES))
-    except (expat.ExpatError, ValueError, LookupError) as error:
-        if isinstance(error, SceneError):
-            raise
+    except (ValueError, LookupError) as error:
         raise SceneError(
             f"{place} cannot be read ({error}); it may declare nodata of {path.name}. "
             "Correct or remove it."
@@ -207,33 +209,18 @@ class _Reader:
         self.attributes: dict[str, str] = {}
         self.band: int | None = None
         self.domain = ""
-        self.elements = 0
         self.points: list[tuple[float, float, float, float, float]] = []
         self.points_crs: str | None = None
 
     def parse(self, content: bytes) -> None:
-        parser = expat.ParserCreate()
-        parser.buffer_text = True
-        parser.StartElementHandler = self.start
-        parser.EndElementHandler = self.end
-        parser.CharacterDataHandler = self.text.append
-        parser.StartDoctypeDeclHandler = self.refuse
-        parser.EntityDeclHandler = self.refuse
-        parser.ExternalEntityRefHandler = self.refuse
-        parser.Parse(content, True)
+        safe_xml.parse(content, self.start, self.end, self.text.append)
         if self.points:
             self.result.control = ControlPoints(self.points_crs, tuple(self.points))
-
-    def refuse(self, *_: Any) -> int:
-        raise ValueError("it declares a document type, which may hide what it says")
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         if not self.names and name != "PAMDataset":
             raise ValueError(f"its first element is {name[:40]}, not PAMDataset")
         self.names.append(name)
-        self.elements += 1
-        if len(self.names) > MOST_DEPTH or self.elements > MOST_ELEMENTS:
-            raise ValueError("it has too many elements")
         self.text.clear()
         self.attributes = attributes
         if self.names[1:] == ["PAMRasterBand"]:

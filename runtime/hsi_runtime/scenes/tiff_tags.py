@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import open_binary
 
+MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Bytes of one value by the number of a tag's type.
 TAG_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 TAG_BYTES |= {13: 4, 16: 8, 17: 8, 18: 8}
@@ -24,6 +25,11 @@ class _Extent(NamedTuple):
 
     reach: int
     nodata: tuple[int, int] | None  # offset and length
+
+
+def is_tiff(start: bytes) -> bool:
+    """Return True if a file that starts so is a TIFF."""
+    return start[:4] in MAGICS
 
 
 def declared_nodata(path: Path) -> str:

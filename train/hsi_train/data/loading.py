@@ -1,5 +1,6 @@
 """Loads scenes with their labels: the part of each scene that training can use."""
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,24 @@ def expand_scenes(paths: Sequence[str]) -> list[str]:
             raise SceneError(f"{folder} holds no .tif, .hdr or .mat scene.")
         scenes += [str(p) for p in inside]
     return scenes
+
+
+def product_files(paths: Sequence[str]) -> list[str]:
+    """List the files of the sensor products among some scenes.
+
+    Those of a product that cannot be opened are left out: whoever reads it has the
+    better message.
+    """
+    files: list[str] = []
+    for path in paths:
+        if matlab.is_matlab(path) or not Path(path).is_file():
+            continue
+        with contextlib.suppress(SceneError):
+            product = recognise(Path(path))
+            if product is not None:
+                with contextlib.closing(product.open()) as scene:
+                    files += map(str, scene.info.files)
+    return files
 
 
 def open_any(path: str) -> Scene:

@@ -11,7 +11,7 @@ import torch
 from hsi_runtime.errors import SceneError
 from hsi_train import recipe
 from hsi_train.data import matlab
-from hsi_train.data.loading import expand_scenes
+from hsi_train.data.loading import expand_scenes, product_files
 from hsi_train.recipe import Recipe
 
 # Endings of files beside a scene or a label file that belong to it.
@@ -30,6 +30,7 @@ def training_files(settings: Recipe) -> list[Path]:
         given = [recipe.expanded(p) for p in settings.pretrain.scenes]
         scenes += expand_scenes(given)
         sources.append(settings.pretrain.init or "")
+    scenes += product_files(scenes)
     return files_of([*scenes, *map(recipe.expanded, filter(None, sources))])
 
 
@@ -39,6 +40,7 @@ def target_files(settings: Recipe) -> list[Path]:
     if target is None:
         return []
     scenes = expand_scenes([recipe.expanded(p) for p in target.scenes])
+    scenes += product_files(scenes)
     sources = [*target.labels, target.classes or ""]
     return files_of([*scenes, *map(recipe.expanded, filter(None, sources))])
 

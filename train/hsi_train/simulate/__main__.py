@@ -4,14 +4,16 @@ python -m hsi_train.simulate scene.tif --truth labels.tif
 """
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 import msgspec
+from click.core import ParameterSource
 
 from hsi_runtime import command_line
 from hsi_train.simulate.files import Layout
 from hsi_train.simulate.materials import MATERIALS
+from hsi_train.simulate.products.generator import MODULES, product_spec
 from hsi_train.simulate.spec import (
     DEFAULT_MATERIALS,
     DomainShift,
@@ -20,6 +22,16 @@ from hsi_train.simulate.spec import (
     band_centres,
 )
 from hsi_train.simulate.writer import COMPRESSIONS, write_scene
+
+DEFAULT_BANDS = 60
+# Options that a product decides, by their names in Python.
+FIXED = {
+    "range_nm": "--range",
+    "dtype": "--dtype",
+    "layout": "--layout",
+    "compress": "--compress",
+    "sparse": "--sparse",
+}
 
 
 def parse_shift(
@@ -40,7 +52,15 @@ def parse_shift(
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--rows", default=600, show_default=True, help="Height in pixels.")
 @click.option("--cols", default=400, show_default=True, help="Width in pixels.")
-@click.option("--bands", default=60, show_default=True, help="Number of bands.")
+@click.option(
+    "--as",
+    "product",
+    type=click.Choice(list(MODULES)),
+    help="Write a sensor product as its archive delivers it, a file or a folder PATH.",
+)
+@click.option(
+    "--bands", type=int, help="Number of bands.  [default: 60; all of a product]"
+)
 @click.option(
     "--range",
     "range_nm",
@@ -56,7 +76,9 @@ def parse_shift(
     "--origin-row", default=0, show_default=True, help="Place in the landscape."
 )
 @click.option(
-    "--resolution", default=1.0, show_default=True, help="Side of a pixel, m."
+    "--resolution",
+    type=float,
+    help="Side of a pixel, m.  [default: 1; that of a product]",
 )
 @click.option("--noise", default=1.0, show_default=True, help="Factor on the noise.")
 @click.option("--border", is_flag=True, help="Leave slanted edges empty.")
@@ -94,11 +116,12 @@ def command(
     path: Path,
     rows: int,
     cols: int,
-    bands: int,
+    product: str | None,
+    bands: int | None,
     range_nm: tuple[float, float],
     seed: int,
     origin_row: int,
-    resolution: float,
+    resolution: float | None,
     noise: float,
     border: bool,
     materials: tuple[str, ...],
@@ -112,19 +135,24 @@ def command(
     overwrite: bool,
 ) -> None:
     """Simulate a hyperspectral scene and write it to PATH."""
-    spec = SceneSpec(
-        rows=rows,
-        cols=cols,
-        wavelengths_nm=band_centres(bands, *range_nm),
-        seed=seed,
-        origin_row=origin_row,
-        resolution_m=resolution,
-        noise=noise,
-        nodata_border=border,
-        materials=materials or DEFAULT_MATERIALS,
-        dtype=dtype,
-        shift=shift,
-    )
+    fields: dict[str, Any] = {
+        "rows": rows,
+        "cols": cols,
+        "seed": seed,
+        "origin_row": origin_row,
+        "noise": noise,
+        "nodata_border": border,
+        "materials": materials or DEFAULT_MATERIALS,
+        "shift": shift,
+    }
+    if resolution is not None:
+        fields["resolution_m"] = resolution
+    if product is None:
+        centres = band_centres(DEFAULT_BANDS if bands is None else bands, *range_nm)
+        spec = SceneSpec(wavelengths_nm=centres, dtype=dtype, **fields)
+    else:
+        _check_fixed(product)
+        spec = product_spec(product, bands, **fields)
     write_scene(
         spec,
         path,
@@ -134,7 +162,18 @@ def command(
         abundances=abundances,
         overwrite=overwrite,
         sparse=sparse,
+        product=product,
     )
+
+
+def _check_fixed(product: str) -> None:
+    """Refuse options that a product decides."""
+    context = click.get_current_context()
+    for name, option in FIXED.items():
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(
+                f"{option} has no meaning with --as {product}, which fixes it."
+            )
 
 
 if __name__ == "__main__":

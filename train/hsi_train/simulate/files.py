@@ -4,7 +4,10 @@ The nodata value is always declared, and no valid pixel holds it in any band.
 """
 
 import json
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +18,8 @@ from rasterio.crs import CRS
 from rasterio.transform import from_origin
 from rasterio.windows import Window
 
-from hsi_runtime.errors import ResourceError
+from hsi_runtime.errors import OutputError, ResourceError
+from hsi_runtime.files import sync, unfinished
 from hsi_train.simulate.spec import (
     NODATA,
     SCALE,
@@ -184,3 +188,35 @@ def check_space(folder: Path, stored_bytes: int) -> None:
             f"The scene takes {stored_bytes / 1e9:.1f} GB and {folder} has "
             f"{free / 1e9:.1f} GB free; ask for a smaller scene, or make room."
         )
+
+
+def check_folder(folder: Path, overwrite: bool) -> None:
+    """Refuse to write a product into a folder that holds something.
+
+    Raises:
+        OutputError: It does, and may not be overwritten; or it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise OutputError(f"{folder} is a file; a product needs a folder.")
+    if folder.is_dir() and any(folder.iterdir()) and not overwrite:
+        raise OutputError(f"{folder} is not empty; --overwrite replaces its files.")
+
+
+@contextmanager
+def filled(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to write to; its finished files then go to ``folder``.
+
+    Files there that have the names of new ones are replaced, others stay. If writing
+    fails, all are as they were.
+    """
+    partial = unfinished(folder)
+    partial.mkdir()
+    try:
+        yield partial
+        folder.mkdir(exist_ok=True)
+        for path in sorted(partial.iterdir()):
+            sync(path)
+            os.replace(path, folder / path.name)
+        sync(folder)
+    finally:
+        shutil.rmtree(partial)

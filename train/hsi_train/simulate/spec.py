@@ -51,7 +51,7 @@ class SceneSpec(msgspec.Struct, frozen=True, kw_only=True):
         rows: Height in pixels.
         cols: Width in pixels.
         wavelengths_nm: Band centres, rising, within 350..2500.
-        fwhm_nm: Width of all bands; None takes the spacing of the centres.
+        fwhm_nm: Width of all bands, or of each; None takes the spacing of the centres.
         seed: Seed of the landscape and the noise, 0..2**32 - 1.
         materials: Names from `materials`; their order gives the codes 1..K.
         resolution_m: Side of a pixel on the ground.
@@ -67,7 +67,7 @@ class SceneSpec(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     cols: int
     wavelengths_nm: tuple[float, ...]
-    fwhm_nm: float | None = None
+    fwhm_nm: float | tuple[float, ...] | None = None
     seed: int = 0
     materials: tuple[str, ...] = DEFAULT_MATERIALS
     resolution_m: float = 1.0
@@ -111,17 +111,28 @@ class SceneSpec(msgspec.Struct, frozen=True, kw_only=True):
                 raise SceneError(f"{name} is {value}; it must be at most {MAX_SIDE}.")
         if self.seed >= 2**32:
             raise SceneError(f"seed is {self.seed}; it must be below 2**32.")
-        widths = {"resolution_m": self.resolution_m}
-        if self.fwhm_nm is not None:
-            widths["fwhm_nm"] = self.fwhm_nm
-        for label, width in widths.items():
+        for label, width in [
+            ("resolution_m", self.resolution_m),
+            *(("fwhm_nm", width) for width in _listed(self.fwhm_nm)),
+        ]:
             if not 0 < width < np.inf:
                 raise SceneError(f"{label} is {width}; it must be above 0, and finite.")
+        if isinstance(self.fwhm_nm, tuple) and len(self.fwhm_nm) != w.size:
+            raise SceneError(
+                f"fwhm_nm has {len(self.fwhm_nm)} widths for {w.size} bands; give one "
+                "for each, or one for all."
+            )
         if (
             self.shift is not None
             and not np.isfinite(msgspec.structs.astuple(self.shift)).all()
         ):
             raise SceneError(f"shift is {self.shift}; its numbers must be finite.")
+
+
+def _listed(widths: float | tuple[float, ...] | None) -> tuple[float, ...]:
+    if widths is None:
+        return ()
+    return widths if isinstance(widths, tuple) else (widths,)
 
 
 def band_centres(
@@ -139,6 +150,8 @@ def band_centres(
 def band_widths(spec: SceneSpec) -> tuple[float, ...]:
     """Return each band's full width at half maximum in nm."""
     w = np.asarray(spec.wavelengths_nm)
+    if isinstance(spec.fwhm_nm, tuple):
+        return spec.fwhm_nm
     if spec.fwhm_nm is not None or w.size == 1:
         return (spec.fwhm_nm or 10.0,) * w.size
     return tuple(np.gradient(w).round(3).tolist())

@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import rasterio
@@ -19,11 +19,14 @@ from hsi_train.simulate.files import (
     EnviCube,
     Layout,
     TiffCube,
+    check_folder,
     check_space,
     envi_header,
+    filled,
     open_abundances,
     open_truth,
 )
+from hsi_train.simulate.products.generator import Writer, generator_of
 from hsi_train.simulate.sensor import SAMPLES, VARIANTS, FloatArray, Sensor, Simulated
 from hsi_train.simulate.spec import SceneSpec
 
@@ -63,13 +66,15 @@ def write_scene(
     abundances: Path | None = None,
     overwrite: bool = False,
     sparse: bool = False,
+    product: str | None = None,
     strip_rows: int = BLOCK,
 ) -> None:
     """Write a scene strip by strip; memory holds one strip.
 
     Args:
         spec: The scene.
-        path: The GeoTIFF, or ENVI's data file, whose header ends in ``.hdr``.
+        path: The GeoTIFF, or ENVI's data file, whose header ends in ``.hdr``; or the
+            file or the folder of a product.
         layout: ``tiff-band`` and ``tiff-pixel`` are tiled GeoTIFFs, ``tiff-striped`` is
             band by band in GDAL's own strips; ``bsq``, ``bil``, ``bip`` are ENVI.
         compress: ``deflate``, ``lzw`` or ``zstd``, for GeoTIFF.
@@ -77,6 +82,9 @@ def write_scene(
         abundances: Where to write the abundances, a GeoTIFF.
         overwrite: Whether existing files may be replaced.
         sparse: Whether a GeoTIFF omits tiles without a valid pixel.
+        product: Sensor product to imitate in place of a layout, one of
+            `generator.MODULES`; the scene has its bands and type, see
+            `generator.product_spec`.
         strip_rows: Rows computed at once; no influence on the scene.
 
     Raises:
@@ -84,35 +92,61 @@ def write_scene(
         ResourceError: If the disk lacks the room, or the machine the memory.
     """
     _check_options(layout, compress, sparse)
-    envi = not layout.startswith("tiff")
-    header = path.with_suffix(".hdr")
-    outputs = [path] + [p for p in (truth, abundances) if p] + [header] * envi
+    form = _Form(layout, compress, sparse, product)
+    outputs = [p for p in (truth, abundances) if p]
+    if form.folder:
+        check_folder(path, overwrite)
+    else:
+        outputs += [path] + [path.with_suffix(".hdr")] * form.envi
     check_outputs(outputs, [], overwrite)
     check_space(path.parent, 0 if compress or sparse else _stored_bytes(spec))
     _check_memory(spec, strip_rows)
     try:
         # GDAL's cache, in MB: enough for the tiles of one pixel-interleaved row.
         with rasterio.Env(GDAL_CACHEMAX=64), ExitStack() as files:
-
-            def place(target: Path) -> Path:
-                return files.enter_context(replaced(target))
-
-            cube: TiffCube | EnviCube
-            if envi:
-                place(header).write_text(envi_header(spec, layout), encoding="ascii")
-                cube = EnviCube(spec, place(path), layout)
-            else:
-                cube = TiffCube(spec, place(path), layout, compress, sparse)
+            cube = form.open(spec, path, files)
             files.callback(cube.close)
-            labels = truth and files.enter_context(open_truth(spec, place(truth)))
+            labels = truth and files.enter_context(
+                open_truth(spec, files.enter_context(replaced(truth)))
+            )
             shares = abundances and files.enter_context(
-                open_abundances(spec, place(abundances))
+                open_abundances(spec, files.enter_context(replaced(abundances)))
             )
             _write_strips(Sensor(spec), strip_rows, cube, labels, shares)
     except (OSError, RasterioError) as error:
         raise OutputError(
             f"{path} cannot be written ({error}); check the folder and the options."
         ) from error
+
+
+class _Form(NamedTuple):
+    """What a scene is written as; see `write_scene`."""
+
+    layout: Layout
+    compress: str | None
+    sparse: bool
+    product: str | None
+
+    @property
+    def envi(self) -> bool:
+        """True if the scene has a header of its own."""
+        return self.product is None and not self.layout.startswith("tiff")
+
+    @property
+    def folder(self) -> bool:
+        """True if the scene is a folder."""
+        return self.product is not None and generator_of(self.product).folder
+
+    def open(self, spec: SceneSpec, path: Path, files: ExitStack) -> Writer:
+        """Start to write a scene, whose files get their names when the stack ends."""
+        target = files.enter_context(filled(path) if self.folder else replaced(path))
+        if self.product is not None:
+            return generator_of(self.product).start(spec, target)
+        if not self.envi:
+            return TiffCube(spec, target, self.layout, self.compress, self.sparse)
+        header = files.enter_context(replaced(path.with_suffix(".hdr")))
+        header.write_text(envi_header(spec, self.layout), encoding="ascii")
+        return EnviCube(spec, target, self.layout)
 
 
 def _check_options(layout: str, compress: str | None, sparse: bool) -> None:
@@ -154,7 +188,7 @@ def _check_memory(spec: SceneSpec, strip_rows: int) -> None:
 def _write_strips(
     sensor: Sensor,
     strip_rows: int,
-    cube_file: TiffCube | EnviCube,
+    cube_file: Writer,
     truth_file: Any,
     abundances_file: Any,
 ) -> None:

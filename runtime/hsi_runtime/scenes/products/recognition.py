@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import open_binary
+from hsi_runtime.scenes.products import dlr, wyvern
 from hsi_runtime.scenes.products.recognised import (
     START_BYTES,
     Recognised,
@@ -17,7 +18,10 @@ from hsi_runtime.scenes.products.recognised import (
 )
 
 # One line for each family of products; the first that recognises a file has it.
-RECOGNISERS: tuple[Recogniser, ...] = ()
+RECOGNISERS: tuple[Recogniser, ...] = (
+    dlr.recognise,
+    wyvern.recognise,
+)
 
 # Suffixes of files that describe a product whose pixels lie in another file.
 DESCRIPTIONS = (".xml", ".json")
@@ -101,7 +105,9 @@ def _descriptions_beside(path: Path) -> list[Path]:
 
     def alike(name: str) -> int:
         pairs = zip(name.lower(), path.name.lower(), strict=False)
-        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        return sum(
+            1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+        )
 
     likely = sorted(sorted(names), key=alike, reverse=True)[:MOST_DESCRIPTIONS]
     return [path.with_name(name) for name in likely]

@@ -12,11 +12,16 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from hsi_runtime.errors import SceneError
 from hsi_train.simulate.spec import DType, SceneSpec
 
 # One line for each product: the module that has a `GENERATOR`. It is imported when it
 # is used, because some need packages that others do not.
-MODULES: dict[str, str] = {}
+MODULES = {
+    "enmap": "hsi_train.simulate.products.enmap",
+    "desis": "hsi_train.simulate.products.desis",
+    "wyvern": "hsi_train.simulate.products.wyvern",
+}
 
 
 class Writer(Protocol):
@@ -73,4 +78,29 @@ def fewer(bands: Bands, count: int) -> Bands:
     return Bands(
         tuple(bands.centres_nm[i] for i in picked),
         tuple(bands.widths_nm[i] for i in picked),
+    )
+
+
+def product_spec(product: str, bands: int | None = None, **fields: Any) -> SceneSpec:
+    """Describe a scene as the sensor of a product sees it.
+
+    Args:
+        product: One of `MODULES`.
+        bands: Number of bands, spread over the sensor's; None for all.
+        **fields: Further fields of the spec, such as ``rows``.
+
+    Raises:
+        SceneError: The sensor has fewer bands, or a field has no meaning.
+    """
+    generator = generator_of(product)
+    most = len(generator.bands.centres_nm)
+    if bands is not None and not 1 <= bands <= most:
+        raise SceneError(f"{product} has {most} bands; ask for 1 to {most}.")
+    chosen = generator.bands if bands is None else fewer(generator.bands, bands)
+    fields.setdefault("resolution_m", generator.resolution_m)
+    return SceneSpec(
+        wavelengths_nm=chosen.centres_nm,
+        fwhm_nm=chosen.widths_nm,
+        dtype=generator.dtype,
+        **fields,
     )
