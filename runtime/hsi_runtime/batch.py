@@ -85,7 +85,7 @@ def output_of(scene: Path, output: Path | None, many: bool) -> Path:
     if output is not None and not many:
         return output
     # The name of a folder has no suffix, whatever dots it has.
-    stem = scene.name if scene.is_dir() else scene.stem
+    stem = scene.name if os.path.isdir(scene) else scene.stem
     return (output or scene.parent) / f"{stem}_classes.tif"
 
 
@@ -142,6 +142,27 @@ def plan_all(
         except (HsiError, MemoryError, OSError) as error:
             plans.append(_failed(request, error))
     return {"scenes": plans}
+
+
+def report_all(
+    scenes: Sequence[Path], report: Callable[[Path], dict[str, Any]]
+) -> dict[str, Any]:
+    """Report what many scenes are; a bad one does not stop the others.
+
+    Args:
+        scenes: The scenes.
+        report: Reports one.
+
+    Returns:
+        ``scenes``: the report of each, or for a bad one its error.
+    """
+    reports: list[dict[str, Any]] = []
+    for scene in scenes:
+        try:
+            reports.append(report(scene))
+        except (HsiError, OSError) as error:
+            reports.append({"scene": str(scene), **_failure(scene, error)})
+    return {"scenes": reports}
 
 
 def run_all(
@@ -213,12 +234,15 @@ def _named(request: Request) -> dict[str, Any]:
 def _failed(
     request: Request, error: HsiError | MemoryError | OSError
 ) -> dict[str, Any]:
+    return {**_named(request), **_failure(request.scene, error)}
+
+
+def _failure(scene: Path, error: HsiError | MemoryError | OSError) -> dict[str, Any]:
     """Report that a scene failed, now and in the result, with the code it has alone."""
     if not isinstance(error, HsiError):
         error = resource_error(error) or HsiError(f"{type(error).__name__}: {error}")
-    log.error(f"{request.scene}: {error}")
-    why = {"error": str(error), "exit_code": error.exit_code}
-    return {**_named(request), "status": "failed", **why}
+    log.error(f"{scene}: {error}")
+    return {"status": "failed", "error": str(error), "exit_code": error.exit_code}
 
 
 def _is_finished(request: Request, model: ModelFile) -> bool:

@@ -116,6 +116,9 @@ if TYPE_CHECKING:
     callback=values.shard,
     help="Take part I of N (from 0) of the scenes: for job arrays.",
 )
+@click.option(
+    "--info", is_flag=True, help="Print what the scene is; no model is needed."
+)
 @click.option("--describe", is_flag=True, help="Print what the model is.")
 @click.option("--self-test", is_flag=True, help="Run the model's stored sample.")
 @click.option(
@@ -130,6 +133,7 @@ def command(
     device: str,
     threads: int | None,
     shard: tuple[int, int] | None,
+    info: bool,
     describe: bool,
     self_test: bool,
     benchmark: bool,
@@ -138,7 +142,10 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Classify SCENEs, GeoTIFF or ENVI files, with a model file of hsi-export.
+    """Classify SCENEs with a model file of hsi-export.
+
+    A SCENE is a GeoTIFF or ENVI file, or a sensor product: its folder or any of its
+    files.
 
     Writes a class map in the codes of the training labels (0 unclassified, 255 nodata)
     as a Cloud-Optimised GeoTIFF, with colours, names and the scene's georeference. A
@@ -149,6 +156,8 @@ def command(
     if not scenes and not (describe or self_test or benchmark):
         raise click.UsageError("Missing SCENE.")
     chosen = _checked(options, threads)
+    if info:
+        return _show_scenes(scenes, as_json)
     from hsi_runtime import batch, reports
     from hsi_runtime.engines.opening import open_backend
 
@@ -209,19 +218,26 @@ def _read_model(path: Path | None) -> "ModelFile":
     return read_model(path)
 
 
+def _show_scenes(scenes: Sequence[Path], as_json: bool) -> int:
+    """Print what scenes are."""
+    from hsi_runtime import batch
+    from hsi_runtime.scenes.products import scene_report
+
+    listed = batch.expand(scenes)
+    if listed == list(scenes) and len(listed) == 1:
+        return _show(scene_report.report(listed[0]), as_json)
+    reported = batch.report_all(listed, scene_report.report)
+    return _show_all(reported, as_json)
+
+
 def _plan_many(
     requests: "Sequence[Request]",
     plan: "Callable[[Request], dict[str, Any]]",
     as_json: bool,
 ) -> int:
-    from hsi_runtime import batch, reports
+    from hsi_runtime import batch
 
-    plans = batch.plan_all(requests, plan)
-    if as_json:
-        command_line.print_json(plans)
-    elif plans["scenes"]:
-        command_line.echo("\n\n".join(map(reports.as_lines, plans["scenes"])))
-    return batch.exit_code(plans)
+    return _show_all(batch.plan_all(requests, plan), as_json)
 
 
 def _run_one(
@@ -265,6 +281,17 @@ def _run_many(
     elif not quiet:
         click.echo(reports.summary_of_many(results), err=True)
     return batch.exit_code(results)
+
+
+def _show_all(content: dict[str, Any], as_json: bool) -> int:
+    """Print a report on many scenes."""
+    from hsi_runtime import batch, reports
+
+    if as_json:
+        command_line.print_json(content)
+    elif content["scenes"]:
+        command_line.echo("\n\n".join(map(reports.as_lines, content["scenes"])))
+    return batch.exit_code(content)
 
 
 def _show(content: dict[str, Any], as_json: bool) -> int:

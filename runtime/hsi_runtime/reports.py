@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hsi_runtime.engines import self_test as testing
-from hsi_runtime.engines.backend import GPU_DEVICES, WINDOWS_ON_GPU
+from hsi_runtime.engines.backend import GPU_DEVICES, WINDOWS_ON_GPU, Backend
 from hsi_runtime.engines.opening import best_tile, open_backend
 from hsi_runtime.machine import engine_threads
 from hsi_runtime.model.model_file import ModelFile
@@ -17,6 +17,7 @@ from hsi_runtime.output import layers as class_map
 from hsi_runtime.planning import match_scene, plan_walk
 from hsi_runtime.request import Request
 from hsi_runtime.scenes.opening import open_scene
+from hsi_runtime.scenes.products import scene_report
 from hsi_runtime.walk import memory
 from hsi_runtime.walk.threads import map_ahead
 from hsi_runtime.walk.windows import mirror
@@ -24,6 +25,8 @@ from hsi_runtime.walk.windows import mirror
 LONGEST_NAME = 60  # of a class in the table of a summary
 MIN_ROUNDS = 3
 BENCHMARK_S = 3.0
+# Pixels per second on the CPU, by the model's hash, threads and tile.
+_measured: dict[tuple[str, int | None, int], float] = {}
 
 
 def describe_model(model: ModelFile) -> dict[str, Any]:
@@ -86,25 +89,14 @@ def benchmark(
     document = model.document
     backend = open_backend(model, device, threads, tile)
     side = tile or best_tile(document, backend.device)
-    sample = document.self_test.cube.unpack().astype(np.float32)
-    index = mirror(0, side + 2 * document.halo, sample.shape[1])
-    cube = np.ascontiguousarray(sample[:, index][:, :, index])[None]
-    backend.predict(cube)  # engines prepare themselves on the first window
-    at_once = backend.windows_at_once
-    rates: list[float] = []
-    started = time.monotonic()
-    while len(rates) < MIN_ROUNDS or time.monotonic() - started < BENCHMARK_S:
-        before = time.perf_counter()
-        for _ in map_ahead(backend.predict, [cube] * at_once, at_once):
-            pass
-        rates.append(at_once * side * side / (time.perf_counter() - before))
+    rates = _rates(model, backend, side, MIN_ROUNDS, BENCHMARK_S)
     return {
         "device": backend.device,
         "precision": backend.precision,
         "method": document.method,
         "bands": len(document.bands.used),
         "tile": side,
-        "windows_at_once": at_once,
+        "windows_at_once": backend.windows_at_once,
         "threads": engine_threads(threads),
         "rounds": len(rates),
         "pixels_per_second": statistics.median(rates),
@@ -113,13 +105,42 @@ def benchmark(
     }
 
 
+def _rates(
+    model: ModelFile, backend: Backend, side: int, rounds: int, seconds: float
+) -> list[float]:
+    """Measure pixels per second in rounds of as many windows as are computed at once.
+
+    Args:
+        model: The model.
+        backend: Engine that holds it.
+        side: Side of the squares, px.
+        rounds: Rounds to measure at least.
+        seconds: Seconds to measure at least.
+    """
+    document = model.document
+    sample = document.self_test.cube.unpack().astype(np.float32)
+    index = mirror(0, side + 2 * document.halo, sample.shape[1])
+    cube = np.ascontiguousarray(sample[:, index][:, :, index])[None]
+    backend.predict(cube)  # engines prepare themselves on the first window
+    at_once = backend.windows_at_once
+    rates: list[float] = []
+    started = time.monotonic()
+    while len(rates) < rounds or time.monotonic() - started < seconds:
+        before = time.perf_counter()
+        for _ in map_ahead(backend.predict, [cube] * at_once, at_once):
+            pass
+        rates.append(at_once * side * side / (time.perf_counter() - before))
+    return rates
+
+
 def dry_run(
     request: Request, model: ModelFile, device: str, threads: int | None
 ) -> dict[str, Any]:
-    """Plan a run, without an engine and without writing.
+    """Plan a run, without writing.
 
     With the device ``auto`` that is a run on the CPU: whether a GPU works is known when
-    its engine has started.
+    its engine has started, which may take minutes. A CPU's engine is timed for a
+    moment.
 
     Raises:
         SceneError: The scene cannot be read.
@@ -145,10 +166,7 @@ def dry_run(
     return {
         "scene": str(request.scene),
         "output": str(request.output),
-        "driver": info.driver,
-        "rows": info.rows,
-        "cols": info.cols,
-        "bands": info.bands,
+        **scene_report.summary(info),
         "bands_found": matched.bands.method,
         "bands_matched": len(model.document.bands.used),
         "bands_read": [int(i) + 1 for i in matched.bands.indices],
@@ -160,10 +178,30 @@ def dry_run(
         "strip_bytes": plan.strip_bytes,
         "tile": plan.tile,
         "windows_at_once": at_once,
+        "memory_bytes": memory.needed_bytes(
+            model.document, plan.tile, plan.strip_bytes, at_once
+        ),
+        "compute_seconds": None
+        if device in GPU_DEVICES
+        else _compute_seconds(model, threads, plan.tile, pixels),
         "scratch_bytes": sum(
             pixels * len(layer.bands) * layer.dtype.itemsize for layer in layers
         ),
     }
+
+
+def _compute_seconds(
+    model: ModelFile, threads: int | None, tile: int, pixels: int
+) -> float:
+    """Estimate how long a CPU computes a map, from one round of windows.
+
+    The scenes of a list share the measurement.
+    """
+    key = model.sha256, threads, tile
+    if key not in _measured:
+        backend = open_backend(model, "cpu", threads, tile)
+        _measured[key] = _rates(model, backend, tile, rounds=1, seconds=0.0)[0]
+    return pixels / _measured[key]
 
 
 def as_lines(content: dict[str, Any]) -> str:

@@ -188,7 +188,7 @@ VRT = (
 BAD: dict[str, tuple[Make, int, str]] = {
     "missing scene": (arguments("nothing.tif"), 3, "There is no file nothing.tif"),
     "missing scene in a missing folder": (arguments("no/x.tif"), 3, "There is no file"),
-    "folder as scene": (arguments("."), 3, "is a folder, not a scene"),
+    "folder as scene": (arguments("."), 3, "folder without a sensor product"),
     "text as scene": (content("x.tif", b"hello"), 3, "neither a TIFF nor an ENVI"),
     "empty scene": (content("x.tif", b""), 3, "neither a TIFF nor an ENVI file"),
     "TIFF header alone": (content("x.tif", b"II*\0\x08\0\0\0"), 3, "not a readable"),
@@ -198,7 +198,7 @@ BAD: dict[str, tuple[Make, int, str]] = {
     "truncated ENVI": (truncated_envi, 3, "is truncated: its header promises 5704"),
     "over-declared ENVI": (over_declared_envi, 3, "is truncated"),
     "MATLAB file": (content("x.mat", b"MATLAB 5.0 MAT"), 3, "read by hsi-train only"),
-    "VRT named tif": (content("x.tif", VRT), 3, "neither a TIFF nor an ENVI"),
+    "VRT named tif": (content("x.tif", VRT), 3, "a VRT, which names other files"),
     "URL": (arguments("/vsicurl/http://127.0.0.1:9/x.tif"), 3, "There is no file"),
     "web address": (arguments("http://127.0.0.1:9/x.tif"), 3, "There is no file"),
     "complex scene": (cube_of(lambda c: c.astype(np.complex64)), 3, "complex64"),

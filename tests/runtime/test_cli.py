@@ -128,6 +128,10 @@ def test_describe_self_test_benchmark_and_dry_run_write_nothing(
     assert planned["bands_found"] == "matched"
     assert planned["region"] == {"row": 0, "col": 0, "rows": 23, "cols": 31}
     assert planned["scratch_bytes"] == 23 * 31
+    assert (planned["product"], planned["good_bands"]) == (None, 4)
+    assert planned["georeference"]["crs"] == "EPSG:32633"
+    assert planned["memory_bytes"] > planned["strip_bytes"]
+    assert 0 < planned["compute_seconds"] < 60
     assert invoke(main, "scene.tif", "--dry-run", "--tile", "10").code == 0
     outputs = [("scene.tif", "-o", "a.tif"), ("list.txt", "-o", ".")]
     (place.folder / "list.txt").write_text("scene.tif\n")

@@ -19,7 +19,7 @@ from hsi_runtime.walk.windows import Window
 def test_command_and_request_have_the_same_options() -> None:
     own = {
         *("scenes", "model", "output", "device", "threads", "shard", "describe"),
-        *("self_test", "benchmark", "dry_run", "quiet", "as_json", "version"),
+        *("info", "self_test", "benchmark", "dry_run", "quiet", "as_json", "version"),
     }
     shared = {parameter.name for parameter in command.params} - own
     assert shared == {field.name for field in fields(Options)}

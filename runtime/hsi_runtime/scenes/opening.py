@@ -9,7 +9,8 @@ from pathlib import Path
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import local_file, open_binary
-from hsi_runtime.scenes.products.recognised import Recognised
+from hsi_runtime.scenes.products import unread
+from hsi_runtime.scenes.products.recognised import START_BYTES, Recognised
 from hsi_runtime.scenes.products.recognition import products_in, recognise
 from hsi_runtime.scenes.scene import DTYPES, Scene
 from hsi_runtime.scenes.tiff_tags import is_tiff
@@ -40,6 +41,8 @@ def product_of(folder: Path) -> Recognised:
         SceneError: It holds none or several.
     """
     products = products_in(folder)
+    if refused := unread.folder_refusal(folder):
+        raise SceneError(refused)
     if not products:
         raise SceneError(
             f"{folder} is a folder without a sensor product that is known; name the "
@@ -71,7 +74,8 @@ def open_raster(
     """
     path = local_file(path)
     with open_binary(path) as file:
-        magic = file.read(8)
+        start = file.read(START_BYTES)
+    magic = start[:8]
     if is_tiff(magic):
         from hsi_runtime.scenes.geotiff import GeoTiffScene
 
@@ -90,7 +94,12 @@ def open_raster(
     if files is not None:
         _check_mask(files[1])
         return EnviScene(*files, dtypes)
-    hint = "hsi-run reads GeoTIFF and ENVI files (with their .hdr)"
+    if refused := unread.refusal(path, start):
+        raise SceneError(refused)
+    hint = (
+        "hsi-run reads GeoTIFF and ENVI files (with their .hdr) and the products that "
+        "the documentation lists"
+    )
     if magic.startswith(b"MATLAB") or magic == b"\x89HDF\r\n\x1a\n":
         hint = (
             "MATLAB and HDF5 files are read by hsi-train only; "

@@ -120,6 +120,21 @@ def tile_and_strip(
     return tile or min(side, default_tile), strip_bytes
 
 
+def needed_bytes(
+    document: ModelDocument, tile: int, strip_bytes: int, windows_at_once: int
+) -> int:
+    """Estimate the memory of a run on a CPU: the process, strips and the engine.
+
+    Args:
+        document: Model document; says what a pixel costs its engine.
+        tile: Side of the squares, px.
+        strip_bytes: Bytes of a strip.
+        windows_at_once: Windows that the engine computes at the same time.
+    """
+    window = (tile + 2 * document.halo) ** 2 * document.working_bytes * ENGINE_MARGIN
+    return int(BASE_BYTES + BUFFERS * strip_bytes + windows_at_once * window)
+
+
 def _largest_side(
     document: ModelDocument, max_memory_bytes: int, windows_at_once: int
 ) -> int:

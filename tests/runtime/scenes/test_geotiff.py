@@ -305,7 +305,7 @@ def test_vrt_named_tif_reaches_nothing_it_refers_to(
         f"{port}/a.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>"
         "</VRTRasterBand></VRTDataset>"
     )
-    with pytest.raises(SceneError, match="neither a TIFF nor an ENVI"):
+    with pytest.raises(SceneError, match="a VRT, which names other files"):
         open_scene(path)
     with pytest.raises(SceneError, match="not a readable TIFF"):
         GeoTiffScene(path)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.opening import open_scene
+from hsi_runtime.scenes.products import unread
 from hsi_runtime.scenes.products.recognition import products_in, recognise
 from hsi_runtime.scenes.scene import Cube, Scene, SceneInfo, valid_pixels
 from hsi_train.data import labels as label_files
@@ -45,9 +46,9 @@ def expand_scenes(paths: Sequence[str]) -> list[str]:
     scenes: list[str] = []
     for path in paths:
         folder = Path(path)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             product = None
-            if not matlab.is_matlab(path) and folder.is_file():
+            if not matlab.is_matlab(path) and os.path.isfile(folder):
                 product = recognise(folder)
             scenes.append(path if product is None else str(product.path))
             continue
@@ -61,6 +62,8 @@ def expand_scenes(paths: Sequence[str]) -> list[str]:
             if p.suffix.lower() in (".tif", ".tiff", ".hdr", ".mat")
         )
         if not inside:
+            if refused := unread.folder_refusal(folder):
+                raise SceneError(refused)
             raise SceneError(f"{folder} holds no .tif, .hdr or .mat scene.")
         scenes += [str(p) for p in inside]
     return scenes
@@ -74,7 +77,7 @@ def product_files(paths: Sequence[str]) -> list[str]:
     """
     files: list[str] = []
     for path in paths:
-        if matlab.is_matlab(path) or not Path(path).is_file():
+        if matlab.is_matlab(path) or not os.path.isfile(path):
             continue
         with contextlib.suppress(SceneError):
             product = recognise(Path(path))
