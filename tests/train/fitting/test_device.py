@@ -4,7 +4,11 @@ import pytest
 import torch
 
 from hsi_runtime.errors import EngineError, ResourceError
-from hsi_train.fitting.device import memory_explained, torch_device
+from hsi_train.fitting.device import (
+    memory_explained,
+    torch_device,
+    trains_in_bf16,
+)
 
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,3 +44,27 @@ def test_other_errors_stay_what_they_are() -> None:
         torch.ones(2) + torch.ones(3)
     with pytest.raises(EngineError, match="allocation"), memory_explained():
         raise EngineError("an engine's word on allocation")
+
+
+@pytest.mark.parametrize(
+    ("able", "expected"),
+    [
+        ({"avx512_bf16": True}, True),
+        ({"avx512_bf16": False, "amx_bf16": True}, True),
+        ({"avx512_f": True}, False),
+        ({}, False),
+    ],
+)
+def test_bf16_is_for_processors_that_multiply_it(
+    monkeypatch: pytest.MonkeyPatch, able: dict[str, bool], expected: bool
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: able)
+    assert trains_in_bf16(torch.device("cpu")) is expected
+
+
+def test_gpus_of_before_bf16_stay_in_single_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for able in (True, False):
+        monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda able=able: able)
+        assert trains_in_bf16(torch.device("cuda")) is able

@@ -8,6 +8,8 @@ import torch
 from hsi_runtime.engines.memory_errors import is_out_of_memory
 from hsi_runtime.errors import EngineError, HsiError, ResourceError
 
+BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16")
+
 
 def torch_device(name: str) -> torch.device:
     """Return the requested device; ``auto`` takes a GPU if one works.
@@ -27,6 +29,18 @@ def torch_device(name: str) -> torch.device:
             "torch is a CUDA build, or use --device cpu."
         )
     return torch.device("cuda" if present and name != "cpu" else "cpu")
+
+
+def trains_in_bf16(device: torch.device) -> bool:
+    """Return True if the device multiplies bf16 matrices by itself.
+
+    Elsewhere bf16 is computed in single precision, and converting takes longer than it
+    saves. bf16 has the range of fp32, so no loss is scaled.
+    """
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in BF16_INSTRUCTIONS)
 
 
 @contextmanager

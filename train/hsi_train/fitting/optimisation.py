@@ -11,13 +11,18 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from hsi_runtime.errors import RecipeError
+from hsi_train.fitting.device import trains_in_bf16
 from hsi_train.fitting.resume_state import random_state, restore_random
 
 MAX_GRADIENT_NORM = 1.0
 
 
 class Optimisation:
-    """AdamW, its schedule, precision and clipping; can be saved between steps."""
+    """AdamW, its schedule, precision and clipping; can be saved between steps.
+
+    Attributes:
+        bf16: True if products are computed in bf16; weights and sums stay in fp32.
+    """
 
     def __init__(
         self,
@@ -41,8 +46,7 @@ class Optimisation:
         self._device = device
         self._optimizer = torch.optim.AdamW(groups, **adamw)
         self._schedule = schedule(self._optimizer)
-        # bf16 has the range of fp32: no loss scaling. Older GPUs stay in fp32.
-        self._amp = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        self.bf16 = trains_in_bf16(device)
 
     @property
     def learning_rate(self) -> float:
@@ -51,7 +55,7 @@ class Optimisation:
 
     def precision(self) -> AbstractContextManager[Any]:
         """Return the context in which a loss is computed."""
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=self._amp)
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=self.bf16)
 
     def step(self, loss: Tensor) -> float:
         """Move the parameters that the loss reached, and return its value.

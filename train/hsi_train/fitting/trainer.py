@@ -27,6 +27,7 @@ MIN_ROUNDS = 3
 MAX_ROUNDS = 20
 UNCHECKED_ROUNDS = 6  # where no pixel can be held out to tell
 GAIN = 0.005  # share by which the loss must fall to count as better
+LEAST_GAIN = 0.001  # and by how much; a loss near zero may be halved again and again
 WARM_UP = 0.1  # share of the steps of a given length
 WARM_UP_STEPS = 30  # of a learned length
 DECAY = 0.3  # share of the steps in which the rate falls to zero
@@ -99,6 +100,11 @@ class Trainer:
         """Whether there is anything to train."""
         return self._settings.epochs != 0
 
+    @property
+    def precision(self) -> str:
+        """Type in which products are computed; weights and sums are fp32."""
+        return "bf16" if self._optimisation.bf16 else "fp32"
+
     def plan(self, rounds: int) -> None:
         """Fix the number of rounds, the decay included."""
         self.progress.last = rounds
@@ -163,7 +169,8 @@ class Trainer:
 
     def _keep(self, measured: Measured, epoch: int) -> None:
         progress, loss = self.progress, measured.gate.loss
-        if loss < (1 - GAIN) * progress.best_loss:
+        best = progress.best_loss
+        if loss < min((1 - GAIN) * best, best - LEAST_GAIN):
             progress.improved = epoch
         if loss <= progress.best_loss:
             progress.best_loss, progress.best_epoch = loss, epoch
@@ -332,6 +339,7 @@ class Trainer:
         return {
             "rounds": rounds,
             "steps": rounds * self._steps,
+            "precision": self.precision,
             "gate": None if path is None else float(path.gate),
         }
 

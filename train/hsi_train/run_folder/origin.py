@@ -106,13 +106,22 @@ def by_name(files: Mapping[Path, str]) -> dict[str, str]:
     }
 
 
-def origin_of(settings: Recipe, files: Mapping[Path, str]) -> dict[str, Any]:
-    """Collect what must be the same when a run is resumed."""
+def origin_of(
+    settings: Recipe, files: Mapping[Path, str], precision: str
+) -> dict[str, Any]:
+    """Collect what must be the same when a run is resumed.
+
+    Args:
+        settings: The recipe, complete.
+        files: SHA-256 of every file that is read.
+        precision: Type in which products are computed, which depends on the machine.
+    """
     return {
         "recipe": recipe.dump(settings),
         "files": {str(path): digest for path, digest in files.items()},
         "versions": {
             "hsi-edge": importlib.metadata.version("hsi-edge"),
             "torch": str(torch.__version__),
+            "precision": precision,
         },
     }
