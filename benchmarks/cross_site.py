@@ -36,7 +36,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "s2amsnet": {},
     "s2amsnet, no max step": {"max_step": False},
     "s2amsnet, no mutual information": {"mi_weight": 0.0},
-    "s2amsnet, trained plainly": {"generators": False},
+    "s2amsnet, trained plainly": {"spectral_randomisation": False},
 }
 BASELINES = ("forest",)
 

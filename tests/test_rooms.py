@@ -19,7 +19,7 @@ ROOMS = {
             planning pipeline batch reports option_values command_line api cli
         """,
         "train/hsi_train": """
-            recipe layers data measuring splitting method linear fitting methods
+            recipe layers changes data measuring splitting method linear fitting methods
             run_folder target report building rivals training seeds accuracy
             simulate api cli
         """,

@@ -5,7 +5,6 @@ from typing import Any
 import code_digest
 import common
 import domain_shift
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -17,18 +16,6 @@ def scores(share: float) -> dict[str, float]:
         "kappa": share / 4,
         "largest_class_share": 0.3,
     }
-
-
-def test_shifts_have_both_signs_and_grow_with_strength() -> None:
-    slopes = [domain_shift.draw_shift(d, 1).gain_slope for d in range(5)]
-    assert (np.sign(slopes) == [-1, 1, -1, 1, -1]).all()
-    for draw in range(5):
-        weak, strong = (domain_shift.draw_shift(draw, s) for s in (1, 3))
-        for name in ("gain_slope", "offset", "haze", "spectral_shift_nm"):
-            assert getattr(strong, name) == pytest.approx(3 * getattr(weak, name))
-        assert strong.gain - 1 == pytest.approx(3 * (weak.gain - 1))
-        assert strong.gain > 0.5
-    assert len(set(slopes)) == 5
 
 
 @pytest.fixture
@@ -50,6 +37,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
                 for d in shifts["draws"]
                 for s in shifts["strengths"]
             ],
+            "families": {"noise": scores(share), "blur": scores(share - 0.2)},
         }
 
     monkeypatch.setattr(domain_shift, "measure", measure)
@@ -68,10 +56,10 @@ def test_finished_runs_are_kept(
     path = str(tmp_path / "r.jsonl")
     run("--variant", "plain", "--seeds", "0,1", "-o", path)
     assert measured == [("plain", 0), ("plain", 1)]
-    variants = ("--variant", "plain", "--variant", "no max step")
+    variants = ("--variant", "plain", "--variant", "generators")
     table = run(*variants, "--seeds", "0,1,2", "-o", path)
-    assert measured[2:] == [("no max step", 0), ("no max step", 1), ("plain", 2),
-                            ("no max step", 2)]  # fmt: skip
+    assert measured[2:] == [("generators", 0), ("generators", 1), ("plain", 2),
+                            ("generators", 2)]  # fmt: skip
     assert len(Path(path).read_text().splitlines()) == 6
     assert "salinas_a, plain (3, 60)" in table
     run(*variants, "--seeds", "0", "--epochs", "3", "-o", path)
@@ -93,7 +81,7 @@ def test_table_averages_over_draws_and_seeds(
     # Draws 0..4 lose 0.02 on average.
     assert cells[1:] == [
         "80.0 40.0 20.0", "68.0 34.0 17.0", "58.0 29.0 14.5", "48.0 24.0 12.0",
-        "58.0 29.0 14.5", "",
+        "58.0 29.0 14.5", "70.0 35.0 17.5", "",
     ]  # fmt: skip
     assert "| salinas_a, largest class everywhere | 30.0 |" in table
 
@@ -102,7 +90,8 @@ def test_table_compares_variants_with_the_method_seed_by_seed() -> None:
     def case(variant: str, seed: int, accuracy: float) -> dict[str, Any]:
         shares = dict.fromkeys((*common.SHARES, "largest_class_share"), accuracy)
         row = {"scene": "salinas_a", "variant": variant, "seed": seed, "updates": 9}
-        return row | {"unshifted": shares, "shifted": [shares | {"strength": 1}] * 2}
+        shifted = [shares | {"strength": 1}] * 2
+        return row | {"unshifted": shares, "shifted": shifted, "families": {}}
 
     runs = [case("s2amsnet", 0, 0.8), case("s2amsnet", 1, 0.7), case("plain", 1, 0.4)]
     assert not any("±" in line for line in domain_shift.mean_lines(runs))

@@ -97,10 +97,62 @@ def test_the_paper_s_network_alone_has_no_path(make_data: MakeData) -> None:
     assert trainer.summary()["gate"] is None
 
 
+def s2amsnet(**options: Any) -> recipe.Recipe:
+    data = {"scenes": ["s"], "labels": ["l"]}
+    return recipe.parse({"method": "s2amsnet", "data": data, "options": options})
+
+
 def test_generators_exclude_the_path(make_data: MakeData) -> None:
     data = divided(make_data, 0.2)
-    content = {"method": "s2amsnet", "data": {"scenes": ["s"], "labels": ["l"]}}
-    game = recipe.parse(content)
-    plain = recipe.parse(content | {"options": {"generators": False}})
-    assert building.with_path(game, data)[0].linear is None
-    assert building.with_path(plain, data)[0].linear is not None
+    assert building.with_path(s2amsnet(generators=True), data)[0].linear is None
+    assert building.with_path(s2amsnet(), data)[0].linear is not None
+
+
+def lines(make_data: MakeData, roles: tuple[Role, ...]) -> LabelledData:
+    """Build classes that differ by one narrow line, below what bands may err by."""
+    rng = np.random.default_rng(0)
+    codes = np.kron(rng.integers(1, 4, (8, 8)), np.ones((3, 3), dtype=int))
+    cube = np.full((30, *codes.shape), 1000.0) + rng.normal(0, 0.2, (30, *codes.shape))
+    for code in (1, 2, 3):
+        cube[5 * code, codes == code] += 3
+    data = make_data(codes, bands=30, cubes=[cube.astype(np.float32)])
+    drawn = rng.choice(np.array(roles, dtype=np.uint8), codes.shape)
+    return data.divided([drawn])
+
+
+ROLES = [(Role.TRAIN,), (Role.TRAIN, Role.VALIDATION)]
+
+
+@pytest.mark.parametrize("roles", ROLES)
+def test_changes_are_not_learned_where_the_scene_would_pay(
+    make_data: MakeData, roles: tuple[Role, ...]
+) -> None:
+    decided, message = building.decided(s2amsnet(), lines(make_data, roles))
+    assert building.bears_changes(decided) is False
+    assert message is not None
+    assert "not learned" in message
+    assert "spectral_randomisation=true" in message
+
+
+@pytest.mark.parametrize("roles", ROLES)
+def test_changes_are_learned_where_they_cost_little(
+    make_data: MakeData, roles: tuple[Role, ...]
+) -> None:
+    rng = np.random.default_rng(0)
+    codes = np.kron(rng.integers(1, 4, (8, 8)), np.ones((3, 3), dtype=int))
+    data = make_data(codes, bands=30)
+    drawn = rng.choice(np.array(roles, dtype=np.uint8), codes.shape)
+    decided, message = building.decided(s2amsnet(), data.divided([drawn]))
+    assert building.bears_changes(decided) is True
+    assert message is not None
+    assert "learned, too" in message
+
+
+@pytest.mark.parametrize(
+    "options", [{"generators": True}, {"spectral_randomisation": False}]
+)
+def test_what_the_recipe_says_is_not_decided(
+    make_data: MakeData, options: dict[str, Any]
+) -> None:
+    asked = s2amsnet(**options)
+    assert building.decided(asked, divided(make_data, 0.2)) == (asked, None)

@@ -4,23 +4,84 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import torch
 
 from hsi_train import methods
 from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.roles import Role
 from hsi_train.fitting import pretrain
+from hsi_train.fitting.predict import Scorer
 from hsi_train.fitting.settings import Settings, choose_settings
 from hsi_train.fitting.statistics import describe_problem
 from hsi_train.fitting.trainer import Trainer
 from hsi_train.fitting.windows import Windows
+from hsi_train.layers import LINEAR_SIDES, LinearPath
 from hsi_train.linear import choice
 from hsi_train.linear.choice import Linear
 from hsi_train.linear.held_out import hold_out
-from hsi_train.linear.spectra import training_pixels
+from hsi_train.linear.spectra import bearing_changes, training_pixels
+from hsi_train.measuring import metrics
 from hsi_train.method import Problem
 from hsi_train.recipe import Recipe
 
 log = logging.getLogger(__name__)
+
+BEARING = "spectral_randomisation"  # option of a method that may bear changes
+MAX_PRICE = 0.02  # share of the held-out pixels that bearing changes may cost
+
+
+def bears_changes(recipe: Recipe) -> bool | None:
+    """Return True if the map shall bear changes of sensor and sky, None if open."""
+    options = methods.check_options(recipe.method, recipe.options)
+    return methods.method_class(recipe.method).bears_changes(options)
+
+
+def decided(recipe: Recipe, data: LabelledData) -> tuple[Recipe, str | None]:
+    """Decide from held-out pixels whether the map shall bear changes of sensor and sky.
+
+    What bears them is blind to what they look like. Where the classes differ by just
+    that, the scene itself would be mapped worse: the linear path tells by how much, in
+    seconds, on the validation pixels or on folds of the training pixels.
+
+    Returns:
+        The recipe, with the option set where it was left open, and a sentence where it
+        was.
+    """
+    if bears_changes(recipe) is not None:
+        return recipe, None
+    plain, bearing = (
+        msgspec.structs.replace(recipe, options=recipe.options | {BEARING: bears})
+        for bears in (False, True)
+    )
+    accuracies = [_linear_accuracy(one, data) for one in (plain, bearing)]
+    if None in accuracies:
+        return bearing, None
+    before, after = accuracies
+    assert before is not None
+    assert after is not None
+    told = f"{100 * after:.1f} instead of {100 * before:.1f} % of the held-out pixels"
+    if before - after > MAX_PRICE:
+        return plain, (
+            f"Changes of sensor and sky are not learned: the scene itself would be "
+            f"mapped worse ({told}, by the linear path). Do not expect this model to "
+            f"map other days or places well; options.{BEARING}=true learns them anyway."
+        )
+    return bearing, f"Changes of sensor and sky are learned, too: {told} are right."
+
+
+def _linear_accuracy(recipe: Recipe, data: LabelledData) -> float | None:
+    """Return the accuracy of the linear path on held-out pixels; None without any."""
+    fit = msgspec.structs.replace(recipe.fit, linear_path=True)
+    problem, linear = with_path(msgspec.structs.replace(recipe, fit=fit), data)
+    assert problem.linear is not None
+    assert linear is not None
+    if not any((scene.roles == Role.VALIDATION).any() for scene in data.scenes):
+        return linear.choice.accuracy
+    halo = LINEAR_SIDES[-1] // 2
+    path = LinearPath(problem.linear, problem.band_mean, problem.band_std, halo)
+    scorer = Scorer(path.eval(), problem.fill, halo, torch.device("cpu"))
+    return metrics.overall_accuracy(scorer.score(data, Role.VALIDATION).confusion())
 
 
 def with_path(recipe: Recipe, data: LabelledData) -> tuple[Problem, Linear | None]:
@@ -40,6 +101,8 @@ def with_path(recipe: Recipe, data: LabelledData) -> tuple[Problem, Linear | Non
     pixels = training_pixels(
         data.scenes, problem.fill, len(data.classes), kind.receptive_field
     )
+    if bears_changes(recipe):
+        pixels = bearing_changes(pixels, float(problem.band_mean.mean()))
     linear = choice.fit_chosen(pixels, problem)
     log.info(choice.describe(linear.choice))
     return problem._replace(linear=linear.total), linear

@@ -152,6 +152,15 @@ class BaseMethod(nn.Module):
         """Return True if the linear path may be added to the network's scores."""
         return True
 
+    @classmethod
+    def bears_changes(cls, options: msgspec.Struct) -> bool | None:
+        """Return True if the map shall bear changes of sensor and sky.
+
+        None leaves it to the training pixels: see `hsi_train.building.decided`, which
+        then sets the option ``spectral_randomisation``.
+        """
+        return False
+
     @property
     def last_layer(self) -> nn.Module | None:
         """The layer that writes the network's scores; None if there is no one such."""

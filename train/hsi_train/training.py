@@ -5,7 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,13 @@ from hsi_runtime import files
 from hsi_runtime.errors import RecipeError
 from hsi_runtime.model.model_file import Bands, Values
 from hsi_train import methods, target
-from hsi_train.building import new_trainer, select, with_path
+from hsi_train.building import (
+    bears_changes,
+    decided,
+    new_trainer,
+    select,
+    with_path,
+)
 from hsi_train.data import loading
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
@@ -69,9 +75,10 @@ class Inputs:
     """The data of a job, read, divided and checked before any training.
 
     Attributes:
+        recipe: The recipe, with what the training pixels decide.
         data: Labelled scenes with the roles of their pixels.
         problem: Statistics of the training pixels.
-        linear: Discriminants of the linear path, if there is one.
+        linear: Discriminants of the linear path, if rivals may share them.
         bands: Bands that the model will use.
         values: Values that the model will expect.
         target_data: Target scenes to measure the trained network on.
@@ -80,6 +87,7 @@ class Inputs:
         caveats: Sentences the user should read.
     """
 
+    recipe: Recipe
     data: LabelledData
     problem: Problem
     linear: Linear | None
@@ -121,6 +129,7 @@ def train(
     started = time.monotonic()
     job = check(recipe, run, device, resume, overwrite)
     inputs = read(recipe)
+    job = replace(job, recipe=inputs.recipe)
     trainer, resolved = build(job, inputs)
     # A resumed run took what its finished epochs took, too.
     started -= fit(job, inputs, resolved, trainer, after_step, after_epoch)
@@ -160,6 +169,9 @@ def read(recipe: Recipe) -> Inputs:
     logged(caveats)
     for scene in data.scenes:
         check_extremes(scene.info.path.name, scene.cube, scene.valid)
+    recipe, message = decided(recipe, data)
+    if message is not None:
+        caveats += logged([message])
     problem, linear = with_path(recipe, data)
     bands, values = bands_of(data), values_of(recipe, data, problem)
     target_data = None
@@ -170,9 +182,11 @@ def read(recipe: Recipe) -> Inputs:
         logged(target_data.warnings)
     files = origin.digests(before)
     return Inputs(
+        recipe=recipe,
         data=data,
         problem=problem,
-        linear=linear,
+        # A rival need not bear what the path of this map does.
+        linear=None if bears_changes(recipe) else linear,
         bands=bands,
         values=values,
         target_data=target_data,
@@ -193,7 +207,7 @@ def build(job: Job, inputs: Inputs) -> tuple[Trainer, Recipe]:
         fit=Fit(**chosen),
         options=methods.all_options(recipe.method, recipe.options),
     )
-    trainer.origin = origin.origin_of(resolved, inputs.digests)
+    trainer.origin = origin.origin_of(resolved, inputs.digests, trainer.precision)
     return trainer, resolved
 
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hsi_runtime.errors import RecipeError
-from hsi_train import methods
-from hsi_train.layers import parameter_count
+from hsi_train import changes, methods
+from hsi_train.layers import LinearFit, parameter_count
 from hsi_train.method import IGNORED, BaseMethod, Batch, Problem
 from hsi_train.methods import s2amsnet
 from hsi_train.methods.s2amsnet import Involution, Method
@@ -29,7 +29,8 @@ def problem(bands: int = BANDS, classes: int = CLASSES) -> Problem:
 
 def build(bands: int = BANDS, classes: int = CLASSES, **options: Any) -> Method:
     torch.manual_seed(0)
-    method = methods.build("s2amsnet", problem(bands, classes), options)
+    game = {"generators": True} | options
+    method = methods.build("s2amsnet", problem(bands, classes), game)
     assert isinstance(method, Method)
     return method.train()
 
@@ -367,17 +368,47 @@ def test_layer_norm_looks_at_one_pixel_alone() -> None:
     torch.testing.assert_close(norm(x), expected)
 
 
-def test_random_spectra_tilt_within_bounds() -> None:
+def test_changed_copies_are_learned_beside_the_source() -> None:
+    method = build(**PLAIN, spectral_randomisation=True)
+    batch = a_batch(2)
+    torch.manual_seed(3)
+    found = method.with_changed(batch)
+    assert torch.equal(found.cube[:4], batch.cube)
+    torch.manual_seed(3)
+    assert torch.equal(found.cube[4:], changes.draw(batch.cube, 1000.0))
+    assert torch.equal(found.classes, torch.cat([batch.classes, batch.classes]))
+
+
+def test_linear_scores_are_those_of_the_copies() -> None:
     torch.manual_seed(0)
-    gains = s2amsnet.randomise_spectra(torch.ones(200, 11, 2, 2))
-    assert torch.equal(gains[:, :, :1, :1].expand_as(gains), gains)
-    spectra = gains[:, :, 0, 0]
-    steps = spectra.diff(dim=1)
-    assert (steps - steps[:, :1]).abs().max() < 1e-5  # straight
-    tilt = (spectra[:, -1] - spectra[:, 0]) / 2 / spectra[:, 5]
-    assert 0.4 < tilt.max() <= 0.5 + 1e-5
-    assert -0.5 - 1e-5 <= tilt.min() < -0.4
-    assert 0.7 - 1e-5 <= spectra[:, 5].min() < spectra[:, 5].max() <= 1.3 + 1e-5
+    bands, shape = torch.randn(2, 5, CLASSES, BANDS) / 100
+    centre, bias = torch.zeros(BANDS), torch.zeros(CLASSES)
+    linear = LinearFit(bands=bands, shape=shape, centre=centre, bias=bias)
+    options = PLAIN | {"spectral_randomisation": True}
+    method = methods.build("s2amsnet", problem()._replace(linear=linear), options)
+    assert isinstance(method, Method)
+    assert method.path is not None
+    batch = a_batch(2)
+    batch = batch._replace(linear=method.path(batch.cube))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = method.with_changed(batch)
+    assert found.linear is not None
+    assert found.linear.dtype == torch.float32
+    assert torch.equal(found.linear, method.path(found.cube))
+
+
+@pytest.mark.parametrize(
+    ("options", "bears"),
+    [
+        ({}, None),
+        ({"spectral_randomisation": True}, True),
+        ({"spectral_randomisation": False}, False),
+        ({"generators": True}, False),
+    ],
+)
+def test_whether_changes_are_borne(options: dict[str, Any], bears: bool | None) -> None:
+    parsed = methods.check_options("s2amsnet", options)
+    assert Method.bears_changes(parsed) is bears
 
 
 def test_randomisation_and_generators_exclude_each_other() -> None:
@@ -393,16 +424,6 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
         build(**options)
 
 
-def test_cosines_are_smooth_and_of_unit_power() -> None:
-    basis = s2amsnet.cosines(200, 8)
-    assert basis.shape == (200, 8)
-    assert float(basis.square().sum(dim=1).mean()) == pytest.approx(1)
-    sizes = basis.abs().amax(dim=0)
-    assert (sizes.diff() < 0).all()
-    crossings = (basis[1:].sign() != basis[:-1].sign()).sum(dim=0)
-    assert crossings.tolist() == list(range(8))
-
-
 @pytest.mark.parametrize("smooth", [True, False])
 def test_change_is_a_sum_of_cosines_where_it_shall_be_smooth(smooth: bool) -> None:
     bands = 30
@@ -412,7 +433,7 @@ def test_change_is_a_sum_of_cosines_where_it_shall_be_smooth(smooth: bool) -> No
     with torch.no_grad():
         change = 2 * generator(x) - x  # equal shares at first
     spectra = change.movedim(1, 0).flatten(1)  # (band, pixel)
-    basis = s2amsnet.cosines(bands, s2amsnet.SMOOTH)
+    basis = torch.from_numpy(changes.cosines(bands, s2amsnet.SMOOTH)).float()
     left = spectra - basis @ torch.linalg.lstsq(basis, spectra).solution
     share = float(left.square().mean() / spectra.square().mean())
     assert share < 1e-9 if smooth else share > 0.3

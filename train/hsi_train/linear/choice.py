@@ -49,11 +49,13 @@ class Choice:
         shares: Factor of each variant's scores.
         best: The single variant with the least loss on left-out pixels.
         loss: Cross-entropy of the left-out pixels; None where none could be left out.
+        accuracy: Share of the left-out pixels that are right, or None.
     """
 
     shares: dict[Variant, float]
     best: Variant
     loss: float | None
+    accuracy: float | None
 
 
 class Linear(NamedTuple):
@@ -109,6 +111,7 @@ def choose(pixels: TrainingPixels) -> Choice:
         shares={v: scale * share for v, share in shares.items()},
         best=min(scales, key=lambda v: scales[v][1]),
         loss=loss,
+        accuracy=float((total.argmax(axis=1) == held.classes).mean()),
     )
 
 
@@ -150,7 +153,11 @@ def fit(
     bias = np.zeros(classes)
     for (view, shrinkage), share in shares.items():
         fitted = discriminant.fit(
-            pixels.seen(view), pixels.classes, pixels.counts, (shrinkage,)
+            pixels.seen(view),
+            pixels.classes,
+            pixels.counts,
+            (shrinkage,),
+            changes=pixels.changes_of(view),
         )[0]
         free = view.brightness_free
         origin, unit = (centre, np.ones(bands)) if free else (mean, std)
@@ -167,6 +174,7 @@ def _unchecked(pixels: TrainingPixels) -> Choice:
         shares={Variant(view, UNCHECKED): UNCHECKED / len(views) for view in views},
         best=Variant(views[0], UNCHECKED),
         loss=None,
+        accuracy=None,
     )
 
 
@@ -174,12 +182,12 @@ def _left_out(pixels: TrainingPixels, masks: Sequence[NDArray[np.bool_]]) -> Hel
     """Fit every variant without the pixels of each mask, and score those."""
     scores: dict[Variant, Scores] = {}
     for view in pixels.spectra:
-        spectra = pixels.seen(view)
+        spectra, changes = pixels.seen(view), pixels.changes_of(view)
         parts: dict[float, list[Scores]] = {share: [] for share in SHRINKAGES}
         for mask in masks:
             kept = pixels.classes[~mask]
             counts = np.bincount(kept, minlength=len(pixels.counts))
-            fitted = discriminant.fit(spectra[~mask], kept, counts)
+            fitted = discriminant.fit(spectra[~mask], kept, counts, changes=changes)
             for share, one in zip(SHRINKAGES, fitted, strict=True):
                 parts[share].append(one.scores(spectra[mask]))
         scores |= {Variant(view, s): np.concatenate(p) for s, p in parts.items()}

@@ -34,6 +34,7 @@ def fit(
     classes: NDArray[np.intp],
     counts: NDArray[np.intp],
     shrinkages: tuple[float, ...] = SHRINKAGES,
+    changes: NDArray[np.float64] | None = None,
 ) -> list[Discriminant]:
     """Fit one discriminant for each shrinkage; they share one decomposition.
 
@@ -45,6 +46,7 @@ def fit(
         classes: Class indices, shape ``(pixel,)``.
         counts: Pixels of each class, for the priors, shape ``(class,)``.
         shrinkages: Shares from 0 to 1.
+        changes: Covariance to bear besides that within the classes, ``(band, band)``.
     """
     mean, std = spectra.mean(axis=0), spectra.std(axis=0)
     std = np.where(std > np.finfo(np.float32).eps * np.abs(mean), std, 1.0)
@@ -55,6 +57,8 @@ def fit(
         means[index] = standard[classes == index].mean(axis=0)
     within = standard - means[classes]
     covariance = within.T @ within / max(len(standard) - present.sum(), 1)
+    if changes is not None:
+        covariance = covariance + changes / np.outer(std, std)
     variance, axes = np.linalg.eigh(covariance)
     variance = np.maximum(variance, 0)
     level = variance.mean() or 1.0  # one pixel of each class does not vary

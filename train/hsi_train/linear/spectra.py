@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from hsi_train import changes
 from hsi_train.data.cutting import cut_cube
 from hsi_train.data.labelled_scene import LabelledScene, places_of
 from hsi_train.data.roles import Role
@@ -50,12 +51,19 @@ class TrainingPixels(NamedTuple):
         classes: Class indices, shape ``(pixel,)``.
         places: Scene, row and column, shape ``(pixel, 3)``.
         counts: Training pixels of each class, those left out included, ``(class,)``.
+        changes: Covariance that changes of sensor and sky give to the spectra of each
+            view, shape ``(band, band)``; None where they need not be borne.
     """
 
     spectra: dict[View, NDArray[np.float32]]
     classes: NDArray[np.intp]
     places: NDArray[np.intp]
     counts: NDArray[np.intp]
+    changes: dict[View, NDArray[np.float64]] | None = None
+
+    def changes_of(self, view: View) -> NDArray[np.float64] | None:
+        """Return the covariance of changes that a discriminant of a view bears."""
+        return None if self.changes is None else self.changes[view]
 
     def seen(self, view: View) -> NDArray[np.float64]:
         """Return the spectra of a view, shape ``(pixel, band)``."""
@@ -93,6 +101,22 @@ def training_pixels(
             source = shape if view.brightness_free else window
             spectra[view][number] = source[:, inner, inner].mean(axis=(1, 2))
     return TrainingPixels(spectra, classes, places, counts)
+
+
+def bearing_changes(pixels: TrainingPixels, level: float) -> TrainingPixels:
+    """Ask for discriminants that bear changes of sensor and sky.
+
+    Args:
+        pixels: Training pixels.
+        level: Mean value of the scene, stored units.
+    """
+    covariances = {
+        view: changes.covariance(
+            pixels.seen(View(view.side, False)), level, view.brightness_free
+        )
+        for view in pixels.spectra
+    }
+    return pixels._replace(changes=covariances)
 
 
 def thinned(

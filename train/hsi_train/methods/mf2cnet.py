@@ -29,6 +29,7 @@ from hsi_train.layers import Standardise, crop_to, norm_affine
 from hsi_train.method import BaseMethod, Defaults, Problem
 
 GROUPS = 4
+STEM_REACH = 3  # bands that the first convolution sees on each side, or more
 
 
 class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -179,13 +180,14 @@ class Network(nn.Module):
         features = options.features
         self.depth = depth = (bands - 1) // options.spectral_stride + 1
         self.standardise = Standardise(problem.band_mean, problem.band_std)
+        reach = max(STEM_REACH, options.spectral_stride // 2)  # so that no band is lost
         self.stem = nn.Sequential(
             nn.Conv3d(
                 1,
                 features,
-                (7, 1, 1),
+                (2 * reach + 1, 1, 1),
                 stride=(options.spectral_stride, 1, 1),
-                padding=(3, 0, 0),
+                padding=(reach, 0, 0),
                 bias=False,
             ),
             nn.BatchNorm3d(features),
@@ -263,7 +265,7 @@ class Method(BaseMethod):
     """MF2CNet with a plain cross-entropy; all of it is exported."""
 
     receptive_field = 13
-    defaults = Defaults(weight_decay=1.0, batch=16)
+    defaults = Defaults(batch=16)
 
     def __init__(self, problem: Problem, options: Options) -> None:
         super().__init__(problem, options.class_weighting)
