@@ -201,13 +201,16 @@ def classify(
         HsiError: Any of its kinds; no output exists then that was not there before.
         TypeError: There is no option of that name.
     """
+    from hsi_runtime.follow.flight import follow
+
     path = Path(scene)
     target = batch.output_of(path, None if output is None else Path(output), False)
     request = Request(scene=path, output=target, **options)
+    run = pipeline.run if request.follow is None else follow
     if isinstance(model, Model):
         ready = model
-        return pipeline.run(request, ready.file, lambda: ready.backend, progress)
+        return run(request, ready.file, lambda: ready.backend, progress)
     file = read_model(Path(model))
     limits = request.tile, request.max_memory_bytes
     start = partial(open_backend, file, "auto", None, *limits)
-    return pipeline.run(request, file, start, progress)
+    return run(request, file, start, progress)

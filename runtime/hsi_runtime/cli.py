@@ -3,6 +3,7 @@
 hsi-run scene.tif -m model.onnx
 """
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ import click
 
 from hsi_runtime import command_line
 from hsi_runtime import option_values as values
+from hsi_runtime.following import command as following
 
 if TYPE_CHECKING:
     from hsi_runtime.engines.backend import Backend
@@ -125,6 +127,7 @@ if TYPE_CHECKING:
     "--benchmark", is_flag=True, help="Measure pixels per second of the engine."
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
+@following.follow_options
 @command_line.common_options
 def command(
     scenes: tuple[Path, ...],
@@ -161,6 +164,8 @@ def command(
     from hsi_runtime import batch, reports
     from hsi_runtime.engines.opening import open_backend
 
+    if chosen.follow is not None:
+        _check_alone(scenes, shard, dry_run or describe or self_test or benchmark)
     loaded = _read_model(model)
     if describe:
         return _show(reports.describe_model(loaded), as_json)
@@ -181,6 +186,8 @@ def command(
         return _plan_many(parts, plan, as_json)
     limits = chosen.tile, chosen.max_memory_bytes
     start = partial(open_backend, loaded, device, threads, *limits)
+    if chosen.follow is not None:
+        return _follow(requests[0], loaded, start, quiet, as_json)
     if alone:
         return _run_one(requests[0], loaded, start, quiet, as_json)
     return _run_many(parts, loaded, start, quiet, as_json)
@@ -198,7 +205,7 @@ def _checked(options: dict[str, Any], threads: int | None) -> "Options":
 
     try:
         engine_threads(threads)
-        return Options(**options)
+        return Options(**following.taken(options))
     except OptionError as error:
         parameters = {p.name: p for p in command.params}
         raise click.BadParameter(
@@ -238,6 +245,43 @@ def _plan_many(
     from hsi_runtime import batch
 
     return _show_all(batch.plan_all(requests, plan), as_json)
+
+
+def _check_alone(
+    scenes: tuple[Path, ...], shard: tuple[int, int] | None, other: bool
+) -> None:
+    """Refuse what cannot be done while one scene is followed."""
+    if len(scenes) != 1 or scenes[0].suffix.lower() == ".txt" or shard is not None:
+        raise click.UsageError("--follow takes one scene.")
+    if other:
+        raise click.UsageError(
+            "--follow excludes --dry-run, --describe, --self-test and --benchmark."
+        )
+
+
+def _follow(
+    request: "Request",
+    model: "ModelFile",
+    start: "Callable[[], Backend]",
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    from hsi_runtime import reports
+    from hsi_runtime.follow.flight import follow
+
+    def tell(line: str) -> None:
+        if as_json:
+            command_line.echo(line)
+
+    with command_line.pixel_bar(quiet) as progress, command_line.orderly_stop() as stop:
+        result = follow(request, model, start, progress, tell, stop)
+    if as_json:
+        command_line.echo(json.dumps(result, allow_nan=False))
+        return 0
+    if not quiet:
+        click.echo(reports.summary(result), err=True)
+    command_line.echo(result["output"])
+    return 0
 
 
 def _run_one(

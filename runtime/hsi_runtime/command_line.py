@@ -216,6 +216,8 @@ def _ending_in_time(after_interrupt: str) -> Iterator[None]:
 
     def watch() -> None:
         while number := os.read(receiver, 1):
+            if number[0] in (signal.SIGINT, signal.SIGTERM) and _taken_in_order():
+                continue
             if number[0] in STOPPED and not answered.wait(GRACE_S):
                 with contextlib.suppress(OSError):
                     os.write(2, f"{_farewell(number[0], after_interrupt)}\n".encode())
@@ -233,6 +235,18 @@ def _ending_in_time(after_interrupt: str) -> Iterator[None]:
         os.close(receiver)
 
 
+_orderly: set[str] = set()  # "armed" while the next signal ends work in order
+
+
+def _taken_in_order() -> bool:
+    """Return True for the first signal that work which ends in order takes."""
+    try:
+        _orderly.remove("armed")
+    except KeyError:
+        return False
+    return True
+
+
 def _farewell(number: int, after_interrupt: str) -> str:
     return f"{STOPPED[number].word} {after_interrupt}".strip()
 
@@ -246,6 +260,37 @@ def _leave(number: int, after_interrupt: str) -> NoReturn:
     if threading.active_count() > 1:
         os._exit(code)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def orderly_stop() -> Iterator[threading.Event]:
+    """Let the first SIGINT or SIGTERM end the work inside in order.
+
+    The second one stops the command as usual.
+
+    Yields:
+        An event, which is set when the signal arrives.
+    """
+    stop = threading.Event()
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def end(signum: int, frame: FrameType | None) -> None:
+        restore()
+        stop.set()
+
+    _orderly.add("armed")
+    try:
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:
+                signal.signal(number, end)
+        yield stop
+    finally:
+        restore()
+        _orderly.discard("armed")
 
 
 class _TerminatedError(BaseException):

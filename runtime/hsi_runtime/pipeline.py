@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from hsi_runtime import machine
 from hsi_runtime.engines.backend import Backend
@@ -66,11 +66,33 @@ class Stopwatch:
             yield item
 
 
+class Followed(Protocol):
+    """A scene that was followed while it was written, and what is known of it."""
+
+    @property
+    def scene(self) -> Scene:
+        """The scene, which is complete now."""
+
+    def content(self, info: SceneInfo) -> ContentHash:
+        """Return the hash of the scene's content."""
+
+    def fill(self, job: Job, journal: Journal) -> None:
+        """Give a journal the pieces that are classified."""
+
+    def check_unchanged(self, job: Job) -> None:
+        """Compare the lines that were read with what is there now.
+
+        Raises:
+            SceneError: One has changed.
+        """
+
+
 def run(
     request: Request,
     model: ModelFile,
     start: Callable[[], Backend] | None = None,
     progress: Progress = lambda *_: None,
+    followed: Followed | None = None,
 ) -> dict[str, Any]:
     """Classify a scene.
 
@@ -80,6 +102,7 @@ def run(
         start: Gives the engine, once the scene has proved usable; by default the
             best that is present.
         progress: Called with finished and all output pixels.
+        followed: The scene, where it was followed while it was written.
 
     Returns:
         What ``hsi-run --json`` prints.
@@ -90,19 +113,24 @@ def run(
     watch, paths = Stopwatch(), output_paths(request)
     if request.stac:
         stac.timestamp()  # a wrong clock setting is reported now, not after hours
-    with contextlib.closing(open_scene(request.scene)) as scene:
+    opened = followed.scene if followed else open_scene(request.scene)
+    hash_content = followed.content if followed else ContentHash
+    with contextlib.closing(opened) as scene:
         # Outputs of a run that died while it published them are its own to replace.
         ours = request.resume and was_publishing(request.output)
-        _check_outputs(request, paths, scene.info, model, ours)
+        check_outputs(request, paths, scene.info, model, ours)
         job = prepare(request, model, scene, start or (lambda: open_backend(model)))
-        with job.open_journal() as journal, ContentHash(scene.info) as content:
+        with job.open_journal() as journal, hash_content(scene.info) as content:
             # Once more under the lock: another run may just have published.
-            _check_outputs(request, paths, scene.info, model, journal.published)
+            check_outputs(request, paths, scene.info, model, journal.published)
             resumed = set(journal.pieces)
+            if followed:
+                followed.fill(job, journal)
             with _telling_what_is_kept(journal, job.plan):
                 compute(job, scene, journal, watch, progress)
             counts = total_counts(job, journal)
-            fingerprint.check_unchanged(job.content, fingerprint.of_scene(scene.info))
+            check = followed.check_unchanged if followed else _check_unchanged
+            check(job)
             with watch.time("write"), journal.explaining():
                 publish_outputs(job, journal, counts, job.tags(content.result()))
             journal.remove()
@@ -286,7 +314,7 @@ def _output_names(request: Request) -> list[str]:
     return [*request.outputs(), "qml"]
 
 
-def _check_outputs(
+def check_outputs(
     request: Request,
     paths: dict[str, Path],
     info: SceneInfo,
@@ -307,6 +335,11 @@ def _check_outputs(
         [request.scene, *info.files, model.path],
         request.overwrite or ours,
     )
+
+
+def _check_unchanged(job: Job) -> None:
+    after = fingerprint.of_scene(job.matched.info)
+    fingerprint.check_unchanged(job.content, after)
 
 
 def _pixels(rows: tuple[int, int], cols: tuple[int, int]) -> int:

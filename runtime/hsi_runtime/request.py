@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hsi_runtime.errors import ModelFileError, OptionError
+from hsi_runtime.following.options import Following
 from hsi_runtime.machine import whole_number
 from hsi_runtime.model.model_file import ModelDocument
 from hsi_runtime.walk.regions import Bounds
@@ -41,6 +42,7 @@ class Options:
             ``none``.
         overwrite: Replace what is there.
         resume: Go on where an interrupted run stopped.
+        follow: Classify the scene while it is written, and how; or None.
 
     Raises:
         OptionError: A value is of another type or out of range.
@@ -61,6 +63,7 @@ class Options:
     compress: str = "deflate"
     overwrite: bool = False
     resume: bool = True
+    follow: Following | None = None
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -76,6 +79,11 @@ class Options:
         }
         if self.window is not None and self.bounds is not None:
             raise OptionError("A window and bounds exclude each other.", "bounds")
+        if self.follow is not None and not isinstance(self.follow, Following):
+            raise OptionError(f"{self.follow!r} is not a Following.", "follow")
+        if self.follow is not None and (self.window or self.bounds):
+            name = "window" if self.window else "bounds"
+            raise OptionError("A scene that is followed is classified whole.", name)
         if checked["min_area_m2"] < 0:
             raise OptionError(f"{self.min_area_m2} is negative.", "min_area_m2")
         if self.compress not in COMPRESSIONS:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hsi_runtime import Model, classify
 from hsi_runtime.cli import command, main
 from hsi_runtime.errors import HsiError, OptionError
+from hsi_runtime.following.options import Following
 from hsi_runtime.request import Options, Request
 from hsi_runtime.walk.windows import Window
 
@@ -22,7 +23,8 @@ def test_command_and_request_have_the_same_options() -> None:
         *("info", "self_test", "benchmark", "dry_run", "quiet", "as_json", "version"),
     }
     shared = {parameter.name for parameter in command.params} - own
-    assert shared == {field.name for field in fields(Options)}
+    followed = {field.name for field in fields(Following)}
+    assert shared == {field.name for field in fields(Options)} | followed
 
 
 def test_good_values_become_those_of_the_request() -> None:

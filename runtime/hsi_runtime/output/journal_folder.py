@@ -19,6 +19,7 @@ from hsi_runtime.output.layers import LAYERS
 
 PLAN, JOURNAL, PUBLISHING, LOCK = "plan.json", "journal.jsonl", "publishing", "lock"
 ITEM = "item.stac.json"
+SUFFIX = ".hsi-part"
 # A name is locked again when another run has just removed its folder.
 ATTEMPTS = 100
 _FIXED = "|".join(map(re.escape, (PLAN, JOURNAL, PUBLISHING, LOCK, ITEM)))
@@ -32,9 +33,9 @@ _OWN = re.compile(
 )
 
 
-def folder_of(output: Path) -> Path:
+def folder_of(output: Path, suffix: str = SUFFIX) -> Path:
     """Name the journal's folder of an output."""
-    return output.with_name(output.name + ".hsi-part")
+    return output.with_name(output.name + suffix)
 
 
 def was_publishing(output: Path) -> bool:
@@ -49,8 +50,8 @@ class JournalFolder:
         path: The folder.
     """
 
-    def __init__(self, output: Path) -> None:
-        self.path = folder_of(output)
+    def __init__(self, output: Path, suffix: str = SUFFIX) -> None:
+        self.path = folder_of(output, suffix)
         self._lock: IO[bytes] | None = None
 
     def lock(self) -> None:

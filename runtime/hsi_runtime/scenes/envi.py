@@ -6,7 +6,7 @@ the block cache.
 """
 
 import mmap
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -50,7 +50,8 @@ class EnviScene:
             )
         # First, so that a header which promises too much costs no memory.
         self._mapped = _mapped(data_path, layout)
-        self.info = _describe(header, data_path, layout)
+        surplus = _surplus(data_path, layout)
+        self.info = describe(header, data_path, layout, surplus)
         self._values = layout.cube(self._mapped)
 
     def read(
@@ -114,7 +115,20 @@ def _surplus(path: Path, layout: Layout) -> list[str]:
     ]
 
 
-def _describe(header: Header, data_path: Path, layout: Layout) -> SceneInfo:
+def describe(
+    header: Header, data_path: Path, layout: Layout, notes: Sequence[str] = ()
+) -> SceneInfo:
+    """Describe a scene by its header and what lies beside it.
+
+    Args:
+        header: The header.
+        data_path: The data file.
+        layout: Where the values lie.
+        notes: Sentences about the data file.
+
+    Raises:
+        SceneError: A field cannot be used.
+    """
     bands, rows, cols = layout.sizes
     if bands > MOST_BANDS:
         raise SceneError(f"{header.path} declares {bands} bands; at most {MOST_BANDS}.")
@@ -153,7 +167,7 @@ def _describe(header: Header, data_path: Path, layout: Layout) -> SceneInfo:
         resolution_m=ground.resolution_m,
         notes=(
             *layout.notes,
-            *_surplus(data_path, layout),
+            *notes,
             *spectrum.notes,
             *lost,
             *ground.notes,

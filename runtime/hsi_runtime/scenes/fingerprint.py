@@ -2,8 +2,9 @@
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
 import msgspec
@@ -46,12 +47,17 @@ def _of_file(path: Path) -> dict[str, Any]:
     }
 
 
-def content_sha256(info: SceneInfo, stop: Callable[[], bool] = lambda: False) -> str:
+def content_sha256(
+    info: SceneInfo,
+    stop: Callable[[], bool] = lambda: False,
+    known: Mapping[Path, str] = MappingProxyType({}),
+) -> str:
     """Hash every byte of a scene; a copy elsewhere, or of another time, is the same.
 
     Args:
         info: Description of the scene.
         stop: Tells when nobody waits for the result any more.
+        known: Hashes of files that need not be read again.
 
     Returns:
         SHA-256 of the file. Where there are several, that of what ``sha256sum`` prints
@@ -61,7 +67,7 @@ def content_sha256(info: SceneInfo, stop: Callable[[], bool] = lambda: False) ->
         SceneError: A file cannot be read.
     """
     paths = sorted(info.files or (info.path,), key=lambda path: path.name)
-    digests = [_sha256(path, stop) for path in paths]
+    digests = [known.get(path) or _sha256(path, stop) for path in paths]
     if len(digests) == 1:
         return digests[0]
     lines = [f"{d}  {path.name}\n" for d, path in zip(digests, paths, strict=True)]
@@ -87,8 +93,10 @@ class ContentHash:
     A context manager; leaving it stops what is not finished.
     """
 
-    def __init__(self, info: SceneInfo) -> None:
-        self._info = info
+    def __init__(
+        self, info: SceneInfo, known: Mapping[Path, str] = MappingProxyType({})
+    ) -> None:
+        self._info, self._known = info, known
         self._stop = threading.Event()
         self._outcome: str | Exception | None = None
         self._thread = threading.Thread(target=self._run, daemon=True, name="hash")
@@ -114,7 +122,7 @@ class ContentHash:
 
     def _run(self) -> None:
         try:
-            self._outcome = content_sha256(self._info, self._stop.is_set)
+            self._outcome = content_sha256(self._info, self._stop.is_set, self._known)
         except Exception as error:
             self._outcome = error
 

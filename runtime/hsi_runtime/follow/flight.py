@@ -1,0 +1,345 @@
+"""The whole way of a flight: wait for lines, classify, tell, and publish in the end."""
+
+import contextlib
+import importlib.metadata
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hsi_runtime import pipeline
+from hsi_runtime.engines.backend import Backend
+from hsi_runtime.engines.classifying import Classifier
+from hsi_runtime.engines.opening import best_tile, open_backend
+from hsi_runtime.errors import SceneError
+from hsi_runtime.follow.blocks import Block, Blocks
+from hsi_runtime.follow.events import Alerts, Events, Tell
+from hsi_runtime.follow.exactness import is_exact
+from hsi_runtime.follow.growing_file import GrowingFile
+from hsi_runtime.follow.growing_hash import GrowingHash, read_states
+from hsi_runtime.follow.landing import Landed
+from hsi_runtime.follow.live_map import SUFFIX, LiveMap, State
+from hsi_runtime.follow.pace import Pace
+from hsi_runtime.following.options import Following
+from hsi_runtime.model.model_file import ModelDocument, ModelFile
+from hsi_runtime.output.journal_folder import folder_of, was_publishing
+from hsi_runtime.output.layers import Canvas, layers
+from hsi_runtime.pipeline import Progress
+from hsi_runtime.planning import MatchedScene, match_scene, output_paths
+from hsi_runtime.request import Request
+from hsi_runtime.walk import memory
+from hsi_runtime.walk.threads import ReadAhead, WriteBehind
+
+if TYPE_CHECKING:
+    from hsi_runtime.follow.quick_look import QuickLook
+
+log = logging.getLogger(__name__)
+
+STATES = "classes.states.jsonl"
+
+
+@dataclass
+class Tally:
+    """What a flight was like.
+
+    Attributes:
+        blocks: Blocks that were classified.
+        skipped: Lines that were skipped to stay live.
+        lag_lines: Most lines that waited for a block to be classified.
+        lag_s: Longest time from a line to its classes.
+        total_s: Sum of these times, over all blocks.
+    """
+
+    blocks: int = 0
+    skipped: int = 0
+    lag_lines: int = 0
+    lag_s: float = 0.0
+    total_s: float = field(default=0.0, repr=False)
+
+    def add(self, lag_lines: int, lag_s: float) -> None:
+        """Take account of a block."""
+        self.blocks += 1
+        self.total_s += lag_s
+        self.lag_lines = max(self.lag_lines, lag_lines)
+        self.lag_s = max(self.lag_s, lag_s)
+
+    def report(self) -> dict[str, Any]:
+        """Return what ``hsi-run --json`` prints under ``follow``."""
+        return {
+            "blocks": self.blocks,
+            "skipped_lines": self.skipped,
+            "most_lag_lines": self.lag_lines,
+            "most_lag_ms": 1000 * self.lag_s,
+            "mean_lag_ms": 1000 * self.total_s / max(self.blocks, 1),
+        }
+
+
+def follow(
+    request: Request,
+    model: ModelFile,
+    start: Callable[[], Backend] | None = None,
+    progress: Progress = lambda *_: None,
+    tell: Tell = lambda _: None,
+    stop: threading.Event | None = None,
+) -> dict[str, Any]:
+    """Classify a scene while it is written, and publish its map in the end.
+
+    Args:
+        request: Scene, output and options.
+        model: A verified model.
+        start: Gives the engine; by default the best that is present.
+        progress: Called with classified and all pixels that are there.
+        tell: Called with a line of JSON for each block.
+        stop: Set to take the lines that are there for all.
+
+    Returns:
+        What ``hsi-run --json`` prints.
+
+    Raises:
+        HsiError: Any of its kinds; what was classified is kept for the next run.
+    """
+    options = request.follow or Following()
+    stop, document = stop or threading.Event(), model.document
+    alerts = Alerts(options.on_class, options.command, document.classes)
+    source = GrowingFile(request.scene, options.idle_s)
+    with contextlib.closing(source), Events(tell, options.events) as events:
+        ours = request.resume and was_publishing(request.output)
+        paths = output_paths(request)
+        pipeline.check_outputs(request, paths, source.info, model, ours)
+        matched = match_scene(source, document, request)
+        backend = start() if start else open_backend(model)
+        flight = Flight(
+            request=request,
+            model=model,
+            source=source,
+            matched=matched,
+            backend=backend,
+            pace=_pace(matched, document, backend, request),
+            events=events,
+            alerts=alerts,
+            progress=progress,
+        )
+        return flight.run(stop)
+
+
+def _pace(
+    matched: MatchedScene, document: ModelDocument, backend: Backend, request: Request
+) -> Pace:
+    info = matched.info
+    tile, strip_bytes = memory.tile_and_strip(
+        document,
+        request.tile,
+        request.max_memory_bytes,
+        default_tile=best_tile(document, backend.device),
+        windows_at_once=backend.windows_at_once,
+    )
+    line_bytes = info.cols * len(matched.bands.indices) * info.dtype.itemsize
+    return Pace(
+        halo=document.halo,
+        cols=info.cols,
+        tile=tile,
+        at_once=backend.windows_at_once,
+        most=max(strip_bytes // line_bytes - 2 * document.halo, 1),
+        latency_s=request.follow.latency_s if request.follow else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flight:
+    """One run that follows a source.
+
+    Attributes:
+        request: What the user asked for.
+        model: Verified model.
+        source: Where the lines come from.
+        matched: Scene matched to the model, before its end is known.
+        backend: Engine that holds the model.
+        pace: How many lines make a block.
+        events: Where to tell of blocks.
+        alerts: Classes of interest.
+        progress: Called with classified and all pixels that are there.
+        tally: What the flight was like.
+    """
+
+    request: Request
+    model: ModelFile
+    source: GrowingFile
+    matched: MatchedScene
+    backend: Backend
+    pace: Pace
+    events: Events
+    alerts: Alerts
+    progress: Progress
+    tally: Tally = field(default_factory=Tally)
+
+    def run(self, stop: threading.Event) -> dict[str, Any]:
+        """Fly to the end of the source, then publish."""
+        rasters = layers(self.model.document, self.request.outputs())
+        document, pace = self.model.document, self.pace
+        shapes = [(n, pace.side(n)) for n in (pace.rows(None), pace.most)]
+        exact = is_exact(document, self.backend, [*shapes, (pace.tile, pace.tile)])
+        if not exact:
+            log.warning(
+                f"The engine on {self.backend.device} rounds by the shape of its "
+                "windows: all lines are classified once more in the end."
+            )
+        cols = self.matched.info.cols
+        resume = self.request.resume
+        states = folder_of(self.request.output, SUFFIX) / STATES
+        known = read_states(states) if resume else []
+        proved = self.source.lines_before(known[-1].bytes if known else 0)
+        output, plan = self.request.output, self._plan()
+        with LiveMap(output, rasters, cols, plan, resume, proved) as live:
+            if not live.blocks:
+                states.unlink(missing_ok=True)
+            with GrowingHash(self.source.path, states) as hashing:
+                live.georeference |= self.source.header.fields
+                self._fly(live, hashing, stop)
+                if not self.source.complete:
+                    raise SceneError(
+                        f"{self.source.path} has no line yet. Start the camera, or "
+                        "give it more time with --idle."
+                    )
+                landed = Landed(
+                    scene=self.source,
+                    source=self.source,
+                    live=live,
+                    matched=self.matched,
+                    exact=exact,
+                    hashing=hashing,
+                )
+                with _said_once():
+                    result = pipeline.run(
+                        self.request,
+                        self.model,
+                        lambda: self.backend,
+                        self.progress,
+                        landed,
+                    )
+            live.remove()
+        result["follow"] = self.tally.report()
+        self.events.send({"event": "end", "output": result["output"]})
+        return result
+
+    def _fly(self, live: LiveMap, hashing: GrowingHash, stop: threading.Event) -> None:
+        """Classify block after block, until the source has ended."""
+        source, document, cols = (
+            self.source,
+            self.model.document,
+            self.matched.info.cols,
+        )
+        options = self.request.follow or Following()
+        blocks = Blocks(
+            source,
+            source,
+            self.matched.bands.indices,
+            self.pace,
+            stop,
+            watch=lambda: hashing.reach(source.end_byte),
+            latest=options.latest,
+        )
+        codes = [c.code for c in document.classes]
+        reject = self.request.threshold(document)
+        classifier = Classifier(
+            document=document,
+            backend=self.backend,
+            units=self.matched.units,
+            tile=self.pace.tile,
+            outputs=sorted({layer.source for layer in live.layers}),
+        )
+        look = self._quick_look(live)
+        with ReadAhead(blocks.after(live.rows)) as ahead, WriteBehind() as behind:
+            for block in ahead:
+                rows = block.rows[1] - block.rows[0]
+                canvas = Canvas(live.layers, codes, rows, cols)
+                if block.strip is not None:
+                    started = time.monotonic()
+                    classify = replace(classifier, tile=self.pace.side(rows))
+                    for square in classify.squares(block.strip):
+                        if square.outputs is not None:
+                            canvas.paint(
+                                square.row - block.rows[0],
+                                square.col,
+                                square.outputs,
+                                square.valid,
+                                reject,
+                            )
+                    self.pace.measured(rows, time.monotonic() - started)
+                behind.do(partial(self._keep, live, look, block, canvas))
+                self.progress(block.rows[1] * cols, source.complete * cols)
+
+    def _keep(
+        self, live: LiveMap, look: "QuickLook | None", block: Block, canvas: Canvas
+    ) -> None:
+        """Write a block, then tell of it."""
+        state: State = "skipped" if block.strip is None else "classified"
+        counts = canvas.counts()
+        live.append(block.rows, state, block.closed, canvas.values, counts)
+        lag_lines = self.source.complete - block.rows[1]
+        lag_s = time.monotonic() - block.written
+        if state == "skipped":
+            self.tally.skipped += block.rows[1] - block.rows[0]
+        else:
+            self.tally.add(lag_lines, lag_s)
+        codes = [c.code for c in self.model.document.classes]
+        self.events.send(
+            {
+                "event": state,
+                "rows": block.rows,
+                "lag_lines": lag_lines,
+                "lag_ms": round(1000 * lag_s, 1),
+                "classes": dict(zip(codes, counts.of_class, strict=True)),
+                "unclassified": counts.unclassified,
+                "nodata": counts.nodata,
+                "dropped": self.source.dropped,
+                "skipped": self.tally.skipped,
+            }
+        )
+        if look is not None:
+            look.add(canvas.values["classes"][0])
+        if state == "classified":
+            for event in self.alerts.of(block.rows, counts):
+                self.events.send(event)
+
+    def _quick_look(self, live: LiveMap) -> "QuickLook | None":
+        if not (self.request.follow and self.request.follow.quick_look):
+            return None
+        from hsi_runtime.follow.quick_look import QuickLook
+
+        look = QuickLook(
+            live.folder / "classes.png", live.layers[0], self.matched.info.cols
+        )
+        for block in live.blocks:
+            look.add(live.read(live.layers[0], block.rows)[0])
+        return look
+
+    def _plan(self) -> dict[str, Any]:
+        """Collect all that the live values depend on, but for the lines themselves."""
+        path = self.source.path
+        return {
+            "version": importlib.metadata.version("hsi-edge"),
+            "scene": {path.name: {"path": str(path.resolve())}},
+            "model": self.model.sha256,
+            "bands": [int(b) for b in self.matched.bands.indices],
+            "device": f"{self.backend.device}, {self.backend.precision}",
+            "reject": self.request.threshold(self.model.document),
+            "outputs": self.request.outputs(),
+        }
+
+
+@contextlib.contextmanager
+def _said_once() -> Iterator[None]:
+    """Drop the messages about scene and model that were given before the flight."""
+    logger = logging.getLogger("hsi_runtime.planning")
+    logger.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False

@@ -1,0 +1,110 @@
+"""Hands a followed scene over to the pipeline, which publishes it like any other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from hsi_runtime.follow.growing_hash import GrowingHash
+from hsi_runtime.follow.live_map import LiveBlock, LiveMap
+from hsi_runtime.follow.sources import LineSource
+from hsi_runtime.output.journal import Journal
+from hsi_runtime.output.layers import Canvas
+from hsi_runtime.planning import Job, MatchedScene
+from hsi_runtime.scenes.fingerprint import ContentHash
+from hsi_runtime.scenes.scene import Scene, SceneInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class Landed:
+    """What is known of a scene that was followed, for `pipeline.run`.
+
+    Attributes:
+        scene: The scene, now complete.
+        source: Its lines.
+        live: The live map.
+        matched: How the scene was matched while it was followed.
+        exact: False if the live map may differ from a batch run's.
+        hashing: Hash of the data file.
+    """
+
+    scene: Scene
+    source: LineSource
+    live: LiveMap
+    matched: MatchedScene
+    exact: bool
+    hashing: GrowingHash | None
+
+    def content(self, info: SceneInfo) -> ContentHash:
+        """Return the hash of the scene's content; that of the lines is ready."""
+        known: dict[Path, str] = {}
+        if self.hashing is not None:
+            known[info.path] = self.hashing.result(info.path.stat().st_size)
+        return ContentHash(info, known)
+
+    def check_unchanged(self, job: Job) -> None:
+        """Compare some of the lines that were read with what is there now."""
+        self.source.check_lines()
+
+    def fill(self, job: Job, journal: Journal) -> None:
+        """Give a journal the pieces of the plan whose rows are classified."""
+        if not self.exact or not _same_values(self.matched, job.matched):
+            return
+        rows = job.matched.region.rows
+        good = np.zeros(rows, dtype=bool)
+        broken: list[LiveBlock] = []
+        for block in self.live.blocks:
+            if _holds_at_end(block, rows, job.document.halo):
+                good[slice(*block.rows)] = True
+                broken += [block] if block.counts.broken else []
+        number = -1
+        for cols in job.plan.panels:
+            for strip in job.plan.strips:
+                number += 1
+                top, bottom = strip.outputs
+                if top == bottom or number in journal.pieces:
+                    continue
+                if not good[top:bottom].all():
+                    continue
+                canvas = self._canvas(job, (top, bottom), cols)
+                counts = canvas.counts()
+                while broken and broken[0].rows[0] < bottom:
+                    counts.broken += broken.pop(0).counts.broken
+                journal.write(number, (top, bottom), cols, canvas.values, counts)
+
+    def _canvas(self, job: Job, rows: tuple[int, int], cols: tuple[int, int]) -> Canvas:
+        codes = [c.code for c in job.document.classes]
+        canvas = Canvas(job.layers, codes, rows[1] - rows[0], cols[1] - cols[0])
+        for layer in job.layers:
+            values = self.live.read(layer, rows)
+            canvas.values[layer.name][:] = values[:, :, slice(*cols)]
+        return canvas
+
+
+def _holds_at_end(block: LiveBlock, rows: int, halo: int) -> bool:
+    """Return True if a block is what a batch run of so many rows computes."""
+    if block.state != "classified" or block.rows[1] > rows:
+        return False
+    if block.closed is not None:
+        return block.closed == rows
+    return block.rows[1] + halo <= rows
+
+
+def _same_values(before: MatchedScene, after: MatchedScene) -> bool:
+    """Return True if a final header left all that decides about values as it was."""
+    pairs = [
+        (before.bands.indices, after.bands.indices),
+        (before.bands.resampling, after.bands.resampling),
+        (before.info.nodata, after.info.nodata),
+        *(
+            (getattr(before.units, name), getattr(after.units, name))
+            for name in ("gain", "offset", "resampling", "model_scale", "model_offset")
+        ),
+    ]
+    return all(_equal(a, b) for a, b in pairs)
+
+
+def _equal(a: object, b: object) -> bool:
+    if a is None or b is None:
+        return a is b
+    return np.array_equal(np.asarray(a), np.asarray(b), equal_nan=True)

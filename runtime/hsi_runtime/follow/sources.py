@@ -1,0 +1,118 @@
+"""What every source of lines is: a scene whose lines become available one by one."""
+
+import threading
+import time
+from collections import deque
+from typing import Protocol
+
+from hsi_runtime.scenes.scene import Scene
+
+POLLS_S = (0.0005, 0.02)  # first and longest wait between two looks at a source
+KNOWN_ARRIVALS = 4096
+
+
+class LineSource(Scene, Protocol):
+    """An open scene that still grows; `Scene.info` has the rows that are whole.
+
+    Attributes:
+        durable: True if every line can be read again.
+        dropped: Lines that the sensor or the stream lost; they are nodata.
+    """
+
+    durable: bool
+    dropped: int
+
+    @property
+    def complete(self) -> int:
+        """Whole lines so far, as of the last look."""
+
+    @property
+    def ended(self) -> bool:
+        """True if no more lines will come."""
+
+    def look(self) -> None:
+        """Find out how many lines are whole, without waiting.
+
+        Raises:
+            SceneError: Lines that were there are gone, or have changed.
+        """
+
+    def finish(self) -> None:
+        """Take what is there for all."""
+
+    def check_lines(self) -> None:
+        """Look again at some of the lines that were read.
+
+        Raises:
+            SceneError: One has changed.
+        """
+
+    @property
+    def lines_per_second(self) -> float | None:
+        """Rate at which lines are written, or None before it is known."""
+
+    def arrived(self, line: int) -> float:
+        """Return when a line was first seen whole, by `time.monotonic`."""
+
+
+class Arrivals:
+    """When lines were first seen whole, for some of the latest."""
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[int, float]] = deque(maxlen=KNOWN_ARRIVALS)
+
+    def note(self, complete: int) -> None:
+        """Note how many lines are whole now."""
+        if not self._seen or complete > self._seen[-1][0]:
+            self._seen.append((complete, time.monotonic()))
+
+    def of(self, line: int) -> float:
+        """Return when a line was first seen whole; now, if it was not."""
+        moment = time.monotonic()
+        for complete, seen in reversed(self._seen.copy()):
+            if complete <= line:
+                break
+            moment = seen
+        return moment
+
+    @property
+    def lines_per_second(self) -> float | None:
+        """Rate of the latest lines, or None before there are enough."""
+        seen = self._seen.copy()
+        if len(seen) < 2 or seen[-1][1] - seen[0][1] < 0.1:
+            return None
+        latest = [pair for pair in seen if pair[1] > seen[-1][1] - 2.0]
+        (first, since), (last, until) = (seen[0], seen[-1])
+        if len(latest) > 1 and latest[-1][1] - latest[0][1] >= 0.1:
+            (first, since), (last, until) = latest[0], latest[-1]
+        return (last - first) / (until - since)
+
+
+def wait_for_lines(
+    source: LineSource, stop: threading.Event, patience_s: float
+) -> bool:
+    """Wait for more lines, looking ever less often.
+
+    Args:
+        source: A source of lines.
+        stop: Ends the wait, and the source.
+        patience_s: Longest time to wait.
+
+    Returns:
+        True if there are more lines, or the source has ended.
+
+    Raises:
+        SceneError: Lines that were there are gone, or have changed.
+    """
+    before, delay = source.complete, POLLS_S[0]
+    limit = time.monotonic() + patience_s
+    while True:
+        if stop.is_set():
+            source.finish()
+        source.look()
+        if source.complete > before or source.ended:
+            return True
+        if time.monotonic() >= limit:
+            return False
+        stop.wait(delay)
+        delay = min(2 * delay, POLLS_S[1])

@@ -1,0 +1,1 @@
+"""What the user may ask of a run that follows a sensor, for both doors."""

@@ -1,0 +1,353 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from camera import Camera, tall_cube
+
+from hsi_runtime.api import classify
+from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
+from hsi_runtime.errors import OptionError, OutputError, SceneError
+from hsi_runtime.following.options import Alert, Following
+from hsi_runtime.model.model_file import ModelFile
+from hsi_runtime.request import Options
+from hsi_runtime.walk.windows import Window
+
+ROWS = 150
+
+
+@pytest.mark.parametrize("interleave", ["bil", "bip"])
+@pytest.mark.parametrize("promised", [0, ROWS, ROWS + 1000])
+def test_ends_in_the_bytes_of_a_batch_run(
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    assert_as_batch: Callable[..., None],
+    interleave: str,
+    promised: int,
+) -> None:
+    camera = Camera(tmp_path, tall_cube(ROWS), interleave, promised)
+    camera.write(10, part=0.5)
+    options = {"confidence": True, "probabilities": True, "reject_below": 0.4}
+    follower = start_following(**options)
+    camera.write(50, part=0.3)
+    follower.wait_for_row(40)
+    camera.write(50)
+    follower.wait_for_row(90)
+    camera.finish()
+    result = follower.result()
+    assert (result["rows"], result["cols"]) == (ROWS, 31)
+    assert result["resumed_windows"] == 0
+    assert result["seconds"]["infer"] == 0  # nothing was computed twice
+    assert_as_batch(**options)
+
+
+def test_every_line_is_told_once_and_in_order(
+    tmp_path: Path, start_following: Callable[..., Any]
+) -> None:
+    camera = Camera(tmp_path, tall_cube(ROWS))
+    follower = start_following()
+    camera.write(70)
+    follower.wait_for_row(60)
+    camera.finish()
+    result = follower.result()
+    blocks = [e for e in follower.events if e["event"] == "classified"]
+    edges = [0, *(e["rows"][1] for e in blocks)]
+    assert [e["rows"][0] for e in blocks] == edges[:-1]
+    assert edges[-1] == ROWS
+    told = np.sum([list(e["classes"].values()) for e in blocks], axis=0)
+    assert told.tolist() == [c["pixels"] for c in result["classes"]]
+    assert all(e["lag_ms"] >= 0 and e["lag_lines"] >= 0 for e in blocks)
+    assert follower.events[-1]["event"] == "end"
+    assert result["follow"]["blocks"] == len(blocks)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 9])
+def test_few_lines(
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    assert_as_batch: Callable[..., None],
+    rows: int,
+) -> None:
+    camera = Camera(tmp_path, tall_cube(rows))
+    follower = start_following()
+    camera.finish()
+    assert follower.result()["rows"] == rows
+    assert_as_batch()
+
+
+def test_the_final_header_counts(
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    assert_as_batch: Callable[..., None],
+) -> None:
+    """Lines beyond those of the final header are left out, as in a batch run."""
+    camera = Camera(tmp_path, tall_cube(ROWS))
+    follower = start_following()
+    camera.write(ROWS)
+    follower.wait_for_row(ROWS - 2)
+    camera.header(ROWS - 20)
+    follower.stop.set()
+    assert follower.result()["rows"] == ROWS - 20
+    assert_as_batch()
+
+
+def test_a_header_that_changes_what_values_mean(
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    assert_as_batch: Callable[..., None],
+) -> None:
+    """The live map was of other values: all is computed again, as the end has it."""
+    camera = Camera(tmp_path, tall_cube(ROWS))
+    follower = start_following()
+    camera.write(60)
+    follower.wait_for_row(40)
+    camera.fields["reflectance_scale_factor"] = 9000
+    camera.finish()
+    assert follower.result()["seconds"]["infer"] > 0
+    assert_as_batch()
+
+
+def test_a_place_that_comes_with_the_final_header(
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    assert_as_batch: Callable[..., None],
+) -> None:
+    camera = Camera(tmp_path, tall_cube(ROWS), map_info=None)
+    follower = start_following()
+    camera.write(60)
+    follower.wait_for_row(40)
+    camera.fields["map_info"] = "{UTM, 1, 1, 1000, 2000, 2, 2, 33, North, WGS-84}"
+    camera.finish()
+    assert follower.result()["seconds"]["infer"] == 0
+    assert_as_batch()
+    with rasterio.open(tmp_path / "live.tif") as raster:
+        assert raster.transform.c == 1000
+
+
+class Rounding(OnnxruntimeCpu):
+    """A FAKE of an engine whose last bits depend on the window."""
+
+    def predict(self, cube: Any, outputs: Any = ("probabilities",)) -> Any:
+        answer = super().predict(cube, outputs)
+        shift = np.float32(1e-5 * (cube.shape[2] % 7))
+        return {name: values + shift for name, values in answer.items()}
+
+
+def test_an_inexact_engine_is_found_out(
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    assert_as_batch: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("hsi_runtime.engines.onnxruntime_cpu.OnnxruntimeCpu", Rounding)
+    camera = Camera(tmp_path, tall_cube(ROWS))
+    follower = start_following(probabilities=True)
+    camera.finish()
+    assert follower.result()["seconds"]["infer"] > 0
+    assert "rounds by the shape of its windows" in caplog.text
+    assert_as_batch(probabilities=True)
+
+
+def test_bsq_is_refused(tmp_path: Path, start_following: Callable[..., Any]) -> None:
+    Camera(tmp_path, tall_cube(9), "bsq").finish()
+    follower = start_following(follow=Following(idle_s=0.01))
+    with pytest.raises(SceneError, match=r"band sequential \(bsq\)"):
+        follower.result()
+
+
+def test_no_line_at_all(tmp_path: Path, start_following: Callable[..., Any]) -> None:
+    Camera(tmp_path, tall_cube(9))
+    follower = start_following(follow=Following(idle_s=0.05))
+    with pytest.raises(SceneError, match="has no line yet"):
+        follower.result()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["flight.bil", "flight.hdr"]
+
+
+def test_no_header(tmp_path: Path, start_following: Callable[..., Any]) -> None:
+    (tmp_path / "flight.bil").write_bytes(b"12345678")
+    follower = start_following(follow=Following(idle_s=0.05))
+    with pytest.raises(SceneError, match="no ENVI header beside it"):
+        follower.result()
+
+
+def test_files_may_come_later(
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    assert_as_batch: Callable[..., None],
+) -> None:
+    follower = start_following(follow=Following(idle_s=5.0))
+    Camera(tmp_path, tall_cube(ROWS)).finish()
+    assert follower.result()["rows"] == ROWS
+    assert_as_batch()
+
+
+def test_stop_takes_what_is_there(
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    assert_as_batch: Callable[..., None],
+) -> None:
+    camera = Camera(tmp_path, tall_cube(ROWS))
+    follower = start_following()
+    camera.write(80, part=0.5)
+    follower.wait_for_row(60)
+    follower.stop.set()
+    assert follower.result()["rows"] == 80
+    camera.header(80)
+    with rasterio.open(tmp_path / "live.tif") as raster:
+        live = raster.read(1)
+    (tmp_path / "live.tif").unlink()
+    follower = start_following(overwrite=True)
+    follower.result()
+    assert_as_batch()
+    with rasterio.open(tmp_path / "live.tif") as raster:
+        assert (raster.read(1) == live).all()
+
+
+def truncated(camera: Camera) -> None:
+    with camera.path.open("r+b") as file:
+        file.truncate(7 * camera.line_bytes)
+
+
+def replaced(camera: Camera) -> None:
+    camera.path.rename(camera.path.with_suffix(".old"))
+    camera.path.write_bytes(camera.bytes_of(slice(0, 100)))
+
+
+def another_layout(camera: Camera) -> None:
+    camera.header(0, samples=30)
+
+
+def begun_again(camera: Camera) -> None:
+    """Overwrite the file from its first line on, without making it shorter."""
+    with camera.path.open("r+b") as file:
+        file.write(camera.cube[:, ::-1].transpose(1, 0, 2).tobytes()[: 60 * 31 * 8])
+    camera.write(60)
+
+
+def removed(camera: Camera) -> None:
+    camera.path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (truncated, "shrank while it was followed: 80 lines were there, 7 are"),
+        (replaced, "was replaced by another file"),
+        (another_layout, "was rewritten with other samples"),
+        (begun_again, "was rewritten after it was classified"),
+        (removed, "cannot be read any more"),
+    ],
+)
+def test_lines_that_change_are_an_error(
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    harm: Callable[[Camera], None],
+    message: str,
+) -> None:
+    camera = Camera(tmp_path, tall_cube(ROWS))
+    follower = start_following()
+    camera.write(80)
+    follower.wait_for_row(70)
+    harm(camera)
+    with pytest.raises(SceneError, match=message):
+        follower.result()
+    assert not (tmp_path / "live.tif").exists()
+    assert (tmp_path / "live.tif.hsi-live").is_dir()
+
+
+def test_lines_rewritten_between_two_runs(
+    tmp_path: Path, start_following: Callable[..., Any]
+) -> None:
+    """Whichever line it is: the whole file is hashed once more."""
+    camera = Camera(tmp_path, tall_cube(ROWS))
+    follower = start_following()
+    camera.write(80)
+    follower.wait_for_row(70)
+    wait_for_state(tmp_path, 50 * camera.line_bytes)
+    truncated_to = camera.path.read_bytes()
+    camera.path.unlink()
+    with pytest.raises(SceneError):
+        follower.result()
+    changed = bytearray(truncated_to)
+    changed[30 * camera.line_bytes + 5] ^= 1
+    camera.path.write_bytes(changed)
+    with pytest.raises(SceneError, match="were rewritten after they were classified"):
+        start_following().result()
+    camera.path.write_bytes(truncated_to)
+    camera.header(80)
+    assert start_following().result()["rows"] == 80
+
+
+def wait_for_state(folder: Path, size: int) -> None:
+    """Wait until the hash of so many bytes is kept."""
+    import json
+    import time
+
+    path = folder / "live.tif.hsi-live" / "classes.states.jsonl"
+    for _ in range(6000):
+        if path.is_file():
+            lines = path.read_bytes().splitlines()
+            if any(json.loads(line)["bytes"] >= size for line in lines):
+                return
+        time.sleep(0.01)
+    raise AssertionError("no state")
+
+
+def test_an_output_that_is_there_is_refused_first(
+    tmp_path: Path, start_following: Callable[..., Any]
+) -> None:
+    Camera(tmp_path, tall_cube(9))
+    (tmp_path / "live.tif").touch()
+    with pytest.raises(OutputError, match="exists"):
+        start_following().result()
+
+
+def test_two_followers_of_one_output(
+    tmp_path: Path, start_following: Callable[..., Any]
+) -> None:
+    camera = Camera(tmp_path, tall_cube(ROWS))
+    first = start_following()
+    camera.write(60)
+    first.wait_for_row(40)
+    with pytest.raises(OutputError, match="Another hsi-run is writing"):
+        start_following().result()
+    camera.finish()
+    first.result()
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"latency_s": 0}, "latency_s"),
+        ({"latency_s": float("nan")}, "latency_s"),
+        ({"idle_s": -1}, "idle_s"),
+        ({"on_class": (Alert("a", 2),)}, "on_class"),
+        ({"command": ("true",)}, "command"),
+    ],
+)
+def test_options_out_of_range(options: dict[str, Any], name: str) -> None:
+    with pytest.raises(OptionError) as error:
+        Following(**options)
+    assert error.value.option == name
+
+
+def test_a_part_cannot_be_followed() -> None:
+    with pytest.raises(OptionError, match="classified whole"):
+        Options(follow=Following(), window=Window(0, 0, 1, 1))
+
+
+def test_python_follows_too(
+    tmp_path: Path, model: ModelFile, assert_as_batch: Callable[..., None]
+) -> None:
+    Camera(tmp_path, tall_cube(ROWS)).finish()
+    result = classify(
+        tmp_path / "flight.bil",
+        model.path,
+        tmp_path / "live.tif",
+        follow=Following(idle_s=0.2),
+    )
+    assert result["follow"]["blocks"] > 1
+    assert_as_batch()
