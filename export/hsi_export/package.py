@@ -64,6 +64,7 @@ def document(
         bands=described.bands,
         values=described.values,
         reject_below=described.reject_below,
+        set_levels=described.set_levels,
         outputs=list(trained.method.outputs),
         endmembers=None if spectra is None else Array.pack(spectra.float().numpy()),
         precision=precision,

@@ -263,7 +263,14 @@ def _is_finished(request: Request, model: ModelFile) -> bool:
         content = cache(partial(fingerprint.content_sha256, scene.info))
     threshold = request.threshold(model.document)
     return all(
-        is_finished(paths[layer.name], model, content, request.region_text, threshold)
+        is_finished(
+            paths[layer.name],
+            model,
+            content,
+            request.region_text,
+            threshold,
+            None if layer.least is None else request.sets,
+        )
         for layer in layers(model.document, outputs)
     )
 

@@ -82,6 +82,13 @@ if TYPE_CHECKING:
 @click.option(
     "--abundances", is_flag=True, help="Also write *_abundances.tif (s2vnet)."
 )
+@click.option(
+    "--sets",
+    metavar="P",
+    type=float,
+    help="Also write *_sets.tif: the classes that cannot be excluded, among which the "
+    "right one is for the share P of the pixels. The model offers some P (--describe).",
+)
 @click.option("--preview", is_flag=True, help="Also write *_preview.png.")
 @click.option("--stac", is_flag=True, help="Also write a STAC item, *.stac.json.")
 @click.option(

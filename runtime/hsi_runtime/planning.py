@@ -64,6 +64,7 @@ def match_scene(
             f"--abundances: method {document.method} gives none; train a method that "
             "unmixes, such as s2vnet."
         )
+    request.set_threshold(document)
     bands = match_bands(
         info,
         model_bands.wavelengths_nm,
@@ -183,7 +184,9 @@ class Job:
 
     def tags(self, scene_sha256: str) -> dict[str, str]:
         """Collect the tags that say where the map comes from."""
-        return provenance.provenance(
+        sets = self.request.sets
+        level = {} if sets is None else {provenance.SETS_KEY: repr(sets)}
+        return level | provenance.provenance(
             self.model,
             self.matched.info,
             scene_sha256,
@@ -206,6 +209,7 @@ class Job:
             "tile": self.plan.tile,
             "device": f"{self.backend.device}, {self.backend.precision}",
             "reject": self.reject_below,
+            "sets": self.request.sets,
             "outputs": [layer.name for layer in self.layers],
         }
 
@@ -236,6 +240,7 @@ def prepare(
     """
     document = model.document
     reject_below = request.threshold(document)
+    least = request.set_threshold(document)
     matched = match_scene(scene, document, request)
     backend = start()
     if backend.precision == "fp16" and backend.device in CPU_DEVICES:
@@ -253,6 +258,6 @@ def prepare(
         ),
         reject_below=reject_below,
         paths=output_paths(request),
-        layers=layers.layers(document, request.outputs()),
+        layers=layers.layers(document, request.outputs(), least),
         content=fingerprint.of_scene(scene.info),
     )

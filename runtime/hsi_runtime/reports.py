@@ -48,6 +48,7 @@ def describe_model(model: ModelFile) -> dict[str, Any]:
         "parameters": document.parameters,
         "macs_per_pixel": document.macs_per_pixel,
         "reject_below": document.reject_below,
+        "sets": [one.level for one in document.set_levels],
         "outputs": document.outputs,
         "overall_accuracy": document.provenance.overall_accuracy,
         "average_accuracy": document.provenance.average_accuracy,

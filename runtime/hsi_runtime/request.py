@@ -33,6 +33,8 @@ class Options:
         confidence: Also write the best probability.
         probabilities: Also write all probabilities.
         abundances: Also write the abundances of a model that unmixes.
+        sets: Also write which classes cannot be excluded, at this level: the share of
+            pixels for which the right class is among them. The model offers some.
         preview: Also write a PNG.
         stac: Also write a STAC item.
         vector: Also write polygons to this GeoPackage, ``.gpkg``.
@@ -56,6 +58,7 @@ class Options:
     confidence: bool = False
     probabilities: bool = False
     abundances: bool = False
+    sets: float | None = None
     preview: bool = False
     stac: bool = False
     vector: Path | None = None
@@ -73,7 +76,8 @@ class Options:
             "max_memory_bytes": _whole(
                 "max_memory_bytes", self.max_memory_bytes, MAX_BYTES
             ),
-            "reject_below": _probability(self.reject_below),
+            "reject_below": _probability("reject_below", self.reject_below),
+            "sets": _probability("sets", self.sets),
             "vector": _path(self.vector),
             "min_area_m2": _number("min_area_m2", self.min_area_m2),
         }
@@ -127,6 +131,28 @@ class Request(Options):
             )
         return chosen
 
+    def set_threshold(self, document: ModelDocument) -> float:
+        """Return the smallest probability of a class that cannot be excluded.
+
+        Raises:
+            ModelFileError: The model does not offer the requested level.
+        """
+        if self.sets is None:
+            return 1.0
+        offered = {one.level: one.threshold for one in document.set_levels}
+        if not offered:
+            raise ModelFileError(
+                "The model offers no sets of classes: its validation pixels lack a "
+                "class or lie in too few places. Train with more labels, or leave out "
+                "--sets."
+            )
+        if self.sets not in offered:
+            raise ModelFileError(
+                f"The model offers no sets of level {self.sets:g}. Give --sets one of "
+                f"{', '.join(f'{level:g}' for level in offered)}."
+            )
+        return offered[self.sets]
+
     @property
     def region_text(self) -> str:
         """The part of the scene to classify, as text for the output's tags."""
@@ -144,6 +170,7 @@ class Request(Options):
             "confidence": self.confidence,
             "probabilities": self.probabilities,
             "abundances": self.abundances,
+            "sets": self.sets is not None,
             "preview": self.preview,
             "stac": self.stac,
             "vector": self.vector is not None,
@@ -203,15 +230,15 @@ def _number(option: str, value: Any) -> float:
     return number
 
 
-def _probability(value: Any) -> float | None:
+def _probability(option: str, value: Any) -> float | None:
     if value is None:
         return None
     try:
         probability = float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise OptionError(f"{value!r} is not a probability.", "reject_below") from error
+        raise OptionError(f"{value!r} is not a probability.", option) from error
     if not 0 <= probability <= 1:  # nor not-a-number
-        raise OptionError(f"{value!r} is not in 0..1.", "reject_below")
+        raise OptionError(f"{value!r} is not in 0..1.", option)
     return probability
 
 

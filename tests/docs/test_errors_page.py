@@ -164,6 +164,7 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
     ),
     "Window outside": (hsi_run, f"scene.tif {MODEL} -o n.tif --window 40,40,50,50"),
     "No abundances": (hsi_run, f"scene.tif {MODEL} -o n.tif --abundances"),
+    "No sets of classes": (hsi_run, f"scene.tif {MODEL} -o n.tif --sets 0.9"),
     "An interrupted run is in the way": (
         hsi_run,
         f"scene.tif {MODEL} -o half.tif --reject 0.5",

@@ -94,6 +94,7 @@ def test_summary_tells_what_was_measured() -> None:
     errors = {
         "expected_calibration_error": 0.04,
         "expected_calibration_error_uncalibrated": 0.1234,
+        "note": "not fitted: why",
     }
     least = figures | {"seconds": 3.2, "calibration": None, "area_adjusted": None}
     first = "Test pixels: overall accuracy 90.00%, average accuracy 80.00%, kappa 0.700"
@@ -104,7 +105,8 @@ def test_summary_tells_what_was_measured() -> None:
         "target": figures | {"kappa": 0.2},
     }
     assert _summary(more).splitlines()[1:] == [
-        "Confidence: expected calibration error 4.0%, 12.3% before calibration",
+        "Confidence: expected calibration error 4.0%, 12.3% before calibration; "
+        "temperature not fitted: why",
         "Whole map: overall accuracy 85.00%, 80.00% to 90.00% (95 % interval)",
         "Target: overall accuracy 90.00%, average accuracy 80.00%, kappa 0.200",
     ]

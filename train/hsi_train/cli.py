@@ -131,12 +131,13 @@ def _summary(result: dict[str, Any]) -> str:
     lines = [f"Test pixels: {figures}; {{seconds:.0f}} s".format(**result)]
     for rival in result.get("rivals", []):
         lines.append(_rival(rival))
-    if result["calibration"] is not None:
+    if (calibration := result["calibration"]) is not None:
         lines.append(
             "Confidence: expected calibration error {expected_calibration_error:.1%}, "
             "{expected_calibration_error_uncalibrated:.1%} before calibration".format(
-                **result["calibration"]
+                **calibration
             )
+            + (f"; temperature {calibration['note']}" if calibration["note"] else "")
         )
     if result["area_adjusted"] is not None:
         value, low, high = result["area_adjusted"]["overall_accuracy"]

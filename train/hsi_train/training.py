@@ -33,7 +33,8 @@ from hsi_train.fitting.statistics import check_extremes
 from hsi_train.fitting.trainer import Trainer
 from hsi_train.layers import parameter_count
 from hsi_train.linear.choice import Linear
-from hsi_train.measuring import area_estimate, calibration, metrics
+from hsi_train.linear.folds import blocked_folds
+from hsi_train.measuring import area_estimate, calibration, metrics, prediction_sets
 from hsi_train.method import Problem
 from hsi_train.recipe import Fit, Recipe, expanded
 from hsi_train.report.run_result import RunResult
@@ -268,9 +269,12 @@ def measure(job: Job, inputs: Inputs, trainer: Trainer) -> dict[str, Any]:
     caveats = [*inputs.caveats]
     counts = data.pixels_by_role()
     tested = trainer.score(Role.TEST)
-    calibrated = calibration.calibrate(
-        method.probabilities, trainer.score(Role.VALIDATION), tested
-    )
+    validated = trainer.score(Role.VALIDATION)
+    assert validated.places is not None
+    folds = blocked_folds(validated.places, validated.classes)
+    calibrated = calibration.calibrate(method.probabilities, validated, tested, folds)
+    temperature = float(method.probabilities.temperature)
+    levels = prediction_sets.set_levels(validated, temperature)
     matrix = tested.confusion()
     adjusted = None
     if recipe.split.probability_sample:
@@ -292,6 +296,7 @@ def measure(job: Job, inputs: Inputs, trainer: Trainer) -> dict[str, Any]:
         "parameters": parameter_count(method.network),
         "best_epoch": trainer.progress.best_epoch,
         "calibration": calibrated,
+        "sets": prediction_sets.measure(levels, tested, temperature),
         "area_adjusted": adjusted,
         "warnings": caveats,
     }

@@ -178,7 +178,20 @@ class SelfTest(_Part, frozen=True):
     tolerance: float
 
 
-class ModelDocument(_Part, frozen=True):
+class SetLevel(_Part, frozen=True):
+    """How likely a class must be so that it cannot be excluded.
+
+    Attributes:
+        level: Share of pixels whose set of such classes holds the right one.
+        threshold: Smallest probability of a class of the set; the best class always
+            belongs to it.
+    """
+
+    level: Annotated[float, Meta(gt=0, lt=1)]
+    threshold: Annotated[float, Meta(ge=0, le=1)]
+
+
+class ModelDocument(_Part, frozen=True, omit_defaults=True):
     """All that a runtime must know of a model.
 
     Attributes:
@@ -201,6 +214,8 @@ class ModelDocument(_Part, frozen=True):
         provenance: Where the weights come from.
         self_test: A sample with its answer, to try an engine on.
         checksum: SHA-256 of the whole file with this field zeroed.
+        set_levels: Sets of classes that validation pixels can promise, lowest level
+            first. Left out where there are none, as in files of earlier releases.
     """
 
     schema_version: Literal[1]
@@ -219,6 +234,7 @@ class ModelDocument(_Part, frozen=True):
     provenance: Provenance
     self_test: SelfTest
     checksum: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    set_levels: list[SetLevel] = []
 
     @property
     def halo(self) -> int:

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from hsi_runtime.model.model_file import ABUNDANCES, PROBABILITIES, ModelDocument
 from hsi_runtime.model.plain_text import plain
 
-LAYERS = ("classes", "confidence", "probabilities", "abundances")
+LAYERS = ("classes", "confidence", "probabilities", "abundances", "sets")
 UNCLASSIFIED = 0
 PROBABILITY_STEPS = 200  # probabilities are stored in steps of 1/200
 PROBABILITY_NODATA = 255
 ABUNDANCE_STEPS = 10_000  # the convention of reflectance products
 ABUNDANCE_NODATA = 65535
+SET_NODATA = 255
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Layer:
     """One output raster.
 
     Attributes:
-        name: ``classes``, ``confidence``, ``probabilities`` or ``abundances``.
+        name: One of `LAYERS`.
         source: Output of the model that it shows.
         dtype: Type of its values.
         nodata: Value of pixels without data.
@@ -32,6 +33,7 @@ class Layer:
         names: Category by value, or None.
         colors: ``#rrggbb`` by value, or None.
         resampling: Resampling of the overviews.
+        least: Probability from which a class belongs to a pixel's set, or None.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Layer:
     names: dict[int, str] | None = None
     colors: dict[int, str] | None = None
     resampling: str = "AVERAGE"
+    least: float | None = None
 
 
 def map_dtype(document: ModelDocument) -> np.dtype[Any]:
@@ -51,8 +54,16 @@ def map_dtype(document: ModelDocument) -> np.dtype[Any]:
     return np.dtype(np.uint8 if top <= 254 else np.uint16)
 
 
-def layers(document: ModelDocument, requested: Sequence[str]) -> list[Layer]:
-    """Describe the requested rasters."""
+def layers(
+    document: ModelDocument, requested: Sequence[str], least: float = 1.0
+) -> list[Layer]:
+    """Describe the requested rasters.
+
+    Args:
+        document: Document of the model.
+        requested: Names of the rasters.
+        least: Probability from which a class belongs to a pixel's set.
+    """
     dtype = map_dtype(document)
     nodata = int(np.iinfo(dtype).max)
     names = {UNCLASSIFIED: "unclassified", nodata: "nodata"}
@@ -86,6 +97,15 @@ def layers(document: ModelDocument, requested: Sequence[str]) -> list[Layer]:
             nodata=ABUNDANCE_NODATA,
             bands=each,
             scale=1 / ABUNDANCE_STEPS,
+        ),
+        Layer(
+            name="sets",
+            source=PROBABILITIES,
+            dtype=np.dtype(np.uint8),
+            nodata=SET_NODATA,
+            bands=each,
+            resampling="MODE",
+            least=least,
         ),
     ]
     return [layer for layer in every if layer.name in requested]
@@ -165,7 +185,10 @@ class Canvas:
         place = np.s_[:, row : row + valid.shape[0], col : col + valid.shape[1]]
         for name, layer in self._layers.items():
             target = self.values[name][place]
-            if layer.scale is None:
+            if layer.least is not None:
+                inside = (shares >= layer.least) | (shares == best)
+                target[:, valid] = inside[:, valid]
+            elif layer.scale is None:
                 codes = self._codes.astype(layer.dtype)[shares.argmax(axis=0)]
                 codes[best < reject_below] = UNCLASSIFIED
                 target[0][valid] = codes[valid]

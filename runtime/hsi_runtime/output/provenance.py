@@ -12,6 +12,8 @@ from hsi_runtime.model.plain_text import plain
 from hsi_runtime.scenes.geotiff import open_tiff
 from hsi_runtime.scenes.scene import SceneInfo
 
+SETS_KEY = "HSI_SETS"  # where sets are written: their level
+
 
 def provenance(
     model: ModelFile,
@@ -62,6 +64,7 @@ def is_finished(
     scene_sha256: Callable[[], str],
     part: str,
     reject_below: float,
+    sets: float | None = None,
 ) -> bool:
     """Return True if an output shows this part of this scene as this run would.
 
@@ -71,6 +74,7 @@ def is_finished(
         scene_sha256: Gives the hash of the scene, which is asked for last.
         part: Part of the scene, as text.
         reject_below: Smallest accepted probability.
+        sets: Level of the sets that it shows, if it shows any.
     """
     if not os.path.isfile(output):
         return False
@@ -81,6 +85,8 @@ def is_finished(
         return False
     keys = "HSI_MODEL_SHA256", "HSI_PART", "HSI_REJECT"
     if [tags.get(key) for key in keys] != [model.sha256, part, repr(reject_below)]:
+        return False
+    if sets is not None and tags.get(SETS_KEY) != repr(sets):
         return False
     # Size, time and samples cannot tell a scene that was edited in place from its copy.
     content: str | None = tags.get("HSI_SCENE_SHA256")

@@ -21,6 +21,7 @@ from hsi_runtime.model import model_file
 from hsi_runtime.model.model_file import (
     Array,
     ModelDocument,
+    SetLevel,
     metadata,
     read_model,
     sign,
@@ -172,7 +173,9 @@ def test_other_schema_versions(
     assert f"schema version {version}; this hsi-run reads version 1" in said
 
 
-@pytest.mark.parametrize("field", ModelDocument.__struct_fields__)
+@pytest.mark.parametrize(
+    "field", [f for f in ModelDocument.__struct_fields__ if f != "set_levels"]
+)
 def test_every_field_is_required(
     field: str, model_bytes: bytes, tmp_path: Path
 ) -> None:
@@ -180,6 +183,18 @@ def test_every_field_is_required(
     assert field.replace("_", " ") in refused(tmp_path / "model.onnx", data).replace(
         "_", " "
     )
+
+
+def test_a_model_of_an_earlier_release_offers_no_sets(
+    document: ModelDocument, tmp_path: Path, write_model: WriteModel
+) -> None:
+    """The field is left out where it is empty, so that such releases read it, too."""
+    assert "set_levels" not in json.loads(msgspec.json.encode(document))
+    path = write_model(tmp_path / "model.onnx", document)
+    assert read_model(path).document.set_levels == []
+    level = SetLevel(level=0.9, threshold=0.25)
+    path = write_model(tmp_path / "more.onnx", replace(document, set_levels=[level]))
+    assert read_model(path).document.set_levels == [level]
 
 
 def test_unknown_fields_are_refused(model_bytes: bytes, tmp_path: Path) -> None:

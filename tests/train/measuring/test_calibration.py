@@ -3,6 +3,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy.special import softmax
 
 from hsi_train.layers import Probabilities
@@ -10,6 +13,11 @@ from hsi_train.measuring import calibration
 from hsi_train.measuring.metrics import Scored
 
 CLASSES = 4
+
+
+def folds_of(scored: Scored) -> NDArray[np.intp]:
+    """Five folds, a pixel after the other."""
+    return np.arange(len(scored.classes)) % 5
 
 
 def honest(pixels: int, temperature: float, seed: int = 0) -> Scored:
@@ -91,7 +99,7 @@ def test_bins_by_hand() -> None:
 
 def test_suggested_threshold_halves_the_wrong_pixels() -> None:
     scored = honest(4_000, 1.0)
-    found = calibration.suggest_rejection(scored, 1.0)
+    found = calibration.suggest_rejection(scored, 1.0, folds_of(scored))
     assert found is not None
     shares = softmax(scored.scores, axis=1)
     right = shares.argmax(axis=1) == scored.classes
@@ -100,8 +108,22 @@ def test_suggested_threshold_halves_the_wrong_pixels() -> None:
         return float(1 - right[shares.max(axis=1) >= threshold].mean())
 
     assert wrong(found.below) <= wrong(0) / 2 < wrong(found.below - 0.01)
-    assert found.accuracy == pytest.approx(1 - wrong(found.below))
-    assert found.coverage == (shares.max(axis=1) >= found.below).mean() >= 0.5
+    # The promise is that of folds whose threshold the others chose.
+    assert found.accuracy == pytest.approx(1 - wrong(found.below), abs=0.01)
+    kept = (shares.max(axis=1) >= found.below).mean()
+    assert found.coverage == pytest.approx(kept, abs=0.02)
+
+
+def test_no_threshold_that_left_out_places_do_not_confirm() -> None:
+    """In one place, with as many pixels as all others, confidence says nothing."""
+    good, bad = honest(1_000, 1.0), blind(1_000)
+    scored = Scored(
+        np.concatenate([good.scores, bad.scores]),
+        np.concatenate([good.classes, bad.classes]),
+    )
+    places = np.repeat([0, 1], 1_000)
+    assert calibration.suggest_rejection(good, 1.0, folds_of(good)) is not None
+    assert calibration.suggest_rejection(scored, 1.0, places) is None
 
 
 def blind(pixels: int) -> Scored:
@@ -115,14 +137,76 @@ def blind(pixels: int) -> Scored:
     "make", [lambda: always_right(500), lambda: blind(500), lambda: honest(20, 1.0)]
 )
 def test_no_threshold_where_validation_cannot_tell(make: Callable[[], Scored]) -> None:
-    assert calibration.suggest_rejection(make(), 1.0) is None
+    scored = make()
+    assert calibration.suggest_rejection(scored, 1.0, folds_of(scored)) is None
+
+
+@pytest.mark.parametrize("temperature", [0.4, 2.5])
+def test_folds_agree_on_a_temperature_that_helps(temperature: float) -> None:
+    scored = honest(3_000, temperature, seed=1)
+    agreed = calibration.agreed_temperature(scored, folds_of(scored))
+    fitted = calibration.fit_temperature(scored)
+    assert agreed == pytest.approx(temperature, rel=0.1)
+    assert abs(np.log(agreed)) < abs(np.log(fitted))  # drawn towards one
+
+
+def test_few_pixels_draw_the_temperature_further_towards_one() -> None:
+    few, many = honest(150, 2.5, seed=3), honest(6_000, 2.5, seed=3)
+
+    def drawn(scored: Scored) -> float:
+        fitted = np.log(calibration.fit_temperature(scored))
+        agreed = np.log(calibration.agreed_temperature(scored, folds_of(scored)))
+        return float(fitted - agreed)
+
+    assert drawn(few) > 4 * drawn(many) > 0
+
+
+def test_places_that_disagree_change_nothing() -> None:
+    """What is too sure in one place is not sure enough in the other."""
+    sure, unsure = honest(1_000, 2.5), honest(1_000, 0.4, seed=1)
+    scored = Scored(
+        np.concatenate([sure.scores, unsure.scores]),
+        np.concatenate([sure.classes, unsure.classes]),
+    )
+    places = np.repeat([0, 1], 1_000)
+    assert calibration.agreed_temperature(scored, places) == 1
+    one_place = np.zeros(2_000, dtype=np.intp)
+    assert calibration.agreed_temperature(scored, one_place) == 1
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.2, 5))
+@settings(max_examples=30, deadline=None)
+def test_left_out_error_never_rises(seed: int, temperature: float) -> None:
+    """Whatever the scores: where folds do not agree, the temperature is one."""
+    scored = honest(300, temperature, seed)
+    folds = folds_of(scored)
+    agreed = calibration.agreed_temperature(scored, folds)
+    assert error(scored, agreed) <= error(scored, 1.0) + 0.005
+
+
+def test_a_class_that_does_not_validate_leaves_probabilities_as_they_are() -> None:
+    probabilities = Probabilities()
+    whole = honest(3_000, 3.0)
+    kept = whole.classes != 2
+    validation = Scored(whole.scores[kept], whole.classes[kept])
+    found = calibration.calibrate(
+        probabilities, validation, honest(1_000, 3.0), folds_of(validation)
+    )
+    assert found is not None
+    assert float(probabilities.temperature) == found["temperature"] == 1
+    assert found["note"] == "not fitted: validation pixels lack 1 of the classes"
+    assert found["reject"] is None
+    before = found["expected_calibration_error_uncalibrated"]
+    assert found["expected_calibration_error"] == before
 
 
 def test_calibrate_fits_in_place_and_measures_the_test_pixels() -> None:
     probabilities = Probabilities()
     validation, tested = honest(3_000, 3.0, seed=1), honest(5_000, 3.0, seed=2)
-    found = calibration.calibrate(probabilities, validation, tested)
+    folds = folds_of(validation)
+    found = calibration.calibrate(probabilities, validation, tested, folds)
     assert found is not None
+    assert found["note"] is None
     assert float(probabilities.temperature) == pytest.approx(found["temperature"])
     assert found["pixels"] == 3_000
     before = found["expected_calibration_error_uncalibrated"]
@@ -130,7 +214,7 @@ def test_calibrate_fits_in_place_and_measures_the_test_pixels() -> None:
     assert found["expected_calibration_error"] < before / 2
     for key in ("bins", "uncalibrated_bins"):
         assert sum(b["count"] for b in found[key]) == 5_000
-    rejection = calibration.suggest_rejection(validation, found["temperature"])
+    rejection = calibration.suggest_rejection(validation, found["temperature"], folds)
     assert rejection is not None
     keys = ("reject", "reject_accuracy", "reject_coverage")
     assert tuple(found[k] for k in keys) == rejection
@@ -140,7 +224,8 @@ def test_calibrate_fits_in_place_and_measures_the_test_pixels() -> None:
 def test_too_few_validation_pixels_change_nothing(pixels: int) -> None:
     probabilities = Probabilities()
     few = honest(pixels, 3.0)
-    assert calibration.calibrate(probabilities, few, honest(100, 3.0)) is None
+    found = calibration.calibrate(probabilities, few, honest(100, 3.0), folds_of(few))
+    assert found is None
     assert float(probabilities.temperature) == 1
     assert f"{pixels} validation pixels are too few" in calibration.caveats(pixels)[0]
     assert calibration.caveats(calibration.MIN_PIXELS) == []

@@ -186,6 +186,7 @@ def test_sections_that_need_more(
         },
         "calibration": {
             "temperature": 1.25,
+            "note": None,
             "pixels": 50,
             "expected_calibration_error": 0.01,
             "expected_calibration_error_uncalibrated": 0.08,

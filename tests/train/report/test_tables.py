@@ -20,6 +20,7 @@ MATRIX = np.array([[90, 10, 0], [0, 0, 0], [1, 20, 3]])
 CALIBRATION: dict[str, Any] = {
     "temperature": 1.8,
     "pixels": 5000,
+    "note": None,
     "expected_calibration_error": 0.021,
     "expected_calibration_error_uncalibrated": 0.094,
     "bins": [],
@@ -165,12 +166,22 @@ def test_calibration(read_page: ReadPage) -> None:
         "Expected calibration error before": "9.40 %",
         "Expected calibration error after": "2.10 %",
         "Suggested --reject": "0.615",
-        "Accuracy of what it keeps": "99.00 %",
-        "Share of pixels that it keeps": "80.00 %",
+        "Accuracy of what it keeps, of validation": "99.00 %",
+        "Share of pixels that it keeps, of validation": "80.00 %",
     }
+    plain = CALIBRATION | {"temperature": 1.0, "note": "not fitted: why"}
+    rows = read_page(tables.calibration_table(plain)).rows
+    assert rows[0] == ["Temperature", "1.000, not fitted: why"]
     nothing = dict.fromkeys(("reject", "reject_accuracy", "reject_coverage"))
     page = read_page(tables.calibration_table(CALIBRATION | nothing))
     assert len(page.rows) == 4
+
+
+def test_sets_of_classes(read_page: ReadPage) -> None:
+    offered = {"level": 0.9, "threshold": 0.125, "coverage": 0.93, "mean_size": 1.5}
+    page = read_page(tables.sets_table(result_of(sets=[offered])))
+    assert page.rows[1] == ["0.9", "93.00 %", "1.50", "0.125"]
+    assert not tables.sets_table(result_of(sets=[]))
 
 
 def description(wavelengths: list[float] | None) -> Description:

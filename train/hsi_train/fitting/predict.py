@@ -45,15 +45,20 @@ class Scorer:
         self.network.eval()
         scores = [np.empty((0, len(data.classes)), dtype=np.float32)]
         labels = [np.empty(0, dtype=np.int16)]
-        for scene in data.scenes:
+        places = [np.empty((0, 3), dtype=np.intp)]
+        for index, scene in enumerate(data.scenes):
             requested = scene.roles == role
             for rows, cols, cube in cut_tiles(scene, requested, self.fill, self.halo):
                 inside = requested[rows, cols]
                 result = self.network(cube.to(self.device))[0].float().cpu().numpy()
                 scores.append(result[:, inside].T)  # (pixel, class)
                 labels.append(scene.classes[rows, cols][inside])
+                corner = rows.start, cols.start
+                places.append(np.insert(np.argwhere(inside) + corner, 0, index, axis=1))
         self.network.train(was_training)
-        return Scored(np.concatenate(scores), np.concatenate(labels))
+        return Scored(
+            np.concatenate(scores), np.concatenate(labels), np.concatenate(places)
+        )
 
     @torch.inference_mode()
     def classes(

@@ -10,7 +10,7 @@ ALWAYS_TRAINED = -1  # fold of a class that cannot be divided
 
 
 def blocked_folds(
-    places: NDArray[np.intp], classes: NDArray[np.intp], seed: int = 0
+    places: NDArray[np.intp], classes: NDArray[np.integer], seed: int = 0
 ) -> NDArray[np.intp]:
     """Give every pixel a fold, neighbours of a class the same one.
 

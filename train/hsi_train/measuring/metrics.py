@@ -17,10 +17,12 @@ class Scored(NamedTuple):
     Attributes:
         scores: Score of each class, before any softmax, shape ``(pixel, class)``.
         classes: Class index of the label, shape ``(pixel,)``.
+        places: Scene, row and column, shape ``(pixel, 3)``; None where nobody asks.
     """
 
     scores: NDArray[np.float32]
     classes: NDArray[np.int16]
+    places: NDArray[np.intp] | None = None
 
     def confusion(self) -> Confusion:
         """Count the pixels by label and best class."""

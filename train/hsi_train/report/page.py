@@ -41,6 +41,7 @@ from hsi_train.report.tables import (
     interval,
     provenance_table,
     rivals_table,
+    sets_table,
 )
 from hsi_train.report.unmixing import unmixing
 from hsi_train.run_folder.checkpoint import Description
@@ -66,6 +67,7 @@ def write_report(
         "Area-adjusted accuracy": _area_adjusted(result, data),
         "Source and target": _target(run),
         "Calibration": _calibration(result),
+        "Sets of classes": sets_table(result),
         "Training": _training(run.progress),
         "Mean spectra": spectra_section(
             data, method.problem.fill, values.quantity, values.scale

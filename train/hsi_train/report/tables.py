@@ -151,8 +151,11 @@ def calibration_table(calibration: dict[str, Any]) -> Safe:
     """Tabulate the temperature, its effect, and the suggested threshold."""
     before = percent(calibration["expected_calibration_error_uncalibrated"])
     after = percent(calibration["expected_calibration_error"])
+    temperature = f"{calibration['temperature']:.3f}"
+    if calibration["note"]:
+        temperature += f", {calibration['note']}"
     rows = [
-        ["Temperature", f"{calibration['temperature']:.3f}"],
+        ["Temperature", temperature],
         ["Fitted on", f"{calibration['pixels']:,} validation pixels"],
         ["Expected calibration error before", before],
         ["Expected calibration error after", after],
@@ -160,10 +163,39 @@ def calibration_table(calibration: dict[str, Any]) -> Safe:
     if calibration["reject"] is not None:
         rows += [
             ["Suggested --reject", f"{calibration['reject']:.3f}"],
-            ["Accuracy of what it keeps", percent(calibration["reject_accuracy"])],
-            ["Share of pixels that it keeps", percent(calibration["reject_coverage"])],
+            [
+                "Accuracy of what it keeps, of validation",
+                percent(calibration["reject_accuracy"]),
+            ],
+            [
+                "Share of pixels that it keeps, of validation",
+                percent(calibration["reject_coverage"]),
+            ],
         ]
     return table([], rows, "facts")
+
+
+def sets_table(result: dict[str, Any]) -> Safe:
+    """Tabulate the sets of classes that a model offers, on the test pixels."""
+    rows = [
+        [
+            f"{one['level']:g}",
+            percent(one["coverage"]),
+            f"{one['mean_size']:.2f}",
+            f"{one['threshold']:.3f}",
+        ]
+        for one in result.get("sets", [])
+    ]
+    if not rows:
+        return Safe()
+    return joined(
+        paragraph(
+            "hsi-run --sets P writes the classes that cannot be excluded. Thresholds "
+            "are of validation pixels, counted by blocks; coverage and size are of the "
+            "test pixels."
+        ),
+        table(["P", "hold the right class", "classes in a set", "threshold"], rows),
+    )
 
 
 def provenance_table(result: dict[str, Any], described: Description) -> Safe:

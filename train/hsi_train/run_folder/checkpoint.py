@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hsi_runtime.errors import ModelFileError
-from hsi_runtime.model.model_file import Bands, ClassEntry, Provenance, Values
+from hsi_runtime.model.model_file import (
+    Bands,
+    ClassEntry,
+    Provenance,
+    SetLevel,
+    Values,
+)
 from hsi_train import methods
 from hsi_train.fitting.tensor_file import read_tensors, write_tensors
 from hsi_train.layers import LINEAR_SIDES, LinearFit
@@ -41,6 +47,7 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     resolution_m: float | None
     provenance: Provenance
     reject_below: float | None = None
+    set_levels: list[SetLevel] = []
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.model.model_file import Bands, Provenance, Values
+from hsi_runtime.model.model_file import Bands, Provenance, SetLevel, Values
 from hsi_train import recipe
 from hsi_train.data.cutting import cut_cube
 from hsi_train.data.labelled_scene import LabelledData
@@ -61,6 +61,10 @@ def describe(
         values=values,
         resolution_m=data.reference.resolution_m,
         reject_below=(result["calibration"] or {}).get("reject"),
+        set_levels=[
+            SetLevel(level=one["level"], threshold=one["threshold"])
+            for one in result["sets"]
+        ],
         provenance=Provenance(
             version=result["version"],
             seed=resolved.seed,
