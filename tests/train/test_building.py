@@ -108,6 +108,19 @@ def test_generators_exclude_the_path(make_data: MakeData) -> None:
     assert building.with_path(s2amsnet(), data)[0].linear is not None
 
 
+def test_a_pre_trained_encoder_has_the_path_beside_it(make_data: MakeData) -> None:
+    content = {
+        "method": "s2former",
+        "data": {"scenes": ["s"], "labels": ["l"]},
+        "pretrain": {"scenes": ["other"]},
+    }
+    asked, data = recipe.parse(content), divided(make_data, 0.02)
+    trainer = trainer_of(asked, data)
+    building.select(trainer, asked, data, Path("unused"), lambda *_: None)
+    assert trainer.method.path is not None
+    assert float(trainer.method.path.gate) == 1
+
+
 def lines(make_data: MakeData, roles: tuple[Role, ...]) -> LabelledData:
     """Build classes that differ by one narrow line, below what bands may err by."""
     rng = np.random.default_rng(0)

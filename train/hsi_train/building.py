@@ -87,16 +87,13 @@ def _linear_accuracy(recipe: Recipe, data: LabelledData) -> float | None:
 def with_path(recipe: Recipe, data: LabelledData) -> tuple[Problem, Linear | None]:
     """Measure the training pixels; fit the linear path where it may be added.
 
-    An encoder that was trained without labels is used alone, as it is published.
-
     Returns:
         Statistics with the path, and how it was fitted; None where there is none.
     """
     problem = describe_problem(data)
     kind = methods.method_class(recipe.method)
     options = methods.check_options(recipe.method, recipe.options)
-    joins = kind.joins_path(options) and recipe.pretrain is None
-    if not (recipe.fit.linear_path and joins):
+    if not (recipe.fit.linear_path and kind.joins_path(options)):
         return problem, None
     pixels = training_pixels(
         data.scenes, problem.fill, len(data.classes), kind.receptive_field
