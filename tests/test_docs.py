@@ -17,7 +17,15 @@ from once import Once
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / ".docs" / "pages"
 BIN = Path(sys.executable).parent
-IN_ORDER = ["own-scene", "python", "recipes", "model-file", "deployment", "qgis"]
+IN_ORDER = [
+    "own-scene",
+    "products",
+    "python",
+    "recipes",
+    "model-file",
+    "deployment",
+    "qgis",
+]
 
 
 class Block(NamedTuple):

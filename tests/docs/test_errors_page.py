@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from hsi_runtime.cli import main as hsi_run
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_train.cli import main as hsi_train
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
+from hsi_train.simulate.products.generator import product_spec
 
 PAGE = Path(__file__).parents[2] / ".docs" / "pages" / "errors.md"
 MODEL = "-m runs/fields/model.onnx"
@@ -102,6 +104,9 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
     "A folder of several seeds": (hsi_export, "runs/seeds"),
     "Unknown key": (hsi_train, f"{TRAIN} labels.tif --set fit.epoch=3 -o r"),
     "Not a scene that hsi-run reads": (hsi_run, f"cube.mat {MODEL}"),
+    "A format that is not read": (hsi_run, f"granule.zip {MODEL}"),
+    "A folder without a product": (hsi_run, "runs --info"),
+    "A product without its cube": (hsi_run, "granule --info"),
     "The scene cannot be read": (hsi_run, f"cut.tif {MODEL}"),
     "A side-car that cannot be read": (hsi_run, f"torn.tif {MODEL}"),
     "Wavelengths that cannot be": (hsi_run, f"far.tif {MODEL}"),
@@ -197,6 +202,11 @@ def folder(
     Path("o.tif.hsi-part/notes.txt").touch()
     write_crowns(tmp_path)
     scipy.io.savemat("cube.mat", {"cube": np.zeros((3, 4, 5))})
+    with zipfile.ZipFile("granule.zip", "w") as archive:
+        archive.writestr("P/ENMAP-METADATA.XML", "")
+    granule = product_spec("enmap", 3, rows=4, cols=5, seed=3)
+    write_scene(granule, Path("granule"), product="enmap")
+    next(Path("granule").glob("*SPECTRAL_IMAGE.TIF")).unlink()
     data = bytearray(trained.model.read_bytes())
     data[len(data) // 2] ^= 1
     Path("damaged.onnx").write_bytes(data)

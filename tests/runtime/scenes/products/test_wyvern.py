@@ -40,7 +40,8 @@ def test_scene_is_what_was_written(made: Delivered) -> None:
     assert info.fwhm_nm is not None
     assert info.wavelengths_nm.tolist() == list(made.spec.wavelengths_nm)
     assert info.fwhm_nm.tolist() == list(made.spec.fwhm_nm)
-    assert (info.scale, info.dtype) == (None, "float32")
+    assert info.scale is None
+    assert info.dtype == "float32"
     assert info.nodata.tolist() == [-9999] * 31
     assert info.product == Product("Wyvern", NAME, "2024-06-30T10:11:12Z")
     assert info.quality == (QualityLayer("data_mask", f"{NAME}_data_mask.tiff"),)
