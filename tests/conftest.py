@@ -15,7 +15,9 @@ from hsi_runtime.engines import cuda_memory, onnxruntime_cuda, tensorrt_gpu
 from hsi_runtime.errors import EngineError
 
 # Of tests/support; one that another imports comes first, or pytest warns.
-pytest_plugins = ("once", "small_model", "trained_model", "scenes", "products")
+pytest_plugins = (
+    *("once", "small_model", "trained_model", "scenes", "products", "followed"),
+)
 
 PROJECT = Path(__file__).parents[1]
 # As the commands do; before torch is imported.

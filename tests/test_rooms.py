@@ -15,9 +15,9 @@ ROOMS = {
     package: order.split()
     for package, order in {
         "runtime/hsi_runtime": """
-            errors files machine scenes model matching walk engines output following
-            request planning pipeline follow batch reports option_values command_line
-            api cli
+            errors files machine scenes camera model matching walk engines output
+            following request planning pipeline follow batch reports option_values
+            command_line api cli
         """,
         "train/hsi_train": """
             recipe layers changes data measuring splitting method linear fitting methods

@@ -26,7 +26,6 @@ from hsi_runtime.output.provenance import is_finished
 from hsi_runtime.pipeline import run
 from hsi_runtime.request import Options, Request
 from hsi_runtime.scenes import fingerprint
-from hsi_runtime.scenes.opening import open_scene
 
 log = logging.getLogger(__name__)
 
@@ -259,7 +258,7 @@ def _is_finished(request: Request, model: ModelFile) -> bool:
         return False
     if not all(os.path.isfile(paths[name]) for name in outputs if name in paths):
         return False
-    with contextlib.closing(open_scene(request.scene)) as scene:
+    with contextlib.closing(request.open_scene()) as scene:
         content = cache(partial(fingerprint.content_sha256, scene.info))
     threshold = request.threshold(model.document)
     return all(

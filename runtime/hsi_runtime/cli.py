@@ -172,7 +172,8 @@ def command(
     from hsi_runtime.engines.opening import open_backend
 
     if chosen.follow is not None:
-        _check_alone(scenes, shard, dry_run or describe or self_test or benchmark)
+        other = dry_run or describe or self_test or benchmark
+        _check_alone(scenes, output, shard, other)
     loaded = _read_model(model)
     if describe:
         return _show(reports.describe_model(loaded), as_json)
@@ -255,11 +256,16 @@ def _plan_many(
 
 
 def _check_alone(
-    scenes: tuple[Path, ...], shard: tuple[int, int] | None, other: bool
+    scenes: tuple[Path, ...],
+    output: Path | None,
+    shard: tuple[int, int] | None,
+    other: bool,
 ) -> None:
     """Refuse what cannot be done while one scene is followed."""
     if len(scenes) != 1 or scenes[0].suffix.lower() == ".txt" or shard is not None:
         raise click.UsageError("--follow takes one scene.")
+    if str(scenes[0]) == "-" and output is None:
+        raise click.UsageError("The lines of stdin have no name; give -o.")
     if other:
         raise click.UsageError(
             "--follow excludes --dry-run, --describe, --self-test and --benchmark."

@@ -282,6 +282,9 @@ def orderly_stop() -> Iterator[threading.Event]:
         restore()
         stop.set()
 
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # signals belong to the main thread
+        return
     _orderly.add("armed")
     try:
         for number, handler in before.items():

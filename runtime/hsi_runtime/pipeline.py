@@ -22,7 +22,6 @@ from hsi_runtime.planning import Job, output_paths, prepare
 from hsi_runtime.request import Request
 from hsi_runtime.scenes import fingerprint
 from hsi_runtime.scenes.fingerprint import ContentHash
-from hsi_runtime.scenes.opening import open_scene
 from hsi_runtime.scenes.scene import Scene, SceneInfo
 from hsi_runtime.walk.strips import Strip, read_strips
 from hsi_runtime.walk.threads import ReadAhead, WriteBehind, in_background
@@ -113,7 +112,7 @@ def run(
     watch, paths = Stopwatch(), output_paths(request)
     if request.stac:
         stac.timestamp()  # a wrong clock setting is reported now, not after hours
-    opened = followed.scene if followed else open_scene(request.scene)
+    opened = followed.scene if followed else request.open_scene()
     hash_content = followed.content if followed else ContentHash
     with contextlib.closing(opened) as scene:
         # Outputs of a run that died while it published them are its own to replace.

@@ -16,7 +16,6 @@ from hsi_runtime.model.plain_text import plain
 from hsi_runtime.output import layers as class_map
 from hsi_runtime.planning import match_scene, plan_walk
 from hsi_runtime.request import Request
-from hsi_runtime.scenes.opening import open_scene
 from hsi_runtime.scenes.products import scene_report
 from hsi_runtime.walk import memory
 from hsi_runtime.walk.threads import map_ahead
@@ -147,7 +146,7 @@ def dry_run(
         SceneError: The scene cannot be read.
         BandMismatchError: The scene lacks what the model needs.
     """
-    scene = open_scene(request.scene)
+    scene = request.open_scene()
     try:
         matched = match_scene(scene, model.document, request)
         at_once = WINDOWS_ON_GPU

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from hsi_runtime.camera.opening import open_camera_scene
 from hsi_runtime.errors import ModelFileError, OptionError
 from hsi_runtime.following.options import Following
 from hsi_runtime.machine import whole_number
 from hsi_runtime.model.model_file import ModelDocument
+from hsi_runtime.scenes.scene import Scene
 from hsi_runtime.walk.regions import Bounds
 from hsi_runtime.walk.windows import Window
 
@@ -44,6 +46,10 @@ class Options:
             ``none``.
         overwrite: Replace what is there.
         resume: Go on where an interrupted run stopped.
+        dark: Reference of a camera that stores raw counts: lines without light.
+        white: Reference of the same camera: lines of a white panel.
+        frame_counter: Column and band, from 0, of the number that each line holds;
+            lines that are missing become nodata.
         follow: Classify the scene while it is written, and how; or None.
 
     Raises:
@@ -66,6 +72,9 @@ class Options:
     compress: str = "deflate"
     overwrite: bool = False
     resume: bool = True
+    dark: Path | None = None
+    white: Path | None = None
+    frame_counter: tuple[int, int] | None = None
     follow: Following | None = None
 
     def __post_init__(self) -> None:
@@ -79,8 +88,14 @@ class Options:
             "reject_below": _probability("reject_below", self.reject_below),
             "sets": _probability("sets", self.sets),
             "vector": _path(self.vector),
+            "dark": _path(self.dark, "dark"),
+            "white": _path(self.white, "white"),
+            "frame_counter": _pair("frame_counter", self.frame_counter),
             "min_area_m2": _number("min_area_m2", self.min_area_m2),
         }
+        if (self.dark is None) != (self.white is None):
+            name = "white" if self.white is None else "dark"
+            raise OptionError("Dark and white reference go together.", name)
         if self.window is not None and self.bounds is not None:
             raise OptionError("A window and bounds exclude each other.", "bounds")
         if self.follow is not None and not isinstance(self.follow, Following):
@@ -163,6 +178,14 @@ class Request(Options):
             return f"bbox {','.join(map(repr, self.bounds))}"
         return "whole"
 
+    def open_scene(self) -> Scene:
+        """Open the scene as its camera left it.
+
+        Raises:
+            SceneError: It cannot be used.
+        """
+        return open_camera_scene(self.scene, self.dark, self.white, self.frame_counter)
+
     def outputs(self) -> list[str]:
         """Name the outputs."""
         requested = {
@@ -242,10 +265,22 @@ def _probability(option: str, value: Any) -> float | None:
     return probability
 
 
-def _path(value: Any) -> Path | None:
+def _pair(option: str, value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    try:
+        first, second = (operator.index(part) for part in value)
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"{value!r} is not two whole numbers.", option) from error
+    if min(first, second) < 0:
+        raise OptionError(f"{first},{second} holds a negative number.", option)
+    return first, second
+
+
+def _path(value: Any, option: str = "vector") -> Path | None:
     if value is None:
         return None
     try:
         return Path(value)
     except TypeError as error:
-        raise OptionError(f"{value!r} is not a path.", "vector") from error
+        raise OptionError(f"{value!r} is not a path.", option) from error

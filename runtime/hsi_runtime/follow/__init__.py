@@ -9,9 +9,10 @@ else. So the classes of a line are final as soon as `halo` more lines are there:
 - `blocks` waits for lines and reads them, with their context, as the strips that the
   engine knows. `pace` says how many lines make a block: as few as keep the engine
   efficient, or as the latency asked for allows; more where the engine is behind.
-- `live_map` keeps the classes: a folder beside the output with a growing ENVI
+- `live.live_map` keeps the classes: a folder beside the output with a growing ENVI
   Classification that others may map, and a journal that survives SIGKILL.
-- `events` tells of each block: lines of JSON, and a command for a class of interest.
+- `live.events` tells of each block: lines of JSON, and a command for a class that is
+  looked for.
 - `flight` ties these together, and when the sensor ends hands over to
   `pipeline.run`, which does what it does for any scene: the blocks enter its journal as
   its own pieces, pieces that are missing or doubtful are computed, and one path

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.follow.pace import Pace
-from hsi_runtime.follow.sources import LineSource, wait_for_lines
+from hsi_runtime.follow.sources.source import LineSource, wait_for_lines
 from hsi_runtime.scenes.scene import Scene, in_file_order
 from hsi_runtime.walk.strips import Strip
 from hsi_runtime.walk.windows import mirrored_extent

@@ -8,21 +8,25 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsi_runtime import pipeline
+from hsi_runtime.camera.calibration import CalibratedScene, read_calibration
 from hsi_runtime.engines.backend import Backend
 from hsi_runtime.engines.classifying import Classifier
 from hsi_runtime.engines.opening import best_tile, open_backend
 from hsi_runtime.errors import SceneError
 from hsi_runtime.follow.blocks import Block, Blocks
-from hsi_runtime.follow.events import Alerts, Events, Tell
 from hsi_runtime.follow.exactness import is_exact
-from hsi_runtime.follow.growing_file import GrowingFile
-from hsi_runtime.follow.growing_hash import GrowingHash, read_states
 from hsi_runtime.follow.landing import Landed
-from hsi_runtime.follow.live_map import SUFFIX, LiveMap, State
+from hsi_runtime.follow.live.events import Alerts, Events, Tell
+from hsi_runtime.follow.live.live_map import SUFFIX, LiveMap, State
 from hsi_runtime.follow.pace import Pace
+from hsi_runtime.follow.sources.growing_hash import GrowingHash, read_states
+from hsi_runtime.follow.sources.opening import open_source
+from hsi_runtime.follow.sources.source import LineSource
+from hsi_runtime.follow.sources.stream import Stream
 from hsi_runtime.following.options import Following
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.output.journal_folder import folder_of, was_publishing
@@ -30,11 +34,12 @@ from hsi_runtime.output.layers import Canvas, layers
 from hsi_runtime.pipeline import Progress
 from hsi_runtime.planning import MatchedScene, match_scene, output_paths
 from hsi_runtime.request import Request
+from hsi_runtime.scenes.scene import Scene
 from hsi_runtime.walk import memory
 from hsi_runtime.walk.threads import ReadAhead, WriteBehind
 
 if TYPE_CHECKING:
-    from hsi_runtime.follow.quick_look import QuickLook
+    from hsi_runtime.follow.live.quick_look import QuickLook
 
 log = logging.getLogger(__name__)
 
@@ -104,17 +109,21 @@ def follow(
     options = request.follow or Following()
     stop, document = stop or threading.Event(), model.document
     alerts = Alerts(options.on_class, options.command, document.classes)
-    source = GrowingFile(request.scene, options.idle_s)
+    source = open_source(request, options)
+    scene: Scene = source
+    if request.dark is not None and request.white is not None:
+        scene = CalibratedScene(source, read_calibration(request.dark, request.white))
     with contextlib.closing(source), Events(tell, options.events) as events:
         ours = request.resume and was_publishing(request.output)
         paths = output_paths(request)
-        pipeline.check_outputs(request, paths, source.info, model, ours)
-        matched = match_scene(source, document, request)
+        pipeline.check_outputs(request, paths, scene.info, model, ours)
+        matched = match_scene(scene, document, request)
         backend = start() if start else open_backend(model)
         flight = Flight(
             request=request,
             model=model,
             source=source,
+            scene=scene,
             matched=matched,
             backend=backend,
             pace=_pace(matched, document, backend, request),
@@ -155,6 +164,7 @@ class Flight:
         request: What the user asked for.
         model: Verified model.
         source: Where the lines come from.
+        scene: How they are read; the source, or what calibrates it.
         matched: Scene matched to the model, before its end is known.
         backend: Engine that holds the model.
         pace: How many lines make a block.
@@ -166,7 +176,8 @@ class Flight:
 
     request: Request
     model: ModelFile
-    source: GrowingFile
+    source: LineSource
+    scene: Scene
     matched: MatchedScene
     backend: Backend
     pace: Pace
@@ -177,68 +188,90 @@ class Flight:
 
     def run(self, stop: threading.Event) -> dict[str, Any]:
         """Fly to the end of the source, then publish."""
-        rasters = layers(self.model.document, self.request.outputs())
-        document, pace = self.model.document, self.pace
+        request, source = self.request, self.source
+        rasters = layers(self.model.document, request.outputs())
+        exact = self._is_exact()
+        states = folder_of(request.output, SUFFIX) / STATES
+        proved = None
+        if source.durable:
+            known = read_states(states) if request.resume else []
+            proved = source.rows_before(known[-1].bytes) if known else 0
+        live_map = LiveMap(
+            request.output,
+            rasters,
+            self.matched.info.cols,
+            self._plan(),
+            request.resume,
+            proved,
+        )
+        with live_map as live:
+            live.georeference |= source.header_fields
+            if not live.blocks:
+                states.unlink(missing_ok=True)
+            sha256 = self._fly_hashing(live, states, stop)
+            if not source.complete:
+                raise SceneError(
+                    f"{source.path} has no line yet. Start the camera, or give it more "
+                    "time with --idle."
+                )
+            landed = Landed(
+                scene=self.scene,
+                source=source,
+                live=live,
+                matched=self.matched,
+                exact=exact,
+                sha256=sha256,
+            )
+            with _said_once():
+                result = pipeline.run(
+                    request, self.model, lambda: self.backend, self.progress, landed
+                )
+            live.remove()
+        result["follow"] = {**self.tally.report(), "dropped_lines": source.dropped}
+        self.events.send({"event": "end", "output": result["output"]})
+        return result
+
+    def _is_exact(self) -> bool:
+        """Return True if the engine's answers do not depend on the blocks."""
+        pace = self.pace
         shapes = [(n, pace.side(n)) for n in (pace.rows(None), pace.most)]
-        exact = is_exact(document, self.backend, [*shapes, (pace.tile, pace.tile)])
-        if not exact:
+        shapes.append((pace.tile, pace.tile))
+        exact = is_exact(self.model.document, self.backend, shapes)
+        if not exact and self.source.durable:
             log.warning(
                 f"The engine on {self.backend.device} rounds by the shape of its "
                 "windows: all lines are classified once more in the end."
             )
-        cols = self.matched.info.cols
-        resume = self.request.resume
-        states = folder_of(self.request.output, SUFFIX) / STATES
-        known = read_states(states) if resume else []
-        proved = self.source.lines_before(known[-1].bytes if known else 0)
-        output, plan = self.request.output, self._plan()
-        with LiveMap(output, rasters, cols, plan, resume, proved) as live:
-            if not live.blocks:
-                states.unlink(missing_ok=True)
-            with GrowingHash(self.source.path, states) as hashing:
-                live.georeference |= self.source.header.fields
-                self._fly(live, hashing, stop)
-                if not self.source.complete:
-                    raise SceneError(
-                        f"{self.source.path} has no line yet. Start the camera, or "
-                        "give it more time with --idle."
-                    )
-                landed = Landed(
-                    scene=self.source,
-                    source=self.source,
-                    live=live,
-                    matched=self.matched,
-                    exact=exact,
-                    hashing=hashing,
-                )
-                with _said_once():
-                    result = pipeline.run(
-                        self.request,
-                        self.model,
-                        lambda: self.backend,
-                        self.progress,
-                        landed,
-                    )
-            live.remove()
-        result["follow"] = self.tally.report()
-        self.events.send({"event": "end", "output": result["output"]})
-        return result
+        return exact
 
-    def _fly(self, live: LiveMap, hashing: GrowingHash, stop: threading.Event) -> None:
+    def _fly_hashing(self, live: LiveMap, states: Path, stop: threading.Event) -> str:
+        """Classify all lines; return the hash of what was read."""
+        source = self.source
+        if isinstance(source, Stream):
+            if live.blocks and live.blocks[-1].closed is not None:
+                source.resume_ended(live.rows)  # only publishing was left to do
+            else:
+                source.begin(live.rows)
+            self._fly(live, lambda: None, stop)
+            return source.sha256()
+        with GrowingHash(source.path, states) as hashing:
+            self._fly(live, lambda: hashing.reach(source.end_byte), stop)
+            return hashing.result(source.path.stat().st_size)
+
+    def _fly(
+        self, live: LiveMap, watch: Callable[[], None], stop: threading.Event
+    ) -> None:
         """Classify block after block, until the source has ended."""
-        source, document, cols = (
-            self.source,
-            self.model.document,
-            self.matched.info.cols,
-        )
+        source, document = self.source, self.model.document
+        cols = self.matched.info.cols
         options = self.request.follow or Following()
         blocks = Blocks(
             source,
-            source,
+            self.scene,
             self.matched.bands.indices,
             self.pace,
             stop,
-            watch=lambda: hashing.reach(source.end_byte),
+            watch=watch,
             latest=options.latest,
         )
         codes = [c.code for c in document.classes]
@@ -307,7 +340,7 @@ class Flight:
     def _quick_look(self, live: LiveMap) -> "QuickLook | None":
         if not (self.request.follow and self.request.follow.quick_look):
             return None
-        from hsi_runtime.follow.quick_look import QuickLook
+        from hsi_runtime.follow.live.quick_look import QuickLook
 
         look = QuickLook(
             live.folder / "classes.png", live.layers[0], self.matched.info.cols

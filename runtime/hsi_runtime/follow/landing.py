@@ -1,13 +1,11 @@
 """Hands a followed scene over to the pipeline, which publishes it like any other."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from hsi_runtime.follow.growing_hash import GrowingHash
-from hsi_runtime.follow.live_map import LiveBlock, LiveMap
-from hsi_runtime.follow.sources import LineSource
+from hsi_runtime.follow.live.live_map import LiveBlock, LiveMap
+from hsi_runtime.follow.sources.source import LineSource
 from hsi_runtime.output.journal import Journal
 from hsi_runtime.output.layers import Canvas
 from hsi_runtime.planning import Job, MatchedScene
@@ -25,7 +23,7 @@ class Landed:
         live: The live map.
         matched: How the scene was matched while it was followed.
         exact: False if the live map may differ from a batch run's.
-        hashing: Hash of the data file.
+        sha256: Hash of the lines.
     """
 
     scene: Scene
@@ -33,14 +31,11 @@ class Landed:
     live: LiveMap
     matched: MatchedScene
     exact: bool
-    hashing: GrowingHash | None
+    sha256: str
 
     def content(self, info: SceneInfo) -> ContentHash:
         """Return the hash of the scene's content; that of the lines is ready."""
-        known: dict[Path, str] = {}
-        if self.hashing is not None:
-            known[info.path] = self.hashing.result(info.path.stat().st_size)
-        return ContentHash(info, known)
+        return ContentHash(info, {info.path: self.sha256})
 
     def check_unchanged(self, job: Job) -> None:
         """Compare some of the lines that were read with what is there now."""
@@ -48,13 +43,14 @@ class Landed:
 
     def fill(self, job: Job, journal: Journal) -> None:
         """Give a journal the pieces of the plan whose rows are classified."""
-        if not self.exact or not _same_values(self.matched, job.matched):
+        rows, again = job.matched.region.rows, self.source.durable
+        if again and not (self.exact and _same_values(self.matched, job.matched)):
             return
-        rows = job.matched.region.rows
         good = np.zeros(rows, dtype=bool)
         broken: list[LiveBlock] = []
         for block in self.live.blocks:
-            if _holds_at_end(block, rows, job.document.halo):
+            # What cannot be read again is final, lost lines included.
+            if not again or _holds_at_end(block, rows, job.document.halo):
                 good[slice(*block.rows)] = True
                 broken += [block] if block.counts.broken else []
         number = -1

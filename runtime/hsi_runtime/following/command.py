@@ -4,6 +4,7 @@ import math
 import re
 import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -24,6 +25,19 @@ def seconds(
     if time is None:
         raise click.BadParameter(f"{value!r} is not a time such as 100ms or 10s.")
     return float(time[1]) * SECONDS[time[2]]
+
+
+def two_numbers(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> tuple[int, int] | None:
+    """Parse two whole numbers, ``A,B``."""
+    if value is None:
+        return None
+    try:
+        first, second = (int(part) for part in value.split(","))
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} is not two whole numbers.") from error
+    return first, second
 
 
 def alerts(
@@ -110,12 +124,46 @@ OPTIONS = (
         callback=words,
         help="With --on-class: run this command then.",
     ),
+    click.option(
+        "--shape",
+        metavar="COLS,BANDS",
+        callback=two_numbers,
+        help="With --follow: size of the raw lines of stdin (SCENE is -) or a FIFO.",
+    ),
+    click.option("--dtype", help="With --shape: type of the values, such as uint16."),
+    click.option("--interleave", help="With --shape: bil or bip."),
+    click.option(
+        "--header",
+        type=click.Path(path_type=Path),
+        help="With --follow: ENVI header of stdin, a FIFO or a ring, for wavelengths.",
+    ),
+)
+
+
+CAMERA_OPTIONS = (
+    click.option(
+        "--dark",
+        type=click.Path(path_type=Path),
+        help="Raster of lines without light, of a camera that stores raw counts.",
+    ),
+    click.option(
+        "--white",
+        type=click.Path(path_type=Path),
+        help="Raster of lines of a white panel, of the same camera.",
+    ),
+    click.option(
+        "--frame-counter",
+        metavar="COL,BAND",
+        callback=two_numbers,
+        help="Pixel and band, from 0, of each line's number; missing lines become "
+        "nodata.",
+    ),
 )
 
 
 def follow_options(command: F) -> F:
-    """Add the options of --follow to a command."""
-    for option in reversed(OPTIONS):
+    """Add the options of a camera and of --follow to a command."""
+    for option in reversed((*CAMERA_OPTIONS, *OPTIONS)):
         command = option(command)
     return command
 

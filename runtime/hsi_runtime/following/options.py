@@ -2,10 +2,14 @@
 
 import math
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from hsi_runtime.errors import OptionError
 
+DTYPES = ("uint8", "uint16", "int16", "uint32", "int32", "float32", "float64")
+INTERLEAVES = ("bil", "bip")
+MOST_SIDE = 2**24
 IDLE_S = 10.0
 MAX_SECONDS = 7 * 24 * 3600.0
 SHARE = 0.01  # of a block's pixels that make an alert
@@ -37,6 +41,10 @@ class Following:
         quick_look: Also draw a PNG that grows, in the folder of the live map.
         on_class: Classes of interest.
         command: Command to run when one of them appears, as words.
+        shape: Columns and bands of the lines of stdin, a FIFO or a ring.
+        dtype: Type of their values.
+        interleave: ``bil`` or ``bip``.
+        header: ENVI header that describes them, such as their wavelengths.
 
     Raises:
         OptionError: A value is of another type or out of range.
@@ -49,6 +57,10 @@ class Following:
     quick_look: bool = False
     on_class: tuple[Alert, ...] = ()
     command: tuple[str, ...] = ()
+    shape: tuple[int, int] | None = None
+    dtype: str | None = None
+    interleave: str | None = None
+    header: Path | None = None
 
     def __post_init__(self) -> None:
         if self.latency_s is not None:
@@ -58,6 +70,16 @@ class Following:
         for alert in self.on_class:
             if not 0 <= alert.share <= 1:  # nor not-a-number
                 raise OptionError(f"{alert.share} is not in 0..1.", "on_class")
+        if self.shape is not None and not all(
+            1 <= side <= MOST_SIDE for side in self.shape
+        ):
+            raise OptionError(f"{self.shape} is not COLS,BANDS from 1.", "shape")
+        for option, names in (("dtype", DTYPES), ("interleave", INTERLEAVES)):
+            value = getattr(self, option)
+            if value is not None and value not in names:
+                raise OptionError(
+                    f"{value!r} is not one of {', '.join(names)}.", option
+                )
         if self.command and not self.on_class:
             raise OptionError(
                 "A command needs a class to wait for; name it with --on-class.",

@@ -11,6 +11,8 @@ from hsi_runtime.matching.bands import BandMatch
 from hsi_runtime.model.model_file import Values
 from hsi_runtime.scenes.scene import SceneInfo, usable_units
 
+REFLECTANCE = "reflectance"
+
 
 @dataclass(frozen=True)
 class Conversion:
@@ -72,7 +74,7 @@ def conversion(info: SceneInfo, match: BandMatch, values: Values) -> Conversion:
         if len(kinds) == 2:
             raise BandMismatchError(
                 f"{both}: the values may differ by a scale factor. Declare scale and "
-                "offset in both files, or convert the scene."
+                f"offset in both files, or convert the scene.{_hint(info, values)}"
             )
         neither = info.scale is None and values.scale is None
         return Conversion(
@@ -110,6 +112,13 @@ def _check_usable(
             f"{info.path.name} declares scales and offsets that cannot be converted to "
             "the model's, which are of another size. Correct those of the scene."
         )
+
+
+def _hint(info: SceneInfo, values: Values) -> str:
+    """Return what to do about whole numbers that may be raw counts."""
+    if values.quantity == REFLECTANCE and info.dtype.kind in "iu":
+        return " If they are a camera's raw counts, give --dark and --white."
+    return ""
 
 
 def _column(values: NDArray[np.float64]) -> NDArray[np.float32]:

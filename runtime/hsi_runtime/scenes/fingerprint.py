@@ -22,6 +22,8 @@ def of_scene(info: SceneInfo) -> dict[str, Any]:
     Raises:
         SceneError: A file is gone.
     """
+    if info.driver == "stream":  # its lines cannot be read again
+        return {}
     return {path.name: _of_file(path) for path in info.files or (info.path,)}
 
 

@@ -69,7 +69,7 @@ class SceneInfo:
 
     Attributes:
         path: The file.
-        driver: ``GTiff``, ``ENVI``, ``HDF5`` or ``memory``.
+        driver: ``GTiff``, ``ENVI``, ``HDF5``, ``memory`` or ``stream``.
         bands: Number of bands.
         rows: Height in pixels.
         cols: Width in pixels.

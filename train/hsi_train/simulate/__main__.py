@@ -12,6 +12,8 @@ from click.core import ParameterSource
 
 from hsi_runtime import command_line
 from hsi_train.simulate.files import Layout
+from hsi_train.simulate.live_command import live_options
+from hsi_train.simulate.live_command import run as run_live
 from hsi_train.simulate.materials import MATERIALS
 from hsi_train.simulate.products.generator import MODULES, product_spec
 from hsi_train.simulate.spec import (
@@ -112,6 +114,7 @@ def parse_shift(
     "--abundances", type=click.Path(path_type=Path), help="Abundance map to write."
 )
 @click.option("--overwrite", is_flag=True, help="Replace existing files.")
+@live_options
 def command(
     path: Path,
     rows: int,
@@ -133,6 +136,8 @@ def command(
     truth: Path | None,
     abundances: Path | None,
     overwrite: bool,
+    live: bool,
+    **camera: Any,
 ) -> None:
     """Simulate a hyperspectral scene and write it to PATH."""
     fields: dict[str, Any] = {
@@ -153,6 +158,9 @@ def command(
     else:
         _check_fixed(product)
         spec = product_spec(product, bands, **fields)
+    if live:
+        run_live(spec, path, layout, overwrite, camera)
+        return
     write_scene(
         spec,
         path,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hsi_runtime.follow import quick_look
-from hsi_runtime.follow.quick_look import QuickLook
+from hsi_runtime.follow.live import quick_look
+from hsi_runtime.follow.live.quick_look import QuickLook
 from hsi_runtime.model.model_file import ModelDocument
 from hsi_runtime.output.layers import layers
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime import files
 from hsi_runtime.errors import DISK_FULL, OutputError, ResourceError, reason
-from hsi_runtime.follow.envi_classes import header_text
+from hsi_runtime.follow.live.envi_classes import header_text
 from hsi_runtime.output import journal_plan
 from hsi_runtime.output.journal import SYNC_BYTES, SYNC_SECONDS
 from hsi_runtime.output.journal_folder import JOURNAL, PLAN, JournalFolder
@@ -64,7 +64,7 @@ class LiveMap:
         cols: int,
         plan: dict[str, Any],
         resume: bool,
-        proved: int,
+        proved: int | None,
     ) -> None:
         """Describe the rasters; entering the context creates them.
 
@@ -74,7 +74,8 @@ class LiveMap:
             cols: Width.
             plan: All that the values depend on; must be the same to resume.
             resume: Go on where an earlier run stopped.
-            proved: Rows whose lines are known to be what they were.
+            proved: Rows whose lines are known to be what they were; None where no line
+                can be read again.
         """
         self._folder = JournalFolder(output, SUFFIX)
         self.folder = self._folder.path
@@ -196,9 +197,10 @@ class LiveMap:
             except msgspec.DecodeError:
                 break  # torn by the end of the run
             follows = self.rows == block.rows[0] < block.rows[1]
-            if not follows or block.closed is not None:
+            if not follows or not self._holds(block):
                 break
-            if block.rows[1] > self._proved or not self._holds(block):
+            again = block.closed is not None or block.rows[1] > (self._proved or 0)
+            if self._proved is not None and again:
                 break
             self.blocks.append(block)
             good.append(line)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rasterio.errors import NotGeoreferencedWarning
 
 from hsi_runtime.errors import OutputError
-from hsi_runtime.follow.live_map import LiveMap
+from hsi_runtime.follow.live.live_map import LiveMap
 from hsi_runtime.model.model_file import ModelDocument
 from hsi_runtime.output.layers import Canvas, layers
 

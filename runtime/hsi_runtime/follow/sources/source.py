@@ -3,6 +3,8 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol
 
 from hsi_runtime.scenes.scene import Scene
@@ -15,12 +17,20 @@ class LineSource(Scene, Protocol):
     """An open scene that still grows; `Scene.info` has the rows that are whole.
 
     Attributes:
-        durable: True if every line can be read again.
-        dropped: Lines that the sensor or the stream lost; they are nodata.
+        durable: True if every line can be read again, from a file.
+        path: Where the lines come from.
     """
 
     durable: bool
-    dropped: int
+    path: Path
+
+    @property
+    def dropped(self) -> int:
+        """Lines that the sensor or the stream lost; they are nodata."""
+
+    @property
+    def header_fields(self) -> Mapping[str, str]:
+        """Fields of the header that describes the lines."""
 
     @property
     def complete(self) -> int:
@@ -29,6 +39,16 @@ class LineSource(Scene, Protocol):
     @property
     def ended(self) -> bool:
         """True if no more lines will come."""
+
+    @property
+    def end_byte(self) -> int:
+        """Where the whole lines end in a file."""
+
+    def rows_before(self, byte: int) -> int:
+        """Return how many rows end before a byte of a file."""
+
+    def begin(self, row: int) -> None:
+        """Take lines from now on; the first one that comes is that of a row."""
 
     def look(self) -> None:
         """Find out how many lines are whole, without waiting.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import open_binary
-from hsi_runtime.follow.sources import Arrivals
+from hsi_runtime.follow.sources.source import Arrivals
 from hsi_runtime.scenes.envi import describe
 from hsi_runtime.scenes.envi_files import find_envi
 from hsi_runtime.scenes.envi_header import Header, Layout, layout_of, read_header
@@ -55,7 +55,7 @@ class GrowingFile:
         header_path, self.path = _waited_for(path, idle_s)
         self._header_seen = _identity(header_path)
         self._header = read_header(header_path)
-        self._layout = _layout(self._header)
+        self._layout = line_layout(self._header)
         self._file = open_binary(self.path)
         self._place = os.fstat(self._file.fileno())
         self._info = describe(self._header, self.path, self._layout)
@@ -92,8 +92,14 @@ class GrowingFile:
         """Where the whole lines end in the file."""
         return self._layout.offset + self._complete * self._layout.strides[0]
 
-    def lines_before(self, byte: int) -> int:
-        """Return how many lines end before a byte of the file."""
+    @property
+    def header_fields(self) -> dict[str, str]:
+        return self._header.fields
+
+    def begin(self, row: int) -> None:
+        pass
+
+    def rows_before(self, byte: int) -> int:
         return max(byte - self._layout.offset, 0) // self._layout.strides[0]
 
     def arrived(self, line: int) -> float:
@@ -226,7 +232,7 @@ class GrowingFile:
             if seen == self._header_seen:
                 return True
             header = read_header(self._header.path)
-            layout = _layout(header)
+            layout = line_layout(header)
             header.integer("lines", 0)
         except SceneError:
             return False
@@ -248,7 +254,7 @@ class GrowingFile:
         return replace(self._layout, sizes=(bands, max(self._complete, 1), cols))
 
 
-def _layout(header: Header) -> Layout:
+def line_layout(header: Header) -> Layout:
     """Read where the values lie, of one line.
 
     Raises:

@@ -1,0 +1,137 @@
+"""Turns raw counts into reflectance, by a dark and a white reference of the camera."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_runtime.errors import SceneError
+from hsi_runtime.scenes.opening import open_raster
+from hsi_runtime.scenes.scene import Cube, Scene, SceneInfo
+
+ROWS_AT_ONCE = 64
+MOST_BAD_SHARE = 0.5  # of the elements; above, the references are of something else
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Reflectance = (count - dark) * gain, for each element of the detector.
+
+    Attributes:
+        dark: Counts without light, shape ``(band, col)``.
+        gain: 1 / (white - dark); NaN where the white is not above the dark.
+        files: Files of the references.
+    """
+
+    dark: NDArray[np.float32]
+    gain: NDArray[np.float32]
+    files: tuple[Path, ...]
+
+
+def read_calibration(dark: Path, white: Path) -> Calibration:
+    """Average the lines of two references.
+
+    Args:
+        dark: Raster of some lines without light, as the camera stores them.
+        white: Raster of some lines of a white panel.
+
+    Raises:
+        SceneError: They cannot be read, or do not belong together.
+    """
+    (black, files), (bright, more) = _mean_line(dark), _mean_line(white)
+    if black.shape != bright.shape:
+        raise SceneError(
+            f"{dark} has {black.shape[0]} bands and {black.shape[1]} columns, {white} "
+            f"{bright.shape[0]} and {bright.shape[1]}; both must be of one camera."
+        )
+    span = bright - black
+    good = span > 0
+    if np.mean(~good) > MOST_BAD_SHARE:
+        raise SceneError(
+            f"{white} is not brighter than {dark} in {np.mean(~good):.0%} of its "
+            "elements. Were --dark and --white exchanged?"
+        )
+    gain = np.full(span.shape, np.nan)
+    gain[good] = 1 / span[good]
+    return Calibration(
+        black.astype(np.float32), gain.astype(np.float32), (*files, *more)
+    )
+
+
+def _mean_line(path: Path) -> tuple[NDArray[np.float64], tuple[Path, ...]]:
+    """Average a raster over its rows, ``(band, col)``."""
+    scene = open_raster(path)
+    try:
+        info = scene.info
+        total = np.zeros((info.bands, info.cols))
+        for first in range(0, info.rows, ROWS_AT_ONCE):
+            rows = first, min(first + ROWS_AT_ONCE, info.rows)
+            cube = scene.read(rows, (0, info.cols), np.arange(info.bands))
+            total += cube.sum(axis=1, dtype=np.float64)
+        return total / info.rows, info.files or (info.path,)
+    finally:
+        scene.close()
+
+
+class CalibratedScene:
+    """A scene of raw counts that is read as reflectance, float32.
+
+    Args:
+        scene: Raw counts.
+        calibration: Of the same camera.
+
+    Raises:
+        SceneError: Bands or columns are others.
+    """
+
+    def __init__(self, scene: Scene, calibration: Calibration) -> None:
+        info = scene.info
+        if calibration.dark.shape != (info.bands, info.cols):
+            bands, cols = calibration.dark.shape
+            raise SceneError(
+                f"{info.path.name} has {info.bands} bands and {info.cols} columns; its "
+                f"references have {bands} and {cols}. Both must be of one camera."
+            )
+        self._scene, self._calibration = scene, calibration
+
+    @property
+    def info(self) -> SceneInfo:
+        info, bands = self._scene.info, self._scene.info.bands
+        dead = int(np.isnan(self._calibration.gain).sum())
+        note = (
+            f"{dead} elements of the detector are not brighter in the white reference "
+            "than in the dark one; their pixels are nodata."
+        )
+        return replace(
+            info,
+            dtype=np.dtype(np.float32),
+            nodata=np.full(bands, np.nan),
+            scale=np.ones(bands),
+            offset=np.zeros(bands),
+            notes=(*info.notes, *([note] if dead else [])),
+            files=(*(info.files or (info.path,)), *self._calibration.files),
+        )
+
+    def read(
+        self,
+        rows: tuple[int, int],
+        cols: tuple[int, int],
+        bands: NDArray[np.intp],
+        out: Cube | None = None,
+    ) -> Cube:
+        counts = self._scene.read(rows, cols, bands)
+        if out is None:
+            out = np.empty(counts.shape, np.float32)
+        place = bands, slice(*cols)
+        np.subtract(counts, self._calibration.dark[place][:, None], out=out)
+        out *= self._calibration.gain[place][:, None]
+        # What has no count has no reflectance: fill values, and those at the upper end.
+        missing = counts == self._scene.info.nodata[bands][:, None, None]
+        if counts.dtype.kind in "iu":
+            missing |= counts == np.iinfo(counts.dtype).max
+        out[missing] = np.nan
+        return out
+
+    def close(self) -> None:
+        self._scene.close()

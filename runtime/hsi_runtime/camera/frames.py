@@ -1,0 +1,125 @@
+"""Puts nodata lines where a camera lost frames, by the number that each frame holds."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_runtime.errors import SceneError
+from hsi_runtime.scenes.scene import Cube, Scene, SceneInfo, missing_value
+
+LINES_AT_ONCE = 4096
+MOST_LOST = 10_000  # frames in a row; a larger step is a counter that began anew
+
+
+class FrameCounter:
+    """Counts lost frames by the numbers of those that came, which may wrap around.
+
+    Args:
+        dtype: Type of the stored numbers.
+    """
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        if dtype.kind not in "iu":
+            raise SceneError(f"A frame counter is a whole number, not {dtype.name}.")
+        limits = np.iinfo(dtype)
+        # A signed counter counts in its positive half.
+        self._period = int(limits.max) + 1
+        self._last: int | None = None
+
+    def lost(self, number: int) -> int:
+        """Return how many frames are missing before one with this number."""
+        last, self._last = self._last, number
+        if last is None:
+            return 0
+        step = (number - last) % self._period
+        return step - 1 if 1 < step <= MOST_LOST else 0
+
+
+class FramedScene:
+    """A scene with a nodata line for each frame that was lost.
+
+    Args:
+        scene: The lines that came.
+        counter: Column and band of the frame's number.
+
+    Attributes:
+        lost: Lines that are missing.
+
+    Raises:
+        SceneError: There is no such pixel, or it holds no whole number.
+    """
+
+    def __init__(self, scene: Scene, counter: tuple[int, int]) -> None:
+        info = scene.info
+        check_counter(info, counter)
+        self._scene, self._place = scene, counter
+        self._counter = FrameCounter(info.dtype)
+        self._dtype, self._missing = missing_value(info.dtype)
+        self._row_of: list[int] = []  # of each line that came
+        self.lost = 0
+        self.extend()
+
+    @property
+    def info(self) -> SceneInfo:
+        rows = self.row_of(len(self._row_of) - 1) + 1 if self._row_of else 0
+        return replace(self._scene.info, rows=rows, dtype=self._dtype)
+
+    def extend(self) -> None:
+        """Take account of lines that came since."""
+        col, band = self._place
+        total = self._scene.info.rows
+        while (first := len(self._row_of)) < total:
+            rows = first, min(first + LINES_AT_ONCE, total)
+            numbers = self._scene.read(rows, (col, col + 1), np.array([band]))
+            for number in numbers[0, :, 0]:
+                lost = self._counter.lost(int(number))
+                self.lost += lost
+                last = self._row_of[-1] if self._row_of else -1
+                self._row_of.append(last + 1 + lost)
+
+    def row_of(self, line: int) -> int:
+        """Return the row of a line that came."""
+        return self._row_of[line]
+
+    def line_before(self, row: int) -> int:
+        """Return how many lines that came lie before a row."""
+        return int(np.searchsorted(self._row_of, row))
+
+    def read(
+        self,
+        rows: tuple[int, int],
+        cols: tuple[int, int],
+        bands: NDArray[np.intp],
+        out: Cube | None = None,
+    ) -> Cube:
+        if out is None:
+            shape = len(bands), rows[1] - rows[0], cols[1] - cols[0]
+            out = np.empty(shape, self._dtype)
+        first, last = self.line_before(rows[0]), self.line_before(rows[1])
+        if last - first == rows[1] - rows[0]:
+            out[:] = self._scene.read((first, last), cols, bands)
+            return out
+        out[:] = self._missing
+        if last > first:
+            places = np.array(self._row_of[first:last]) - rows[0]
+            out[:, places] = self._scene.read((first, last), cols, bands)
+        return out
+
+    def close(self) -> None:
+        self._scene.close()
+
+
+def check_counter(info: SceneInfo, counter: tuple[int, int]) -> None:
+    """Refuse the place of a frame's number outside the scene.
+
+    Raises:
+        SceneError: There is no such pixel.
+    """
+    col, band = counter
+    if not (0 <= col < info.cols and 0 <= band < info.bands):
+        raise SceneError(
+            f"The frame counter is said to be in column {col} and band {band}, from 0; "
+            f"{info.path.name} has {info.cols} columns and {info.bands} bands."
+        )

@@ -1,0 +1,130 @@
+"""Raw counts with references give what their reflectance gives."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from camera import Camera, tall_cube
+from msgspec.structs import replace
+from numpy.typing import NDArray
+
+from hsi_runtime.camera.calibration import CalibratedScene, read_calibration
+from hsi_runtime.cli import main
+from hsi_runtime.errors import BandMismatchError, OptionError, SceneError
+from hsi_runtime.model.model_file import ModelDocument
+from hsi_runtime.request import Options
+from hsi_runtime.scenes.array_scene import ArrayScene
+from hsi_runtime.scenes.geotiff import open_tiff
+
+ROWS, COLS = 60, 31
+
+
+def references(folder: Path, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Write ``dark.bil`` and ``white.bil``; return their mean lines."""
+    random = np.random.default_rng(seed)
+    dark = random.integers(90, 110, (4, 20, COLS)).astype(np.uint16)
+    white = random.integers(9000, 12000, (4, 1, COLS)) + random.integers(
+        -5, 5, (4, 30, COLS)
+    )
+    for name, cube in (("dark", dark), ("white", white.astype(np.uint16))):
+        place = folder / name
+        place.mkdir()
+        Camera(place, cube, wavelength=None, reflectance_scale_factor=None).finish()
+    return dark.mean(axis=1), white.mean(axis=1)
+
+
+def test_reflectance_of_every_element(tmp_path: Path) -> None:
+    dark, white = references(tmp_path)
+    counts = tall_cube(ROWS)
+    counts[1, 7, 9], counts[2, 8, 3] = 0, 65535
+    calibration = read_calibration(
+        tmp_path / "dark/flight.bil", tmp_path / "white/flight.bil"
+    )
+    scene = CalibratedScene(ArrayScene(counts, nodata=0), calibration)
+    bands = np.array([3, 1, 2])
+    made = scene.read((5, 20), (3, 17), bands)
+    expected = (counts - dark[:, None]) / (white - dark)[:, None]
+    expected[1, 7, 9] = expected[2, 8, 3] = np.nan
+    np.testing.assert_allclose(made, expected[bands, 5:20, 3:17], rtol=2e-5, atol=2e-6)
+    assert scene.info.dtype == np.float32
+    assert (scene.info.scale == 1).all() if scene.info.scale is not None else False
+
+
+def float_document(document: ModelDocument) -> ModelDocument:
+    values = replace(document.values, dtype="float32", scale=[1.0] * 4)
+    return replace(document, values=replace(values, fill=[0.1, 0.2, 0.3, 0.4]))
+
+
+def test_batch_and_follow_agree(
+    tmp_path: Path,
+    write_model: Callable[..., Path],
+    document: ModelDocument,
+    invoke: Any,
+) -> None:
+    references(tmp_path)
+    write_model(tmp_path / "model.onnx", float_document(document))
+    Camera(tmp_path, tall_cube(ROWS), reflectance_scale_factor=None).finish()
+    scene = tmp_path / "flight.bil"
+    both = ["--dark", tmp_path / "dark/flight.bil"]
+    both += ["--white", tmp_path / "white/flight.bil"]
+    model = ["-m", tmp_path / "model.onnx"]
+
+    def classify(*given: Any) -> Any:
+        return invoke(main, scene, *model, *given)
+
+    refused = classify("-o", tmp_path / "refused.tif")
+    assert refused.code == 4
+    assert "--dark and --white" in refused.err
+    assert classify("-o", tmp_path / "batch.tif", *both).code == 0
+    live = ["-o", tmp_path / "live.tif", "--follow", "--idle", "1s"]
+    assert classify(*live, *both).code == 0
+    assert (tmp_path / "live.tif").read_bytes() == (tmp_path / "batch.tif").read_bytes()
+    with open_tiff(tmp_path / "live.tif") as raster:
+        assert len(np.unique(raster.read(1))) == 3
+
+
+def test_a_dead_element_is_nodata(tmp_path: Path) -> None:
+    references(tmp_path)
+    calibration = read_calibration(
+        tmp_path / "dark/flight.bil", tmp_path / "white/flight.bil"
+    )
+    calibration.gain[2, 5] = np.nan
+    scene = CalibratedScene(ArrayScene(tall_cube(ROWS)), calibration)
+    assert "1 elements of the detector" in scene.info.notes[-1]
+    assert np.isnan(scene.read((0, 9), (0, COLS), np.arange(4))[2, :, 5]).all()
+
+
+def test_exchanged_references(tmp_path: Path) -> None:
+    references(tmp_path)
+    with pytest.raises(SceneError, match="Were --dark and --white exchanged"):
+        read_calibration(tmp_path / "white/flight.bil", tmp_path / "dark/flight.bil")
+
+
+def test_references_of_another_camera(tmp_path: Path) -> None:
+    references(tmp_path)
+    calibration = read_calibration(
+        tmp_path / "dark/flight.bil", tmp_path / "white/flight.bil"
+    )
+    with pytest.raises(SceneError, match="Both must be of one camera"):
+        CalibratedScene(ArrayScene(tall_cube(9, cols=30)), calibration)
+
+
+@pytest.mark.parametrize("name", ["dark", "white"])
+def test_references_go_together(name: str) -> None:
+    with pytest.raises(OptionError, match="go together") as error:
+        Options(**{name: Path("a.bil")})
+    assert error.value.option != name
+
+
+def test_reflectance_refuses_raw_counts(document: ModelDocument) -> None:
+    """Whole numbers without a scale may be anything; the contract says reflectance."""
+    from hsi_runtime.matching.bands import match_bands
+    from hsi_runtime.matching.units import conversion
+
+    info = ArrayScene(tall_cube(9)).info
+    match = match_bands(info, None, 4, [0, 1, 2, 3])
+    values = float_document(document).values
+    with pytest.raises(BandMismatchError, match="give --dark and --white"):
+        conversion(info, match, values)

@@ -1,0 +1,109 @@
+"""Frames that a camera lost become nodata lines, in a batch and live."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from camera import Camera, tall_cube
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hsi_runtime.camera.frames import FrameCounter, FramedScene
+from hsi_runtime.errors import OptionError, SceneError
+from hsi_runtime.request import Options
+from hsi_runtime.scenes.array_scene import ArrayScene
+from hsi_runtime.scenes.geotiff import open_tiff
+
+LOST = [0, 17, 18, 19, 60, 99]
+
+
+def cube_with_numbers(rows: int, first: int = 1) -> Any:
+    cube = tall_cube(rows)
+    cube[1, :, 4] = (np.arange(rows) + first) % 2**16
+    return cube
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.integers(0, 65535))
+def test_steps_are_counted_across_the_wrap(steps: list[int], start: int) -> None:
+    counter = FrameCounter(np.dtype("uint16"))
+    counter.lost(start)
+    for step in steps:
+        start += step + 1
+        assert counter.lost(start % 2**16) == step
+
+
+def test_a_counter_that_begins_anew_is_no_gap() -> None:
+    counter = FrameCounter(np.dtype("uint16"))
+    assert [counter.lost(n) for n in (40_000, 0, 1, 1, 5)] == [0, 0, 0, 0, 3]
+
+
+def test_a_scene_with_its_gaps() -> None:
+    whole = cube_with_numbers(100)
+    kept = np.delete(whole, LOST, axis=1)
+    scene = FramedScene(ArrayScene(kept), (4, 1))
+    assert scene.info.rows == 98  # the first and the last one are nobody's gap
+    expected = whole[:, 1:99].copy()
+    expected[:, [row - 1 for row in LOST if 1 <= row < 99]] = 65535
+    bands = np.arange(4)
+    for rows in ((0, 98), (15, 22), (16, 18), (17, 18), (30, 31), (50, 98)):
+        made = scene.read(rows, (2, 20), bands)
+        assert (made == expected[:, slice(*rows), 2:20]).all()
+    assert scene.lost == 4
+
+
+def test_bytes_get_room_for_nodata() -> None:
+    cube = (cube_with_numbers(20) % 256).astype(np.uint8)
+    scene = FramedScene(ArrayScene(np.delete(cube, 5, axis=1)), (4, 1))
+    assert scene.info.dtype == np.uint16
+    assert (scene.read((5, 6), (0, 31), np.arange(4)) == 65535).all()
+
+
+def test_follow_gives_the_bytes_of_a_batch_run(
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    assert_as_batch: Callable[..., None],
+) -> None:
+    kept = np.delete(cube_with_numbers(150, 65500), LOST, axis=1)
+    camera = Camera(tmp_path, kept)
+    follower = start_following(frame_counter=(4, 1))
+    camera.write(60)
+    follower.wait_for_row(50)
+    camera.finish()
+    result = follower.result()
+    assert result["rows"] == 149
+    assert result["follow"]["dropped_lines"] == 5
+    assert follower.events[-2]["dropped"] == 5
+    assert_as_batch(frame_counter=(4, 1))
+    with open_tiff(tmp_path / "live.tif") as raster:
+        codes = raster.read(1)
+    rows = [row - 1 for row in LOST[1:]]
+    assert (codes[rows] == 255).all()
+    others = np.delete(codes, 4, axis=1)  # a number of 65535 is a saturated pixel
+    assert (np.delete(others, rows, axis=0) != 255).all()
+
+
+def test_a_header_may_say_where_the_number_is(
+    tmp_path: Path, start_following: Callable[..., Any]
+) -> None:
+    kept = np.delete(cube_with_numbers(100), 50, axis=1)
+    Camera(tmp_path, kept, frame_counter="{4, 1}").finish()
+    assert start_following().result()["rows"] == 100
+
+
+@pytest.mark.parametrize("place", [(31, 0), (0, 4)])
+def test_a_place_outside(place: tuple[int, int]) -> None:
+    with pytest.raises(SceneError, match="has 31 columns and 4 bands"):
+        FramedScene(ArrayScene(tall_cube(9)), place)
+
+
+def test_no_whole_numbers() -> None:
+    with pytest.raises(SceneError, match="a whole number, not float32"):
+        FramedScene(ArrayScene(tall_cube(9).astype(np.float32)), (0, 0))
+
+
+@pytest.mark.parametrize("value", [(1,), (-1, 0), "a", (1.5, 2)])
+def test_option_out_of_range(value: Any) -> None:
+    with pytest.raises(OptionError):
+        Options(frame_counter=value)
