@@ -114,7 +114,7 @@ def test_references_of_another_camera(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["dark", "white"])
 def test_references_go_together(name: str) -> None:
     with pytest.raises(OptionError, match="go together") as error:
-        Options(**{name: Path("a.bil")})
+        Options(**{name: Path("a.bil")})  # type: ignore[arg-type]
     assert error.value.option != name
 
 

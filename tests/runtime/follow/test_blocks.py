@@ -21,10 +21,12 @@ BANDS = np.arange(4)
 class Scripted(ArrayScene):
     """A source whose lines arrive by a script, a step at every look."""
 
-    durable, dropped, lines_per_second = True, 0, None
+    durable, dropped, lines_per_second, end_byte = True, 0, None, 0
+    header_fields: dict[str, str] = {}  # noqa: RUF012
 
     def __init__(self, cube: NDArray[Any], steps: list[int]) -> None:
         super().__init__(cube)
+        self.path = self.info.path
         self._whole, self._steps = self.info, list(steps)
         self.complete, self.ended = 0, False
 
@@ -39,6 +41,12 @@ class Scripted(ArrayScene):
 
     def finish(self) -> None:
         self.ended = True
+
+    def begin(self, row: int) -> None:
+        pass
+
+    def rows_before(self, byte: int) -> int:
+        return 0
 
     def arrived(self, line: int) -> float:
         return 0.0

@@ -91,7 +91,8 @@ def fly(
         raise OutputError(f"A camera writes lines, bil or bip, not {layout}.")
     header = path.with_suffix(".hdr")
     outputs = [header] + [path] * (target != "fifo" or not path.exists())
-    check_outputs(outputs + [times] * (times is not None), [], overwrite)
+    outputs += [] if times is None else [times]
+    check_outputs(outputs, [], overwrite)
     lines = _Lines(spec, layout, camera)
     written = 0
     try:
@@ -132,7 +133,8 @@ class _Lines:
             line = line.copy()
             top = 2**16 if line.dtype.kind == "u" else 2**15
             line[(band, col) if self._bil else (col, band)] = frame % top
-        return line.tobytes()
+        data: bytes = line.tobytes()
+        return data
 
 
 def _due(frames: int, camera: Camera, stop: threading.Event) -> Iterator[int]:

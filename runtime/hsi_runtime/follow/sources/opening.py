@@ -50,7 +50,7 @@ def open_source(request: Request, options: Following) -> LineSource:
 def _stream(request: Request, options: Following, ring: RingReader | None) -> Stream:
     """Open a source whose lines come once."""
     path = request.scene
-    header, layout = _described(path, options, ring and ring.shape)
+    header, layout = _described(path, options, ring.shape if ring else None)
     name = Path("stdin") if str(path) == STDIN else path
     info = describe(header, name, layout)
     real = tuple(f for f in info.files if f.is_file() and f != path)
