@@ -1,10 +1,11 @@
-"""How accurate is each method, and each baseline, on real scenes?
+"""How accurate is each method, and the best of its simple rivals?
 
-    HSI_DATA=... python benchmarks/accuracy.py --methods mf2cnet svm forest \
-        --data salinas_a enmap_potsdam --seeds 5
+    HSI_DATA=... HSI_BENCHMARKS=... python benchmarks/accuracy.py
 
-Trains every method on every data set with every seed, each in a process of its own. The
-scenes are those in $HSI_DATA; accuracy_variants.toml names variants of the methods.
+Trains every method on every data set with every seed, each in a process of its own, as
+it ships: a recipe names data and split, and sets nothing else. Runs of ``lda`` also fit
+all simple rivals (``--rivals all``), whose settings no test pixel chooses. Scenes whose
+folder is not named are left out; accuracy_variants.toml names variants of the methods.
 Each finished training, a cell, is one line of ``cells.jsonl``. Its key covers all that
 decides the result: recipe, options, split, data, seed and the code that trains. Repeat
 the command to train what is missing, continue what was interrupted and retry what
@@ -26,7 +27,6 @@ from typing import Any, NamedTuple
 
 import accuracy_data
 import accuracy_table
-import baselines
 import code_digest
 import common
 import tomli_w
@@ -38,7 +38,9 @@ from hsi_train.methods import names
 from hsi_train.run_folder import folder
 
 HERE = Path(__file__).parent
-KEPT = (*accuracy_table.FIGURES, "counts")
+KEPT = (*accuracy_table.FIGURES, "counts", "rivals", "test_blocks", "sets")
+ERRORS = ("expected_calibration_error", "expected_calibration_error_uncalibrated")
+WITH_RIVALS = "lda"  # the method whose runs fit all rivals
 
 Result = dict[str, Any]
 
@@ -48,9 +50,10 @@ class Cell(NamedTuple):
 
     Attributes:
         data: Name of the data set.
-        row: Method, variant or baseline.
+        row: Method or variant.
         seed: Of the split and of the training.
         recipe: All of it, as hsi-train reads it.
+        split: Digest of data and split.
         code: What trains the row, see `code_digest`.
         key: Of all that decides the result.
     """
@@ -59,6 +62,7 @@ class Cell(NamedTuple):
     row: str
     seed: int
     recipe: dict[str, Any]
+    split: str
     code: code_digest.Code
     key: str
 
@@ -71,16 +75,12 @@ def variants() -> dict[str, dict[str, Any]]:
     return tomllib.loads((HERE / "accuracy_variants.toml").read_text(encoding="utf-8"))
 
 
-def settings_of(row: str, data: str) -> dict[str, Any]:
-    """Return what a row adds to a data set's recipe: method, fit, options.
-
-    A method's own shipped recipe of the scene counts, but for data and split.
+def settings_of(row: str) -> dict[str, Any]:
+    """Return what a row adds to data and split: the method, and a variant's settings.
 
     Raises:
         RecipeError: There is no such row.
     """
-    if row in baselines.BASELINES:
-        return {"method": row}
     chosen: dict[str, Any] | None = {"method": row}
     if row not in names():
         chosen = variants().get(row)
@@ -88,38 +88,19 @@ def settings_of(row: str, data: str) -> dict[str, Any]:
         wrong = row if chosen is None else f"{row} of method {chosen['method']}"
         usable = [k for k, v in variants().items() if v["method"] in names()]
         raise RecipeError(
-            f"There is no method, variant or baseline {wrong}; methods: "
-            f"{', '.join(names())}; variants: {', '.join(usable)}; baselines: "
-            f"{', '.join(baselines.BASELINES)}."
+            f"There is no method or variant {wrong}; methods: {', '.join(names())}; "
+            f"variants: {', '.join(usable)}."
         )
-    name = chosen["method"]
-    scene = accuracy_data.data_set(data).recipe.rpartition("-")[0]
-    shipped = f"{scene}-{name}"
-    content = recipe.load(shipped) if shipped in recipe.shipped() else {}
-    for key in chosen.pop("without", []):
-        content.pop(key, None)
-    for key, value in chosen.items():
-        inner = isinstance(value, dict)
-        content[key] = content.get(key, {}) | value if inner else value
-    methods.check_options(name, content.get("options", {}))
-    accuracy_data.check_receptive_field(name)
-    return content
-
-
-def code_of(name: str) -> code_digest.Code:
-    """Identify the code that trains a method or fits a baseline."""
-    if name in baselines.BASELINES:
-        return code_digest.of("baselines", "hsi_train.training")
-    return code_digest.of_training(name)
+    methods.check_options(chosen["method"], chosen.get("options", {}))
+    accuracy_data.check_receptive_field(chosen["method"])
+    return chosen | {"rivals": "all" if row == WITH_RIVALS else "cheap"}
 
 
 def make_cell(data: str, row: str, seed: int, division: Division) -> Cell:
-    settings = settings_of(row, data)
-    # Where a method's recipe has more to say of the data, that is kept.
-    source = settings.get("data", {}) | division.data
-    content = settings | {"data": source, "split": division.split, "seed": seed}
+    content = settings_of(row)
+    content |= {"data": division.data, "split": division.split, "seed": seed}
     recipe.parse(content)
-    code = code_of(settings["method"])
+    code = code_digest.of_training(content["method"])
     decides = {
         "recipe": {k: v for k, v in content.items() if k != "split"},
         "split": division.digest,
@@ -127,7 +108,15 @@ def make_cell(data: str, row: str, seed: int, division: Division) -> Cell:
     }
     text = json.dumps(decides, sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()
-    return Cell(data=data, row=row, seed=seed, recipe=content, code=code, key=key)
+    return Cell(
+        data=data,
+        row=row,
+        seed=seed,
+        recipe=content,
+        split=division.digest,
+        code=code,
+        key=key,
+    )
 
 
 def train(cell: Cell, work: Path, threads: int) -> Result:
@@ -139,15 +128,12 @@ def train(cell: Cell, work: Path, threads: int) -> Result:
     path, run = work / "recipes" / f"{cell.name}.toml", work / "runs" / cell.name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(tomli_w.dumps(cell.recipe), encoding="utf-8")
-    if cell.row in baselines.BASELINES:
-        command = [sys.executable, str(HERE / "baselines.py"), str(path)]
-    else:
-        command = [str(Path(sys.executable).with_name("hsi-train")), str(path)]
-        command += ["-o", str(run), "--json", "-q", "--device", "cpu"]
-        if (run / folder.STATE).is_file():
-            command.append("--resume")
-        elif run.exists():
-            command.append("--overwrite")
+    command = [str(Path(sys.executable).with_name("hsi-train")), str(path)]
+    command += ["-o", str(run), "--json", "-q", "--device", "cpu"]
+    if folder.interrupted(run):
+        command.append("--resume")
+    elif run.exists():
+        command.append("--overwrite")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         command,
@@ -179,7 +165,7 @@ def run_cells(
     known, results = finished(path), []
     for cell in cells:
         identity: Result = {"data": cell.data, "row": cell.row, "seed": cell.seed}
-        identity |= {"key": cell.key, "code": cell.code}
+        identity |= {"split": cell.split, "key": cell.key, "code": cell.code}
         if cell.key in known:
             results.append(known[cell.key])
             continue
@@ -191,36 +177,52 @@ def run_cells(
             continue
         line = identity | {key: measured[key] for key in KEPT}
         line["recalls"] = {c["name"]: c["recall"] for c in measured["per_class"]}
-        line |= {k: measured[k] for k in ("settings", "parameters") if k in measured}
+        line |= {
+            k: measured["calibration"][k] for k in ERRORS if measured["calibration"]
+        }
         common.add_line(path, line, ("data", "row", "seed"))
         print(f"{cell.name}: {measured['overall_accuracy']:.2%}", flush=True)
         results.append(line)
     return results
 
 
-def seeds_of(text: str, default: int) -> tuple[str, range]:
+def seeds_of(text: str) -> tuple[str, range]:
     """Parse NAME or NAME:SEEDS."""
     name, _, count = text.partition(":")
-    accuracy_data.data_set(name)
+    default = accuracy_data.data_set(name).seeds
     if count and not count.isdigit():
         raise RecipeError(f"--data {text}: expected NAME or NAME:SEEDS.")
     return name, range(int(count) if count else default)
+
+
+def cells_of(name: str, seeds: range, rows: Iterable[str], work: Path) -> list[Cell]:
+    """List the cells of a data set.
+
+    The runs with all rivals draw nothing but the split: one is enough where that is
+    the same for all seeds.
+    """
+    divided = accuracy_data.divisions(name, seeds, work / "splits")
+    given = len({division.digest for division in divided.values()}) == 1
+    return [
+        make_cell(name, row, seed, divided[seed])
+        for row in rows
+        for seed in (seeds[:1] if given and row == WITH_RIVALS else seeds)
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    rows, data_sets = [*baselines.BASELINES, *names()], list(accuracy_data.DATA_SETS)
+    rows, data_sets = names(), list(accuracy_data.DATA_SETS)
     parser.add_argument(
         "--methods", nargs="+", default=rows, metavar="ROW",
         help=f"{', '.join(rows)} [default: all these]; {', '.join(variants())}",
     )  # fmt: skip
     parser.add_argument(
         "--data", nargs="+", default=data_sets, metavar="NAME[:SEEDS]",
-        help=f"{', '.join(data_sets)} [default: all these]",
+        help=f"{', '.join(data_sets)} [default: all; SalinasA 10 seeds, else 5]",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=HERE / "results" / "accuracy")
     parser.add_argument("--work", type=Path, default=Path("build/accuracy"))
     parser.add_argument("--threads", type=int, default=1)
@@ -228,25 +230,24 @@ def main() -> None:
     command = shlex.join(["python", "benchmarks/accuracy.py", *sys.argv[1:]])
     try:
         # A misspelt name must not wait for hours of training.
-        data = [seeds_of(text, arguments.seeds) for text in arguments.data]
+        data = [seeds_of(text) for text in arguments.data]
         for row in arguments.methods:
-            for name, _ in data:
-                settings_of(row, name)
+            settings_of(row)
         arguments.output.mkdir(parents=True, exist_ok=True)
         results = []
         for name, seeds in data:
-            divided = accuracy_data.divisions(name, seeds, arguments.work / "splits")
-            cells = [
-                make_cell(name, row, seed, divided[seed])
-                for row in arguments.methods
-                for seed in seeds
-            ]
+            if not accuracy_data.data_set(name).present:
+                needs = accuracy_data.data_set(name).needs
+                print(f"{name} is left out: ${needs} is not set.", file=sys.stderr)
+                continue
             results += run_cells(
-                cells,
+                cells_of(name, seeds, arguments.methods, arguments.work),
                 arguments.output / "cells.jsonl",
                 lambda cell: train(cell, arguments.work, arguments.threads),
             )
-            accuracy_table.write(arguments.output, results, command)
+            lines = common.read_lines(arguments.output / "cells.jsonl")
+            failed = [cell for cell in results if "error" in cell]
+            accuracy_table.write(arguments.output, [*lines, *failed], command)
     except HsiError as error:
         raise SystemExit(f"Error: {error}") from error
     print((arguments.output / "accuracy.md").read_text(encoding="utf-8"))

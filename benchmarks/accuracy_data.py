@@ -1,11 +1,16 @@
 """The data sets of the accuracy benchmark, and which pixel trains or tests in each.
 
 A split is drawn once for a data set and a seed and written as rasters; every method and
-every baseline reads those, so all see the same pixels. Distances are those of the
-method with the largest receptive field, so one split is fair to all.
+its rivals read those, so all see the same pixels. Distances are those of the method
+with the largest receptive field, so one split is fair to all.
+
+Indian Pines is in $HSI_BENCHMARKS, a folder of your own, or left out; all else is in
+$HSI_DATA or simulated. The simulated scenes are fixed: 2.5 m pixels that mix materials,
+shadow, noise half as strong again as usual, and labels in squares of 3 x 3 pixels.
 """
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +18,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import rasterio
+from scipy.io import loadmat, savemat
 
 from hsi_runtime.errors import RecipeError, SceneError
 from hsi_train import methods, recipe, training
@@ -20,6 +27,8 @@ from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.run_folder import folder as run_folder
 from hsi_train.run_folder import origin
+from hsi_train.simulate import DEFAULT_MATERIALS, SceneSpec, band_centres, write_scene
+from hsi_train.simulate.materials import MATERIALS
 from hsi_train.splitting import split
 
 RECEPTIVE_FIELD = 19  # the largest of all methods
@@ -31,18 +40,38 @@ RECEPTIVE_FIELD = 19  # the largest of all methods
 TRAIN_TO, TEST_FROM = -14, -14 + 2 * RECEPTIVE_FIELD - 1
 
 
+Content = dict[str, Any]  # tables of a recipe
+
+
 class DataSet(NamedTuple):
     """Scenes, labels and the way to divide them.
 
     Attributes:
-        recipe: Recipe whose ``[data]`` and ``[split]`` tables count.
+        recipe: Recipe whose ``[data]`` and ``[split]`` tables count, or what writes
+            scenes, labels and splits into a folder and returns these tables.
         split: Stands for the recipe's ``[split]``.
         divide: Divides in a way that no ``[split]`` can say.
+        seeds: Seeds by default: more where labels are few.
+        needs: Environment variable of the folder that holds the scene.
     """
 
-    recipe: str
-    split: dict[str, Any] | None = None
+    recipe: str | Callable[[Path], Content]
+    split: Content | None = None
     divide: Callable[[LabelledData, int], LabelledData] | None = None
+    seeds: int = 5
+    needs: str = "HSI_DATA"
+
+    @property
+    def present(self) -> bool:
+        """Whether the folder of the scene is named."""
+        return not self.needs or bool(os.environ.get(self.needs))
+
+    def content(self, folder: Path) -> Content:
+        """Return the tables of a recipe; write what they name."""
+        if isinstance(self.recipe, str):
+            return recipe.load(self.recipe)
+        folder.mkdir(parents=True, exist_ok=True)
+        return self.recipe(folder)
 
 
 class Division(NamedTuple):
@@ -91,12 +120,100 @@ def across_the_stripes(
     return divided
 
 
+CUBE = "$HSI_BENCHMARKS/Indian_pines_corrected.mat:indian_pines_corrected"
+# Classes of the disjoint mask, 1 to 16, in the numbering of the label map.
+MASK_CLASSES = (2, 3, 5, 6, 8, 10, 11, 12, 14, 1, 4, 7, 9, 13, 15, 16)
+
+
+def indian_pines_fixed(folder: Path) -> Content:
+    """Join the published label maps of training and test pixels: 695 and 9,671."""
+    maps = loadmat(recipe.expanded("$HSI_BENCHMARKS/IndianPine.mat"))
+    train, test = maps["TR"], maps["TE"]
+    labels = np.where(train > 0, train, test)
+    return _indian_pines(folder / "fixed.mat", labels, train > 0)
+
+
+def indian_pines_disjoint(folder: Path) -> Content:
+    """Train under the published mask, on 5,689 pixels, and test on all others."""
+    truth = loadmat(recipe.expanded("$HSI_BENCHMARKS/Indian_pines_gt.mat"))
+    masks = np.load(recipe.expanded("$HSI_DATA/gt_and_splits.npz"))
+    mask = masks["indian_pines_disjoint_train"].astype(int)
+    trained = np.array([0, *MASK_CLASSES])[mask]
+    labels = np.where(mask > 0, trained, truth["indian_pines_gt"])
+    return _indian_pines(folder / "disjoint.mat", labels, mask > 0)
+
+
+def _indian_pines(path: Path, labels: Any, train: Any) -> Content:
+    roles = np.where(train, Role.TRAIN, Role.TEST) * (labels > 0)
+    arrays = {"labels": labels.astype(np.uint8), "roles": roles.astype(np.uint8)}
+    savemat(path, arrays)
+    return {
+        "data": {"scenes": [CUBE], "labels": [f"{path}:labels"]},
+        "split": {"mode": "file", "files": [f"{path}:roles"]},
+    }
+
+
+SPOTS = 50  # of each class; they may overlap
+SIDE = 240  # of a simulated scene, pixels
+
+
+def simulated(
+    bands: int, materials: tuple[str, ...], seed: int
+) -> Callable[[Path], Content]:
+    """Return what writes a simulated scene, labelled in spots of 3 x 3 pixels."""
+
+    def write(folder: Path) -> Content:
+        scene, labels = folder / "scene.tif", folder / "labels.tif"
+        if not labels.is_file():
+            spec = SceneSpec(
+                rows=SIDE,
+                cols=SIDE,
+                wavelengths_nm=band_centres(bands),
+                materials=materials,
+                resolution_m=2.5,
+                noise=1.5,
+                seed=seed,
+            )
+            write_scene(spec, scene, truth=folder / "truth.tif", overwrite=True)
+            _label_spots(folder / "truth.tif", labels, seed)
+        return {"data": {"scenes": [str(scene)], "labels": [str(labels)]}}
+
+    return write
+
+
+def _label_spots(truth: Path, labels: Path, seed: int) -> None:
+    """Keep the labels of some spots of each class, as polygons would have them."""
+    with rasterio.open(truth) as file:
+        codes, profile = file.read(1), file.profile
+        names, colours = file.tags(1), file.colormap(1)
+    rng = np.random.default_rng(seed)
+    kept = np.zeros(codes.shape, dtype=bool)
+    for code in np.unique(codes[codes > 0]):
+        places = np.argwhere(codes == code)
+        for row, col in places[rng.choice(len(places), SPOTS)]:
+            spot = np.s_[max(row - 1, 0) : row + 2, max(col - 1, 0) : col + 2]
+            kept[spot] |= codes[spot] == code
+    with rasterio.open(labels, "w", **profile) as file:
+        file.write(np.where(kept, codes, 0).astype(codes.dtype), 1)
+        file.update_tags(1, **names)
+        file.write_colormap(1, colours)
+
+
 DATA_SETS = {
-    "salinas_a": DataSet("salinas_a-mf2cnet", per_class(10)),
-    "salinas_a_5": DataSet("salinas_a-mf2cnet", per_class(5)),
-    "salinas_a_disjoint": DataSet("salinas_a-mf2cnet", divide=across_the_stripes),
+    "indian_pines_fixed": DataSet(indian_pines_fixed, needs="HSI_BENCHMARKS"),
+    "indian_pines_disjoint": DataSet(indian_pines_disjoint, needs="HSI_BENCHMARKS"),
+    "salinas_a": DataSet("salinas_a-mf2cnet", per_class(10), seeds=10),
+    "salinas_a_5": DataSet("salinas_a-mf2cnet", per_class(5), seeds=10),
+    "salinas_a_disjoint": DataSet(
+        "salinas_a-mf2cnet", divide=across_the_stripes, seeds=10
+    ),
     "enmap_potsdam": DataSet("enmap_potsdam-mf2cnet"),
     "neon_mlbs": DataSet("neon_mlbs-mf2cnet"),
+    "simulated_60": DataSet(simulated(60, DEFAULT_MATERIALS, 60), needs=""),
+    "simulated_150": DataSet(
+        simulated(150, ("crop", "grass", "dry_vegetation"), 150), needs=""
+    ),
+    "simulated_220": DataSet(simulated(220, tuple(MATERIALS), 220), needs=""),
 }
 
 
@@ -128,8 +245,10 @@ def check_receptive_field(method: str) -> None:
 def divisions(name: str, seeds: range, folder: Path) -> dict[int, Division]:
     """Divide a data set once for each seed and write the splits below ``folder``."""
     chosen = data_set(name)
-    content = recipe.load(chosen.recipe)
-    content["split"] = chosen.split or content.get("split", {})
+    tables = chosen.content(folder / name)
+    # The method has no say in the data; any will do.
+    content: Content = {"method": "lda", "data": tables["data"]}
+    content["split"] = chosen.split or tables.get("split", {})
     parsed = recipe.parse(content)
     data = training.read_data(parsed, (RECEPTIVE_FIELD - 1) // 2)
     sources = [*parsed.data.scenes, *parsed.data.labels]

@@ -158,8 +158,8 @@ class Request(Options):
         if not offered:
             raise ModelFileError(
                 "The model offers no sets of classes: its validation pixels lack a "
-                "class or lie in too few places. Train with more labels, or leave out "
-                "--sets."
+                "class, or lie in too few places or beside training pixels. Train with "
+                "labels in more places, or leave out --sets."
             )
         if self.sets not in offered:
             raise ModelFileError(

@@ -5,18 +5,15 @@ from typing import Any
 
 import accuracy
 import accuracy_data
-import baselines
+import code_digest
 import common
-import numpy as np
 import pytest
-import rasterio
 from accuracy import Cell, Result
 from accuracy_data import DataSet, Division
 
 from hsi_runtime.errors import RecipeError
 from hsi_train import recipe
 from hsi_train.methods import names
-from hsi_train.training import train
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::rasterio.errors.NotGeoreferencedWarning"
@@ -29,8 +26,8 @@ DIVISION = Division({"scenes": ["a"], "labels": ["b"]}, {"mode": "disjoint"}, "1
 def tiny(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = DataSet(str(scene), accuracy_data.per_class(5))
     monkeypatch.setitem(accuracy_data.DATA_SETS, "tiny", small)
-    alone = DataSet(str(scene), accuracy_data.per_class(1))
-    monkeypatch.setitem(accuracy_data.DATA_SETS, "alone", alone)
+    absent = small._replace(needs="HSI_NOWHERE")
+    monkeypatch.setitem(accuracy_data.DATA_SETS, "absent", absent)
 
 
 def result_of(accuracy: float) -> Result:
@@ -41,6 +38,10 @@ def result_of(accuracy: float) -> Result:
         "seconds": 2.0,
         "cpu_seconds": 1.0,
         "counts": {"train": 3, "test": 4},
+        "rivals": [],
+        "test_blocks": {"pixels": [4], "right": [2]},
+        "sets": [],
+        "calibration": None,
         "per_class": [{"name": "grass", "recall": accuracy}],
     }
 
@@ -70,7 +71,7 @@ def cells(*rows: str, seeds: int = 3) -> list[Cell]:
 
 
 def test_an_interrupted_table_goes_on_without_repeating(tmp_path: Path) -> None:
-    path, wanted = tmp_path / "cells.jsonl", cells("svm", "mf2cnet")
+    path, wanted = tmp_path / "cells.jsonl", cells("lda", "mf2cnet")
     first = Trainer(stop_at=4)
     with pytest.raises(KeyboardInterrupt):
         accuracy.run_cells(wanted, path, first)
@@ -84,24 +85,24 @@ def test_an_interrupted_table_goes_on_without_repeating(tmp_path: Path) -> None:
 
 
 def test_a_cell_of_other_code_runs_again_and_takes_its_place(tmp_path: Path) -> None:
-    path, wanted = tmp_path / "cells.jsonl", cells("svm")
+    path, wanted = tmp_path / "cells.jsonl", cells("lda")
     accuracy.run_cells(wanted, path, Trainer())
     changed = wanted[1]._replace(key="of other code")
     again = Trainer()
     (result,) = accuracy.run_cells([changed], path, again)
-    assert again.asked == [("svm", 1)]
+    assert again.asked == [("lda", 1)]
     first, last, new = common.read_lines(path)
     assert (first["key"], last["key"]) == (wanted[0].key, wanted[2].key)
     assert new == result
 
 
 def test_a_failed_cell_is_told_and_tried_again(tmp_path: Path) -> None:
-    path, wanted = tmp_path / "cells.jsonl", cells("svm")
+    path, wanted = tmp_path / "cells.jsonl", cells("lda")
     results = accuracy.run_cells(wanted, path, Trainer(fail=(1,)))
     assert [r.get("error") for r in results] == [None, "no memory", None]
     again = Trainer()
     results = accuracy.run_cells(wanted, path, again)
-    assert again.asked == [("svm", 1)]
+    assert again.asked == [("lda", 1)]
     assert not any("error" in r for r in results)
 
 
@@ -113,7 +114,7 @@ def test_whatever_decides_the_result_changes_the_key(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = {key()}
-    found.add(key("svm"))
+    found.add(key("lda"))
     found.add(key("mf2cnet_stride_2"))
     found.add(key(seed=1))
     found.add(key(division=DIVISION._replace(digest="5678")))
@@ -121,7 +122,8 @@ def test_whatever_decides_the_result_changes_the_key(
     table = {"mf2cnet_stride_2": {"method": "mf2cnet", "fit": {"epochs": 3}}}
     monkeypatch.setattr(accuracy, "variants", lambda: table)
     found.add(key("mf2cnet_stride_2"))
-    monkeypatch.setattr(accuracy, "code_of", lambda name: {"sha256": "other code"})
+    other = {"sha256": "other code"}
+    monkeypatch.setattr(code_digest, "of_training", lambda name: other)
     found.add(key())
     assert len(found) == 8
 
@@ -131,13 +133,12 @@ def test_where_the_split_raster_lies_does_not_change_the_key() -> None:
     assert key(division=moved) == key()
 
 
-def test_methods_variants_and_baselines_are_rows() -> None:
+def test_methods_and_variants_are_rows_that_set_nothing_else() -> None:
     for name in names():
-        assert accuracy.settings_of(name, "tiny")["method"] == name
-    assert accuracy.settings_of("forest", "tiny") == {"method": "forest"}
-    found = accuracy.settings_of("mf2cnet_stride_2", "salinas_a_5")
+        rivals = "all" if name == "lda" else "cheap"
+        assert accuracy.settings_of(name) == {"method": name, "rivals": rivals}
+    found = accuracy.settings_of("mf2cnet_stride_2")
     assert found["options"] == {"spectral_stride": 2}
-    assert "without" not in found
 
 
 def test_every_variant_of_a_method_that_is_here_is_valid() -> None:
@@ -147,61 +148,46 @@ def test_every_variant_of_a_method_that_is_here_is_valid() -> None:
                 accuracy.make_cell(data, name, 0, DIVISION)
 
 
-def test_a_variant_may_leave_out_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    shipped = {"method": "mf2cnet", "fit": {"epochs": 9, "batch": 7}, "options": {}}
-    monkeypatch.setattr(recipe, "shipped", lambda: ["salinas_a-mf2cnet"])
-    monkeypatch.setattr(recipe, "load", lambda name: dict(shipped))
-    table: dict[str, Any] = {
-        "shorter": {"method": "mf2cnet", "fit": {"epochs": 2}},
-        "plain": {"method": "mf2cnet", "without": ["fit"]},
-    }
-    monkeypatch.setattr(accuracy, "variants", lambda: table)
-    own = accuracy.settings_of("mf2cnet", "salinas_a")
-    assert own["fit"] == {"epochs": 9, "batch": 7}
-    shorter = accuracy.settings_of("shorter", "salinas_a")
-    assert shorter["fit"] == {"epochs": 2, "batch": 7}
-    assert "fit" not in accuracy.settings_of("plain", "salinas_a")
-
-
 def test_unknown_rows_list_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {"mine": {"method": "nonesuch"}, "usable": {"method": "mf2cnet"}}
     monkeypatch.setattr(accuracy, "variants", lambda: table)
     for row, named in (("nothing", "nothing"), ("mine", "mine of method nonesuch")):
         with pytest.raises(RecipeError) as caught:
-            accuracy.settings_of(row, "tiny")
+            accuracy.settings_of(row)
         said = str(caught.value)
-        assert f"baseline {named};" in said
+        assert f"variant {named};" in said
         assert "methods: lda, mf2cnet" in said
-        assert "variants: usable;" in said
-        assert "baselines: svm, linear_svm, forest" in said
+        assert "variants: usable." in said
 
 
 def test_unknown_data_sets_and_numbers_of_seeds() -> None:
-    assert accuracy.seeds_of("tiny", 4) == ("tiny", range(4))
-    assert accuracy.seeds_of("tiny:2", 4) == ("tiny", range(2))
-    with pytest.raises(RecipeError, match=r"No data set 'mars'; there are salinas_a"):
-        accuracy.seeds_of("mars", 4)
+    assert accuracy.seeds_of("tiny") == ("tiny", range(5))
+    assert accuracy.seeds_of("salinas_a") == ("salinas_a", range(10))
+    assert accuracy.seeds_of("tiny:2") == ("tiny", range(2))
+    with pytest.raises(RecipeError, match=r"No data set 'mars'; there are indian_"):
+        accuracy.seeds_of("mars")
     with pytest.raises(RecipeError, match="expected NAME or NAME:SEEDS"):
-        accuracy.seeds_of("tiny:all", 4)
+        accuracy.seeds_of("tiny:all")
 
 
-def test_a_method_and_the_baselines_see_the_same_pixels(tmp_path: Path) -> None:
-    division = accuracy_data.divisions("tiny", range(1), tmp_path / "splits")[0]
-    cell = accuracy.make_cell("tiny", "mf2cnet", 0, division)
-    small = {"options": {"spectral_stride": 16, "features": 4}, "fit": {"epochs": 1}}
-    found = train(recipe.parse(cell.recipe | small), tmp_path / "run", "cpu")
-    baseline = accuracy.make_cell("tiny", "forest", 0, division)
-    said = baselines.classify(recipe.parse(baseline.recipe))
-    with (
-        rasterio.open(division.split["files"][0]) as ours,
-        rasterio.open(tmp_path / "run/split.tif") as theirs,
-    ):
-        np.testing.assert_array_equal(ours.read(1), theirs.read(1))
-    for role in ("train", "test"):
-        assert found["counts"][role] == said["counts"][role]
-    supports = [[c["support"] for c in r["per_class"]] for r in (found, said)]
-    assert supports[0] == supports[1]
-    assert baseline.recipe["split"] == cell.recipe["split"]
+def test_all_rivals_are_fitted_once_where_one_split_is_given(tmp_path: Path) -> None:
+    drawn = accuracy.cells_of("tiny", range(3), ["lda", "mf2cnet"], tmp_path)
+    assert [(c.row, c.seed) for c in drawn] == [
+        (row, seed) for row in ("lda", "mf2cnet") for seed in range(3)
+    ]
+    assert len({c.split for c in drawn}) == 3
+    given = Path(drawn[0].recipe["split"]["files"][0])
+    fixed = accuracy_data.DATA_SETS["tiny"]._replace(
+        split={"mode": "file", "files": [str(given)]}
+    )
+    accuracy_data.DATA_SETS["tiny"] = fixed
+    cells = accuracy.cells_of("tiny", range(3), ["lda", "mf2cnet"], tmp_path / "again")
+    assert [(c.row, c.seed) for c in cells] == [
+        ("lda", 0),
+        ("mf2cnet", 0),
+        ("mf2cnet", 1),
+        ("mf2cnet", 2),
+    ]
 
 
 def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> None:
@@ -215,18 +201,20 @@ def test_the_whole_command(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = ("--methods", "forest", "svm", "--data", "alone:1")
+    arguments = ("--methods", "lda", "--data", "tiny:1", "absent:1")
     call(monkeypatch, tmp_path, *arguments)
     (cell,) = common.read_lines(tmp_path / "out/cells.jsonl")
-    assert cell["row"] == "forest"
+    assert cell["row"] == "lda"
     assert cell["overall_accuracy"] > 0.5
-    assert 0.1 < cell["cpu_seconds"] < 60
-    assert cell["code"] == accuracy.code_of("forest")
-    assert "| forest | " in (tmp_path / "out/accuracy.md").read_text()
-    # One pixel of each class cannot be cross-validated.
-    said = capfd.readouterr()
-    assert "two training pixels" in said.err
-    assert "| svm | failed | - | - | - | 0; failed: 0 |" in said.out
+    assert cell["cpu_seconds"] > 0.1
+    assert cell["code"] == code_digest.of_training("lda")
+    names = [rival["name"] for rival in cell["rivals"]]
+    assert names == ["lda", "lda-sum", "linear-svm", "rbf-svm", "random-forest"]
+    assert sum(cell["test_blocks"]["pixels"]) == cell["counts"]["test"]
+    told = capfd.readouterr()
+    assert "absent is left out: $HSI_NOWHERE is not set." in told.err
+    assert "| lda | " in told.out
+    assert "| best rival: " in told.out
 
     asked: list[tuple[str, str]] = []
 
@@ -235,15 +223,18 @@ def test_the_whole_command(
         raise RuntimeError("again")
 
     monkeypatch.setattr(accuracy, "train", fail)
-    call(monkeypatch, tmp_path, *arguments)
-    assert asked == [("alone", "svm")]
+    call(monkeypatch, tmp_path, "--methods", "lda", "mf2cnet", "--data", "tiny:1")
+    assert asked == [("tiny", "mf2cnet")]
+    told = capfd.readouterr()
+    assert "| mf2cnet | failed | - | - | - | - | 0; failed: 0 |" in told.out
+    assert "| lda | " in told.out
 
 
 def test_a_misspelt_name_stops_before_any_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(SystemExit, match=r"Error: There is no method.*mf3cnet"):
-        call(monkeypatch, tmp_path, "--methods", "svm", "mf3cnet", "--data", "tiny")
+        call(monkeypatch, tmp_path, "--methods", "lda", "mf3cnet", "--data", "tiny")
     assert not (tmp_path / "out").exists()
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 import accuracy_data
 import numpy as np
 import pytest
+from scipy.io import loadmat, savemat
 from scipy.spatial.distance import cdist
 
 from hsi_runtime.errors import RecipeError, SceneError
@@ -148,9 +149,58 @@ def test_salinas_a_keeps_every_class_on_both_sides() -> None:
     assert counts[:, Role.TEST].tolist() == [21, 156, 248, 672, 221, 184]
 
 
+@pytest.mark.parametrize("bands", [6, 9])
+def test_simulated_scenes_are_labelled_in_spots(
+    bands: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accuracy_data, "SIDE", 100)
+    materials = ("grass", "bright_soil", "crop")
+    write = accuracy_data.simulated(bands, materials, 1)
+    content = write(tmp_path)
+    data = read_data(recipe.parse(content | {"method": "lda"}), 4)
+    assert len(data.bands) == bands
+    assert [c.name for c in data.classes] == list(materials)
+    assert all(100 < n <= 9 * accuracy_data.SPOTS for n in data.counts())
+    before = [p.read_bytes() for p in sorted(tmp_path.iterdir())]
+    assert write(tmp_path) == content
+    assert [p.read_bytes() for p in sorted(tmp_path.iterdir())] == before
+
+
+def test_published_splits_of_indian_pines(
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The counts are published; the label map without the cube gives the mask's."""
+    monkeypatch.setenv("HSI_DATA", str(data_dir))
+    monkeypatch.setenv("HSI_BENCHMARKS", str(tmp_path))
+    maps = np.load(data_dir / "gt_and_splits.npz")
+    truth = {"indian_pines_gt": maps["indian_pines_gt"]}
+    savemat(tmp_path / "Indian_pines_gt.mat", truth)
+    train, test = maps["indian_gcn_tr"], maps["indian_gcn_te"]
+    savemat(tmp_path / "IndianPine.mat", {"TR": train, "TE": test})
+    found = {}
+    for write in (
+        accuracy_data.indian_pines_fixed,
+        accuracy_data.indian_pines_disjoint,
+    ):
+        (path,) = (
+            Path(p.rpartition(":")[0]) for p in write(tmp_path)["split"]["files"]
+        )
+        content = loadmat(path)
+        roles, labels = content["roles"], content["labels"]
+        assert len(np.unique(labels)) == 17
+        np.testing.assert_array_equal(roles > 0, labels > 0)
+        found[path.stem] = [(roles == r).sum() for r in (Role.TRAIN, Role.TEST)]
+        if path.stem == "disjoint":
+            both = (labels > 0) & (maps["indian_pines_gt"] > 0)
+            assert (labels[both] == maps["indian_pines_gt"][both]).mean() > 0.998
+    assert found == {"fixed": [695, 9671], "disjoint": [5689, 4711]}
+
+
 @pytest.mark.usefixtures("real_data")
 def test_every_data_set_divides(tmp_path: Path) -> None:
-    for name in accuracy_data.DATA_SETS:
+    for name, data_set in accuracy_data.DATA_SETS.items():
+        if data_set.needs != "HSI_DATA":
+            continue
         found = accuracy_data.divisions(name, range(2), tmp_path)
         files = [Path(p) for s in (0, 1) for p in found[s].split["files"]]
         assert all(p.is_file() for p in files)

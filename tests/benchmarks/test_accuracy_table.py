@@ -63,12 +63,80 @@ def test_markdown() -> None:
     lines = text.splitlines()
     assert "    python benchmarks/accuracy.py --seeds 3" in lines
     assert [line for line in lines if line.startswith("## ")] == ["## one", "## two"]
-    svm = "| svm | 70.00 ± 21.60 | 35.00 ± 10.80 | 17.50 ± 5.40 | 10 (4) | 3 |"
+    svm = "| svm | 70.00 ± 21.60 | 35.00 ± 10.80 | 17.50 ± 5.40 |  | 10 (4) | 3 |"
     partly = (
-        "| forest | 50.00 ± 0.00 | 25.00 ± 0.00 | 12.50 ± 0.00 | 0 (4) | 1; failed: 1 |"
+        "| forest | 50.00 ± 0.00 | 25.00 ± 0.00 | 12.50 ± 0.00 |  | 0 (4) | "
+        "1; failed: 1 |"
     )
     assert [line for line in lines if line.startswith(("| svm", "| forest"))] == [
         svm,
         partly,
-        "| forest | failed | - | - | - | 0; failed: 0 |",
+        "| forest | failed | - | - | - | - | 0; failed: 0 |",
     ]
+
+
+PIXELS = [10] * 8
+
+
+def rival(name: str, share: float) -> Result:
+    return {
+        "name": name,
+        "variant": f"as {name} sees",
+        "overall_accuracy": share,
+        "average_accuracy": share,
+        "right": [round(10 * share)] * 8,
+    }
+
+
+def run(row: str, seed: int, right: list[int], split: str, rivals: Result) -> Result:
+    names = ("lda", "lda-sum") if row != "lda" else tuple(rivals)
+    return cell(row, seed, sum(right) / 80) | {
+        "split": split,
+        "test_blocks": {"pixels": PIXELS, "right": right},
+        "rivals": [rival(name, rivals.get(name, 0.99)) for name in names],
+    }
+
+
+def test_the_best_rival_is_none_of_ours_and_named() -> None:
+    shares = [
+        {"lda": 0.6, "lda-sum": 1.0, "rbf-svm": 0.8, "random-forest": 0.5},
+        {"lda": 0.6, "lda-sum": 1.0, "rbf-svm": 0.6, "random-forest": 0.7},
+    ]
+    cells = [run("lda", k, [9] * 8, f"split {k}", shares[k]) for k in (0, 1)]
+    cells += [run("mf2cnet", k, [9] * 8, f"split {k}", {}) for k in (0, 1)]
+    best = accuracy_table.table(cells)["one"]["best rival"]
+    assert best["name"] == "rbf-svm"
+    assert best["overall_accuracy"]["each"] == [0.8, 0.6]
+    text = accuracy_table.markdown(accuracy_table.table(cells), "")
+    assert (
+        "| best rival: rbf-svm | 70.00 ± 10.00 | 70.00 ± 10.00 |  |  |  | 2 |" in text
+    )
+    assert "rbf-svm sees: as rbf-svm sees." in text
+
+
+def test_differences_of_drawn_splits_are_paired_by_draw() -> None:
+    rivals = [0.5, 0.6, 0.7]
+    cells = [
+        run("lda", k, [9] * 8, f"{k}", {"lda": 0.1, "lda-sum": 1, "svm": share})
+        for k, share in enumerate(rivals)
+    ]
+    ours = [[6] * 8, [8] * 8, [8] * 8]  # 0.1, 0.2 and 0.1 better
+    cells += [run("s2vnet", k, right, f"{k}", {}) for k, right in enumerate(ours)]
+    found = accuracy_table.table(cells)["one"]["s2vnet"]["difference"]
+    assert found["mean"] == pytest.approx(0.4 / 3)
+    low, high = found["interval"]
+    # t of 2 degrees of freedom is 4.303, the standard error 0.1 / 3.
+    assert (low, high) == pytest.approx(
+        (0.4 / 3 - 0.14342, 0.4 / 3 + 0.14342), abs=1e-4
+    )
+
+
+def test_differences_on_one_given_split_are_over_its_blocks() -> None:
+    """Seeds repeat the pixels, so that they tell nothing of other ground."""
+    shares = {"lda": 0.1, "lda-sum": 1.0, "svm": 0.5}
+    cells = [run("lda", 0, [9] * 8, "given", shares)]
+    cells += [run("s2vnet", k, [6 + k] * 4 + [5] * 4, "given", {}) for k in (0, 2)]
+    found = accuracy_table.table(cells)["one"]["s2vnet"]["difference"]
+    assert found["mean"] == pytest.approx(0.1)
+    low, high = found["interval"]
+    assert 0 <= low < 0.1 < high <= 0.2

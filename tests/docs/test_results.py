@@ -44,12 +44,25 @@ def write(folder: Path, name: str, **figures: Any) -> None:
     (folder / f"{name}.json").write_text(json.dumps(content))
 
 
+RIVALS = [
+    {"name": "lda", "overall_accuracy": 0.6},
+    {"name": "lda-sum", "overall_accuracy": 0.9},
+    {"name": "rbf-svm", "overall_accuracy": 0.8},
+]
+
+
 def test_comparison_sets_accuracy_beside_speed(folder: Path) -> None:
     cells = [
-        {"data": "salinas_a", "row": "svm", "overall_accuracy": 0.9},
+        {
+            "data": "salinas_a",
+            "row": "svm",
+            "overall_accuracy": 0.9,
+            "rivals": RIVALS[:2],
+        },
         {"data": "salinas_a", "row": "one_bare", "overall_accuracy": 0.8},
         {"data": "salinas_a", "row": "one_bare", "overall_accuracy": 0.9},
         {"data": "salinas_a", "row": "one_bare", "error": "it failed"},
+        {"data": "neon_mlbs", "row": "two", "overall_accuracy": 0.7, "rivals": RIVALS},
     ]
     lines = "\n".join(map(json.dumps, cells))
     (folder / "accuracy" / "cells.jsonl").write_text(lines)
@@ -65,12 +78,16 @@ def test_comparison_sets_accuracy_beside_speed(folder: Path) -> None:
         "| svm",
         "| `one`, bare",
         "| `two`",
+        "| best rival",
         "| `two_plus`",
     ]
     assert rows[0][1:3] == ["90.0 (1)", "not run"]
     assert rows[1][1] == "85.0 ± 5.0 (2)"
-    assert rows[1][5:] == ["12,345", "0.25", "40.5 |"]
-    assert rows[2][1] == "not run"
+    assert rows[1][3:] == ["12,345", "0.25", "40.5 |"]
+    assert rows[2][1:3] == ["not run", "70.0 (1)"]
+    # Not the one that is method lda, and not that of a run with the cheap ones only.
+    assert rows[3][1:3] == ["not run", "80.0 (1)"]
+    assert rows[4][1] == "not run"
 
 
 def test_cases_of_a_benchmark_are_rows(folder: Path) -> None:

@@ -19,6 +19,7 @@ from hsi_train import recipe
 from hsi_train.fitting.progress import Epoch
 from hsi_train.recipe import Recipe
 from hsi_train.run_folder import checkpoint
+from hsi_train.splitting import split
 from hsi_train.training import train
 
 WriteTif = Callable[..., Path]
@@ -373,6 +374,26 @@ def test_probabilities_are_calibrated_on_validation_pixels(
     assert trained.description.reject_below == found["reject"]
     assert (found["temperature"] == 1) == (found["note"] is not None)
     assert not any("calibrate" in w for w in result["warnings"])
+
+
+def test_sets_are_promised_by_validation_apart_from_training(
+    example: Any, tmp_path: Path, write_tif: WriteTif, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {"mode": "file", "files": [striped(tmp_path, write_tif, 10, 24)]}
+    content = asked(
+        example, split=files, method="lda", options={}, fit={}, rivals="none"
+    )
+    result = train(content, tmp_path / "run", "cpu")
+    levels = checkpoint.load(tmp_path / "run").description.set_levels
+    assert [one.level for one in levels] == [one["level"] for one in result["sets"]]
+    assert [one["threshold"] for one in result["sets"]] == [
+        one.threshold for one in levels
+    ]
+    assert levels
+    monkeypatch.setattr(split, "hidden_neighbours", lambda *_: ["grass"])
+    beside = train(content, tmp_path / "beside", "cpu")
+    assert beside["sets"] == []
+    assert checkpoint.load(tmp_path / "beside").description.set_levels == []
 
 
 def test_no_calibration_without_validation_pixels(finished: tuple[Path, Any]) -> None:

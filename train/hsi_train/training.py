@@ -274,7 +274,10 @@ def measure(job: Job, inputs: Inputs, trainer: Trainer) -> dict[str, Any]:
     folds = blocked_folds(validated.places, validated.classes)
     calibrated = calibration.calibrate(method.probabilities, validated, tested, folds)
     temperature = float(method.probabilities.temperature)
-    levels = prediction_sets.set_levels(validated, temperature)
+    levels = []
+    # Beside training pixels validation is easier than the map.
+    if not split.hidden_neighbours(data, method.halo, Role.VALIDATION):
+        levels = prediction_sets.set_levels(validated, temperature)
     matrix = tested.confusion()
     adjusted = None
     if recipe.split.probability_sample:

@@ -1,18 +1,20 @@
 """Classical rivals: support vector machines and a random forest of scikit-learn."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from hsi_train.data.labelled_scene import LabelledData, places_of
+from hsi_train.data.labelled_scene import LabelledData, LabelledScene, places_of
 from hsi_train.data.roles import Role
 from hsi_train.linear.spectra import thinned
 from hsi_train.method import Problem
 from hsi_train.rivals.candidate import Candidate
 from hsi_train.rivals.choosing import UNCHECKED, Chosen, Family, Judges, Settings
-from hsi_train.rivals.views import classify, spectra_at
+from hsi_train.rivals.views import Classifier, classify, spectra_at
 
 MOST = 6_000  # pixels that train: the time of a support vector machine grows squared
 LEAST_OF_CLASS = 200
@@ -62,8 +64,41 @@ FAMILIES = (
 )
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A classifier that was chosen and fitted.
+
+    Attributes:
+        name: Name of its family.
+        variant: How it sees spectra, and its settings.
+        chosen: The same, as it is used.
+        model: The classifier of scikit-learn.
+        fill: What stands for a missing value, shape ``(band,)``.
+    """
+
+    name: str
+    variant: str
+    chosen: Chosen
+    model: Classifier
+    fill: NDArray[np.float64]
+
+    def classes(
+        self, scene: LabelledScene, requested: NDArray[np.bool_]
+    ) -> NDArray[np.int16]:
+        """Classify the requested pixels of a scene; -1 elsewhere, ``(row, col)``."""
+        view, filtered = self.chosen.view, self.chosen.filtered
+        return classify(self.model, scene, requested, self.fill, view, filtered)
+
+
 def candidates(data: LabelledData, problem: Problem) -> Iterator[Candidate]:
-    """Choose and fit each classifier, and classify the test pixels.
+    """Choose and fit each classifier, and classify the test pixels."""
+    for one in fit_all(data, problem):
+        maps = [one.classes(scene, scene.roles == Role.TEST) for scene in data.scenes]
+        yield Candidate(one.name, one.variant, maps)
+
+
+def fit_all(data: LabelledData, problem: Problem) -> Iterator[Fitted]:
+    """Choose and fit each classifier.
 
     Yields:
         One for each of `FAMILIES`; none where only one class trains.
@@ -76,22 +111,16 @@ def candidates(data: LabelledData, problem: Problem) -> Iterator[Candidate]:
     judges = Judges(data, problem)
     for family in FAMILIES:
         chosen = judges.choose(family)
-        unchecked = chosen is None
+        note = "" if chosen else " (too few labels to choose)"
         chosen = chosen or Chosen(UNCHECKED, family.grid[0], False)
         chosen = chosen._replace(settings=chosen.settings | family.final)
         seen = spectra_at(data.scenes, places, problem.fill, [chosen.view])
         model = family.make(chosen.settings, len(problem.fill))
         model.fit(seen[chosen.view], classes)
-        maps = [
-            classify(
-                model,
-                scene,
-                scene.roles == Role.TEST,
-                problem.fill,
-                chosen.view,
-                chosen.filtered,
-            )
-            for scene in data.scenes
-        ]
-        note = " (too few labels to choose)" if unchecked else ""
-        yield Candidate(family.name, f"{chosen}{note}", maps)
+        yield Fitted(
+            name=family.name,
+            variant=f"{chosen}{note}",
+            chosen=chosen,
+            model=model,
+            fill=problem.fill,
+        )

@@ -142,7 +142,7 @@ def caveat(rivals: list[Rival]) -> str | None:
     )
 
 
-def interval(gain: Counts, counts: Counts) -> tuple[float, float] | None:
+def interval(gain: NDArray[Any], counts: NDArray[Any]) -> tuple[float, float] | None:
     """Return the 95 % interval of a difference of accuracies, by resampled blocks.
 
     Args:

@@ -193,7 +193,7 @@ def caveats(data: LabelledData, halo: int) -> list[str]:
             "windows of training pixels: the accuracy is flattered. --split disjoint "
             "avoids it."
         )
-    if close := _hidden_neighbours(data, halo, Role.TEST):
+    if close := hidden_neighbours(data, halo, Role.TEST):
         messages.append(
             f"Labels of {', '.join(close)} lie in one place: training and test pixels "
             "are neighbours, though no training window shows a test pixel, so that "
@@ -234,7 +234,7 @@ def _validation_caveats(data: LabelledData, halo: int) -> list[str]:
             f"No validation pixel of {unseen}: the length of training and the "
             "confidence are chosen without it."
         )
-    if close := _hidden_neighbours(data, halo, Role.VALIDATION):
+    if close := hidden_neighbours(data, halo, Role.VALIDATION):
         messages.append(
             f"Validation pixels of {', '.join(close)} are neighbours of training "
             "pixels, though no training window shows one: confidence may be too high."
@@ -242,7 +242,7 @@ def _validation_caveats(data: LabelledData, halo: int) -> list[str]:
     return messages
 
 
-def _hidden_neighbours(data: LabelledData, halo: int, held_out: Role) -> list[str]:
+def hidden_neighbours(data: LabelledData, halo: int, held_out: Role) -> list[str]:
     """Name classes whose training windows reach over held-out pixels hidden in them."""
     names = []
     if any(scene.hidden is not None for scene in data.scenes):
