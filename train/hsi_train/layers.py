@@ -159,8 +159,11 @@ class LinearPath(nn.Module):
 
     Attributes:
         gate: Factor of the network's scores, from 0 to 1.
+        apart: True if the network was trained by itself: the more it counts, the less
+            the linear scores do. False if it learned what they lack.
     """
 
+    apart = False
     gate: Tensor
     bias: Tensor
     bands_weight: Tensor | None
@@ -199,6 +202,21 @@ class LinearPath(nn.Module):
         """Whether the gate leaves nothing of the network."""
         return float(self.gate) == 0
 
+    @property
+    def replaced(self) -> bool:
+        """Whether the gate leaves nothing of the linear scores."""
+        return self.apart and float(self.gate) == 1
+
+    def joined(self, cube: Tensor, scores: Tensor) -> Tensor:
+        """Join the linear scores of a cube and a network's, as the gate says.
+
+        Args:
+            cube: Stored units, shape ``(batch, band, row, col)``.
+            scores: The network's, shape ``(batch, class, row - 2 halo, ...)``.
+        """
+        linear: Tensor = self(cube)
+        return linear + self.gate * (scores - linear if self.apart else scores)
+
     def forward(self, cube: Tensor) -> Tensor:
         """Map a cube in stored units to linear scores, without the halo.
 
@@ -228,7 +246,7 @@ class LinearPath(nn.Module):
 
 
 class WithLinearPath(nn.Module):
-    """Class scores: those of the linear path, and the gated ones of a network."""
+    """Class scores: those of the linear path and of a network, joined by the gate."""
 
     def __init__(self, network: nn.Module, path: LinearPath) -> None:
         super().__init__()
@@ -237,8 +255,7 @@ class WithLinearPath(nn.Module):
 
     def forward(self, cube: Tensor) -> Tensor:
         """Map ``(batch, band, row, col)`` in stored units to class scores."""
-        scores: Tensor = self.path(cube) + self.path.gate * self.network(cube)
-        return scores
+        return self.path.joined(cube, self.network(cube))
 
 
 def trimmed(features: Tensor, margin: int) -> Tensor:

@@ -169,8 +169,9 @@ class BaseMethod(nn.Module):
     @torch.no_grad()
     def start_from_path(self) -> None:
         """Start at the map of the linear path: the network says nothing yet."""
-        if self.path is not None and self.last_layer is not None:
-            for parameter in self.last_layer.parameters():
+        path, last = self.path, self.last_layer
+        if path is not None and not path.apart and last is not None:
+            for parameter in last.parameters():
                 parameter.zero_()
 
     @property
@@ -182,9 +183,10 @@ class BaseMethod(nn.Module):
     def with_path(self, network: nn.Module) -> nn.Module:
         """Add the linear path, if there is one, to the scores of a network.
 
-        A network that the gate shuts out is left out.
+        A network that the gate shuts out is left out, and so is a path that the network
+        replaces.
         """
-        if self.path is None:
+        if self.path is None or self.path.replaced:
             return network
         return self.path if self.path.shut else WithLinearPath(network, self.path)
 

@@ -379,22 +379,44 @@ def test_changed_copies_are_learned_beside_the_source() -> None:
     assert torch.equal(found.classes, torch.cat([batch.classes, batch.classes]))
 
 
-def test_linear_scores_are_those_of_the_copies() -> None:
+def with_linear(**options: Any) -> Method:
     torch.manual_seed(0)
     bands, shape = torch.randn(2, 5, CLASSES, BANDS) / 100
     centre, bias = torch.zeros(BANDS), torch.zeros(CLASSES)
     linear = LinearFit(bands=bands, shape=shape, centre=centre, bias=bias)
-    options = PLAIN | {"spectral_randomisation": True}
-    method = methods.build("s2amsnet", problem()._replace(linear=linear), options)
+    given = problem()._replace(linear=linear)
+    method = methods.build("s2amsnet", given, PLAIN | options)
     assert isinstance(method, Method)
-    assert method.path is not None
-    batch = a_batch(2)
-    batch = batch._replace(linear=method.path(batch.cube))
+    method.start_from_path()
+    return method.eval()
+
+
+def test_a_classifier_that_learns_copies_learns_by_itself() -> None:
+    apart = with_linear(spectral_randomisation=True)
+    assert apart.path is not None
+    assert apart.path.apart
+    assert float(apart.network.fc2.weight.detach().abs().sum()) > 0
     with torch.autocast("cpu", torch.bfloat16):
-        found = method.with_changed(batch)
-    assert found.linear is not None
-    assert found.linear.dtype == torch.float32
-    assert torch.equal(found.linear, method.path(found.cube))
+        changed = apart.with_changed(a_batch(2))
+    assert changed.linear is None
+    assert changed.cube.dtype == torch.float32
+    plain = with_linear()
+    assert plain.path is not None
+    assert not plain.path.apart
+    assert float(plain.network.fc2.weight.detach().abs().sum()) == 0
+
+
+def test_the_gate_goes_from_the_path_to_the_classifier() -> None:
+    method = with_linear(spectral_randomisation=True)
+    path, cube = method.path, a_batch(2).cube
+    assert path is not None
+    with torch.inference_mode():
+        linear, own = path(cube), method.network(cube)
+        for gate in (0.0, 0.25, 1.0):
+            path.gate.fill_(gate)
+            joined = method.with_path(method.network)(cube)
+            torch.testing.assert_close(joined, (1 - gate) * linear + gate * own)
+        assert method.with_path(method.network) is method.network
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ class Trainer:
     def _with_path(self, batch: Batch) -> Batch:
         """Add what the linear path says of the windows as they are."""
         path = self.method.path
-        if path is None:
+        if path is None or path.apart:
             return batch
         return batch._replace(linear=path(batch.cube.to(self._device)).cpu())
 

@@ -17,7 +17,7 @@ Axes: ``(batch, feature, depth, row, col)``; depth is the band axis after the st
 
 import copy
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import torch
@@ -29,6 +29,7 @@ from hsi_train.layers import Standardise, crop_to, norm_affine
 from hsi_train.method import BaseMethod, Defaults, Problem
 
 GROUPS = 4
+LARGEST_STRIDE, FEWEST_STEPS = 8, 15  # of the first convolution along the bands
 STEM_REACH = 3  # bands that the first convolution sees on each side, or more
 
 
@@ -36,7 +37,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The ``[options]`` table of a recipe.
 
     Attributes:
-        spectral_stride: Step of the first convolution along the bands.
+        spectral_stride: Step of the first convolution along the bands; ``auto``: 8, or
+            less where fewer than 15 steps would be left.
         features: Channels of the granular blocks, a multiple of four.
         hidden: Channels of the head's hidden layer.
         dropout: Share of the hidden channels dropped in training.
@@ -44,7 +46,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             helps rare classes without a loss for common ones (EnMAP Potsdam).
     """
 
-    spectral_stride: Annotated[int, Meta(ge=1, le=16)] = 4
+    spectral_stride: Annotated[int, Meta(ge=1, le=16)] | Literal["auto"] = "auto"
     features: Annotated[int, Meta(ge=4, le=256, multiple_of=GROUPS)] = 24
     hidden: Annotated[int, Meta(ge=1, le=1024)] = 128
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.3
@@ -171,6 +173,11 @@ class Head(nn.Sequential):
         return x
 
 
+def stride_for(bands: int) -> int:
+    """Return the step of the first convolution along the bands, where none is given."""
+    return max(1, min(LARGEST_STRIDE, bands // FEWEST_STEPS))
+
+
 class Network(nn.Module):
     """From a cube to class scores, with twelve rows and columns fewer."""
 
@@ -178,15 +185,17 @@ class Network(nn.Module):
         super().__init__()
         bands, classes = len(problem.band_mean), len(problem.class_counts)
         features = options.features
-        self.depth = depth = (bands - 1) // options.spectral_stride + 1
+        given = options.spectral_stride
+        stride = stride_for(bands) if given == "auto" else given
+        self.depth = depth = (bands - 1) // stride + 1
         self.standardise = Standardise(problem.band_mean, problem.band_std)
-        reach = max(STEM_REACH, options.spectral_stride // 2)  # so that no band is lost
+        reach = max(STEM_REACH, stride // 2)  # so that no band is lost
         self.stem = nn.Sequential(
             nn.Conv3d(
                 1,
                 features,
                 (2 * reach + 1, 1, 1),
-                stride=(options.spectral_stride, 1, 1),
+                stride=(stride, 1, 1),
                 padding=(reach, 0, 0),
                 bias=False,
             ),

@@ -346,7 +346,7 @@ class UnmixingGraph(nn.Module):
         scores = self.network.scores(cube, abundances)
         own = crop_to(abundances, *scores.shape[-2:])
         if self.path is not None:
-            scores = self.path(cube) + self.path.gate * scores
+            scores = self.path.joined(cube, scores)
         return self.probabilities(scores), own
 
 
