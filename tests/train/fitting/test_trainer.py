@@ -187,7 +187,7 @@ def test_training_goes_on_until_nothing_more_is_learned(
     problem: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainers, "ROUND_STEPS", 2)
-    trainer = trainer_of(problem, Fit(batch=18))
+    trainer = trainer_of(problem, Fit(batch=18, patience=3))
     scripted(monkeypatch, trainer, [0.9, 0.8, 0.7, 0.6, 0.5999, 0.61, 0.7, 0.5, 0.4])
     trainer.run()
     # The fourth round is the last that is clearly better; three more show nothing, and
