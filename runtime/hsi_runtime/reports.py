@@ -10,6 +10,7 @@ import numpy as np
 from hsi_runtime.engines import self_test as testing
 from hsi_runtime.engines.backend import GPU_DEVICES, WINDOWS_ON_GPU, Backend
 from hsi_runtime.engines.opening import best_tile, open_backend
+from hsi_runtime.errors import EngineError
 from hsi_runtime.machine import engine_threads
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.model.plain_text import plain
@@ -24,8 +25,7 @@ from hsi_runtime.walk.windows import mirror
 LONGEST_NAME = 60  # of a class in the table of a summary
 MIN_ROUNDS = 3
 BENCHMARK_S = 3.0
-# Pixels per second on the CPU, by the model's hash, threads and tile.
-_measured: dict[tuple[str, int | None, int], float] = {}
+_measured: dict[Any, float] = {}  # pixels per second, by all that they depend on
 
 
 def describe_model(model: ModelFile) -> dict[str, Any]:
@@ -181,9 +181,9 @@ def dry_run(
         "memory_bytes": memory.needed_bytes(
             model.document, plan.tile, plan.strip_bytes, at_once
         ),
-        "compute_seconds": None
-        if device in GPU_DEVICES
-        else _compute_seconds(model, threads, plan.tile, pixels),
+        "compute_seconds": _compute_seconds(
+            model, device, threads, (plan.tile, request.max_memory_bytes), pixels
+        ),
         "scratch_bytes": sum(
             pixels * len(layer.bands) * layer.dtype.itemsize for layer in layers
         ),
@@ -191,16 +191,36 @@ def dry_run(
 
 
 def _compute_seconds(
-    model: ModelFile, threads: int | None, tile: int, pixels: int
-) -> float:
+    model: ModelFile,
+    device: str,
+    threads: int | None,
+    limits: tuple[int, int | None],
+    pixels: int,
+) -> float | None:
     """Estimate how long a CPU computes a map, from one round of windows.
 
     The scenes of a list share the measurement.
+
+    Args:
+        model: The model.
+        device: Device that was asked for.
+        threads: Threads of the engine, or None.
+        limits: Side of the squares, px, and limit of the process, bytes.
+        pixels: Pixels of the map.
+
+    Returns:
+        Seconds; None for a GPU, or where no engine is installed.
     """
-    key = model.sha256, threads, tile
+    if device in GPU_DEVICES:
+        return None
+    key = model.sha256, device, threads, limits
     if key not in _measured:
-        backend = open_backend(model, "cpu", threads, tile)
-        _measured[key] = _rates(model, backend, tile, rounds=1, seconds=0.0)[0]
+        engine = "cpu" if device == "auto" else device
+        try:
+            backend = open_backend(model, engine, threads, *limits)
+        except EngineError:
+            return None
+        _measured[key] = _rates(model, backend, limits[0], rounds=1, seconds=0.0)[0]
     return pixels / _measured[key]
 
 

@@ -121,6 +121,9 @@ def test_outputs_lie_beside_their_scenes_or_in_the_folder(tmp_path: Path) -> Non
     assert output_of(scene, tmp_path, many=True) == tmp_path / "s_classes.tif"
     assert output_of(Path("s.img.hdr"), None, many=True).name == "s.img_classes.tif"
     assert output_of(Path("a.b.tif"), None, many=True).name == "a.b_classes.tif"
+    product = tmp_path / "ENMAP.L2A"
+    product.mkdir()
+    assert output_of(product, None, False) == tmp_path / "ENMAP.L2A_classes.tif"
 
 
 def test_two_scenes_of_one_output_are_refused(tmp_path: Path) -> None:

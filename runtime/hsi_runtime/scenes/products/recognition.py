@@ -99,6 +99,7 @@ def _descriptions_beside(path: Path) -> list[Path]:
                 and not entry.name.lower().endswith((".aux.xml", ".stac.json"))
                 and entry.name != path.name
                 and entry.is_file()
+                and os.access(entry.path, os.R_OK)
             ]
     except OSError:  # a folder that may be entered but not listed
         return []
