@@ -13,6 +13,7 @@ from hsi_runtime.scenes.products import unread
 from hsi_runtime.scenes.products.recognised import START_BYTES, Recognised
 from hsi_runtime.scenes.products.recognition import products_in, recognise
 from hsi_runtime.scenes.scene import DTYPES, Scene
+from hsi_runtime.scenes.side_car import check_mask
 from hsi_runtime.scenes.tiff_tags import is_tiff
 
 
@@ -38,11 +39,13 @@ def product_of(folder: Path) -> Recognised:
     """Return the one product of a folder.
 
     Raises:
-        SceneError: It holds none or several.
+        SceneError: It holds none that can be read, or several.
     """
-    products = products_in(folder)
     if refused := unread.folder_refusal(folder):
         raise SceneError(refused)
+    products, errors = products_in(folder)
+    if errors and not products:
+        raise errors[0]
     if not products:
         raise SceneError(
             f"{folder} is a folder without a sensor product that is known; name the "
@@ -79,7 +82,7 @@ def open_raster(
     if is_tiff(magic):
         from hsi_runtime.scenes.geotiff import GeoTiffScene
 
-        _check_mask(path)
+        check_mask(path)
         try:
             return GeoTiffScene(path, dtypes)
         except SceneError:
@@ -92,7 +95,7 @@ def open_raster(
 
     files = find_envi(path, magic)
     if files is not None:
-        _check_mask(files[1])
+        check_mask(files[1])
         return EnviScene(*files, dtypes)
     if refused := unread.refusal(path, start):
         raise SceneError(refused)
@@ -122,14 +125,3 @@ def _raw_values(path: Path) -> Scene | None:
     except SceneError:
         return None
     return EnviScene(header, path) if needed == path.stat().st_size else None
-
-
-def _check_mask(path: Path) -> None:
-    """Refuse a scene whose mask lies beside it: only the scene itself is opened."""
-    mask = path.with_name(path.name + ".msk")
-    if mask.exists():
-        raise SceneError(
-            f"{path} has its mask in another file, {mask.name}, which is not read. Put "
-            "both into one: gdal_translate --config GDAL_TIFF_INTERNAL_MASK YES "
-            f"{path.name} masked.tif"
-        )

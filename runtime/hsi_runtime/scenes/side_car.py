@@ -183,6 +183,21 @@ def side_car_of(path: Path) -> Statements:
     return reader.result
 
 
+def check_mask(path: Path) -> None:
+    """Refuse a raster whose mask lies beside it: only the raster itself is opened.
+
+    Raises:
+        SceneError: It does.
+    """
+    mask = path.with_name(path.name + ".msk")
+    if mask.exists():
+        raise SceneError(
+            f"{path} has its mask in another file, {mask.name}, which is not read. Put "
+            "both into one: gdal_translate --config GDAL_TIFF_INTERNAL_MASK YES "
+            f"{path.name} masked.tif"
+        )
+
+
 def crs_of(text: str) -> CRS | None:
     """Read a coordinate system of a foreign file: ``EPSG:`` and a number, or WKT.
 

@@ -42,6 +42,18 @@ def test_folder_of_products_is_a_folder_of_scenes(
     assert names(scenes) == ["METADATA.xml", "METADATA.XML"]
 
 
+def test_a_damaged_description_does_not_hide_other_scenes(
+    tmp_path: Path, delivered: Deliver
+) -> None:
+    damaged = tmp_path / "a.xml"
+    damaged.write_text("<a><bandCharacterisation>")
+    with pytest.raises(SceneError, match=r"a\.xml cannot be read"):
+        expand_scenes([str(tmp_path)])
+    made = delivered("enmap", bands=20)
+    (tmp_path / "s.tif").write_bytes(made.truth.read_bytes())
+    assert names(expand_scenes([str(tmp_path)])) == ["s.tif"]
+
+
 def test_product_cannot_be_given_twice(delivered: Deliver) -> None:
     made = delivered("enmap", bands=20)
     cube = next(made.path.glob("*SPECTRAL_IMAGE.TIF"))

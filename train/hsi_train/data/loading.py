@@ -52,7 +52,7 @@ def expand_scenes(paths: Sequence[str]) -> list[str]:
                 product = recognise(folder)
             scenes.append(path if product is None else str(product.path))
             continue
-        products = products_in(folder)
+        products, errors = products_in(folder)
         if products:
             scenes += [str(product.path) for product in products]
             continue
@@ -64,6 +64,8 @@ def expand_scenes(paths: Sequence[str]) -> list[str]:
         if not inside:
             if refused := unread.folder_refusal(folder):
                 raise SceneError(refused)
+            if errors:
+                raise errors[0]
             raise SceneError(f"{folder} holds no .tif, .hdr or .mat scene.")
         scenes += [str(p) for p in inside]
     return scenes

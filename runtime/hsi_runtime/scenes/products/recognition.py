@@ -7,6 +7,7 @@ into the file. Only which files of a folder may describe a product is told by su
 import itertools
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import open_binary
@@ -47,18 +48,29 @@ def recognise(path: Path) -> Recognised | None:
     return None
 
 
-def products_in(folder: Path) -> list[Recognised]:
-    """Find the products in a folder, not in the folders below it, in order of name.
+class Search(NamedTuple):
+    """What was found in a folder.
+
+    Attributes:
+        products: Products, in order of name.
+        errors: What is wrong with descriptions that cannot be read.
+    """
+
+    products: list[Recognised]
+    errors: list[SceneError]
+
+
+def products_in(folder: Path) -> Search:
+    """Find the products in a folder, not in the folders below it.
 
     Raises:
-        SceneError: The folder cannot be listed, or has no product but for a description
-            that cannot be read.
+        SceneError: The folder cannot be listed.
     """
     try:
         files = sorted(path for path in folder.iterdir() if path.is_file())
     except OSError as error:
         raise SceneError(f"{folder} cannot be listed: {error.strerror}.") from error
-    found: dict[Path, Recognised] = {}
+    products: dict[Path, Recognised] = {}
     errors: list[SceneError] = []
     for path in files:
         try:
@@ -67,10 +79,8 @@ def products_in(folder: Path) -> list[Recognised]:
             errors.append(error)
             continue
         if described is not None:
-            found.setdefault(described.path, described)
-    if errors and not found:
-        raise errors[0]
-    return list(found.values())
+            products.setdefault(described.path, described)
+    return Search(list(products.values()), errors)
 
 
 def _described(path: Path) -> Recognised | None:

@@ -11,7 +11,7 @@ from hsi_runtime.scenes.envi_header import is_header
 from hsi_runtime.scenes.geotiff import GeoTiffScene, tiff_shape
 from hsi_runtime.scenes.products.recognised import Recognised
 from hsi_runtime.scenes.scene import Product, QualityLayer, Scene
-from hsi_runtime.scenes.side_car import Statements
+from hsi_runtime.scenes.side_car import Statements, check_mask
 from hsi_runtime.scenes.tiff_tags import is_tiff
 
 
@@ -57,6 +57,7 @@ class TiffProduct:
         if self.refusal:
             raise SceneError(f"{path} describes {self.product.kind}: {self.refusal}")
         cube = self.cube()
+        check_mask(cube)
         scene = GeoTiffScene(cube, product=self.statements)
         beside = [q for q in self.quality if path.with_name(q.place).is_file()]
         info = scene.info

@@ -228,6 +228,14 @@ def test_other_rasters_of_the_folder_stay_themselves(
     assert info_of(classes).path == classes
 
 
+def test_mask_beside_the_cube_is_refused(delivered: Deliver, copied: Copy) -> None:
+    folder = copied(delivered("enmap", bands=20).path)
+    cube = one(folder, "*SPECTRAL_IMAGE.TIF")
+    cube.with_name(cube.name + ".msk").touch()
+    with pytest.raises(SceneError, match="has its mask in another file"):
+        open_scene(folder)
+
+
 def test_cube_that_is_not_what_is_described(delivered: Deliver, copied: Copy) -> None:
     folder = copied(delivered("enmap", bands=20).path)
     other = delivered("enmap", bands=21).path
