@@ -31,7 +31,7 @@ demo: .venv/main
 	$(BIN)/python -m hsi_train.simulate $(DEMO)/labelled.tif --rows 400 --cols 400 \
 	    --bands 60 --range 400 2500 --truth $(DEMO)/labels.tif
 	$(BIN)/hsi-train mf2cnet --scene $(DEMO)/labelled.tif --labels $(DEMO)/labels.tif \
-	    --epochs 2 -o $(DEMO)/run
+	    --quick -o $(DEMO)/run
 	$(BIN)/hsi-export $(DEMO)/run
 	$(BIN)/python -m hsi_train.simulate $(DEMO)/scene.tif --rows 1200 --cols 1000 \
 	    --bands 60 --range 400 2500 --origin-row 5000 --border \

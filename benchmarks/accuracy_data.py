@@ -22,7 +22,7 @@ import rasterio
 from scipy.io import loadmat, savemat
 
 from hsi_runtime.errors import RecipeError, SceneError
-from hsi_train import methods, recipe, training
+from hsi_train import inputs, methods, recipe
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.run_folder import folder as run_folder
@@ -250,7 +250,7 @@ def divisions(name: str, seeds: range, folder: Path) -> dict[int, Division]:
     content: Content = {"method": "lda", "data": tables["data"]}
     content["split"] = chosen.split or tables.get("split", {})
     parsed = recipe.parse(content)
-    data = training.read_data(parsed, (RECEPTIVE_FIELD - 1) // 2)
+    data = inputs.read_data(parsed, (RECEPTIVE_FIELD - 1) // 2)
     sources = [*parsed.data.scenes, *parsed.data.labels]
     scenes = [str(scene.info.path) for scene in data.scenes]
     present = origin.files_of([*map(recipe.expanded, sources), *scenes])
@@ -261,7 +261,7 @@ def divisions(name: str, seeds: range, folder: Path) -> dict[int, Division]:
             divided = chosen.divide(data, seed)
         else:
             seeded = msgspec.structs.replace(parsed, seed=seed)
-            divided = training.divide(seeded, data, RECEPTIVE_FIELD)
+            divided = inputs.divide(seeded, data, RECEPTIVE_FIELD)
         target = folder / f"{name}-{seed}"
         target.mkdir(parents=True, exist_ok=True)
         run_folder.write_splits(target, divided)

@@ -38,9 +38,9 @@ from hsi_train import recipe
 from hsi_train.data.labelled_scene import LabelledScene
 from hsi_train.data.roles import Role
 from hsi_train.fitting.statistics import describe_problem
+from hsi_train.inputs import divide, read_data
 from hsi_train.methods import names
 from hsi_train.rivals.classical import Fitted, fit_all
-from hsi_train.training import divide, read_data
 
 SCENES = {"salinas_a": "SalinasA", "enmap_potsdam": "EnMAP Potsdam"}
 WITH_PATCHES = "salinas_a"

@@ -22,7 +22,7 @@ import common
 import numpy as np
 from common import SHARES
 
-from hsi_train import recipe, target, training
+from hsi_train import inputs, recipe, target, training
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting.statistics import describe_problem
@@ -56,8 +56,8 @@ def classical(name: str, seed: int) -> tuple[Scored, Scored]:
     settings = recipe.parse(recipe.load(RECIPE) | {"seed": seed})
     assert settings.target is not None
     kind = method_class(settings.method)
-    data = training.read_data(settings, kind.halo_of())
-    data = training.divide(settings, data, kind.receptive_field)
+    data = inputs.read_data(settings, kind.halo_of())
+    data = inputs.divide(settings, data, kind.receptive_field)
     problem = describe_problem(data)
     fitted = next(one for one in fit_all(data, problem) if one.name == name)
 

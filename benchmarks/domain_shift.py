@@ -36,10 +36,12 @@ from hsi_train import changes, methods, recipe
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting.predict import Scorer
+from hsi_train.fitting.progress import Watch
 from hsi_train.fitting.statistics import describe_problem
+from hsi_train.inputs import divide, read_data
 from hsi_train.measuring import metrics
 from hsi_train.run_folder import checkpoint
-from hsi_train.training import divide, read_data, train
+from hsi_train.training import train
 
 Confusion = Callable[[LabelledData], NDArray[np.int64]]
 
@@ -136,7 +138,7 @@ def trained(settings: recipe.Recipe, *, alone: bool) -> tuple[Confusion, int]:
 
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        train(settings, run, "auto", after_step=count)
+        train(settings, run, "auto", watch=Watch(step=count))
         model = checkpoint.load(run)
     method = model.method
     scorer = Scorer(

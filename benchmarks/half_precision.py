@@ -39,10 +39,11 @@ from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train import recipe
 from hsi_train.data import loading
 from hsi_train.data.roles import Role
+from hsi_train.inputs import read_data
 from hsi_train.method import BaseMethod
 from hsi_train.methods import names
 from hsi_train.run_folder import checkpoint
-from hsi_train.training import read_data, train
+from hsi_train.training import train
 
 ROUNDS = 3
 SCENES = ("salinas_a", "enmap_potsdam")

@@ -37,7 +37,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from hsi_train import methods, recipe, training
+from hsi_train import inputs, methods, recipe
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting import windows as patches
@@ -117,7 +117,7 @@ def draw(protocol: Protocol, data: LabelledData, seed: int) -> LabelledData:
     if protocol.mode == "disjoint":
         divided = spatial(data, RECEPTIVE_FIELD, SPATIAL_SEED)
     else:
-        divided = training.divide(recipe_of(protocol), data, RECEPTIVE_FIELD)
+        divided = inputs.divide(recipe_of(protocol), data, RECEPTIVE_FIELD)
     whole = divided.scenes[0].roles
     rng = np.random.default_rng(seed)
     roles = np.where(whole == Role.TEST, Role.TEST, Role.NONE).astype(np.uint8)
@@ -135,7 +135,7 @@ def untested_part(name: str, folder: Path) -> Path:
     if path.is_file():
         return path
     protocol = PROTOCOLS[name]
-    data = training.read_data(recipe_of(protocol), HALO)
+    data = inputs.read_data(recipe_of(protocol), HALO)
     scene = data.scenes[0]
     tested = (
         draw(protocol, data, 0).scenes[0].roles == Role.TEST
@@ -315,7 +315,7 @@ def main(
     lines = [x for x in common.read_lines(output) if x.get("code") == code]
     done = {tuple(line[k] for k in KEYS) for line in lines}
     for name in protocols or PROTOCOLS:
-        data = training.read_data(recipe_of(PROTOCOLS[name]), HALO)
+        data = inputs.read_data(recipe_of(PROTOCOLS[name]), HALO)
         sources = WITH_TARGETS if name in DISJOINT else OTHERS
         for seed in seeds_of(seeds):
             divided = draw(PROTOCOLS[name], data, seed)

@@ -105,7 +105,7 @@ def _check_outputs(run: Path, output: Path, overwrite: bool) -> Path:
     if not output.name:
         raise OutputError(f"{output} is a folder; -o names a file.")
     item = output.with_suffix(".stac.json")
-    source = run / checkpoint.FILE_NAME if run.is_dir() else run
+    source = checkpoint.path_of(run)
     check_outputs([output, item], [source], overwrite)
     return item
 

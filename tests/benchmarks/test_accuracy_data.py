@@ -13,9 +13,9 @@ from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train import methods, recipe
 from hsi_train.data.labelled_scene import LabelledData, LabelledScene
 from hsi_train.data.roles import Role
+from hsi_train.inputs import read_data
 from hsi_train.methods import names
 from hsi_train.splitting import split
-from hsi_train.training import read_data
 
 
 def striped(side: int = 90, row: int = 0, col: int = 0) -> LabelledData:

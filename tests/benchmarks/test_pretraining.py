@@ -5,7 +5,7 @@ import numpy as np
 import pretraining
 import pytest
 
-from hsi_train import training
+from hsi_train import inputs
 from hsi_train.data.loading import open_any
 from hsi_train.data.roles import Role
 
@@ -39,7 +39,7 @@ def test_no_window_of_a_test_pixel_is_pre_trained_on(
 ) -> None:
     monkeypatch.setenv("HSI_DATA", str(data_dir))
     protocol = pretraining.PROTOCOLS[name]
-    data = training.read_data(pretraining.recipe_of(protocol), pretraining.HALO)
+    data = inputs.read_data(pretraining.recipe_of(protocol), pretraining.HALO)
     path = pretraining.untested_part(name, tmp_path)
     scene = open_any(str(path))
     rows, cols = data.scenes[0].classes.shape

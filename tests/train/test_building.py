@@ -10,6 +10,9 @@ from hsi_train import building, recipe
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting import trainer as trainers
+from hsi_train.fitting.length import schedule
+from hsi_train.fitting.length.budget import Budget
+from hsi_train.fitting.progress import Watch
 from hsi_train.fitting.trainer import Trainer
 
 MakeData = Callable[..., LabelledData]
@@ -41,7 +44,7 @@ def test_few_labels_are_mapped_by_the_linear_path(
 ) -> None:
     wanted, data = recipe_of(epochs=1), divided(make_data, 0.02)
     trainer = trainer_of(wanted, data)
-    building.select(trainer, wanted, data, tmp_path / "first.pt", lambda *_: None)
+    building.select(trainer, wanted, data, tmp_path / "first.pt")
     assert trainer.shut_out is not None
     assert trainer.summary()["gate"] == 0
     assert trainer.method.with_path(trainer.method.network) is trainer.method.path
@@ -50,15 +53,16 @@ def test_few_labels_are_mapped_by_the_linear_path(
 def test_length_and_gate_come_from_held_out_pixels(
     make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainers, "ROUND_STEPS", 1)
+    monkeypatch.setattr(schedule, "ROUND_STEPS", 1)
     monkeypatch.setattr(trainers, "SETTLING", 1)
     wanted, data = recipe_of(), divided(make_data, 0.4)
     trainer = trainer_of(wanted, data)
     before = trainer.progress.last
     state = tmp_path / "first.pt"
     steps: list[int] = []
-    building.select(trainer, wanted, data, state, lambda done, *_: steps.append(done))
-    assert before == trainers.UNCHECKED_ROUNDS
+    watch = Watch(step=lambda done, *_: steps.append(done))
+    building.select(trainer, wanted, data, state, watch)
+    assert before == schedule.UNCHECKED_ROUNDS
     assert trainer.progress.last == len(steps)
     assert not state.exists()
     assert trainer.progress.history == []
@@ -73,7 +77,7 @@ def test_first_training_goes_on_where_it_stopped(
     wanted, data = recipe_of(epochs=3, batch=100), divided(make_data, 0.4)
     whole = trainer_of(wanted, data)
     state = tmp_path / "first.pt"
-    building.select(whole, wanted, data, state, lambda *_: None)
+    building.select(whole, wanted, data, state)
 
     def stop(done: int, *_: Any) -> None:
         if state.is_file():  # after the first round
@@ -81,10 +85,10 @@ def test_first_training_goes_on_where_it_stopped(
 
     second = trainer_of(wanted, data)
     with pytest.raises(KeyboardInterrupt):
-        building.select(second, wanted, data, state, stop)
+        building.select(second, wanted, data, state, Watch(step=stop))
     assert state.is_file()
     second = trainer_of(wanted, data)
-    building.select(second, wanted, data, state, lambda *_: None)
+    building.select(second, wanted, data, state)
     assert second.summary() == whole.summary()
     assert not state.exists()
 
@@ -116,7 +120,7 @@ def test_a_pre_trained_encoder_has_the_path_beside_it(make_data: MakeData) -> No
     }
     asked, data = recipe.parse(content), divided(make_data, 0.02)
     trainer = trainer_of(asked, data)
-    building.select(trainer, asked, data, Path("unused"), lambda *_: None)
+    building.select(trainer, asked, data, Path("unused"))
     assert trainer.method.path is not None
     assert float(trainer.method.path.gate) == 1
 
@@ -169,3 +173,66 @@ def test_what_the_recipe_says_is_not_decided(
 ) -> None:
     asked = s2amsnet(**options)
     assert building.decided(asked, divided(make_data, 0.2)) == (asked, None)
+
+
+def test_the_phase_is_told_when_it_begins(
+    make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainers, "SETTLING", 1)
+    wanted, data = recipe_of(epochs=1, outputs=1, batch=50), divided(make_data, 0.4)
+    trainer = trainer_of(wanted, data)
+    told: list[str] = []
+    watch = Watch(phase=told.append)
+    building.select(trainer, wanted, data, tmp_path / "first.pt", watch)
+    building.run(trainer, lambda _: None, watch)
+    names = ["warm-up", "steady", "decay"]
+    assert told == [*(f"held-out training, {name}" for name in names), *names]
+    phases = trainer.summary()["phases"]
+    assert sum(phases.values()) == trainer.progress.steps + phases["held_out"]
+    assert min(phases.values()) > 0
+
+
+def test_a_budget_is_shared_by_both_trainings(
+    make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainers, "SETTLING", 1)
+    wanted, data = recipe_of(budget="60s"), divided(make_data, 0.4)
+    now = [0.0]
+    budget = Budget(60, lambda: now[0])
+    trainer = trainer_of(wanted, data)
+
+    def step(*_: Any) -> None:
+        now[0] += 3
+
+    watch = Watch(step=step)
+    building.select(trainer, wanted, data, tmp_path / "first.pt", watch, budget)
+    held_out = trainer.progress.held_out
+    assert 1 <= held_out <= 10
+    assert trainer.progress.last is None
+    assert trainer.progress.verdict == "still improving when the time was up"
+    used = budget.used
+    assert used == 3 * held_out
+    trainer.allow(budget)
+    assert budget.used == used
+    state = tmp_path / "state.pt"
+
+    def stop(*_: Any) -> None:
+        step()
+        if trainer.progress.steps == 2:
+            trainer.save(state)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        building.run(trainer, lambda _: None, Watch(step=stop))
+    used = budget.used
+    again = trainer_of(wanted, data)
+    again.load(state)
+    now[0] += 1000  # what lies between the two runs is no training
+    later = Budget(60, lambda: now[0])
+    again.allow(later)
+    assert later.used == used
+    building.run(again, lambda _: None, watch)
+    assert again.summary()["stop_reason"] == "budget"
+    assert again.summary()["phases"]["held_out"] == held_out
+    assert later.used == 3 * (held_out + again.progress.steps)
+    assert later.used <= 63

@@ -90,21 +90,34 @@ def test_without_json_stdout_is_the_run_folder(
 
 
 def test_summary_tells_what_was_measured() -> None:
-    figures = {"overall_accuracy": 0.9, "average_accuracy": 0.8, "kappa": 0.7}
+    figures: dict[str, Any] = {
+        "overall_accuracy": 0.9,
+        "average_accuracy": 0.8,
+        "kappa": 0.7,
+    }
     errors = {
         "expected_calibration_error": 0.04,
         "expected_calibration_error_uncalibrated": 0.1234,
         "note": "not fitted: why",
     }
+    training: dict[str, Any] = {
+        "steps": 1400, "stop_reason": "learned",
+        "phases": {"held_out": 0, "warm_up": 30, "steady": 950, "decay": 420},
+    }  # fmt: skip
     least = figures | {"seconds": 3.2, "calibration": None, "area_adjusted": None}
+    least |= {"training": training}
+    lasted = (
+        "Training: 1,400 steps (30 warm-up, 950 steady, 420 decay); it ended because "
+        "validation had stopped improving."
+    )
     first = "Test pixels: overall accuracy 90.00%, average accuracy 80.00%, kappa 0.700"
-    assert _summary(least) == f"{first}; 3 s"
+    assert _summary(least) == f"{first}; 3 s\n{lasted}"
     more = least | {
         "calibration": errors,
         "area_adjusted": {"overall_accuracy": [0.85, 0.8, 0.9]},
         "target": figures | {"kappa": 0.2},
     }
-    assert _summary(more).splitlines()[1:] == [
+    assert _summary(more).splitlines()[2:] == [
         "Confidence: expected calibration error 4.0%, 12.3% before calibration; "
         "temperature not fitted: why",
         "Whole map: overall accuracy 85.00%, 80.00% to 90.00% (95 % interval)",
@@ -158,3 +171,58 @@ def test_stopped_by_the_user(
     assert "--resume goes on with the run" in done.err
     done = cli(*arguments, *TINY, "--resume")
     assert done.code == 0, done.err
+
+
+def trained(cli: Cli, example: Any, run: Path, *more: object) -> Any:
+    done = cli(
+        "mf2cnet", "--scene", example.scene, "--labels", example.labels, "-o", run,
+        "--set", "options.features=4", "--set", "options.hidden=4", *more,
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    return json.loads((run / "metrics.json").read_text())["training"]
+
+
+def test_a_first_look_takes_few_steps(cli: Cli, example: Any, tmp_path: Path) -> None:
+    found = trained(
+        cli, example, tmp_path / "run", "--quick", "--samples-per-class", "60"
+    )
+    assert (found["steps"], found["stop_reason"]) == (100, "quick")
+    assert found["phases"] == {"held_out": 0, "warm_up": 30, "steady": 40, "decay": 30}
+    assert found["gate"] == 1
+    assert recipe.load(str(tmp_path / "run" / "recipe.toml"))["fit"]["quick"] is True
+
+
+def test_a_budget_that_is_over_at_once_still_gives_a_model(
+    cli: Cli, example: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    found = trained(cli, example, run, "--budget", "0.1s", "--train-fraction", "0.5")
+    assert (found["steps"], found["stop_reason"]) == (1, "budget")
+    assert found["phases"]["held_out"] == 1
+    assert found["budget"]["seconds"] == 0.1
+    assert found["budget"]["verdict"] == "still improving when the time was up"
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "The budget ended the training while it was still improving" in page
+    assert "another run gives another model" in page
+
+
+@pytest.mark.parametrize("budget", ["0s", "10", "m", "ten minutes", "-3m", "1e9h", ""])
+def test_a_budget_that_is_no_time(
+    cli: Cli, example: Any, tmp_path: Path, budget: str
+) -> None:
+    done = cli(
+        "mf2cnet", "--scene", example.scene, "--labels", example.labels,
+        "-o", tmp_path / "run", "--budget", budget,
+    )  # fmt: skip
+    assert (done.code, done.out) == (2, "")
+    assert f"{budget!r} is not a time such as 30s, 10m or 1h." in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_length_at_a_time(cli: Cli, example: Any, tmp_path: Path) -> None:
+    done = cli(
+        "mf2cnet", "--scene", example.scene, "--labels", example.labels,
+        "-o", tmp_path / "run", "--budget", "10m", "--quick",
+    )  # fmt: skip
+    assert done.code == 2
+    assert "--epochs, --quick and --budget exclude each other." in done.err

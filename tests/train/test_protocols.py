@@ -16,7 +16,7 @@ from scipy.io import savemat
 from hsi_runtime.errors import SceneError
 from hsi_train import recipe
 from hsi_train.data.roles import Role
-from hsi_train.training import divide, read_data
+from hsi_train.inputs import divide, read_data
 
 Array = NDArray[Any]
 

@@ -11,10 +11,11 @@ from hsi_train.data import loading, matlab
 from hsi_train.data.labelled_scene import UNLABELLED
 from hsi_train.data.roles import Role
 from hsi_train.fitting.statistics import describe_problem
+from hsi_train.inputs import divide, read_data
 from hsi_train.run_folder.description import bands_of, values_of
 from hsi_train.splitting import split
 from hsi_train.splitting.blocks import spatial
-from hsi_train.training import divide, read_data, train
+from hsi_train.training import train
 
 Cli = Callable[..., Any]
 

@@ -245,3 +245,16 @@ def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
     data: dict[str, Any] = {"scenes": ["a"], "labels": ["b"], "exclude": value}
     with pytest.raises(RecipeError, match="exclude"):
         recipe.parse({"method": "mf2cnet", "data": data})
+
+
+def test_lengths_exclude_each_other() -> None:
+    content: dict[str, Any] = {
+        "method": "lda", "data": {"scenes": ["s.tif"], "labels": ["l.tif"]}
+    }  # fmt: skip
+    for fit in ({"epochs": 3, "quick": True}, {"quick": True, "budget": "1h"}):
+        with pytest.raises(RecipeError, match="epochs, quick and budget exclude"):
+            recipe.parse(content | {"fit": fit})
+    with pytest.raises(RecipeError, match=r"'soon' is not a time such as 30s.*fit"):
+        recipe.parse(content | {"fit": {"budget": "soon"}})
+    assert recipe.parse(content | {"fit": {"budget": "1.5h"}}).fit.budget == "1.5h"
+    assert recipe.seconds_of("1.5h") == 5400

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from hsi_runtime.errors import BandMismatchError, OutputError, RecipeError, SceneError
 from hsi_runtime.model.model_file import ClassEntry
-from hsi_train import recipe, target, training
+from hsi_train import inputs, recipe, target
 from hsi_train.data.labelled_scene import UNLABELLED
 from hsi_train.fitting import trainer
 from hsi_train.fitting.predict import Scorer
@@ -145,7 +145,7 @@ def target_of(
         file.scales = changes.pop("scales", scales)
         file.offsets = offsets[: len(cube)]
     labels_path = write_tif(tmp_path / "gt.tif", codes)
-    data = training.divide(wanted, training.read_data(wanted, 6), 13)
+    data = inputs.divide(wanted, inputs.read_data(wanted, 6), 13)
     problem = describe_problem(data)
     names = {"classes": changes.pop("classes", None)}
     found = target.check(

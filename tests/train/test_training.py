@@ -16,7 +16,7 @@ from scipy.io import savemat
 
 from hsi_runtime.errors import EngineError, OutputError, RecipeError
 from hsi_train import recipe
-from hsi_train.fitting.progress import Epoch
+from hsi_train.fitting.progress import Epoch, Watch
 from hsi_train.recipe import Recipe
 from hsi_train.run_folder import checkpoint
 from hsi_train.splitting import split
@@ -184,7 +184,7 @@ def test_a_resumed_run_took_what_its_first_part_took(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(asked(example), run, "cpu", after_epoch=stop)
+        train(asked(example), run, "cpu", watch=Watch(epoch=stop))
     state = torch.load(run / "resume.pt", weights_only=True)
     state["history"][0]["seconds"] = 5000.0
     torch.save(state, run / "resume.pt")
@@ -206,7 +206,7 @@ def test_resumed_run_writes_the_same_checkpoint(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(asked(example), run, "cpu", after_epoch=stop, after_step=stop_at_once)
+        train(asked(example), run, "cpu", watch=Watch(epoch=stop, step=stop_at_once))
     with pytest.raises(OutputError, match="--resume goes on with it"):
         train(asked(example), run, "cpu")
     with pytest.raises(RecipeError, match=r"recipe\.toml differs"):

@@ -6,8 +6,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from hsi_train import recipe, training
+from hsi_train import recipe
+from hsi_train.fitting.progress import Watch
 from hsi_train.recipe import Recipe
+from hsi_train.several import dispatch
 
 AnyPath = str | PathLike[str]
 
@@ -18,7 +20,8 @@ class Run:
 
     Attributes:
         folder: Run folder with checkpoint, metrics and report, as ``hsi-export`` needs.
-        metrics: Content of ``metrics.json``: accuracy of the test pixels, and more.
+        metrics: Content of ``metrics.json``: accuracy of the test pixels, and more. Of
+            folds and members that of ``folds.json`` or ``members.json``.
     """
 
     folder: Path
@@ -58,5 +61,6 @@ def train(
         path = Path(recipe_or_path)
         settings, name = recipe.parse(recipe.load(str(path))), path.stem
     folder = Path("runs") / name if output is None else Path(output)
-    metrics = training.train(settings, folder, device, resume, overwrite, progress)
+    watch = Watch(step=progress)
+    metrics = dispatch.train(settings, folder, device, resume, overwrite, watch)
     return Run(folder=folder, metrics=metrics)

@@ -1,6 +1,7 @@
 """Builds the method and its trainer, and finds how long to train without validation."""
 
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from hsi_train import methods
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting import pretrain
-from hsi_train.fitting.predict import Scorer
+from hsi_train.fitting.length.budget import Budget
+from hsi_train.fitting.predict import Scorer, count_tiles
+from hsi_train.fitting.progress import HELD_OUT, TIME_UP, UNWATCHED, Epoch, Watch
 from hsi_train.fitting.settings import Settings, choose_settings
 from hsi_train.fitting.statistics import describe_problem
 from hsi_train.fitting.trainer import Trainer
@@ -23,10 +26,12 @@ from hsi_train.linear.held_out import hold_out
 from hsi_train.linear.spectra import bearing_changes, training_pixels
 from hsi_train.measuring import metrics
 from hsi_train.method import Problem
-from hsi_train.recipe import Recipe
+from hsi_train.recipe import Recipe, expanded, training_seed
 
 log = logging.getLogger(__name__)
 
+FIRST_SHARE = 0.5  # of a budget, for the training that finds the length
+REPORTING_S = 8.0  # seconds of a report beside the maps
 BEARING = "spectral_randomisation"  # option of a method that may bear changes
 MAX_PRICE = 0.02  # share of the held-out pixels that bearing changes may cost
 
@@ -109,14 +114,38 @@ def new_trainer(
     recipe: Recipe, data: LabelledData, problem: Problem, device: torch.device
 ) -> tuple[Trainer, Settings]:
     """Build the method and its trainer."""
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(training_seed(recipe))
     method = methods.build(recipe.method, problem, recipe.options)
     if isinstance(method, pretrain.Pretrainable):
         method.pretrained = recipe.pretrain is not None
     method.start_from_path()
     windows = Windows(data.scenes, method.halo, problem.fill)
     settings = choose_settings(recipe.fit, windows, method.halo, method.fit_defaults())
-    return Trainer(method, data, windows, settings, recipe.seed, device), settings
+    seed = training_seed(recipe)
+    return Trainer(method, data, windows, settings, seed, device), settings
+
+
+def open_pretraining(
+    recipe: Recipe, trainer: Trainer
+) -> pretrain.Pretrainer | pretrain.Reuse | None:
+    """Read what the encoder comes from, or return None where it starts at random."""
+    settings, method = recipe.pretrain, trainer.method
+    if settings is None or not isinstance(method, pretrain.Pretrainable):
+        return None
+    if settings.init is not None:
+        return pretrain.Reuse(Path(expanded(settings.init)), method, recipe.method)
+    paths = [expanded(p) for p in settings.scenes]
+    side = settings.outputs + 2 * method.halo
+    sources = pretrain.read_sources(paths, side, log.warning)
+    return pretrain.Pretrainer(
+        method,
+        recipe.method,
+        sources,
+        settings,
+        training_seed(recipe),
+        trainer.scorer.device,
+        trainer.origin,
+    )
 
 
 def select(
@@ -124,22 +153,25 @@ def select(
     recipe: Recipe,
     data: LabelledData,
     state: Path,
-    after_step: Callable[[int, int, float], None],
+    watch: Watch = UNWATCHED,
+    budget: Budget | None = None,
 ) -> None:
     """Find length and gate on held-out training pixels, where none validate.
 
     A fold of them is left out of a first training; all then train as long. With few
-    labels nothing can be held out, and the linear path is the safer map.
+    labels nothing can be held out, and the linear path is the safer map. Of a budget
+    the first training gets a half; if that ends it, the other half ends the second.
 
     Args:
         trainer: What will train on all pixels; its plan and gate are set.
         recipe: The recipe as it was given.
         data: Labelled scenes without validation pixels.
         state: File from which an interrupted first training continues.
-        after_step: Called with finished steps, all steps and the loss.
+        watch: What is told how it goes on.
+        budget: Time that both trainings may take.
     """
     path = trainer.method.path
-    if recipe.pretrain is not None or not trainer.trains:
+    if recipe.pretrain is not None or recipe.fit.quick or not trainer.trains:
         return
     inner = hold_out(data)
     if inner is None:
@@ -154,10 +186,55 @@ def select(
         first.load(state)
     else:
         first.prepare()
-    first.run(lambda _: first.save(state), after_step)
-    if recipe.fit.epochs is None:
-        trainer.plan(len(first.progress.history))
+    if budget is not None:
+        first.allow(budget, FIRST_SHARE)
+    run(first, lambda _: first.save(state), watch, "held-out training, ")
+    progress = trainer.progress
+    if first.progress.stop == TIME_UP:
+        trainer.schedule.train_until_time_is_up()
+    elif recipe.fit.epochs is None:
+        trainer.schedule.plan(len(first.progress.history), HELD_OUT)
+    progress.held_out = first.progress.steps
+    if budget is not None:
+        progress.verdict = first.schedule.verdict
     if path is not None and first.method.path is not None:
         path.gate.copy_(first.method.path.gate)
     state.unlink(missing_ok=True)
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(training_seed(recipe))
+
+
+def run(
+    trainer: Trainer,
+    after_epoch: Callable[[Epoch], None],
+    watch: Watch,
+    prefix: str = "",
+) -> None:
+    """Train to the end; tell which phase a step belongs to, after a prefix."""
+    told: list[str] = []
+
+    def after_step(done: int, steps: int, loss: float) -> None:
+        phase = prefix + trainer.schedule.phase
+        if [phase] != told:
+            told[:] = [phase]
+            watch.phase(phase)
+        watch.step(done, steps, loss)
+
+    def epoch_done(epoch: Epoch) -> None:
+        after_epoch(epoch)
+        watch.epoch(epoch)
+
+    trainer.run(epoch_done, after_step)
+
+
+def reserve(trainer: Trainer, data: LabelledData, budget: Budget) -> None:
+    """Set aside what measuring and reporting will take, by the time of one tile."""
+    scorer, scenes = trainer.scorer, data.scenes
+    one = scenes[0].valid & False
+    one[0, 0] = True
+    trainer.method.eval()
+    for _ in range(2):  # the first builds what later ones use
+        began = time.monotonic()
+        scorer.classes(scenes[0], one)
+    tile = time.monotonic() - began
+    tiles = sum(count_tiles(s.valid) + 2 * count_tiles(s.roles > 0) for s in scenes)
+    budget.reserve = REPORTING_S + tile * tiles

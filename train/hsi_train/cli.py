@@ -14,7 +14,21 @@ from hsi_runtime.errors import RecipeError
 from hsi_train import methods
 
 if TYPE_CHECKING:
-    from hsi_train.fitting.progress import Epoch
+    from hsi_train.fitting.progress import Epoch, Watch
+
+
+def _budget(
+    context: click.Context, option: click.Parameter, value: str | None
+) -> str | None:
+    """Check a length of time, as a recipe does."""
+    if value is not None:
+        from hsi_train.recipe import seconds_of
+
+        try:
+            seconds_of(value)
+        except ValueError as error:
+            raise click.BadParameter(f"{error}.") from error
+    return value
 
 
 @click.command(name="hsi-train")
@@ -59,9 +73,28 @@ if TYPE_CHECKING:
     help="Train with N seeds, from --seed upwards; mean and spread in seeds.json.",
 )
 @click.option(
+    "--folds",
+    type=click.IntRange(2, 100),
+    metavar="K",
+    help="Cross-validate over K parts of the ground; then train on all labels.",
+)
+@click.option(
+    "--members",
+    type=click.IntRange(2, 100),
+    metavar="K",
+    help="Train K networks on one split; the model averages their probabilities.",
+)
+@click.option(
     "--epochs",
     type=click.IntRange(min=1),
     help="[default: until nothing more is learned]",
+)
+@click.option("--quick", is_flag=True, help="A short training, for a first look.")
+@click.option(
+    "--budget",
+    callback=_budget,
+    metavar="TIME",
+    help="The best training that ends within a time: 30s, 10m, 1h.",
 )
 @click.option(
     "--rivals",
@@ -102,6 +135,8 @@ def command(
         return
     if resume and overwrite:
         raise click.UsageError("--resume and --overwrite exclude each other.")
+    if sum(v is not None for v in (seeds, options["folds"], options["members"])) > 1:
+        raise click.UsageError("--seeds, --folds and --members exclude each other.")
     if what is None:
         raise click.UsageError("Missing METHOD or RECIPE.toml; --list shows them.")
     command_line.start_messages(quiet)
@@ -116,10 +151,18 @@ def command(
         command_line.print_json(result)
         return
     if not quiet:
-        from hsi_train.seeds import table
-
-        click.echo(_summary(result) if seeds is None else table(result), err=True)
+        click.echo(_table(result, seeds), err=True)
     command_line.echo(str(run))
+
+
+def _table(result: dict[str, Any], seeds: int | None) -> str:
+    """Sum up one run, or several."""
+    from hsi_train.several import dispatch
+    from hsi_train.several import seeds as seed_runs
+
+    if seeds is not None:
+        return seed_runs.table(result)
+    return dispatch.table(result) or _summary(result)
 
 
 def _summary(result: dict[str, Any]) -> str:
@@ -128,7 +171,10 @@ def _summary(result: dict[str, Any]) -> str:
         "overall accuracy {overall_accuracy:.2%}, average accuracy "
         "{average_accuracy:.2%}, kappa {kappa:.3f}"
     )
+    from hsi_train.fitting.progress import describe
+
     lines = [f"Test pixels: {figures}; {{seconds:.0f}} s".format(**result)]
+    lines.append(describe(result["training"]))
     for rival in result.get("rivals", []):
         lines.append(_rival(rival))
     if (calibration := result["calibration"]) is not None:
@@ -191,10 +237,10 @@ def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
     if options["probability_sample"]:
         recipe.override(content, "split.probability_sample=true")
     _pretraining(options, content)
-    chosen = ((content, "seed"), (content, "rivals"), (content["fit"], "epochs"))
-    for section, key in chosen:
+    for key in ("seed", "rivals", "members"):
         if options[key] is not None:
-            section[key] = options[key]
+            content[key] = options[key]
+    _length(options, content["fit"])
     for assignment in options["settings"]:
         recipe.override(content, assignment)
     return content
@@ -226,14 +272,29 @@ def _pretraining(options: dict[str, Any], content: dict[str, Any]) -> None:
         content["pretrain"] = kept | given
 
 
+def _length(options: dict[str, Any], fit: dict[str, Any]) -> None:
+    """Let a length that is given replace that of a recipe."""
+    given = {key: options[key] for key in ("epochs", "quick", "budget") if options[key]}
+    if len(given) > 1:
+        raise click.UsageError("--epochs, --quick and --budget exclude each other.")
+    if given:
+        for key in ("epochs", "quick", "budget"):
+            fit.pop(key, None)
+        fit |= given
+
+
 def _split(options: dict[str, Any]) -> dict[str, Any]:
     files = [s for s in options["split"] if s != "disjoint"]
     samples, share = options["samples_per_class"], options["train_fraction"]
-    given = [bool(options["split"]), samples is not None, share is not None]
+    folds = options["folds"]
+    given = [bool(options["split"]), *(v is not None for v in (samples, share, folds))]
     if sum(given) > 1 or (files and "disjoint" in options["split"]):
         raise click.UsageError(
-            "--split, --samples-per-class and --train-fraction exclude each other."
+            "--split, --samples-per-class, --train-fraction and --folds exclude each "
+            "other."
         )
+    if folds is not None:
+        return {"mode": "folds", "folds": folds}
     if files:
         return {"mode": "file", "files": files}
     if samples is not None:
@@ -255,8 +316,8 @@ def _train(
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from hsi_train.seeds import train_seeds
-    from hsi_train.training import train
+    from hsi_train.several.dispatch import train
+    from hsi_train.several.seeds import train_seeds
 
     messages = [logging.getLogger(name) for name in ("hsi_train", "hsi_runtime")]
     with (
@@ -265,27 +326,43 @@ def _train(
             disable=not command_line.show_progress(quiet), unit="step", leave=False
         ) as bar,
     ):
-
-        def after_step(done: int, steps: int, loss: float) -> None:
-            if done < bar.n:  # another seed begins
-                bar.reset(steps)
-            bar.total = steps
-            bar.update(done - bar.n)
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-
-        def after_epoch(epoch: "Epoch") -> None:
-            text = f"epoch {epoch.epoch}"
-            if epoch.validation_accuracy is not None:
-                text += f", validation accuracy {epoch.validation_accuracy:.1%}"
-            bar.set_description(text)
-
+        watch = _Bar(bar).watch()
         if seeds is None:
-            return train(
-                recipe, run, device, resume, overwrite, after_step, after_epoch
-            )
-        return train_seeds(
-            recipe, run, seeds, device, resume, overwrite, after_step, after_epoch
-        )
+            return train(recipe, run, device, resume, overwrite, watch)
+        return train_seeds(recipe, run, seeds, device, resume, overwrite, watch)
+
+
+class _Bar:
+    """Shows a training in a progress bar: phase, losses, kappa, expected end."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+        self._measured: dict[str, str] = {}
+
+    def watch(self) -> "Watch":
+        """Return what tells the bar."""
+        from hsi_train.fitting.progress import Watch
+
+        return Watch(phase=self._phase, step=self._step, epoch=self._epoch)
+
+    def _phase(self, name: str) -> None:
+        self._bar.set_description(name, refresh=False)
+
+    def _step(self, done: int, steps: int, loss: float) -> None:
+        bar = self._bar
+        if done < bar.n:  # another training begins
+            self._measured = {}
+            bar.reset(steps)
+        bar.total = steps
+        bar.set_postfix({"loss": f"{loss:.3f}"} | self._measured, refresh=False)
+        bar.update(done - bar.n)
+
+    def _epoch(self, epoch: "Epoch") -> None:
+        if epoch.validation_loss is not None and epoch.validation_kappa is not None:
+            self._measured = {
+                "validation loss": f"{epoch.validation_loss:.3f}",
+                "kappa": f"{epoch.validation_kappa:.3f}",
+            }
 
 
 def _list(as_json: bool) -> None:

@@ -1,6 +1,7 @@
 """Recipes: the settings of one training run, as TOML."""
 
 import os
+import re
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -14,6 +15,23 @@ from hsi_runtime.errors import RecipeError
 
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
+
+
+MEMBER_STEP = 1_000_003  # between the seeds of members, farther than users' are
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def seconds_of(text: str) -> float:
+    """Parse a length of time such as ``30s``, ``10m`` or ``1.5h``.
+
+    Raises:
+        ValueError: It is none, or no longer than nothing.
+    """
+    parts = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh])", text.strip(), re.ASCII)
+    seconds = 0.0 if parts is None else float(parts[1]) * UNITS[parts[2]]
+    if not seconds:
+        raise ValueError(f"{text!r} is not a time such as 30s, 10m or 1h")
+    return seconds
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -71,6 +89,9 @@ class Split(_Table, frozen=True):
 
     Attributes:
         mode: How labelled pixels are divided.
+        folds: For mode ``folds``: number of parts of the ground, each of which is the
+            test ground of one run; a last model is trained on all labels.
+        fold: Number of one such run, from 1; left out, all are trained.
         files: For mode ``file``: rasters with 1 train, 2 validation, 3 test. For mode
             ``test-labels``: one label map of test pixels for each scene; the labels of
             ``[data]`` are then those of the training pixels.
@@ -81,9 +102,11 @@ class Split(_Table, frozen=True):
             modes whose test pixels are the user's: ``file`` and ``test-labels``.
     """
 
-    mode: Literal["disjoint", "file", "test-labels", "per-class", "fraction"] = (
-        "disjoint"
-    )
+    mode: Literal[
+        "disjoint", "file", "test-labels", "per-class", "fraction", "folds", "all"
+    ] = "disjoint"
+    folds: Annotated[int, Meta(ge=2, le=100)] | None = None
+    fold: Count | None = None
     files: tuple[str, ...] = ()
     samples_per_class: Count | None = None
     train_fraction: Share | None = None
@@ -101,7 +124,10 @@ class Split(_Table, frozen=True):
             ("file", "test-labels"): bool(self.files),
             ("per-class",): self.samples_per_class is not None,
             ("fraction",): self.train_fraction is not None,
+            ("folds",): self.folds is not None,
         }
+        if self.fold is not None and self.fold > (self.folds or 0):
+            raise ValueError(f"fold is {self.fold} of {self.folds or 0} folds")
         for modes, given in needs.items():
             if given != (self.mode in modes):
                 raise ValueError(
@@ -127,6 +153,9 @@ class Fit(_Table, frozen=True):
             number is given; 0 = never. Left out, it is 3, or 0 with ``epochs``.
         linear_path: Add linear discriminants, fitted in closed form, to the network's
             scores; false is the published network alone.
+        quick: Train for a first look, a hundred steps.
+        budget: Time that training may take, measuring and report included, such as
+            ``30s``, ``10m`` or ``1h``.
     """
 
     epochs: Count | None = None
@@ -138,6 +167,16 @@ class Fit(_Table, frozen=True):
     noise: Annotated[float, Meta(ge=0, le=1e6)] | None = None
     patience: Annotated[int, Meta(ge=0)] | None = None
     linear_path: bool = True
+    quick: bool = False
+    budget: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse two lengths, and a budget that is no time."""
+        given = (self.epochs is not None, self.quick, self.budget is not None)
+        if sum(given) > 1:
+            raise ValueError("epochs, quick and budget exclude each other")
+        if self.budget is not None:
+            seconds_of(self.budget)
 
 
 class Pretrain(_Table, frozen=True):
@@ -179,6 +218,9 @@ class Recipe(_Table, frozen=True):
         pretrain: How to train the encoder first; None starts from random weights.
         options: The method's own settings; see its file.
         target: What to measure on besides the test pixels; it trains nothing.
+        members: Number of trainings on the same split whose probabilities one model
+            averages.
+        member: Number of one such training, from 1; each starts at other weights.
         rivals: Simple classifiers to compare with on the same pixels: ``cheap`` (linear
             discriminants, seconds), ``all`` (support vector machines and a random
             forest, too; minutes) or ``none``.
@@ -192,15 +234,24 @@ class Recipe(_Table, frozen=True):
     pretrain: Pretrain | None = None
     options: dict[str, Any] = {}
     target: Target | None = None
+    members: Annotated[int, Meta(ge=1, le=100)] = 1
+    member: Count | None = None
     rivals: Literal["cheap", "all", "none"] = "cheap"
 
     def __post_init__(self) -> None:
-        """Refuse a sample of the scene without some of its classes."""
+        """Refuse settings that exclude each other."""
+        if self.members > 1 and (self.member or self.split.mode == "folds"):
+            raise ValueError("members exclude a single member, and folds")
         if self.split.probability_sample and self.data.exclude:
             raise ValueError(
                 "data.exclude takes pixels out of the random sample of "
                 "split.probability_sample; use one of the two"
             )
+
+
+def training_seed(recipe: Recipe) -> int:
+    """Return the seed of all draws but the split's, which members share."""
+    return (recipe.seed + MEMBER_STEP * ((recipe.member or 1) - 1)) % 2**32
 
 
 def load(source: str) -> dict[str, Any]:

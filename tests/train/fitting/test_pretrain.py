@@ -23,6 +23,7 @@ from hsi_train.fitting.pretrain import (
     decay_groups,
     read_sources,
 )
+from hsi_train.fitting.progress import Watch
 from hsi_train.method import Problem
 from hsi_train.methods import names
 from hsi_train.recipe import Pretrain, Recipe
@@ -74,7 +75,7 @@ def finished(
     done: list[tuple[int, int]] = []
     result = train(
         asked(example, unlabelled), run, "cpu",
-        after_step=lambda step, steps, _: done.append((step, steps)),
+        watch=Watch(step=lambda step, steps, _: done.append((step, steps))),
     )  # fmt: skip
     return run, result, done
 
@@ -313,13 +314,13 @@ def test_interrupted_pretraining_goes_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(wanted, run, "cpu", after_step=stop)
+        train(wanted, run, "cpu", watch=Watch(step=stop))
     assert (run / "pretrain.pt").exists() == (stopped_after < STEPS)
     with pytest.raises(OutputError, match="--resume goes on with it"):
         train(wanted, run, "cpu")
     stopped_after = 1000
     calls.clear()
-    train(wanted, run, "cpu", resume=True, after_step=stop)
+    train(wanted, run, "cpu", resume=True, watch=Watch(step=stop))
     assert calls[0] == first, "saved every second step, and after each epoch"
     assert {p.name for p in run.iterdir()} == {p.name for p in finished[0].iterdir()}
     for name in (ENCODER, CHECKPOINT):
@@ -335,7 +336,7 @@ def test_damaged_state_of_pretraining(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(asked(example, unlabelled), run, "cpu", after_step=stop)
+        train(asked(example, unlabelled), run, "cpu", watch=Watch(step=stop))
     (run / "pretrain.pt").write_bytes(b"half a file")
     with pytest.raises(OutputError, match=r"pretrain\.pt cannot be resumed.*damaged"):
         train(asked(example, unlabelled), run, "cpu", resume=True)

@@ -15,10 +15,11 @@ from hsi_train import methods
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting import statistics as patches
-from hsi_train.fitting import trainer as trainers
+from hsi_train.fitting.length import schedule
+from hsi_train.fitting.length.schedule import MAX_ROUNDS
 from hsi_train.fitting.progress import Epoch, Measured
 from hsi_train.fitting.settings import choose_settings
-from hsi_train.fitting.trainer import MAX_ROUNDS, Trainer
+from hsi_train.fitting.trainer import Trainer
 from hsi_train.fitting.windows import Windows
 from hsi_train.linear.gate import Gate
 from hsi_train.method import Defaults
@@ -186,7 +187,7 @@ def test_patience_stops(problem: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_training_goes_on_until_nothing_more_is_learned(
     problem: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainers, "ROUND_STEPS", 2)
+    monkeypatch.setattr(schedule, "ROUND_STEPS", 2)
     trainer = trainer_of(problem, Fit(batch=18, patience=3))
     scripted(monkeypatch, trainer, [0.9, 0.8, 0.7, 0.6, 0.5999, 0.61, 0.7, 0.5, 0.4])
     trainer.run()
@@ -205,7 +206,7 @@ def test_training_goes_on_until_nothing_more_is_learned(
 def test_a_length_that_is_never_enough_ends(
     problem: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainers, "ROUND_STEPS", 1)
+    monkeypatch.setattr(schedule, "ROUND_STEPS", 1)
     trainer = trainer_of(problem, Fit(batch=18))
     scripted(monkeypatch, trainer, [1 / n for n in range(1, 99)])
     trainer.run()

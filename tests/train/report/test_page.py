@@ -66,6 +66,11 @@ def made_report(
         "best_epoch": 2,
         "seed": 7,
         "seconds": 1.5,
+        "training": {
+            "steps": 300,
+            "stop_reason": "epochs",
+            "phases": {"held_out": 0, "warm_up": 30, "steady": 180, "decay": 90},
+        },
         "warnings": ["3 < 4 & a warning", "another warning"],
         **(more or {}),
     }

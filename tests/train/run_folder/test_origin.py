@@ -10,10 +10,11 @@ import pytest
 
 from hsi_runtime.errors import RecipeError, SceneError
 from hsi_train import recipe
+from hsi_train.fitting.progress import Watch
 from hsi_train.recipe import Recipe
 from hsi_train.run_folder import folder as run_folder
 from hsi_train.run_folder import origin
-from hsi_train.seeds import train_seeds
+from hsi_train.several.seeds import train_seeds
 from hsi_train.training import train
 
 WriteTif = Callable[..., Path]
@@ -64,7 +65,7 @@ def interrupted(example: Any, tmp_path: Path, write_tif: WriteTif) -> Interrupte
     fill_folder(tmp_path, example, write_tif)
     run = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        train(settings_of(tmp_path), run, "cpu", after_step=stop)
+        train(settings_of(tmp_path), run, "cpu", watch=Watch(step=stop))
     return Interrupted(tmp_path, run)
 
 
@@ -122,7 +123,7 @@ def test_seeds_that_are_finished_were_trained_on_the_same_data(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_seeds(wanted, runs, 2, "cpu", after_epoch=stop_the_second)
+        train_seeds(wanted, runs, 2, "cpu", watch=Watch(epoch=stop_the_second))
     edit(tmp_path / "labels.tif")
     with pytest.raises(RecipeError, match=r"seed-0 was trained on other.*labels\.tif"):
         train_seeds(wanted, runs, 2, "cpu", resume=True)

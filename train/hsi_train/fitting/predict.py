@@ -149,6 +149,16 @@ def output_maps(
     return out
 
 
+def count_tiles(requested: NDArray[np.bool_]) -> int:
+    """Count the tiles with a requested pixel."""
+    height, width = requested.shape
+    return sum(
+        bool(requested[top:bottom, left:right].any())
+        for top, bottom in tiles((0, height), TILE)
+        for left, right in tiles((0, width), TILE)
+    )
+
+
 def cut_tiles(
     scene: LabelledScene,
     requested: NDArray[np.bool_],

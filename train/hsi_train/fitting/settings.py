@@ -32,6 +32,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         noise: Added noise, in standard deviations of a band.
         patience: Rounds without a better validation after which training ends; 0 never.
         linear_path: Add the linear path to the network's scores.
+        quick: Train for a first look only.
+        budget: Time that training may take; None for no limit.
     """
 
     epochs: int | None
@@ -43,6 +45,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     noise: float
     patience: int
     linear_path: bool
+    quick: bool = False
+    budget: str | None = None
 
 
 def choose_settings(
@@ -91,6 +95,8 @@ def choose_settings(
         batch=batch,
         patience=patience,
         linear_path=requested.linear_path,
+        quick=requested.quick,
+        budget=requested.budget,
         **rates,
     )
 

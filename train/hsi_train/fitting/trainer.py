@@ -12,9 +12,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
+from hsi_train.fitting.length.budget import Budget
+from hsi_train.fitting.length.schedule import Schedule
 from hsi_train.fitting.optimisation import Optimisation, check_finite
 from hsi_train.fitting.predict import Scorer
-from hsi_train.fitting.progress import Epoch, Measured, Progress
+from hsi_train.fitting.progress import DECAYING, Epoch, Measured, Progress
 from hsi_train.fitting.resume_state import Origin, loaded_state, save_state
 from hsi_train.fitting.settings import Settings, steps_of_pass
 from hsi_train.fitting.windows import Windows, augment, shuffled
@@ -22,24 +24,18 @@ from hsi_train.linear.gate import Gate, choose_gate, loss_of
 from hsi_train.measuring import metrics
 from hsi_train.method import BaseMethod, Batch, Corner
 
-ROUND_STEPS = 100  # optimiser steps between two measurements of a learned length
-MIN_ROUNDS = 3
-MAX_ROUNDS = 20
-UNCHECKED_ROUNDS = 6  # where no pixel can be held out to tell
 GAIN = 0.005  # share by which the loss must fall to count as better
 LEAST_GAIN = 0.001  # and by how much; a loss near zero may be halved again and again
-WARM_UP = 0.1  # share of the steps of a given length
-WARM_UP_STEPS = 30  # of a learned length
-DECAY = 0.3  # share of the steps in which the rate falls to zero
 AVERAGED = 0.99  # how much of the mean weights a step keeps
 SETTLING = 60  # batches on which batch statistics are measured anew
+PASS_SHARE = 0.4  # of the time of a step that a batch takes which is only measured
 
 
 class Trainer:
     """Trains one method, round by round, and can be saved between rounds.
 
     A round is a pass over the training windows where the recipe gives their number.
-    Otherwise it is `ROUND_STEPS` steps, and training goes on at a steady rate until
+    Otherwise it is a hundred steps, and training goes on at a steady rate until
     validation has not become better for ``patience`` rounds; then the rate decays. The
     mean of the weights over the last steps is what is measured and kept: at a steady
     rate it is as good as the end of a schedule, so no length need be known in advance
@@ -49,7 +45,7 @@ class Trainer:
         method: What is trained.
         validates: True if there are validation pixels.
         scorer: Scores scenes with the present weights.
-        progress: What is finished so far.
+        schedule: Learning rate and end of the training.
         origin: What must be the same when the training is resumed.
     """
 
@@ -70,20 +66,14 @@ class Trainer:
         self._rng = np.random.default_rng(seed)
         self._generator = torch.Generator().manual_seed(seed)
         self.validates = any((s.roles == Role.VALIDATION).any() for s in data.scenes)
-        self.progress = Progress()
-        self._steps = ROUND_STEPS
-        self._warm_up = float(WARM_UP_STEPS)
-        if settings.epochs is not None:
-            self._steps = steps_of_pass(windows, settings)
-            self._warm_up = WARM_UP * settings.epochs * self._steps
-            self.plan(settings.epochs)
-        elif not self.validates:
-            self.plan(UNCHECKED_ROUNDS)
+        passed = steps_of_pass(windows, settings)
+        self.schedule = Schedule(settings, passed, self.validates)
+        self._scoring = 0.0  # seconds that the validation pixels take
         self._optimisation = Optimisation(
             method.parameters(),
             method.parameter_groups(settings.learning_rate),
             schedule=lambda optimizer: torch.optim.lr_scheduler.LambdaLR(
-                optimizer, self._rate
+                optimizer, self.schedule.rate
             ),
             device=device,
             weight_decay=settings.weight_decay,
@@ -101,14 +91,22 @@ class Trainer:
         return self._settings.epochs != 0
 
     @property
+    def progress(self) -> Progress:
+        """What is finished so far."""
+        return self.schedule.progress
+
+    @property
     def precision(self) -> str:
         """Type in which products are computed; weights and sums are fp32."""
         return "bf16" if self._optimisation.bf16 else "fp32"
 
-    def plan(self, rounds: int) -> None:
-        """Fix the number of rounds, the decay included."""
-        self.progress.last = rounds
-        self.progress.decay_from = (1 - DECAY) * rounds * self._steps
+    def allow(self, budget: Budget, share: float = 1.0) -> None:
+        """Train within a share of what is left of a budget; call it after `load`."""
+        self.schedule.allow(budget, share)
+        if self.validates:
+            began = time.monotonic()
+            self.score(Role.VALIDATION)
+            self._scoring = time.monotonic() - began
 
     def prepare(self) -> None:
         """Let the method look at the training windows, before the first step."""
@@ -131,13 +129,16 @@ class Trainer:
                 and the loss.
         """
         progress = self.progress
-        while progress.last is None or len(progress.history) < progress.last:
+        while not self.schedule.finished:
             epoch = len(progress.history) + 1
             started = time.monotonic()
             loss = self._train_round(epoch, after_step)
+            trained = time.monotonic()
             measured = self._measure() if self.validates else None
             if measured is not None:
                 self._keep(measured, epoch)
+                if (allowed := self.schedule.allowance) is not None:
+                    allowed.measuring = time.monotonic() - trained
             progress.history.append(
                 Epoch(
                     epoch=epoch,
@@ -146,26 +147,16 @@ class Trainer:
                     validation_kappa=measured and measured.kappa,
                     validation_accuracy=measured and measured.accuracy,
                     seconds=time.monotonic() - started,
+                    validation_loss=measured and measured.gate.loss,
                 )
             )
-            self._plan_end(epoch)
+            self.schedule.plan_end(epoch)
             after_epoch(progress.history[-1])
         if progress.best is not None:
             self.method.load_state_dict(progress.best)
         elif progress.mean is not None:
             self._settle()
         self.method.eval()
-
-    def _plan_end(self, epoch: int) -> None:
-        """Begin the decay once nothing more is learned, or end a given length."""
-        progress, patience = self.progress, self._settings.patience
-        waited = patience > 0 and epoch - progress.improved >= patience
-        if progress.last is None:
-            if epoch >= MAX_ROUNDS or (epoch >= MIN_ROUNDS and waited):
-                progress.decay_from = epoch * self._steps
-                progress.last = epoch + round(epoch * DECAY / (1 - DECAY))
-        elif self._settings.epochs is not None and self.validates and waited:
-            progress.last = epoch
 
     def _keep(self, measured: Measured, epoch: int) -> None:
         progress, loss = self.progress, measured.gate.loss
@@ -176,23 +167,16 @@ class Trainer:
             progress.best_loss, progress.best_epoch = loss, epoch
             progress.best = measured.state
 
-    def _rate(self, step: int) -> float:
-        """Return the share of the learning rate at a step."""
-        warm = min(1.0, (step + 1) / max(self._warm_up, 1.0))
-        if step < self.progress.decay_from:
-            return warm
-        assert self.progress.last is not None
-        end = self.progress.last * self._steps
-        left = (end - step) / max(end - self.progress.decay_from, 1.0)
-        return warm * (0.5 - 0.5 * math.cos(math.pi * min(max(left, 0.0), 1.0)))
-
     def _train_round(
         self, epoch: int, after_step: Callable[[int, int, float], None]
     ) -> float:
         self.method.train()
+        schedule, progress = self.schedule, self.progress
+        began = time.monotonic()
         total = 0.0
-        last = self.progress.last or max(MIN_ROUNDS, epoch + 1)
         for step, places in enumerate(self._round_places(), start=1):
+            if progress.decayed is None and schedule.phase == DECAYING:
+                progress.decayed = progress.steps
             batch = self._with_path(self._windows.batch(places, self._settings.outputs))
             batch = augment(
                 batch,
@@ -201,14 +185,20 @@ class Trainer:
                 self._settings.noise,
                 self._generator,
             ).to(self._device)
-            done = (epoch - 1) * self._steps + step
-            self.method.progress = min(1.0, (done - 1) / (last * self._steps))
+            share = progress.steps / schedule.expected_steps(epoch)
+            self.method.progress = min(1.0, share)
             value = self._train_step(batch)
             check_finite(value, f"epoch {epoch}", "fit.learning_rate")
-            self._average(done)
+            progress.steps += 1
+            self._average(progress.steps)
             total += value
-            after_step(done, last * self._steps, value)
-        return total / self._steps
+            after_step(progress.steps, schedule.expected_steps(epoch), value)
+            if schedule.allowance is not None and epoch == 1:
+                settling = PASS_SHARE * SETTLING * (time.monotonic() - began) / step
+                schedule.allowance.measuring = 2 * self._scoring + settling
+            if schedule.time_is_up:
+                break
+        return total / step
 
     @torch.no_grad()
     def _with_path(self, batch: Batch) -> Batch:
@@ -235,13 +225,13 @@ class Trainer:
         """Draw the windows of a round: as many steps each time, whatever the shift."""
         outputs, batch = self._settings.outputs, self._settings.batch
         steps: list[list[Corner]] = []
-        while len(steps) < self._steps:
+        while len(steps) < self.schedule.steps:
             if outputs == 1:
                 places = self._windows.training_pixels()
             else:
                 places = self._windows.grid(outputs, self._rng)
             steps += shuffled(places, batch, self._rng)
-        return steps[: self._steps]
+        return steps[: self.schedule.steps]
 
     @torch.no_grad()
     def _average(self, done: int) -> None:
@@ -335,13 +325,9 @@ class Trainer:
 
     def summary(self) -> dict[str, Any]:
         """Return how long was trained, as ``metrics.json`` holds it."""
-        path, rounds = self.method.path, len(self.progress.history)
-        return {
-            "rounds": rounds,
-            "steps": rounds * self._steps,
-            "precision": self.precision,
-            "gate": None if path is None else float(path.gate),
-        }
+        path = self.method.path
+        gate = None if path is None else float(path.gate)
+        return self.schedule.summary() | {"precision": self.precision, "gate": gate}
 
     def score(self, role: Role) -> metrics.Scored:
         """Score the pixels of a role with the present weights."""
@@ -349,6 +335,8 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Save all that `load` needs to go on as if nothing had happened."""
+        if self.schedule.allowance is not None:
+            self.progress.spent = self.schedule.allowance.budget.used
         state: dict[str, Any] = {
             "method": self.method.state_dict(),
             **self._optimisation.state(),
@@ -369,8 +357,9 @@ class Trainer:
         with loaded_state(path, self.origin) as state:
             self.method.load_state_dict(state["method"])
             names = Progress.__dataclass_fields__
-            self.progress = Progress(**{name: state[name] for name in names})
-            self.progress.history = [Epoch(**e) for e in state["history"]]
+            progress = Progress(**{name: state[name] for name in names})
+            progress.history = [Epoch(**e) for e in state["history"]]
+            self.schedule.progress = progress
             self._optimisation.load(state)
             self._rng.bit_generator.state = state["numpy"]
             self._generator.set_state(state["generator"])

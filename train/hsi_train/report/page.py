@@ -5,7 +5,7 @@ from typing import Any
 
 from hsi_runtime import files
 from hsi_train.data.labelled_scene import LabelledData
-from hsi_train.fitting.progress import Progress
+from hsi_train.fitting.progress import Progress, describe
 from hsi_train.report.html import (
     Safe,
     anchor,
@@ -68,7 +68,7 @@ def write_report(
         "Source and target": _target(run),
         "Calibration": _calibration(result),
         "Sets of classes": sets_table(result),
-        "Training": _training(run.progress),
+        "Training": _training(run.progress, result["training"]),
         "Mean spectra": spectra_section(
             data, method.problem.fill, values.quantity, values.scale
         ),
@@ -165,7 +165,25 @@ def _calibration(result: dict[str, Any]) -> Safe:
     return Safe(f'<div class="pair">{picture}{calibration_table(calibration)}</div>')
 
 
-def _training(progress: Progress) -> Safe:
+def _training(progress: Progress, training: dict[str, Any]) -> Safe:
+    if "members" in training:
+        curves = paragraph("The reports of the members show their curves.")
+    else:
+        curves = _curves(progress)
+    return joined(paragraph(_length(training)), curves)
+
+
+def _length(training: dict[str, Any]) -> str:
+    told = describe(training)
+    if "budget" in training:
+        told += (
+            " The length of a training with a budget depends on the machine, so that "
+            "another run gives another model."
+        )
+    return told
+
+
+def _curves(progress: Progress) -> Safe:
     if not progress.history:
         return paragraph(
             "No epoch was trained: with few labels the head was fitted to the features "

@@ -27,12 +27,17 @@ from hsi_train import methods
 from hsi_train.fitting.tensor_file import read_tensors, write_tensors
 from hsi_train.layers import LINEAR_SIDES, LinearFit
 from hsi_train.method import BaseMethod, Problem
+from hsi_train.run_folder import ensemble
+from hsi_train.run_folder.ensemble import Ensemble
 
 FILE_NAME = "checkpoint.safetensors"
+MODEL = "model"  # folder of the model that several runs gave
 METADATA_KEY = "hsi_checkpoint"
 SAMPLE = "sample"
 PROBLEM = "problem."  # prefix of the tensors that the method was built from
 LINEAR = "linear."  # the same, of the linear path
+MEMBER = "member."  # the same, of a member of an ensemble; its number follows
+TEMPERATURE = "probabilities.temperature"
 SAMPLE_OUTPUTS = 48  # classified square of the stored window
 
 
@@ -48,6 +53,7 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provenance: Provenance
     reject_below: float | None = None
     set_levels: list[SetLevel] = []
+    members: int = 1
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,15 @@ def save(
     Raises:
         RecipeError: A weight, or a value of the sample, is not finite.
     """
-    state = method.state_dict()
+    if isinstance(method, Ensemble):
+        state = {
+            f"{MEMBER}{number}.{key}": value
+            for number, member in enumerate(method.members)
+            for key, value in member.state_dict().items()
+        }
+        state[TEMPERATURE] = method.probabilities.temperature
+    else:
+        state = method.state_dict()
     problem = method.problem._asdict()
     linear = problem.pop("linear")
     state |= {PROBLEM + k: v for k, v in problem.items()}
@@ -87,13 +101,21 @@ def save(
     return path
 
 
+def path_of(run: Path) -> Path:
+    """Return the path of a run's checkpoint; of several runs, that of their model."""
+    if not run.is_dir():
+        return run
+    own, of_all = run / FILE_NAME, run / MODEL / FILE_NAME
+    return of_all if of_all.is_file() and not own.is_file() else own
+
+
 def load(run: Path) -> Checkpoint:
     """Read the checkpoint of a run.
 
     Raises:
         ModelFileError: Missing, damaged, or not ours.
     """
-    path = run / FILE_NAME if run.is_dir() else run
+    path = path_of(run)
     if not path.is_file():
         seeds = sorted(str(p.parent) for p in run.glob(f"seed-*/{FILE_NAME}"))
         advice = f"one of {', '.join(seeds)}" if seeds else "the folder hsi-train wrote"
@@ -112,13 +134,41 @@ def load(run: Path) -> Checkpoint:
         raise ModelFileError(f"{path} is of another version: no {error}.") from error
     _check_problem(path, problem, description)
     try:
-        method = methods.build(description.method, problem, description.options)
-        method.load_state_dict(tensors)
+        method = _built(problem, description, tensors)
     except RuntimeError as error:  # also an allocation that fails
         raise ModelFileError(
             f"{path}: the weights do not fit method {description.method}: {error}"
         ) from error
     return Checkpoint(method.eval(), description, sample)
+
+
+def _built(
+    problem: Problem, description: Description, tensors: dict[str, Tensor]
+) -> BaseMethod:
+    """Build the method, or an ensemble of several, and load its weights.
+
+    Raises:
+        RuntimeError: They do not fit.
+    """
+    members = []
+    for number in range(description.members):
+        prefix = f"{MEMBER}{number}." if description.members > 1 else ""
+        method = methods.build(description.method, problem, description.options)
+        method.load_state_dict(
+            {
+                key.removeprefix(prefix): value
+                for key, value in tensors.items()
+                if key.startswith(prefix)
+            }
+        )
+        members.append(method.eval())
+    if description.members == 1:
+        return members[0]
+    joined = ensemble.of(members)
+    if TEMPERATURE not in tensors:
+        raise RuntimeError(f"{TEMPERATURE} is missing")
+    joined.probabilities.temperature.copy_(tensors[TEMPERATURE])
+    return joined
 
 
 def _check_problem(path: Path, problem: Problem, description: Description) -> None:

@@ -55,6 +55,7 @@ def describe(
     """Collect what an exported model must say about itself."""
     return checkpoint.Description(
         method=resolved.method,
+        members=resolved.members,
         options=resolved.options,
         classes=data.classes,
         bands=bands,

@@ -106,7 +106,7 @@ def _best_of_many(
         for _ in range(attempts):
             side = max(receptive_field * multiple, MIN_SIDE)
             splits = _in_blocks(data, offsets, side, rng)
-            _add_buffers(splits, far, near)
+            add_buffers(splits, far, near)
             tried = data.divided(splits)
             rating = _rate(tried.pixels_by_role())
             if best is None or rating > (*best[0][:2], best[0][2] * BETTER):
@@ -148,6 +148,29 @@ def _in_blocks(
     rng: np.random.Generator,
 ) -> list[Roles]:
     """Lay randomly shifted grids over the scenes and give each block one role."""
+    blocks, counts = lay_blocks(data, offsets, side, rng)
+    order = np.array((Role.TRAIN, Role.TEST, Role.VALIDATION))
+    shares = (TRAIN_SHARE, TEST_SHARE, VALIDATION_SHARE)
+    # Training and test must have something of every class; validation may not.
+    roles = order[stratify(counts, shares, 2, rng)]
+    return [
+        np.where(scene.classes == UNLABELLED, Role.NONE, roles[block]).astype(np.uint8)
+        for scene, block in zip(data.scenes, blocks, strict=True)
+    ]
+
+
+def lay_blocks(
+    data: LabelledData,
+    offsets: Sequence[overlap.GridOffset],
+    side: int,
+    rng: np.random.Generator,
+) -> tuple[list[NDArray[np.intp]], NDArray[np.float64]]:
+    """Lay randomly shifted grids over the scenes.
+
+    Returns:
+        Number of the block of every pixel, for each scene; pixels of each block, shape
+        ``(block, class)``.
+    """
     shifts, spans = {}, []
     for number, (scene, place) in enumerate(zip(data.scenes, offsets, strict=True)):
         if place.grid == number:
@@ -174,48 +197,49 @@ def _in_blocks(
     for scene, block in zip(data.scenes, blocks, strict=True):
         used = scene.classes != UNLABELLED
         np.add.at(counts, (block[used], scene.classes[used]), 1)
-    roles = _stratify(counts, rng)
-    return [
-        np.where(scene.classes == UNLABELLED, Role.NONE, roles[block]).astype(np.uint8)
-        for scene, block in zip(data.scenes, blocks, strict=True)
-    ]
+    return blocks, counts
 
 
-def _stratify(
-    counts: NDArray[np.float64], rng: np.random.Generator
-) -> NDArray[np.uint8]:
-    """Give every block a role so that each class meets its shares.
+def stratify(
+    counts: NDArray[np.float64],
+    shares: Sequence[float],
+    required: int,
+    rng: np.random.Generator,
+) -> NDArray[np.intp]:
+    """Give every block to a part so that each class meets its shares.
 
     Iterative stratification (Sechidis, Tsoumakas, Vlahavas, ECML PKDD 2011): the class
-    with the fewest pixels left is served first, its largest block going to the role
+    with the fewest pixels left is served first, its largest block going to the part
     that has none of it yet, else to the one that lacks most. Random weights vary the
     order from one attempt to the next.
 
     Args:
         counts: Pixels, shape ``(block, class)``.
+        shares: Share of each part.
+        required: The first so many parts get something of every class first.
         rng: Source of the variation.
+
+    Returns:
+        Number of the part, shape ``(block,)``; 0 for a block without pixels.
     """
-    order = (Role.TRAIN, Role.TEST, Role.VALIDATION)
-    shares = np.array([1 - VALIDATION_SHARE - TEST_SHARE, TEST_SHARE, VALIDATION_SHARE])
-    target = shares[:, None] * counts.sum(axis=0)  # (role, class)
+    target = np.array(shares)[:, None] * counts.sum(axis=0)  # (part, class)
     lacking = target.copy()
-    roles = np.full(len(counts), Role.NONE, dtype=np.uint8)
+    parts = np.zeros(len(counts), dtype=np.intp)
     weights = rng.uniform(0.5, 1.5, len(counts))
     free: NDArray[np.bool_] = counts.sum(axis=1) > 0
     while free.any():
         left = counts[free].sum(axis=0)
         rarest = int(np.where(left > 0, left, np.inf).argmin())
         block = int(np.where(free, counts[:, rarest] * weights, -1).argmax())
-        # Training and test must have something of every class; validation may not.
-        empty = lacking[:2, rarest] == target[:2, rarest]
-        role = int(empty.argmax() if empty.any() else lacking[:, rarest].argmax())
-        roles[block] = order[role]
-        lacking[role] -= counts[block]
+        empty = lacking[:required, rarest] == target[:required, rarest]
+        part = int(empty.argmax() if empty.any() else lacking[:, rarest].argmax())
+        parts[block] = part
+        lacking[part] -= counts[block]
         free[block] = False
-    return roles
+    return parts
 
 
-def _add_buffers(splits: list[Roles], far: Buffer, near: Buffer) -> None:
+def add_buffers(splits: list[Roles], far: Buffer, near: Buffer) -> None:
     """Turn pixels that are too close to held-out ones into buffer, in place.
 
     Args:

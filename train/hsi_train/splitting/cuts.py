@@ -19,7 +19,10 @@ MIN_VALIDATED = 20  # training pixels of such a class; of fewer none is given aw
 
 
 def cut(
-    data: LabelledData, classes: NDArray[np.intp], rng: np.random.Generator
+    data: LabelledData,
+    classes: NDArray[np.intp],
+    rng: np.random.Generator,
+    hide: bool = False,
 ) -> LabelledData:
     """Divide some classes by cuts, and let validation see every class it can.
 
@@ -27,6 +30,7 @@ def cut(
         data: Divided pixels.
         classes: Indices of the classes whose division is replaced by a cut.
         rng: Chooses the ends.
+        hide: Hide held-out pixels from training windows though nothing is cut.
     """
     roles = [scene.roles.copy() for scene in data.scenes]
     for index in classes:
@@ -37,7 +41,7 @@ def cut(
     )
     for index in unseen:
         _cut_validation(data, roles, int(index), rng)
-    if not len(classes) and not len(unseen):
+    if not (len(classes) or len(unseen) or hide):
         return data
     # The same ground, seen in another scene, is hidden there, too, and trains nothing.
     held_out = [np.isin(r, (Role.TEST, Role.VALIDATION)) for r in roles]

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from hsi_runtime.errors import OutputError, RecipeError
-from hsi_train import recipe, seeds, training
+from hsi_train import recipe, training
+from hsi_train.fitting.progress import Watch
 from hsi_train.recipe import Recipe
 from hsi_train.run_folder import checkpoint
+from hsi_train.several import seeds
 
 Cli = Callable[..., Any]
 
@@ -93,7 +95,7 @@ def test_resume_trains_only_what_is_missing(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        seeds.train_seeds(asked(example), run, 3, "cpu", after_step=stop)
+        seeds.train_seeds(asked(example), run, 3, "cpu", watch=Watch(step=stop))
     with pytest.raises(OutputError, match="--resume goes on"):
         seeds.train_seeds(asked(example), run, 3, "cpu")
     other = asked(example, fit={"epochs": 2})

@@ -1,0 +1,1 @@
+"""Trains several runs of one recipe: seeds, spatial folds, members of one model."""
