@@ -3,11 +3,14 @@
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hsi_train.data.labelled_scene import LabelledData
@@ -27,7 +30,7 @@ from hsi_train.method import BaseMethod, Batch, Corner
 GAIN = 0.005  # share by which the loss must fall to count as better
 LEAST_GAIN = 0.001  # and by how much; a loss near zero may be halved again and again
 AVERAGED = 0.99  # how much of the mean weights a step keeps
-SETTLING = 60  # batches on which batch statistics are measured anew
+SETTLING = 30  # batches on which batch statistics are measured anew
 PASS_SHARE = 0.4  # of the time of a step that a batch takes which is only measured
 
 
@@ -248,6 +251,13 @@ class Trainer:
             else:
                 mean[name].copy_(value)
 
+    @cached_property
+    def _scores_of_path(self) -> NDArray[np.float32]:
+        """Validation scores of the linear path alone, which never change."""
+        assert self.method.path is not None
+        scorer = replace(self.scorer, network=self.method.path)
+        return scorer.score(self._data, Role.VALIDATION).scores
+
     def _measure(self) -> Measured:
         """Measure the mean weights on the validation pixels; training goes on after."""
         method, path = self.method, self.method.path
@@ -257,8 +267,7 @@ class Trainer:
             found = self.score(Role.VALIDATION)
             gate = Gate(1.0, loss_of(found.scores, found.classes))
         else:
-            path.gate.fill_(0.0)
-            alone = self.score(Role.VALIDATION).scores
+            alone = self._scores_of_path
             path.gate.fill_(1.0)
             found = self.score(Role.VALIDATION)
             gate = choose_gate(alone, found.scores - alone, found.classes)
