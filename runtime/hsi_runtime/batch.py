@@ -261,6 +261,7 @@ def _is_finished(request: Request, model: ModelFile) -> bool:
     with contextlib.closing(request.open_scene()) as scene:
         content = cache(partial(fingerprint.content_sha256, scene.info))
     threshold = request.threshold(model.document)
+    least = request.set_threshold(model.document)
     return all(
         is_finished(
             paths[layer.name],
@@ -270,7 +271,7 @@ def _is_finished(request: Request, model: ModelFile) -> bool:
             threshold,
             None if layer.least is None else request.sets,
         )
-        for layer in layers(model.document, outputs)
+        for layer in layers(model.document, outputs, least)
     )
 
 

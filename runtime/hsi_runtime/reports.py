@@ -162,7 +162,9 @@ def dry_run(
     finally:
         scene.close()
     pixels = matched.region.rows * matched.region.cols
-    layers = class_map.layers(model.document, request.outputs())
+    layers = class_map.layers(
+        model.document, request.outputs(), request.set_threshold(model.document)
+    )
     return {
         "scene": str(request.scene),
         "output": str(request.output),

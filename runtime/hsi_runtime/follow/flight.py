@@ -189,7 +189,9 @@ class Flight:
     def run(self, stop: threading.Event) -> dict[str, Any]:
         """Fly to the end of the source, then publish."""
         request, source = self.request, self.source
-        rasters = layers(self.model.document, request.outputs())
+        document = self.model.document
+        least = request.set_threshold(document)
+        rasters = layers(document, request.outputs(), least)
         exact = self._is_exact()
         states = folder_of(request.output, SUFFIX) / STATES
         proved = None

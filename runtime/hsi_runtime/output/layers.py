@@ -55,15 +55,17 @@ def map_dtype(document: ModelDocument) -> np.dtype[Any]:
 
 
 def layers(
-    document: ModelDocument, requested: Sequence[str], least: float = 1.0
+    document: ModelDocument, requested: Sequence[str], least: float | None = None
 ) -> list[Layer]:
     """Describe the requested rasters.
 
     Args:
         document: Document of the model.
         requested: Names of the rasters.
-        least: Probability from which a class belongs to a pixel's set.
+        least: Probability from which a class belongs to a pixel's set; needed where
+            sets are requested.
     """
+    assert least is not None or "sets" not in requested
     dtype = map_dtype(document)
     nodata = int(np.iinfo(dtype).max)
     names = {UNCLASSIFIED: "unclassified", nodata: "nodata"}
