@@ -1,6 +1,8 @@
 """The runtime from Python: a model on an engine, arrays and files in, maps out."""
 
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -12,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from hsi_runtime import batch, pipeline
 from hsi_runtime.engines.classifying import Classifier, Square
 from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.machine import whole_number
 from hsi_runtime.model.model_file import (
     ABUNDANCES,
     PROBABILITIES,
@@ -21,7 +24,7 @@ from hsi_runtime.model.model_file import (
 )
 from hsi_runtime.output.layers import Canvas, layers
 from hsi_runtime.planning import match_scene, plan_walk
-from hsi_runtime.request import Request
+from hsi_runtime.request import MAX_TILE, Request
 from hsi_runtime.scenes.array_scene import ArrayScene, declared
 from hsi_runtime.scenes.scene import Cube, SceneInfo, missing_value
 from hsi_runtime.walk.strips import read_strips
@@ -43,6 +46,18 @@ class Prediction(NamedTuple):
     classes: NDArray[np.unsignedinteger[Any]]
     probabilities: NDArray[np.float32]
     abundances: NDArray[np.float32] | None
+
+
+class FollowedLines(NamedTuple):
+    """The classes of some lines of a sensor.
+
+    Attributes:
+        row: Number of the first line, from 0.
+        prediction: Classes and probabilities; axes as in `Prediction`.
+    """
+
+    row: int
+    prediction: Prediction
 
 
 class Model:
@@ -135,6 +150,80 @@ class Model:
         strips = read_strips(scene, matched.bands.indices, plan, document.halo)
         squares = (square for strip in strips for square in classifier.squares(strip))
         return _collected(squares, scene.info, document, request.threshold(document))
+
+    def follow(
+        self,
+        lines: Iterable[ArrayLike],
+        *,
+        wavelengths_nm: ArrayLike | None = None,
+        fwhm_nm: ArrayLike | None = None,
+        nodata: float | None = None,
+        scale: float | None = None,
+        offset: float = 0.0,
+        reject_below: float | None = 0.0,
+        rows: int | None = None,
+    ) -> Iterator[FollowedLines]:
+        """Classify the lines of a sensor while they come.
+
+        The results, put together, are what `predict` gives for all lines at once. The
+        last ones wait for the receptive field's half of lines behind them, or the end.
+
+        Args:
+            lines: Lines ``(band, col)``, stored units, of one shape and type. A line is
+                copied: its memory may be used again.
+            wavelengths_nm: As for `predict`; so are the next five.
+            fwhm_nm: Band widths.
+            nodata: Fill value.
+            scale: Quantity = stored value * scale + offset, where declared.
+            offset: See ``scale``.
+            reject_below: Smallest probability of a class.
+            rows: Lines to classify at once; None for as few as are efficient.
+
+        Yields:
+            The classes of the next lines.
+
+        Raises:
+            OptionError: ``reject_below`` or ``rows`` is out of range.
+            SceneError: A line has another shape or type.
+            BandMismatchError: The lines lack what the model needs.
+            ModelFileError: The model shall choose ``reject_below``, and suggests none.
+        """
+        from hsi_runtime.follow.blocks import Blocks
+        from hsi_runtime.follow.flight import pace_of
+        from hsi_runtime.follow.sources.iterated import IteratedLines
+
+        document, engine = self.file.document, self.backend
+        if rows is not None:
+            rows = whole_number("rows", rows, MAX_TILE)
+        request = Request(Path(), Path(), reject_below=reject_below)
+        source = IteratedLines(
+            lines,
+            wavelengths_nm=wavelengths_nm,
+            fwhm_nm=fwhm_nm,
+            nodata=nodata,
+            scale=scale,
+            offset=offset,
+        )
+        matched = match_scene(source, document, request)
+        pace = replace(pace_of(matched, document, engine, request), asked=rows)
+        bands = matched.bands.indices
+        for block in Blocks(source, source, bands, pace, threading.Event()).after(0):
+            assert block.strip is not None
+            first, last = block.rows
+            classifier = Classifier(
+                document=document,
+                backend=engine,
+                units=matched.units,
+                tile=pace.side(last - first),
+                outputs=document.outputs,
+            )
+            squares = (
+                square._replace(row=square.row - first)
+                for square in classifier.squares(block.strip)
+            )
+            size = replace(source.info, rows=last - first)
+            threshold = request.threshold(document)
+            yield FollowedLines(first, _collected(squares, size, document, threshold))
 
 
 def _collected(

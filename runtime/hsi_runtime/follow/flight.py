@@ -126,7 +126,7 @@ def follow(
             scene=scene,
             matched=matched,
             backend=backend,
-            pace=_pace(matched, document, backend, request),
+            pace=pace_of(matched, document, backend, request),
             events=events,
             alerts=alerts,
             progress=progress,
@@ -134,9 +134,14 @@ def follow(
         return flight.run(stop)
 
 
-def _pace(
+def pace_of(
     matched: MatchedScene, document: ModelDocument, backend: Backend, request: Request
 ) -> Pace:
+    """Return the pace that suits an engine and the width of a scene.
+
+    Raises:
+        ResourceError: The memory allowed is too little.
+    """
     info = matched.info
     tile, strip_bytes = memory.tile_and_strip(
         document,

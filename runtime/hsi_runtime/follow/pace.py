@@ -23,6 +23,7 @@ class Pace:
         at_once: Windows that the engine computes at the same time.
         most: Largest block that memory allows, lines.
         latency_s: Time from a line to its classes that was asked for, or None.
+        asked: Lines of a block that were asked for, or None.
     """
 
     halo: int
@@ -31,6 +32,7 @@ class Pace:
     at_once: int
     most: int
     latency_s: float | None = None
+    asked: int | None = None
 
     def __post_init__(self) -> None:
         """Begin with the smallest efficient block; nothing is measured yet."""
@@ -40,6 +42,8 @@ class Pace:
             rows += STEP
         self._efficient = rows
         self.most = max(1, min(self.most, max(rows, self.tile)))
+        if self.asked is not None:
+            self._efficient = self.most = self.asked
         self._engine_s: float | None = None  # seconds of the engine for a line
 
     def rows(self, lines_per_second: float | None) -> int:

@@ -6,7 +6,8 @@ then slots. Numbers are little-endian; the documentation has a writer in C.
     0   8  magic ``HSIRING1``
     8   4  samples (columns)      12  4  bands
     16  4  ENVI data type         20  4  interleave: 0 bil, 1 bip
-    24  8  slots                  32  8  bytes of a slot, 32 + those of a line
+    24  8  slots                  32  8  bytes of a slot: 32, and those of a line
+                                         up to a multiple of 8
     40  8  lines written          48  8  1 when no more lines will come
 
 A slot holds the number of its line (8 bytes; all ones while it is written), its time in
@@ -60,13 +61,18 @@ class RingShape(NamedTuple):
         """Bytes of a line."""
         return self.cols * self.bands * ITEM_BYTES[self.data_type]
 
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of a slot; numbers lie at multiples of 8."""
+        return SLOT_BYTES + -(-self.line_bytes // 8) * 8
+
 
 class RingWriter:
     """Writes lines into a new ring; a context manager."""
 
     def __init__(self, path: Path, shape: RingShape) -> None:
         self._shape = shape
-        self._slot = SLOT_BYTES + shape.line_bytes
+        self._slot = shape.slot_bytes
         self._written = 0
         with path.open("w+b") as file:
             file.truncate(HEADER_BYTES + shape.slots * self._slot)
@@ -94,7 +100,8 @@ class RingWriter:
         """Write a line; readers that are too slow lose the oldest one."""
         place = HEADER_BYTES + self._written % self._shape.slots * self._slot
         NUMBER.pack_into(self._map, place, BUSY)
-        self._map[place + SLOT_BYTES : place + self._slot] = line
+        first = place + SLOT_BYTES
+        self._map[first : first + len(line)] = line
         SLOT.pack_into(self._map, place, BUSY, time.time_ns(), zlib.crc32(line))
         NUMBER.pack_into(self._map, place, self._written)
         self._written += 1
@@ -128,7 +135,7 @@ class RingReader:
             known = str(kind) in DTYPES and kind in ITEM_BYTES and order in names
             if known:
                 self.shape = RingShape(cols, bands, kind, names[order], slots)
-                size = SLOT_BYTES + self.shape.line_bytes
+                size = self.shape.slot_bytes
                 whole = HEADER_BYTES + slots * slot
                 known = min(cols, bands, slots) > 0 and slot == size
                 known &= file.seek(0, 2) >= whole
@@ -157,7 +164,8 @@ class RingReader:
         number, _, checksum = SLOT.unpack_from(self._map, place)
         if number != line:
             return None
-        values = self._map[place + SLOT_BYTES : place + self._slot]
+        first = place + SLOT_BYTES
+        values = self._map[first : first + self.shape.line_bytes]
         if NUMBER.unpack_from(self._map, place)[0] != line:
             return None
         return values if zlib.crc32(values) == checksum else None

@@ -138,7 +138,7 @@ def test_lines_that_a_ring_lost_are_nodata_and_counted(
         for row in range(ROWS):
             ring.write(cube[:, row].tobytes())
         with (place / "ring").open("r+b") as file:
-            file.seek(4096 + 50 * (32 + SHAPE.line_bytes) + 32 + 7)
+            file.seek(4096 + 50 * SHAPE.slot_bytes + 32 + 7)
             file.write(b"\xff\xfe")
         follower = start_following("ring")
         follower.wait_for_row(60)

@@ -1,0 +1,268 @@
+"""Does hsi-run --follow keep up with a camera, and how far behind its lines is the map?
+
+    python benchmarks/follow.py                  600 s at 250 lines/s, then the methods
+    python benchmarks/follow.py --seconds 20     shorter
+    python benchmarks/follow.py --only flight    without the methods' speed
+
+A simulated camera in another process writes 640 pixels x 200 bands of uint16 into a BIL
+file. Each line's time of writing comes from the camera, that of its classes from the
+lines of JSON. Then a batch run classifies the same file: its bytes must be the same.
+Without a clock, every method is timed on a file that is complete: as it is followed,
+and as a batch, in turn.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import common
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_runtime.machine import usable_cores
+from hsi_runtime.model.model_file import ModelFile, read_model
+from hsi_train.methods import names
+from hsi_train.simulate import SceneSpec, band_centres, write_scene
+
+COLS, BANDS, CLASSES = 640, 200, 16
+LINES_PER_SECOND = 250.0
+METHOD = "s2vnet"
+Row = dict[str, Any]
+
+
+def model_of(folder: Path, method: str) -> ModelFile:
+    place = folder / method
+    place.mkdir(parents=True, exist_ok=True)
+    if (place / "model.onnx").is_file():
+        return read_model(place / "model.onnx")
+    return common.make_model(place, method, BANDS, CLASSES, 400, 2500)
+
+
+def hsi_run(scene: Path, model: Path, output: Path, *more: str) -> list[str]:
+    command = str(Path(sys.executable).with_name("hsi-run"))
+    given = [command, str(scene), "-m", str(model), "-o", str(output), "-q", "--json"]
+    return [*given, "--overwrite", "--no-resume", *more]
+
+
+def rss_bytes(process: int) -> int:
+    """Read what a process holds; 0 when it has ended."""
+    try:
+        fields = Path(f"/proc/{process}/statm").read_text().split()
+    except OSError:
+        return 0
+    return int(fields[1]) * 4096
+
+
+def fly(folder: Path, seconds: float, method: str, latency: str | None) -> Row:
+    """Follow a camera for some seconds; when was what written and classified?"""
+    model = model_of(folder, method)
+    scene, times = folder / "flight.bil", folder / "times.f8"
+    lines = round(seconds * LINES_PER_SECOND)
+    for path in (scene, scene.with_suffix(".hdr"), times):
+        path.unlink(missing_ok=True)
+    camera = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "hsi_train.simulate", str(scene), "--live"),
+            *("--rows", str(lines), "--cols", str(COLS), "--bands", str(BANDS)),
+            *("--lines-per-second", str(LINES_PER_SECOND), "--times", str(times)),
+        ]
+    )
+    more = ["--follow", "--idle", "60s", *(["--latency", latency] if latency else [])]
+    while not scene.exists():  # the camera simulates its lines first
+        time.sleep(0.05)
+    started = time.time()
+    events = folder / "events.jsonl"
+    memory: list[int] = []
+    with events.open("wb") as file:
+        command = hsi_run(scene, model.path, folder / "live.tif", *more)
+        process = subprocess.Popen(command, stdout=file)
+        while process.poll() is None:
+            memory.append(rss_bytes(process.pid))
+            time.sleep(0.25)
+    ended = time.time()
+    if process.returncode or camera.wait():
+        raise SystemExit(f"hsi-run ended with {process.returncode}")
+    told = [json.loads(line) for line in events.read_text().splitlines()]
+    blocks = [e for e in told if e.get("event") == "classified"]
+    written = np.fromfile(times)
+    row = lags(blocks, written, model.document.halo)
+    row |= {
+        "method": method,
+        "lines": len(written),
+        "physical_seconds": written[-1] - written[0],
+        "wall_seconds": ended - max(started, written[0]),
+        "latency_asked": latency,
+        **peaks([size for size in memory if size]),
+        **compare(scene, model, folder),
+    }
+    row["wall_over_physical"] = row["wall_seconds"] / row["physical_seconds"]
+    return row
+
+
+def lags(blocks: list[Row], written: NDArray[np.float64], halo: int) -> Row:
+    """Compare when lines were written with when their block was told."""
+    rows = [e["rows"] for e in blocks]
+    delay = np.concatenate([e["time"] - written[slice(*e["rows"])] for e in blocks])
+    size = int(np.median([b - a for a, b in rows]))
+    limit = (halo / 2 + 2 * size) / LINES_PER_SECOND
+    return {
+        "block_lines": size,
+        "limit_ms": 1000 * limit,
+        "share_within_limit": float((delay <= limit).mean()),
+        "delay_ms": {
+            name: float(1000 * np.percentile(delay, share))
+            for name, share in (("median", 50), ("p99", 99), ("worst", 100))
+        },
+        "most_lag_lines": max(e["lag_lines"] for e in blocks),
+        "dropped": blocks[-1]["dropped"],
+    }
+
+
+def peaks(memory: list[int]) -> Row:
+    """Compare the memory of the second and of the last quarter of a flight."""
+    quarter = max(len(memory) // 4, 1)
+    return {
+        "peak_memory_bytes": max(memory),
+        "memory_early_bytes": max(memory[quarter : 2 * quarter] or memory),
+        "memory_late_bytes": max(memory[-2 * quarter : -quarter] or memory),
+    }
+
+
+def compare(scene: Path, model: ModelFile, folder: Path) -> Row:
+    """Classify the finished file as a batch; are the published bytes the same?"""
+    batch = folder / "batch.tif"
+    command = hsi_run(scene, model.path, batch)
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
+    result = json.loads(done.stdout)
+    return {
+        "same_bytes": batch.read_bytes() == (folder / "live.tif").read_bytes(),
+        "batch_lines_per_second": result["pixels_per_second"] / COLS,
+    }
+
+
+def unthrottled(folder: Path, method: str, lines: int, rounds: int) -> Row:
+    """Time a method on a complete file: followed and as a batch, in turn."""
+    model = model_of(folder, method)
+    scene = folder / f"whole-{lines}.bil"
+    if not scene.is_file():
+        spec = SceneSpec(rows=lines, cols=COLS, wavelengths_nm=band_centres(BANDS))
+        write_scene(spec, scene, layout="bil", overwrite=True)
+    followed: list[float] = []
+    batch: list[float] = []
+    for _ in range(rounds):
+        given = hsi_run(scene, model.path, folder / "f.tif", "--follow", "--idle", "5s")
+        done = subprocess.run(given, stdout=subprocess.PIPE, check=True)
+        told = [json.loads(line) for line in done.stdout.splitlines()]
+        blocks = [e for e in told if e.get("event") == "classified"]
+        # From block to block: the start of the process is no part of the speed.
+        seconds = blocks[-2]["time"] - blocks[0]["time"]
+        followed.append((blocks[-2]["rows"][1] - blocks[0]["rows"][1]) / seconds)
+        given = hsi_run(scene, model.path, folder / "b.tif")
+        done = subprocess.run(given, stdout=subprocess.PIPE, check=True)
+        result = json.loads(done.stdout)
+        batch.append(lines / result["seconds"]["total"])
+    ratios = [f / b for f, b in zip(followed, batch, strict=True)]
+    return {
+        "method": method,
+        "lines_per_second": float(np.median(followed)),
+        "batch_lines_per_second": float(np.median(batch)),
+        "batch_pixels_per_second": float(np.median(batch)) * COLS,
+        "ratio_to_batch": float(np.median(ratios)),
+        "ratios": ratios,
+    }
+
+
+def markdown(flight: Row | None, methods: list[Row]) -> str:
+    lines: list[str] = []
+    if flight is not None:
+        delay = flight["delay_ms"]
+        lines += [
+            f"{flight['method']}, {flight['lines']:,} lines of {COLS} px x {BANDS} "
+            f"bands at {LINES_PER_SECOND:g} lines/s, {usable_cores()} cores: wall / "
+            f"physical {flight['wall_over_physical']:.3f}; "
+            f"{flight['share_within_limit']:.2%} of the lines within "
+            f"{flight['limit_ms']:.0f} ms (median {delay['median']:.0f}, 99 % "
+            f"{delay['p99']:.0f}, worst {delay['worst']:.0f}); peak memory "
+            f"{flight['peak_memory_bytes'] / 1e6:.0f} MB (early "
+            f"{flight['memory_early_bytes'] / 1e6:.0f}, late "
+            f"{flight['memory_late_bytes'] / 1e6:.0f}); same bytes as the batch run: "
+            f"{'yes' if flight['same_bytes'] else 'NO'}.",
+            "",
+        ]
+    if methods:
+        head = ["method", "followed, lines/s", "batch, lines/s", "ratio"]
+        lines += common.table_head(head)
+    for row in methods:
+        cells = [
+            row["method"],
+            f"{row['lines_per_second']:,.0f}",
+            f"{row['batch_lines_per_second']:,.0f}",
+            f"{row['ratio_to_batch']:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + f"\n\n{common.machine_text()}\n"
+
+
+def draw(folder: Path, plot: Path) -> None:
+    """Plot how long lines waited over the flight, and what was dropped."""
+    from matplotlib.figure import Figure
+
+    told = [json.loads(line) for line in (folder / "events.jsonl").open()]
+    blocks = [e for e in told if e.get("event") == "classified"]
+    start = blocks[0]["time"]
+    seconds = [e["time"] - start for e in blocks]
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    delay, lag, lost = figure.subplots(3, sharex=True)
+    delay.plot(seconds, [e["lag_ms"] for e in blocks], linewidth=0.8)
+    delay.set_ylabel("line to class, ms")
+    lag.plot(seconds, [e["lag_lines"] for e in blocks], linewidth=0.8)
+    lag.set_ylabel("lines waiting")
+    lost.step(seconds, [e["dropped"] for e in blocks], linewidth=0.8)
+    lost.set_ylabel("lines dropped")
+    lost.set_xlabel("seconds of flight")
+    figure.savefig(plot, dpi=100)
+
+
+@click.command()
+@click.option("--seconds", default=600.0, help="Duration of the flight.")
+@click.option("--method", "methods", multiple=True, default=names())
+@click.option("--lines", default=3000, help="Of the file that methods are timed on.")
+@click.option("--rounds", default=3)
+@click.option("--latency", help="As in hsi-run; by default none.")
+@click.option("--only", type=click.Choice(["flight", "methods"]))
+@click.option("--folder", type=click.Path(path_type=Path), default="build/follow")
+@click.option("--plot", type=click.Path(path_type=Path), help="PNG of the flight.")
+@click.option("--save/--no-save", default=True, help="Keep the figures.")
+def main(
+    seconds: float,
+    methods: tuple[str, ...],
+    lines: int,
+    rounds: int,
+    latency: str | None,
+    only: str | None,
+    folder: Path,
+    save: bool,
+    plot: Path | None,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    flight = None if only == "methods" else fly(folder, seconds, METHOD, latency)
+    rows = []
+    if only != "flight":
+        rows = [unthrottled(folder, name, lines, rounds) for name in methods]
+    text = markdown(flight, rows)
+    print(text)
+    if save:
+        figures = {"flight": flight, "methods": rows, "machine": common.machine()}
+        (folder / "follow.json").write_text(json.dumps(figures, indent=1) + "\n")
+    if plot is not None and flight is not None:
+        draw(folder, plot)
+    for path in (folder / "flight.bil", folder / f"whole-{lines}.bil"):
+        path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
