@@ -15,8 +15,9 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import common
@@ -28,18 +29,34 @@ from hsi_runtime.model.model_file import ModelFile, read_model
 from hsi_train.methods import names
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
 
-COLS, BANDS, CLASSES = 640, 200, 16
+CLASSES = 16
 LINES_PER_SECOND = 250.0
 METHOD = "s2vnet"
+FOLLOW = ("--follow", "--idle", "60s")
+# A camera whose writer stalls and which loses frames, as plotted in the documentation.
+DISTURBED = (
+    *("--jitter", "0.3", "--stalls", "0.1", "--stall-seconds", "0.5"),
+    *("--drops", "0.002", "--frame-counter", "0,0"),
+)
 Row = dict[str, Any]
 
 
-def model_of(folder: Path, method: str) -> ModelFile:
-    place = folder / method
+class Size(NamedTuple):
+    """Columns and bands of a camera."""
+
+    cols: int
+    bands: int
+
+
+SIZE = Size(640, 200)
+
+
+def model_of(folder: Path, method: str, size: Size) -> ModelFile:
+    place = folder / f"{method}-{size.bands}"
     place.mkdir(parents=True, exist_ok=True)
     if (place / "model.onnx").is_file():
         return read_model(place / "model.onnx")
-    return common.make_model(place, method, BANDS, CLASSES, 400, 2500)
+    return common.make_model(place, method, size.bands, CLASSES, 400, 2500)
 
 
 def hsi_run(scene: Path, model: Path, output: Path, *more: str) -> list[str]:
@@ -57,9 +74,9 @@ def rss_bytes(process: int) -> int:
     return int(fields[1]) * 4096
 
 
-def fly(folder: Path, seconds: float, method: str, latency: str | None) -> Row:
+def fly(folder: Path, seconds: float, size: Size, more: Sequence[str]) -> Row:
     """Follow a camera for some seconds; when was what written and classified?"""
-    model = model_of(folder, method)
+    model = model_of(folder, METHOD, size)
     scene, times = folder / "flight.bil", folder / "times.f8"
     lines = round(seconds * LINES_PER_SECOND)
     for path in (scene, scene.with_suffix(".hdr"), times):
@@ -67,18 +84,19 @@ def fly(folder: Path, seconds: float, method: str, latency: str | None) -> Row:
     camera = subprocess.Popen(
         [
             *(sys.executable, "-m", "hsi_train.simulate", str(scene), "--live"),
-            *("--rows", str(lines), "--cols", str(COLS), "--bands", str(BANDS)),
-            *("--lines-per-second", str(LINES_PER_SECOND), "--times", str(times)),
+            *("--rows", str(lines), "--cols", str(size.cols)),
+            *("--bands", str(size.bands), "--times", str(times)),
+            *("--lines-per-second", str(LINES_PER_SECOND)),
+            *(DISTURBED if "--frame-counter" in more else ()),
         ]
     )
-    more = ["--follow", "--idle", "60s", *(["--latency", latency] if latency else [])]
     while not scene.exists():  # the camera simulates its lines first
         time.sleep(0.05)
     started = time.time()
     events = folder / "events.jsonl"
     memory: list[int] = []
     with events.open("wb") as file:
-        command = hsi_run(scene, model.path, folder / "live.tif", *more)
+        command = hsi_run(scene, model.path, folder / "live.tif", *FOLLOW, *more)
         process = subprocess.Popen(command, stdout=file)
         while process.poll() is None:
             memory.append(rss_bytes(process.pid))
@@ -91,13 +109,15 @@ def fly(folder: Path, seconds: float, method: str, latency: str | None) -> Row:
     written = np.fromfile(times)
     row = lags(blocks, written, model.document.halo)
     row |= {
-        "method": method,
+        "method": METHOD,
+        "cols": size.cols,
+        "bands": size.bands,
         "lines": len(written),
         "physical_seconds": written[-1] - written[0],
         "wall_seconds": ended - max(started, written[0]),
-        "latency_asked": latency,
+        "options": list(more),
         **peaks([size for size in memory if size]),
-        **compare(scene, model, folder),
+        **compare(scene, model, folder, [o for o in more if o != "--latest"]),
     }
     row["wall_over_physical"] = row["wall_seconds"] / row["physical_seconds"]
     return row
@@ -106,7 +126,11 @@ def fly(folder: Path, seconds: float, method: str, latency: str | None) -> Row:
 def lags(blocks: list[Row], written: NDArray[np.float64], halo: int) -> Row:
     """Compare when lines were written with when their block was told."""
     rows = [e["rows"] for e in blocks]
-    delay = np.concatenate([e["time"] - written[slice(*e["rows"])] for e in blocks])
+    # A frame that was dropped has a row, but was never written: nearly the same place.
+    last = rows[-1][1]
+    kept = np.linspace(0, len(written) - 1, last).round().astype(int)
+    moments = written[kept]
+    delay = np.concatenate([e["time"] - moments[slice(*e["rows"])] for e in blocks])
     size = int(np.median([b - a for a, b in rows]))
     limit = (halo / 2 + 2 * size) / LINES_PER_SECOND
     return {
@@ -132,24 +156,30 @@ def peaks(memory: list[int]) -> Row:
     }
 
 
-def compare(scene: Path, model: ModelFile, folder: Path) -> Row:
+def compare(scene: Path, model: ModelFile, folder: Path, more: Sequence[str]) -> Row:
     """Classify the finished file as a batch; are the published bytes the same?"""
     batch = folder / "batch.tif"
-    command = hsi_run(scene, model.path, batch)
+    given = [*more]
+    if "--latency" in given:  # which only who follows can have
+        place = given.index("--latency")
+        del given[place : place + 2]
+    command = hsi_run(scene, model.path, batch, *given)
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     result = json.loads(done.stdout)
     return {
         "same_bytes": batch.read_bytes() == (folder / "live.tif").read_bytes(),
-        "batch_lines_per_second": result["pixels_per_second"] / COLS,
+        "batch_lines_per_second": result["pixels_per_second"] / result["cols"],
     }
 
 
 def unthrottled(folder: Path, method: str, lines: int, rounds: int) -> Row:
     """Time a method on a complete file: followed and as a batch, in turn."""
-    model = model_of(folder, method)
+    model = model_of(folder, method, SIZE)
     scene = folder / f"whole-{lines}.bil"
     if not scene.is_file():
-        spec = SceneSpec(rows=lines, cols=COLS, wavelengths_nm=band_centres(BANDS))
+        spec = SceneSpec(
+            rows=lines, cols=SIZE.cols, wavelengths_nm=band_centres(SIZE.bands)
+        )
         write_scene(spec, scene, layout="bil", overwrite=True)
     followed: list[float] = []
     batch: list[float] = []
@@ -170,7 +200,7 @@ def unthrottled(folder: Path, method: str, lines: int, rounds: int) -> Row:
         "method": method,
         "lines_per_second": float(np.median(followed)),
         "batch_lines_per_second": float(np.median(batch)),
-        "batch_pixels_per_second": float(np.median(batch)) * COLS,
+        "batch_pixels_per_second": float(np.median(batch)) * SIZE.cols,
         "ratio_to_batch": float(np.median(ratios)),
         "ratios": ratios,
     }
@@ -181,9 +211,10 @@ def markdown(flight: Row | None, methods: list[Row]) -> str:
     if flight is not None:
         delay = flight["delay_ms"]
         lines += [
-            f"{flight['method']}, {flight['lines']:,} lines of {COLS} px x {BANDS} "
-            f"bands at {LINES_PER_SECOND:g} lines/s, {usable_cores()} cores: wall / "
-            f"physical {flight['wall_over_physical']:.3f}; "
+            f"{flight['method']}, {flight['lines']:,} lines of {flight['cols']} px x "
+            f"{flight['bands']} bands at {LINES_PER_SECOND:g} lines/s, "
+            f"{usable_cores()} cores: wall / physical "
+            f"{flight['wall_over_physical']:.3f}; "
             f"{flight['share_within_limit']:.2%} of the lines within "
             f"{flight['limit_ms']:.0f} ms (median {delay['median']:.0f}, 99 % "
             f"{delay['p99']:.0f}, worst {delay['worst']:.0f}); peak memory "
@@ -233,6 +264,8 @@ def draw(folder: Path, plot: Path) -> None:
 @click.option("--lines", default=3000, help="Of the file that methods are timed on.")
 @click.option("--rounds", default=3)
 @click.option("--latency", help="As in hsi-run; by default none.")
+@click.option("--disturbed", is_flag=True, help="Stalls, jitter and lost frames.")
+@click.option("--size", type=(int, int), default=SIZE, help="Of the flight: px, bands.")
 @click.option("--only", type=click.Choice(["flight", "methods"]))
 @click.option("--folder", type=click.Path(path_type=Path), default="build/follow")
 @click.option("--plot", type=click.Path(path_type=Path), help="PNG of the flight.")
@@ -243,13 +276,17 @@ def main(
     lines: int,
     rounds: int,
     latency: str | None,
+    disturbed: bool,
+    size: tuple[int, int],
     only: str | None,
     folder: Path,
     save: bool,
     plot: Path | None,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    flight = None if only == "methods" else fly(folder, seconds, METHOD, latency)
+    more = ["--latency", latency] if latency else []
+    more += ["--frame-counter", "0,0"] if disturbed else []
+    flight = None if only == "methods" else fly(folder, seconds, Size(*size), more)
     rows = []
     if only != "flight":
         rows = [unthrottled(folder, name, lines, rounds) for name in methods]

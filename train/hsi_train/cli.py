@@ -37,6 +37,8 @@ def _budget(
 @click.option("--labels", multiple=True, help="Raster per scene, or one vector file.")
 @click.option("--label-field", help="Field of the vector file that holds the class.")
 @click.option("--classes", help="JSON file with class names and colours.")
+@click.option("--dark", help="Lines without light, of scenes that are raw counts.")
+@click.option("--white", help="Lines of a white panel, of the same camera.")
 @click.option("--target-scene", multiple=True, help="Measured, not trained on.")
 @click.option("--target-labels", multiple=True, help="As --labels, of the target.")
 @click.option(
@@ -224,6 +226,8 @@ def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
         "labels": list(options["labels"]),
         "label_field": options["label_field"],
         "classes": options["classes"],
+        "dark": options["dark"],
+        "white": options["white"],
     }.items():
         if value:
             data[key] = value

@@ -14,7 +14,7 @@ from hsi_train.fitting.statistics import check_extremes
 from hsi_train.linear.choice import Linear
 from hsi_train.measuring import calibration
 from hsi_train.method import Problem
-from hsi_train.recipe import Recipe, expanded
+from hsi_train.recipe import Data, Recipe, expanded
 from hsi_train.run_folder import origin
 from hsi_train.run_folder.description import bands_of, values_of
 from hsi_train.splitting import blocks, folds, split
@@ -105,7 +105,15 @@ def read_data(recipe: Recipe, halo: int) -> LabelledData:
         source.exclude,
         [expanded(p) for p in test_labels],
         whole=settings.probability_sample,
+        references=references_of(source),
     )
+
+
+def references_of(source: Data) -> tuple[Path, Path] | None:
+    """Return the dark and white reference of a recipe's scenes, or None."""
+    if source.dark is None or source.white is None:
+        return None
+    return Path(expanded(source.dark)), Path(expanded(source.white))
 
 
 def divide(recipe: Recipe, data: LabelledData, receptive_field: int) -> LabelledData:

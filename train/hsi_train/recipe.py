@@ -48,6 +48,8 @@ class Data(_Table, frozen=True):
         classes: JSON file of class names and colours.
         exclude: Classes, by name or code, whose pixels count as unlabelled.
         quantity: What the values are: reflectance, radiance, ...
+        dark: Reference of a camera that stores raw counts: lines without light.
+        white: Reference of the same camera: lines of a white panel.
     """
 
     scenes: tuple[str, ...]
@@ -56,11 +58,15 @@ class Data(_Table, frozen=True):
     classes: str | None = None
     exclude: tuple[str | int, ...] = ()
     quantity: str = "unknown"
+    dark: str | None = None
+    white: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a run without data."""
+        """Refuse a run without data, or with half a calibration."""
         if not self.scenes or not self.labels:
             raise ValueError("scenes and labels must each name a file")
+        if (self.dark is None) != (self.white is None):
+            raise ValueError("dark and white go together")
 
 
 class Target(_Table, frozen=True):
@@ -242,6 +248,11 @@ class Recipe(_Table, frozen=True):
         """Refuse settings that exclude each other."""
         if self.members > 1 and (self.member or self.split.mode == "folds"):
             raise ValueError("members exclude a single member, and folds")
+        if self.data.dark is not None and (self.pretrain or self.target):
+            raise ValueError(
+                "data.dark and data.white calibrate the training scenes only; without "
+                "them, give reflectance where there is a target or pretrain table"
+            )
         if self.split.probability_sample and self.data.exclude:
             raise ValueError(
                 "data.exclude takes pixels out of the random sample of "

@@ -9,6 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hsi_runtime.camera.calibration import (
+    CalibratedScene,
+    Calibration,
+    read_calibration,
+)
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.opening import open_scene
 from hsi_runtime.scenes.products import unread
@@ -109,6 +114,7 @@ def load(
     exclude: Sequence[str | int] = (),
     test_label_paths: Sequence[str] = (),
     whole: bool = False,
+    references: tuple[Path, Path] | None = None,
 ) -> LabelledData:
     """Read the labelled part of every scene.
 
@@ -122,6 +128,7 @@ def load(
         test_label_paths: Label rasters of the pixels that ``label_paths`` leaves to
             testing, one for each scene.
         whole: Keep all of each scene that has a label, not only the labelled part.
+        references: Dark and white reference of scenes that are raw counts, or None.
 
     Raises:
         SceneError: Scenes or labels cannot be used together.
@@ -137,7 +144,8 @@ def load(
             source, label_files.open_labels(test_label_paths, len(scene_paths))
         )
     _check_given_once(scene_paths)
-    reader = _Reader(source, halo, whole)
+    calibration = None if references is None else read_calibration(*references)
+    reader = _Reader(source, halo, whole, calibration)
     scenes = [reader.read(number, path) for number, path in enumerate(scene_paths)]
     parts = [part for parts_of_one in scenes for part in parts_of_one]
     if reader.bands is None:
@@ -156,8 +164,15 @@ def load(
 class _Reader:
     """Reads scene after scene, all on the used bands of the first with a label."""
 
-    def __init__(self, source: label_files.Labels, halo: int, whole: bool) -> None:
+    def __init__(
+        self,
+        source: label_files.Labels,
+        halo: int,
+        whole: bool,
+        calibration: Calibration | None = None,
+    ) -> None:
         self._source, self._halo, self._whole = source, halo, whole
+        self._calibration = calibration
         self._first: SceneInfo | None = None
         self._messages: list[str] = []
         self._unlabelled: list[str] = []
@@ -168,6 +183,8 @@ class _Reader:
         """Read the labelled parts of a scene, mostly one; none without a label."""
         scene = open_any(path)
         try:
+            if self._calibration is not None:
+                scene = CalibratedScene(scene, self._calibration)
             info = scene.info
             self._messages += info.notes
             codes = self._source.codes(number, info)
