@@ -16,7 +16,12 @@ TRAINING = {
     "matplotlib", "pyogrio", "shapely", "tomli_w", "hsi_train", "hsi_export",
 }  # fmt: skip
 # Behind an option, and an extra of the package.
-EXTRA = {"polygons.py": {"pyogrio", "shapely"}, "activations.py": {"onnxruntime"}}
+EXTRA = {
+    "polygons.py": {"pyogrio", "shapely"},
+    "activations.py": {"onnxruntime"},
+    "container.py": {"h5py"},
+    "filters.py": {"h5py"},
+}
 BANNED = {
     "runtime/hsi_runtime": TRAINING,
     "train/hsi_train": {"hsi_export", "onnx", "onnxscript", "onnx_ir", "onnxruntime"},

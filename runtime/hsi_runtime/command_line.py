@@ -38,7 +38,7 @@ EXTRAS = {
     "torch": "train",
     "safetensors": "train",
     "scipy": "train",
-    "h5py": "train",
+    "h5py": "hdf5",
     # Also in `train`; but hsi-train misses torch before these.
     "pyogrio": "vector",
     "shapely": "vector",

@@ -17,7 +17,7 @@ from hsi_runtime.output import names, qgis_style, stac
 from hsi_runtime.output.journal import Journal
 from hsi_runtime.output.journal_folder import was_publishing
 from hsi_runtime.output.layers import Canvas, Counts
-from hsi_runtime.output.publish import convert, publish
+from hsi_runtime.output.publish import convert, place, publish
 from hsi_runtime.planning import Job, output_paths, prepare
 from hsi_runtime.request import Request
 from hsi_runtime.scenes import fingerprint
@@ -131,6 +131,7 @@ def run(
             check = followed.check_unchanged if followed else _check_unchanged
             check(job)
             with watch.time("write"), journal.explaining():
+                counts = on_output_grid(job, journal, counts)
                 publish_outputs(job, journal, counts, job.tags(content.result()))
             journal.remove()
     return result(job, counts, resumed, watch)
@@ -215,6 +216,19 @@ def total_counts(job: Job, journal: Journal) -> Counts:
     return counts
 
 
+def on_output_grid(job: Job, journal: Journal, counts: Counts) -> Counts:
+    """Put finished pieces on the grid of the outputs, where that is another.
+
+    Returns:
+        Pixels of the class map on that grid.
+    """
+    table, parts = job.matched.info.placement, (job.matched.ground, job.matched.region)
+    if table is None:
+        return counts
+    codes = [c.code for c in job.document.classes]
+    return place(journal, table, job.output_grid, parts, codes)
+
+
 def publish_outputs(
     job: Job, journal: Journal, counts: Counts, tags: dict[str, str]
 ) -> None:
@@ -234,7 +248,12 @@ def publish_outputs(
     finished |= _draw(finished["classes"], job, counts)
     if request.stac:
         finished["stac"] = stac.write_item(
-            journal.folder, job.paths, request.outputs(), job.grid, document, tags
+            journal.folder,
+            job.paths,
+            request.outputs(),
+            job.output_grid,
+            document,
+            tags,
         )
     publish(journal, finished, job.paths, request.overwrite)
 
@@ -269,7 +288,7 @@ def result(
         resumed: Pieces that an earlier run had finished.
         watch: Seconds of each stage.
     """
-    request, grid, seconds = job.request, job.grid, watch.total
+    request, grid, seconds = job.request, job.output_grid, watch.total
     return {
         "scene": str(request.scene),
         "model": str(job.model.path),

@@ -21,7 +21,7 @@ from hsi_runtime.request import Request
 from hsi_runtime.scenes import fingerprint
 from hsi_runtime.scenes.scene import Scene, SceneInfo
 from hsi_runtime.walk import memory, windows
-from hsi_runtime.walk.regions import grid_of, region_of
+from hsi_runtime.walk.regions import grid_of, region_of, swath_of
 from hsi_runtime.walk.windows import Plan, Window
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,14 @@ class MatchedScene:
         bands: Bands of the scene that the model needs.
         units: Conversion from the scene's stored values to the model's.
         region: Pixels to classify.
+        ground: The requested part of the grid of the maps; for most scenes the same.
     """
 
     info: SceneInfo
     bands: BandMatch
     units: Conversion
     region: Window
+    ground: Window
 
 
 def match_scene(
@@ -73,21 +75,24 @@ def match_scene(
         model_bands.fwhm_nm,
     )
     units = conversion(info, bands, document.values)
-    region = region_of(info, request.window, request.bounds)
+    ground = region_of(info.ground, request.window, request.bounds)
+    region = swath_of(info, ground)
     for sentence in (*info.notes, *bands.warnings, *units.warnings):
         log.warning(sentence)
-    placed = info.transform or info.control or info.rpcs
+    placed = info.transform or info.control or info.rpcs or info.placement
     if not placed and info.driver != "memory":
         log.warning(f"{info.path.name} has no georeference; neither has its class map.")
-    memory.check_limit(document, request.tile, request.max_memory_bytes)
     memory.check_blocks(info, request.max_memory_bytes)
+    memory.check_limit(document, request.tile, _allowed(request, info))
     if request.vector is not None:
         # It needs an extra: one that is missing is reported now.
         from hsi_runtime.output import polygons
 
-        pixels = region.rows * region.cols
+        pixels = ground.rows * ground.cols
         polygons.check(request.vector, pixels, request.max_memory_bytes)
-    return MatchedScene(info=info, bands=bands, units=units, region=region)
+    return MatchedScene(
+        info=info, bands=bands, units=units, region=region, ground=ground
+    )
 
 
 def plan_walk(
@@ -109,7 +114,7 @@ def plan_walk(
     Raises:
         ResourceError: The memory allowed is too little.
     """
-    info, limits = matched.info, (request.tile, request.max_memory_bytes)
+    info, limits = matched.info, (request.tile, _allowed(request, matched.info))
     tile, strip_bytes = memory.tile_and_strip(
         document,
         *limits,
@@ -127,6 +132,12 @@ def plan_walk(
         # A user who limits the memory wants short strips, too.
         squares=windows.STRIP_SQUARES if limits == (None, None) else 1,
     )
+
+
+def _allowed(request: Request, info: SceneInfo) -> int | None:
+    """Return the memory that is left besides decoding the scene's file."""
+    limit = request.max_memory_bytes
+    return None if limit is None else max(limit - info.decoding_bytes, 1)
 
 
 def output_paths(request: Request) -> dict[str, Path]:
@@ -168,8 +179,13 @@ class Job:
 
     @property
     def grid(self) -> SceneInfo:
-        """Size and georeference of the outputs."""
+        """Size and georeference of the pixels that are classified."""
         return grid_of(self.matched.info, self.matched.region)
+
+    @property
+    def output_grid(self) -> SceneInfo:
+        """Size and georeference of the outputs."""
+        return grid_of(self.matched.info.ground, self.matched.ground)
 
     @property
     def classifier(self) -> Classifier:

@@ -182,7 +182,8 @@ def dry_run(
         "windows_at_once": at_once,
         "memory_bytes": memory.needed_bytes(
             model.document, plan.tile, plan.strip_bytes, at_once
-        ),
+        )
+        + info.decoding_bytes,
         "compute_seconds": _compute_seconds(
             model, device, threads, (plan.tile, request.max_memory_bytes), pixels
         ),

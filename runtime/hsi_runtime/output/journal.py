@@ -84,6 +84,7 @@ class Journal:
         self.published = False
         self._plan, self._resume = plan, resume
         self._files: dict[str, RawFile] = {}
+        self._placed: dict[str, RawFile] = {}
         self._journal: IO[bytes] | None = None
         self._unsynced_bytes = 0
         self._synced = time.monotonic()
@@ -187,7 +188,21 @@ class Journal:
         self, layer: Layer, band: int, rows: tuple[int, int], cols: tuple[int, int]
     ) -> bytes:
         """Read values back, row by row in C order."""
-        return self._files[layer.name].read(band, rows, cols)
+        return self._raw(layer).read(band, rows, cols)
+
+    def raw_name(self, layer: Layer) -> str:
+        """Name the raw file that holds what is published of a layer."""
+        return self._raw(layer).path.name
+
+    def publish_from(self, grid: SceneInfo, rasters: dict[str, RawFile]) -> None:
+        """Publish other rasters than the pieces, which are read for nothing else then.
+
+        Args:
+            grid: Size and georeference of the rasters.
+            rasters: Raw file in the journal's folder by the name of its layer; they are
+                closed with the journal.
+        """
+        self.grid, self._placed = grid, rasters
 
     def mark_publishing(self) -> None:
         """Note that files under the outputs' names may be ours from now on."""
@@ -232,6 +247,9 @@ class Journal:
             return removed
         return OutputError(f"{self.folder.parent}: {reason(error)}.")
 
+    def _raw(self, layer: Layer) -> RawFile:
+        return (self._placed or self._files)[layer.name]
+
     def _open(self, mode: str) -> None:
         for layer in self.layers:
             path = self.folder / f"{layer.name}.raw"
@@ -269,7 +287,7 @@ class Journal:
         return result
 
     def _release(self) -> None:
-        for file in (*self._files.values(), self._journal):
+        for file in (*self._files.values(), *self._placed.values(), self._journal):
             if file is not None:
                 file.close()
         self._folder.unlock()

@@ -2,14 +2,16 @@
 
 GDAL may fail to write without saying so: closing a file raises nothing. So every file
 is read back and compared before it takes the name of the output, and an older output
-stays valid until that moment.
+stays valid until that moment. The layers of a swath are put on the ground before.
 """
 
 import errno
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import rasterio
 import rasterio.shutil
 import rasterio.windows
@@ -20,14 +22,94 @@ from hsi_runtime import files
 from hsi_runtime.errors import OutputError, ResourceError, VerificationError
 from hsi_runtime.machine import usable_cores
 from hsi_runtime.output.journal import Journal
-from hsi_runtime.output.layers import LAYERS, Layer
+from hsi_runtime.output.layers import LAYERS, UNCLASSIFIED, Counts, Layer
 from hsi_runtime.output.names import files_of, side_car
-from hsi_runtime.output.raw_file import bytes_of, raw_vrt
+from hsi_runtime.output.raw_file import RawFile, bytes_of, raw_vrt
 from hsi_runtime.scenes.geotiff import open_tiff
+from hsi_runtime.scenes.scene import Cells, Placement, SceneInfo
+from hsi_runtime.walk.windows import Window, tiles
 
 VERIFY_ROWS = 512
+PLACED_ROWS = 256  # of the ground at once
 GDAL_CACHE_MB = 64
 SPARE_BYTES = 1024**2
+
+
+def place(
+    journal: Journal,
+    table: Placement,
+    grid: SceneInfo,
+    parts: tuple[Window, Window],
+    codes: list[int],
+) -> Counts:
+    """Give a journal the layers that are published, on the grid of the ground.
+
+    A pixel that stands in several cells gives each of them its values; a cell without a
+    pixel is nodata.
+
+    Args:
+        journal: Journal of a map that is complete.
+        table: Lookup table of the scene.
+        grid: Size and georeference of the outputs.
+        parts: The part of the table that the outputs show, and the part of the scene
+            that the journal holds.
+        codes: Label code of each class index.
+
+    Returns:
+        Pixels of the class map on the ground.
+
+    Raises:
+        SceneError: The lookup table cannot be read.
+        OSError: The disk is full.
+    """
+    ground, swath = parts
+    counts = Counts([0] * len(codes))
+    with ExitStack() as stack:
+        rasters = {}
+        for layer in journal.layers:
+            path = journal.folder / f"{layer.name}.placed.raw"
+            rasters[layer.name] = RawFile(path, layer, grid, "w+b")
+            stack.callback(rasters[layer.name].close)
+        for rows in tiles((ground.row, ground.row_end), PLACED_ROWS):
+            cells = table.read(rows, (ground.col, ground.col_end))
+            counts.add(
+                _place_rows(journal, rasters, cells, (rows, ground, swath), codes)
+            )
+        stack.pop_all()
+    journal.publish_from(grid, rasters)
+    return counts
+
+
+def _place_rows(
+    journal: Journal,
+    rasters: dict[str, RawFile],
+    cells: Cells,
+    place: tuple[tuple[int, int], Window, Window],
+    codes: list[int],
+) -> Counts:
+    """Place some rows of the grid in all layers; count those of the class map."""
+    (top, bottom), ground, swath = place
+    inside = cells.rows >= 0
+    lines, samples = cells.rows[inside] - swath.row, cells.cols[inside] - swath.col
+    first = int(lines.min(initial=swath.rows))
+    last = max(int(lines.max(initial=-1)) + 1, first)
+    counts = Counts([0] * len(codes))
+    for layer in journal.layers:
+        values = np.full((len(layer.bands), *inside.shape), layer.nodata, layer.dtype)
+        for band in range(len(layer.bands) if len(lines) else 0):
+            raw = journal.read(layer, band, (first, last), (0, swath.cols))
+            seen = np.frombuffer(raw, layer.dtype).reshape(last - first, swath.cols)
+            values[band][inside] = seen[lines - first, samples]
+        rows = top - ground.row, bottom - ground.row
+        rasters[layer.name].write(rows, (0, ground.cols), values)
+        if layer.name == "classes":
+            pixels = np.bincount(values.ravel(), minlength=layer.nodata + 1)
+            counts = Counts(
+                [int(pixels[code]) for code in codes],
+                unclassified=int(pixels[UNCLASSIFIED]),
+                nodata=int(pixels[layer.nodata]),
+            )
+    return counts
 
 
 def convert(journal: Journal, tags: dict[str, str], compress: str) -> dict[str, Path]:
@@ -128,7 +210,7 @@ def _cog(journal: Journal, layer: Layer, tags: dict[str, str], compress: str) ->
     """Copy a raw file to a COG beside it."""
     folder = journal.folder.absolute()  # a relative path may look like a URL
     vrt, cog = folder / f"{layer.name}.vrt", folder / f"{layer.name}.tif"
-    vrt.write_bytes(raw_vrt(f"{layer.name}.raw", layer, journal.grid, tags))
+    vrt.write_bytes(raw_vrt(journal.raw_name(layer), layer, journal.grid, tags))
     options = {
         "GDAL_CACHEMAX": GDAL_CACHE_MB,
         "GDAL_NUM_THREADS": usable_cores(),

@@ -20,7 +20,11 @@ MAX_CATEGORIES = 1024
 
 
 class RawFile:
-    """Values of a layer on disk, band by band and row by row."""
+    """Values of a layer on disk, band by band and row by row.
+
+    Attributes:
+        path: The file.
+    """
 
     def __init__(self, path: Path, layer: Layer, grid: SceneInfo, mode: str) -> None:
         """Open the file at full size: a full disk shows now, not in hours.
@@ -34,6 +38,7 @@ class RawFile:
         Raises:
             OSError: It cannot be opened, or the disk is full.
         """
+        self.path = path
         self._layer, self._grid = layer, grid
         if not path.exists():  # where one was lost, its pieces are computed again
             mode = "w+b"

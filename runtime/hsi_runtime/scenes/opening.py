@@ -103,10 +103,10 @@ def open_raster(
         "hsi-run reads GeoTIFF and ENVI files (with their .hdr) and the products that "
         "the documentation lists"
     )
-    if magic.startswith(b"MATLAB") or magic == b"\x89HDF\r\n\x1a\n":
+    if magic.startswith(b"MATLAB"):
         hint = (
-            "MATLAB and HDF5 files are read by hsi-train only; "
-            "convert the cube to GeoTIFF or ENVI to run on it"
+            "MATLAB files are read by hsi-train only; convert the cube to GeoTIFF or "
+            "ENVI to run on it"
         )
     raise SceneError(f"{path} is neither a TIFF nor an ENVI file: {hint}.")
 

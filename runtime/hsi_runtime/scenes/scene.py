@@ -5,7 +5,7 @@ Cubes are ``(band, row, col)`` in stored units.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -63,6 +63,43 @@ class QualityLayer(NamedTuple):
     place: str
 
 
+class Cells(NamedTuple):
+    """Pixels of a scene that stand in the cells of a grid, both ``(row, col)``.
+
+    Attributes:
+        rows: Row of the pixel within the scene, -1 where none stands there.
+        cols: Column of the pixel, likewise.
+    """
+
+    rows: NDArray[np.intp]
+    cols: NDArray[np.intp]
+
+
+class Placement(Protocol):
+    """Places the pixels of a scene, which lie on no grid, in the cells of one.
+
+    A pixel may stand in several cells, and in none.
+
+    Attributes:
+        rows: Height of the grid.
+        cols: Width of the grid.
+        crs: Coordinate reference system of the grid as WKT, or None.
+        transform: GDAL's six numbers of the grid.
+    """
+
+    rows: int
+    cols: int
+    crs: str | None
+    transform: Transform
+
+    def read(self, rows: tuple[int, int], cols: tuple[int, int]) -> Cells:
+        """Read the pixels of some cells, half-open intervals; the scene may be closed.
+
+        Raises:
+            SceneError: They cannot be read.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class SceneInfo:
     """What a scene says about itself; arrays are per band, shape ``(band,)``.
@@ -82,11 +119,14 @@ class SceneInfo:
         fwhm_nm: Band widths, or None.
         good: False for bands that the file marks as bad (ENVI ``bbl``).
         block: Rows and columns of the file's own blocks.
+        decoding_bytes: Memory that reading takes besides the values that it returns.
         interleave: Order of the values in the file, a key of `FILE_AXES`.
         crs: Coordinate reference system as WKT, or None.
         transform: GDAL's six numbers, or None where the scene has no georeference.
         control: Ground control points, or None.
         rpcs: GDAL's metadata items of a rational polynomial sensor model, or None.
+        placement: Places the pixels on a grid, for a scene in the geometry of its
+            sensor that comes with a lookup table; else None.
         resolution_m: Side of a pixel in metres, or None where unknown.
         product: Sensor product that the scene was delivered as, or None.
         quality: Layers of the product that say which pixels to trust.
@@ -107,11 +147,13 @@ class SceneInfo:
     fwhm_nm: NDArray[np.float64] | None = None
     good: NDArray[np.bool_]
     block: tuple[int, int]
+    decoding_bytes: int = 0
     interleave: str = "bsq"
     crs: str | None = None
     transform: Transform | None = None
     control: ControlPoints | None = None
     rpcs: dict[str, str] | None = None
+    placement: Placement | None = None
     resolution_m: float | None = None
     product: Product | None = None
     quality: tuple[QualityLayer, ...] = ()
@@ -130,6 +172,21 @@ class SceneInfo:
                 f"of {self.offset[band]:g} for band {band + 1}; no quantity follows "
                 "from them. Correct them, or mark the band as bad (bbl 0)."
             )
+
+    @property
+    def ground(self) -> "SceneInfo":
+        """The same scene on the grid of its maps and labels: mostly itself."""
+        grid = self.placement
+        if grid is None:
+            return self
+        return replace(
+            self,
+            rows=grid.rows,
+            cols=grid.cols,
+            crs=grid.crs,
+            transform=grid.transform,
+            placement=None,
+        )
 
 
 class Scene(Protocol):

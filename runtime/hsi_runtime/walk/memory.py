@@ -157,11 +157,14 @@ def check_blocks(info: SceneInfo, max_memory_bytes: int | None) -> None:
         return
     bands = info.bands if info.interleave == "bip" else 1
     block = info.block[0] * info.block[1] * bands * info.dtype.itemsize
+    remedy = "in tiles: gdal_translate -co TILED=YES"
+    if info.driver == "HDF5":
+        block, remedy = info.decoding_bytes, "in smaller chunks: h5repack -l"
     limit = max_memory_bytes or machine.machine_bytes()
     if block + BASE_BYTES > limit:
         rows, cols = info.block
         raise ResourceError(
             f"{info.path.name} is stored in blocks of {cols} x {rows} pixels, "
             f"{block / 1e6:,.0f} MB each; {limit / 1e6:,.0f} MB are allowed. Rewrite "
-            "it in tiles: gdal_translate -co TILED=YES."
+            f"it {remedy}."
         )

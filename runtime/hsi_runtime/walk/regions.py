@@ -3,13 +3,15 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 from rasterio.transform import Affine
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.scene import SceneInfo
-from hsi_runtime.walk.windows import Window
+from hsi_runtime.walk.windows import Window, tiles
 
 Bounds = tuple[float, float, float, float]
+TABLE_ROWS = 256  # of a lookup table that are read at once
 EDGE_PX = 1e-6  # bounds on a pixel's edge, but for rounding, do not touch its neighbour
 
 
@@ -39,6 +41,42 @@ def region_of(
             f"{info.cols} and rows 0 to {info.rows}."
         )
     return window
+
+
+def swath_of(info: SceneInfo, part: Window) -> Window:
+    """Return the pixels of a scene that stand in a part of the grid of its maps.
+
+    Args:
+        info: The scene.
+        part: In pixels of ``info.ground``.
+
+    Returns:
+        The part itself, for a scene that lies on that grid; else the lines and samples
+        between the outermost that the lookup table names.
+
+    Raises:
+        SceneError: No pixel stands there.
+    """
+    table = info.placement
+    if table is None:
+        return part
+    if part == Window(0, 0, table.rows, table.cols):
+        return Window(0, 0, info.rows, info.cols)
+    ends = []
+    for rows in tiles((part.row, part.row_end), TABLE_ROWS):
+        cells = table.read(rows, (part.col, part.col_end))
+        inside = cells.rows >= 0
+        if inside.any():
+            row, col = cells.rows[inside], cells.cols[inside]
+            ends.append((row.min(), row.max() + 1, col.min(), col.max() + 1))
+    if not ends:
+        raise SceneError(
+            f"No pixel of {info.path.name} lies in the part that was asked for; choose "
+            "one nearer to the middle of the scene."
+        )
+    low, high = np.min(ends, axis=0), np.max(ends, axis=0)
+    top, left = int(low[0]), int(low[2])
+    return Window(top, left, int(high[1]) - top, int(high[3]) - left)
 
 
 def _from_bounds(info: SceneInfo, bounds: Bounds) -> Window:

@@ -145,6 +145,7 @@ def test_any_walk_equals_the_whole_scene_at_once(
             bands=BandMatch(bands),
             units=Conversion(),
             region=region,
+            ground=region,
         ),
         backend=backend,
         plan=plan,

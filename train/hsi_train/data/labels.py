@@ -15,6 +15,7 @@ from hsi_runtime.scenes.scene import DTYPES, SceneInfo
 from hsi_train.data import matlab
 from hsi_train.data.classes import MAX_CODE, ClassTable, Codes
 from hsi_train.data.formats.raster_classes import classes_of
+from hsi_train.data.rasters import from_ground
 
 VECTOR_SUFFIXES = (".gpkg", ".geojson", ".json", ".shp", ".fgb")
 LABEL_DTYPES = (*DTYPES, "int64", "uint64")  # NumPy's own integers, too
@@ -175,18 +176,18 @@ class TrainAndTest:
 
 
 def read_codes(path: str, info: SceneInfo) -> tuple[Codes, ClassTable]:
-    """Read a raster of whole numbers that lies on a scene's grid.
+    """Read a raster of whole numbers that lies on a scene's grid, or on its ground's.
 
     Raises:
         SceneError: Another grid, another type, or codes outside 0..65534.
     """
-    table = ClassTable()
+    table, grid = ClassTable(), info.ground
     if matlab.is_matlab(path):
         values = matlab.read_array(path, 2)
-        _check_size(path, values.shape, info)
+        _check_size(path, values.shape, grid)
     else:
-        values, table = _read_raster(path, info)
-    return whole_codes(path, values), table
+        values, table = _read_raster(path, grid)
+    return from_ground(whole_codes(path, values), info), table
 
 
 def whole_codes(

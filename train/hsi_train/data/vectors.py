@@ -18,6 +18,7 @@ from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train.data.classes import MAX_CODE, ClassTable, Codes
 from hsi_train.data.formats.vector_files import read_features
 from hsi_train.data.projection import project
+from hsi_train.data.rasters import from_ground
 
 POINT, POLYGON, MULTI_POINT, MULTI_POLYGON, COLLECTION = 0, 3, 4, 6, 7  # of GEOS
 NO_GEOMETRY = -1
@@ -51,6 +52,10 @@ class VectorLabels:
         self._contested = 0
 
     def codes(self, number: int, info: SceneInfo) -> Codes:
+        return from_ground(self._drawn(info.ground), info)
+
+    def _drawn(self, info: SceneInfo) -> Codes:
+        """Draw the shapes on a scene's grid."""
         if info.transform is None:
             raise SceneError(
                 f"{info.path.name} has no georeference, so {self._path} cannot be "

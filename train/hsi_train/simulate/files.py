@@ -159,9 +159,15 @@ def envi_header(spec: SceneSpec, layout: Layout) -> str:
     return "\n".join(lines) + "\n"
 
 
-def open_truth(spec: SceneSpec, path: Path) -> Any:
-    """Create the truth map: code 1..K of the largest abundance, 0 outside."""
-    profile = grid_profile(spec) | {"count": 1, "dtype": "uint8", "nodata": 0}
+def open_truth(spec: SceneSpec, path: Path, grid: dict[str, Any]) -> Any:
+    """Create the truth map: code 1..K of the largest abundance, 0 outside.
+
+    Args:
+        spec: The scene.
+        path: The file.
+        grid: Georeference, for rasterio.
+    """
+    profile = grid | {"count": 1, "dtype": "uint8", "nodata": 0}
     file = rasterio.open(path, "w", **profile, **TILES, compress="deflate")
     colours = {code: (*colour, 255) for code, colour in class_colors(spec).items()}
     file.write_colormap(1, {0: (0, 0, 0, 0)} | colours)
@@ -170,9 +176,15 @@ def open_truth(spec: SceneSpec, path: Path) -> Any:
     return file
 
 
-def open_abundances(spec: SceneSpec, path: Path) -> Any:
-    """Create the abundance map: one float32 band per material, -1 outside."""
-    profile = grid_profile(spec) | {"dtype": "float32", "nodata": -1}
+def open_abundances(spec: SceneSpec, path: Path, grid: dict[str, Any]) -> Any:
+    """Create the abundance map: one float32 band per material, -1 outside.
+
+    Args:
+        spec: The scene.
+        path: The file.
+        grid: Georeference, for rasterio.
+    """
+    profile = grid | {"dtype": "float32", "nodata": -1}
     file = rasterio.open(
         path, "w", **profile, **TILES, count=len(spec.materials), compress="deflate"
     )

@@ -23,6 +23,7 @@ from hsi_train.simulate.files import (
     check_space,
     envi_header,
     filled,
+    grid_profile,
     open_abundances,
     open_truth,
 )
@@ -107,10 +108,12 @@ def write_scene(
             cube = form.open(spec, path, files)
             files.callback(cube.close)
             labels = truth and files.enter_context(
-                open_truth(spec, files.enter_context(replaced(truth)))
+                open_truth(spec, files.enter_context(replaced(truth)), form.grid(spec))
             )
             shares = abundances and files.enter_context(
-                open_abundances(spec, files.enter_context(replaced(abundances)))
+                open_abundances(
+                    spec, files.enter_context(replaced(abundances)), form.grid(spec)
+                )
             )
             _write_strips(Sensor(spec), strip_rows, cube, labels, shares)
     except (OSError, RasterioError) as error:
@@ -136,6 +139,11 @@ class _Form(NamedTuple):
     def folder(self) -> bool:
         """True if the scene is a folder."""
         return self.product is not None and generator_of(self.product).folder
+
+    def grid(self, spec: SceneSpec) -> dict[str, Any]:
+        """Return the georeference of the truth, for rasterio."""
+        of = grid_profile if self.product is None else generator_of(self.product).grid
+        return of(spec)
 
     def open(self, spec: SceneSpec, path: Path, files: ExitStack) -> Writer:
         """Start to write a scene, whose files get their names when the stack ends."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import open_binary
+from hsi_runtime.scenes.hdf5.opening import recognise_hdf5
 from hsi_runtime.scenes.products import dlr, wyvern
 from hsi_runtime.scenes.products.recognised import (
     START_BYTES,
@@ -22,6 +23,7 @@ from hsi_runtime.scenes.products.recognised import (
 RECOGNISERS: tuple[Recogniser, ...] = (
     dlr.recognise,
     wyvern.recognise,
+    recognise_hdf5,
 )
 
 # Suffixes of files that describe a product whose pixels lie in another file.

@@ -41,8 +41,8 @@ def summary(info: SceneInfo) -> dict[str, Any]:
     return {
         "product": info.product and info.product._asdict(),
         "driver": info.driver,
-        "rows": info.rows,
-        "cols": info.cols,
+        "rows": info.ground.rows,
+        "cols": info.ground.cols,
         "bands": info.bands,
         "good_bands": int(info.good.sum()),
         "bad_bands": [int(band) + 1 for band in np.flatnonzero(~info.good)],
@@ -55,12 +55,13 @@ def georeference(info: SceneInfo) -> dict[str, Any]:
     """Report where a scene lies.
 
     Returns:
-        ``kind``: ``grid``, ``control points``, ``rational polynomials`` or ``none``;
-        ``crs``; and for a grid ``transform``, ``bounds`` (west, south, east, north)
-        and ``resolution_m``.
+        ``kind``: ``grid``, ``lookup table``, ``control points``, ``rational
+        polynomials`` or ``none``; ``crs``; and for a grid or a table ``transform``,
+        ``bounds`` (west, south, east, north) and ``resolution_m``.
     """
-    crs, kind = info.crs, "none"
-    if info.transform is not None:
+    kind, info = "lookup table" if info.placement else "none", info.ground
+    crs = info.crs
+    if kind == "none" and info.transform is not None:
         kind = "grid"
     elif info.control is not None:
         kind, crs = "control points", info.control.crs

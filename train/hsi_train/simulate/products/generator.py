@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
+from hsi_train.simulate.files import grid_profile
 from hsi_train.simulate.spec import DType, SceneSpec
 
 # One line for each product: the module that has a `GENERATOR`. It is imported when it
@@ -21,6 +22,11 @@ MODULES = {
     "enmap": "hsi_train.simulate.products.enmap",
     "desis": "hsi_train.simulate.products.desis",
     "wyvern": "hsi_train.simulate.products.wyvern",
+    "prisma": "hsi_train.simulate.products.prisma",
+    "emit": "hsi_train.simulate.products.emit",
+    "neon": "hsi_train.simulate.products.neon",
+    "tanager": "hsi_train.simulate.products.tanager",
+    "aviris3": "hsi_train.simulate.products.aviris3",
 }
 
 
@@ -55,8 +61,8 @@ class Generator(NamedTuple):
         resolution_m: Side of a pixel.
         folder: True if the product is a folder, which is there when the writer starts;
             False if it is one file.
-        start: Starts to write a scene under a path. Rasters of its truth have the grid
-            of `files.grid_profile`.
+        start: Starts to write a scene under a path.
+        grid: Georeference of the rasters of its truth, for rasterio.
     """
 
     bands: Bands
@@ -64,6 +70,7 @@ class Generator(NamedTuple):
     resolution_m: float
     folder: bool
     start: Callable[[SceneSpec, Path], Writer]
+    grid: Callable[[SceneSpec], dict[str, Any]] = grid_profile
 
 
 def generator_of(product: str) -> Generator:
