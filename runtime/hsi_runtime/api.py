@@ -275,7 +275,8 @@ def classify(
     """Classify a scene file and write its class map, as ``hsi-run`` does.
 
     Args:
-        scene: GeoTIFF, or ENVI by its data file or header.
+        scene: GeoTIFF, ENVI by its data file or header, or a sensor product by its
+            folder or any of its files.
         model: Model file, or one already on an engine. That engine was prepared for
             the default ``tile`` and no memory limit: where you set these, give the
             file, whose engine is started for them.

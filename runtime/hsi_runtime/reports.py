@@ -24,7 +24,7 @@ from hsi_runtime.walk.windows import mirror
 
 LONGEST_NAME = 60  # of a class in the table of a summary
 MIN_ROUNDS = 3
-BENCHMARK_S = 3.0
+BENCHMARK_S, PLAN_S = 3.0, 0.5
 _measured: dict[Any, float] = {}  # pixels per second, by all that they depend on
 
 
@@ -200,7 +200,7 @@ def _compute_seconds(
     limits: tuple[int, int | None],
     pixels: int,
 ) -> float | None:
-    """Estimate how long a CPU computes a map, from one round of windows.
+    """Estimate how long a CPU computes a map, from some rounds of windows.
 
     The scenes of a list share the measurement.
 
@@ -223,13 +223,15 @@ def _compute_seconds(
             backend = open_backend(model, engine, threads, *limits)
         except EngineError:
             return None
-        _measured[key] = _rates(model, backend, limits[0], rounds=1, seconds=0.0)[0]
+        rates = _rates(model, backend, limits[0], MIN_ROUNDS, PLAN_S)
+        _measured[key] = statistics.median(rates)
     return pixels / _measured[key]
 
 
 def as_lines(content: dict[str, Any]) -> str:
     """Write a report as text: a line for each key."""
-    return "\n".join(f"{key}: {_written(value)}" for key, value in content.items())
+    shown = scene_report.readable(content)
+    return "\n".join(f"{key}: {_written(value)}" for key, value in shown.items())
 
 
 def _written(value: Any) -> str:

@@ -51,6 +51,21 @@ def summary(info: SceneInfo) -> dict[str, Any]:
     }
 
 
+def readable(content: dict[str, Any]) -> dict[str, Any]:
+    """Shorten for people what a report says of place and quality, if it does."""
+    if "georeference" not in content:
+        return content
+    placed = content["georeference"]
+    parts = [placed["kind"], placed["crs"] or "no coordinate system"]
+    if "bounds" in placed:
+        west, south, east, north = (f"{value:.10g}" for value in placed["bounds"])
+        parts.append(f"W {west} S {south} E {east} N {north}")
+    if placed.get("resolution_m") is not None:
+        parts.append(f"{placed['resolution_m']:g} m")
+    layers = [layer["name"] for layer in content["quality"]]
+    return content | {"georeference": ", ".join(parts), "quality": layers}
+
+
 def georeference(info: SceneInfo) -> dict[str, Any]:
     """Report where a scene lies.
 

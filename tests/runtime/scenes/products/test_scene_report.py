@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rasterio.control import GroundControlPoint
 
 from hsi_runtime.cli import main
-from hsi_runtime.scenes.products.scene_report import report
+from hsi_runtime.scenes.products.scene_report import readable, report
 
 
 def test_plain_scene(
@@ -68,13 +68,23 @@ def test_product(delivered: Callable[..., Any]) -> None:
     assert len(said["files"]) == 2
 
 
+def test_people_see_the_names_of_quality_layers(delivered: Callable[..., Any]) -> None:
+    pytest.importorskip("hsi_train.simulate")
+    said = readable(report(delivered("desis", bands=20).path))
+    assert said["quality"] == ["quality-2", "quality"]
+    none = {"georeference": {"kind": "none", "crs": None}, "quality": []}
+    assert readable(none)["georeference"] == "none, no coordinate system"
+    assert readable({"scene": "s"}) == {"scene": "s"}
+
+
 def test_command(place: Any, invoke: Any, digests: Any) -> None:
     place.model.unlink()
     before = digests(place.folder)
     code, out, err = invoke(main, "scene.tif", "--info")
     assert (code, err) == (0, "")
     assert "good_bands: 4\n" in out
-    assert "kind grid, crs EPSG:32633" in out
+    where = "grid, EPSG:32633, W 400000 S 5799954 E 400062 N 5800000, 2 m"
+    assert f"georeference: {where}\n" in out
     code, out, _ = invoke(main, "scene.tif", "--info", "--json")
     assert (code, json.loads(out)["bands"]) == (0, 4)
     assert invoke(main, "--info").code == 2
