@@ -236,3 +236,17 @@ def test_a_budget_is_shared_by_both_trainings(
     assert again.summary()["phases"]["held_out"] == held_out
     assert later.used == 3 * (held_out + again.progress.steps)
     assert later.used <= 63
+
+
+def test_what_comes_after_is_estimated_without_a_trace(make_data: MakeData) -> None:
+    wanted, data = recipe_of(epochs=1), divided(make_data, 0.4)
+    trainer = trainer_of(wanted, data)
+    trainer.method.train()
+    before = {k: v.clone() for k, v in trainer.method.state_dict().items()}
+    random = torch.get_rng_state()
+    budget = Budget(600)
+    building.reserve(trainer, data, budget)
+    assert budget.reserve > building.REPORTING_S
+    assert torch.equal(torch.get_rng_state(), random)
+    after = trainer.method.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
