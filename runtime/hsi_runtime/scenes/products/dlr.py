@@ -37,6 +37,7 @@ class Words(NamedTuple):
         width: Element of its width, nm.
         gain: Element of its gain.
         offset: Element of its offset.
+        background: Element of the fill value.
         level: Elements that may name the processing level.
         fill: Fill value by level, where the metadata's is not to be trusted.
     """
@@ -47,6 +48,7 @@ class Words(NamedTuple):
     width: str
     gain: str
     offset: str
+    background: str
     level: tuple[str, ...]
     fill: dict[str, float]
 
@@ -68,6 +70,7 @@ ENMAP = Words(
     width="bandCharacterisation/bandID/FWHMOfBand",
     gain="bandCharacterisation/bandID/GainOfBand",
     offset="bandCharacterisation/bandID/OffsetOfBand",
+    background="specific/backgroundValue",
     level=("base/level", "base/format"),
     fill={"L2A": -32768.0},
 )
@@ -78,13 +81,14 @@ DESIS = Words(
     width="bandCharacterisation/band/wavelengthWidthOfBand",
     gain="bandCharacterisation/band/gainOfBand",
     offset="bandCharacterisation/band/offsetOfBand",
+    background="backgroundValue",
     level=("productType", "level", "format"),
     fill={},
 )
 OTHERS = (
     "metadata/name",
+    "temporalCoverage/startTime",
     "startTime",
-    "specific/backgroundValue",
     "vnirProductQuality/expectedChannelsList",
     "swirProductQuality/expectedChannelsList",
     "bandStatistics/bandID/mean",
@@ -95,7 +99,10 @@ OTHERS = (
 NAMES = {
     name
     for words in (ENMAP, DESIS)
-    for name in (*OTHERS, *words.level, words.number, *_columns(words).values())
+    for name in (
+        *(*OTHERS, *words.level, words.number, words.background),
+        *_columns(words).values(),
+    )
     if name
 }
 
@@ -144,7 +151,8 @@ def _product(metadata: Metadata, words: Words) -> TiffProduct:
         product=Product(
             kind=f"{words.sensor} {level}".strip(),
             name=name,
-            time=metadata.text("startTime"),
+            time=metadata.text("temporalCoverage/startTime")
+            or metadata.text("startTime"),
         ),
         statements=statements,
         bands=len(statements.tags),
@@ -188,16 +196,16 @@ def _statements(metadata: Metadata, words: Words, level: str) -> Statements:
     if gain:
         said.scale = {number - 1: gain.get(number, 1.0) for number in numbers}
         said.offset = {number - 1: offset.get(number, 0.0) for number in numbers}
-    fill = words.fill.get(level, _background(metadata))
+    fill = words.fill.get(level, _background(metadata.text(words.background)))
     if fill is not None:
         said.nodata = dict.fromkeys(range(len(numbers)), fill)
     return said
 
 
-def _background(metadata: Metadata) -> float | None:
+def _background(text: str) -> float | None:
     """Return the fill value that the metadata state, or None."""
     try:
-        return float(metadata.text("specific/backgroundValue"))
+        return float(text)
     except ValueError:
         return None
 

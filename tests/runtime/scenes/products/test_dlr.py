@@ -343,6 +343,32 @@ def test_a_product_without_gains_declares_no_scale(
     assert info_of(folder).scale is None
 
 
+def test_nodata_of_the_metadata_serve_a_cube_that_states_none(
+    delivered: Deliver, copied: Copy
+) -> None:
+    for product, level, fill in (
+        ("enmap", "", -32768),
+        ("enmap", "L1C", 7),
+        ("desis", "", 7),
+    ):
+        made = delivered(product, bands=20, level=level)
+        folder = copied(made.path, f"{product}{level}")
+        with rasterio.open(one(folder, "*SPECTRAL_IMAGE.[tT]*"), "r+") as file:
+            file.nodata = None
+        for header in folder.glob("*.hdr"):
+            header.unlink()
+        edit(xml_of(folder), ("(backgroundValue>)[-0-9]*<", r"\g<1>7<"))
+        assert info_of(folder).nodata.tolist() == [fill] * 20
+
+
+def test_time_is_that_of_the_scene(delivered: Deliver, copied: Copy) -> None:
+    folder = copied(delivered("enmap", bands=20).path)
+    edit(xml_of(folder), ("<base>", "<orbit><startTime>1999</startTime></orbit><base>"))
+    product = info_of(folder).product
+    assert product is not None
+    assert product.time == "2024-06-30T10:11:12.123456Z"
+
+
 def test_foreign_xml_beside_a_raster_is_left_alone(
     delivered: Deliver, copied: Copy
 ) -> None:
