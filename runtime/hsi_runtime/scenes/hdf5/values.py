@@ -215,7 +215,7 @@ class Values:
 
     def _mapped(self, offset: int | None) -> NDArray[Any]:
         if offset is None:
-            self._check_stored(-1)
+            self._check_stored(0)
         assert offset is not None
         self._needed = offset + self.bytes
         self._check_size()
