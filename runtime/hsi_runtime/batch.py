@@ -4,13 +4,16 @@ import contextlib
 import logging
 import os
 import re
+import stat
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from hsi_runtime import machine
-from hsi_runtime.engines.backend import Backend
+from hsi_runtime.engines.backend import CPU_DEVICES, Backend, InTurns
 from hsi_runtime.errors import (
     DeviceLostError,
     HsiError,
@@ -26,6 +29,7 @@ from hsi_runtime.output.provenance import is_finished
 from hsi_runtime.pipeline import run
 from hsi_runtime.request import Options, Request
 from hsi_runtime.scenes import fingerprint
+from hsi_runtime.walk.threads import map_ahead
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +37,11 @@ T = TypeVar("T")
 
 LIST_SUFFIX = ".txt"
 MAX_LIST_BYTES = 16_000_000  # about 200,000 scenes
+# A small scene waits for the disk as long as it computes; another computes meanwhile.
+SMALL_BYTES = 64 * 1024**2
+SMALL_AT_ONCE = 2
+# Names of files that hold the values themselves, and do not only describe them.
+WHOLE_SUFFIXES = (".tif", ".tiff", ".bsq", ".bil", ".bip", ".img", ".dat", ".raw")
 
 
 def expand(scenes: Sequence[Path]) -> list[Path]:
@@ -173,6 +182,9 @@ def run_all(
 ) -> dict[str, Any]:
     """Classify many scenes with one engine; a bad scene does not stop the others.
 
+    Small scenes are classified two at a time once an engine on the CPU runs; their
+    results keep the order.
+
     Nor does a lack of memory or an error of a disk; any other exception is a bug. A
     lost device does: after most errors of CUDA nothing in this process can use the GPU
     again, so an engine started anew would fail, too. Scenes that need it then fail
@@ -182,38 +194,28 @@ def run_all(
         requests: One request for each scene.
         model: A verified model.
         start: Starts the engine; called once, when the first scene needs it.
-        progress: Called with finished and all output pixels of the scene at work.
+        progress: Called with finished and all output pixels of the scene at work, where
+            it is the only one.
         done: Called with the result of each scene.
 
     Returns:
         ``scenes``: the result of each, with ``status`` ``done``, ``skipped`` (its
         output was finished before) or ``failed``; and a ``summary``.
     """
-    results: list[dict[str, Any]] = []
-    engines: list[Backend] = []
-    lost = False
-
-    def engine() -> Backend:
-        if lost:
-            raise DeviceLostError(
-                "Not tried: the GPU failed in an earlier scene; repeat the command."
-            )
-        if not engines:
-            engines.append(start())
-        return engines[0]
-
-    for request in requests:
-        try:
-            if not request.overwrite and _is_finished(request, model):
-                results.append({**_named(request), "status": "skipped"})
-                continue
-            result = run(request, model, engine, progress)
-        except (HsiError, MemoryError, OSError) as error:
-            lost = lost or isinstance(error, DeviceLostError)
-            results.append(_failed(request, error))
-            continue
-        results.append({**result, "status": "done"})
-        done(result)
+    engine, results = _OneEngine(start), list[dict[str, Any]]()
+    tried = partial(_tried, model=model, engine=engine)
+    waiting = deque(requests)
+    while waiting:
+        group = [waiting.popleft()]
+        if engine.shared_by_scenes and _is_small(group[0]):
+            while waiting and _is_small(waiting[0]):
+                group.append(waiting.popleft())
+        alone = len(group) == 1
+        one = partial(tried, progress=progress if alone else _no_progress)
+        for _, result in map_ahead(one, group, 1 if alone else SMALL_AT_ONCE):
+            results.append(result)
+            if result["status"] == "done":
+                done(result)
     states = [r["status"] for r in results]
     pixels = sum(r["rows"] * r["cols"] for r in results if r["status"] == "done")
     return {
@@ -224,6 +226,78 @@ def run_all(
             "peak_memory_bytes": machine.peak_bytes(),
         },
     }
+
+
+class _OneEngine:
+    """Starts the engine of all scenes when the first one needs it.
+
+    Args:
+        start: Starts it.
+
+    Attributes:
+        lost: Whether its device failed.
+    """
+
+    def __init__(self, start: Callable[[], Backend]) -> None:
+        self._start, self._starting = start, threading.Lock()
+        self._engine: InTurns | None = None
+        self.lost = False
+
+    def __call__(self) -> Backend:
+        """Return the engine.
+
+        Raises:
+            DeviceLostError: Its device failed in an earlier scene.
+        """
+        if self.lost:
+            raise DeviceLostError(
+                "Not tried: the GPU failed in an earlier scene; repeat the command."
+            )
+        with self._starting:
+            if self._engine is None:
+                self._engine = InTurns(self._start())
+            return self._engine
+
+    @property
+    def shared_by_scenes(self) -> bool:
+        """Whether it runs, and several scenes may use it at the same time.
+
+        Not on a GPU: where that fails, one scene should have to be repeated.
+        """
+        return self._engine is not None and self._engine.device in CPU_DEVICES
+
+
+def _is_small(request: Request) -> bool:
+    """Return True if a scene takes so little that another may be at work, too."""
+    if request.max_memory_bytes is not None:
+        return False
+    if request.scene.suffix.lower() not in WHOLE_SUFFIXES:  # the data lie elsewhere
+        return False
+    try:
+        status = request.scene.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size <= SMALL_BYTES
+
+
+def _no_progress(done: int, total: int) -> None:
+    """Show nothing: two scenes at once would drive one bar to and fro."""
+
+
+def _tried(
+    request: Request,
+    model: ModelFile,
+    engine: _OneEngine,
+    progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Classify one of many scenes; return its result, whatever became of it."""
+    try:
+        if not request.overwrite and _is_finished(request, model):
+            return {**_named(request), "status": "skipped"}
+        return {**run(request, model, engine, progress), "status": "done"}
+    except (HsiError, MemoryError, OSError) as error:
+        engine.lost = engine.lost or isinstance(error, DeviceLostError)
+        return _failed(request, error)
 
 
 def _named(request: Request) -> dict[str, Any]:

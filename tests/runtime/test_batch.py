@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -262,6 +263,32 @@ def test_memory_and_disk_of_one_scene_do_not_stop_the_others(
     assert scenes[2]["exit_code"] == code
     assert message in scenes[2]["error"]
     assert f"{place.folder / 's2.tif'}: {message}" in caplog.text
+
+
+class Meeting(FailsOnce):
+    """A CPU engine on which scenes after the first must be at work in pairs."""
+
+    device = "cpu"
+    windows_at_once = 2
+
+    def __init__(self) -> None:
+        super().__init__(MemoryError(), scene=0)
+        self.pair = threading.Barrier(2, timeout=60)
+
+    def predict(
+        self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+    ) -> dict[str, NDArray[np.float32]]:
+        if self.left < 0:  # the first scene has one window
+            self.pair.wait()
+        return super().predict(cube, outputs)
+
+
+def test_small_scenes_are_at_work_in_pairs(place: Place) -> None:
+    (place.folder / "s4.tif").write_bytes((place.folder / "s3.tif").read_bytes())
+    place.names.append("s4")
+    results = run_with(place, Meeting())
+    assert [s["status"] for s in results["scenes"]] == ["done"] * 5
+    assert [Path(s["scene"]).stem for s in results["scenes"]] == place.names
 
 
 def test_bug_stops_a_batch(place: Place) -> None:

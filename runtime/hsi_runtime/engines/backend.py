@@ -1,5 +1,6 @@
 """The interface that every engine has, and the devices they run on."""
 
+import threading
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -42,3 +43,23 @@ class Backend(Protocol):
         Returns:
             Each output by name, shape ``(batch, class, row - 2 halo, col - 2 halo)``.
         """
+
+
+class InTurns:
+    """An engine that more threads may use than compute at once; the others wait.
+
+    Args:
+        backend: The engine.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.device, self.precision = backend.device, backend.precision
+        self.windows_at_once = backend.windows_at_once
+        self._free = threading.Semaphore(self.windows_at_once)
+
+    def predict(
+        self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)
+    ) -> dict[str, NDArray[np.float32]]:
+        with self._free:
+            return self._backend.predict(cube, outputs)
