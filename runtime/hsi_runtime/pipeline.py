@@ -18,11 +18,12 @@ from hsi_runtime.output.journal import Journal
 from hsi_runtime.output.journal_folder import was_publishing
 from hsi_runtime.output.layers import Canvas, Counts
 from hsi_runtime.output.publish import convert, place, publish
-from hsi_runtime.planning import Job, output_paths, prepare
+from hsi_runtime.planning import Job, output_paths, prepare, source_bytes
 from hsi_runtime.request import Request
 from hsi_runtime.scenes import fingerprint
 from hsi_runtime.scenes.fingerprint import ContentHash
 from hsi_runtime.scenes.scene import Scene, SceneInfo
+from hsi_runtime.walk.decoding import CountedReads
 from hsi_runtime.walk.strips import Strip, read_strips
 from hsi_runtime.walk.threads import ReadAhead, WriteBehind, in_background
 from hsi_runtime.walk.windows import Plan
@@ -114,7 +115,7 @@ def run(
         stac.timestamp()  # a wrong clock setting is reported now, not after hours
     opened = followed.scene if followed else request.open_scene()
     hash_content = followed.content if followed else ContentHash
-    with contextlib.closing(opened) as scene:
+    with contextlib.closing(CountedReads(opened)) as scene:
         # Outputs of a run that died while it published them are its own to replace.
         ours = request.resume and was_publishing(request.output)
         check_outputs(request, paths, scene.info, model, ours)
@@ -134,7 +135,7 @@ def run(
                 counts = on_output_grid(job, journal, counts)
                 publish_outputs(job, journal, counts, job.tags(content.result()))
             journal.remove()
-    return result(job, counts, resumed, watch)
+    return result(job, counts, resumed, watch, scene.decoded_bytes)
 
 
 def compute(
@@ -278,7 +279,11 @@ def _draw(made: Path, job: Job, counts: Counts) -> dict[str, Path]:
 
 
 def result(
-    job: Job, counts: Counts, resumed: set[int], watch: Stopwatch
+    job: Job,
+    counts: Counts,
+    resumed: set[int],
+    watch: Stopwatch,
+    decoded_bytes: int = 0,
 ) -> dict[str, Any]:
     """Report a finished run, as ``hsi-run --json`` prints it.
 
@@ -287,6 +292,7 @@ def result(
         counts: Pixels of the class map.
         resumed: Pieces that an earlier run had finished.
         watch: Seconds of each stage.
+        decoded_bytes: What was decoded to read the scene.
     """
     request, grid, seconds = job.request, job.output_grid, watch.total
     return {
@@ -310,6 +316,8 @@ def result(
         "pixels_per_second": grid.rows * grid.cols / seconds,
         "peak_memory_bytes": machine.peak_bytes(),
         "resumed_windows": job.plan.count_windows(resumed),
+        "decoded_bytes": decoded_bytes,
+        "source_bytes": source_bytes(job.matched, job.document.halo),
     }
 
 

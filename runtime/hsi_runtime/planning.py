@@ -21,10 +21,13 @@ from hsi_runtime.request import Request
 from hsi_runtime.scenes import fingerprint
 from hsi_runtime.scenes.scene import Scene, SceneInfo
 from hsi_runtime.walk import memory, windows
+from hsi_runtime.walk.decoding import block_of, decoded_bytes
 from hsi_runtime.walk.regions import grid_of, region_of, swath_of
 from hsi_runtime.walk.windows import Plan, Window
 
 log = logging.getLogger(__name__)
+
+PLAN_VERSION = 2  # 2: panels lag by the halo as strips do; squares are alike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,18 +118,26 @@ def plan_walk(
         ResourceError: The memory allowed is too little.
     """
     info, limits = matched.info, (request.tile, _allowed(request, matched.info))
+    size, block = (info.rows, info.cols), block_of(info)
+    pixel_bytes = len(matched.bands.indices) * info.dtype.itemsize
+    default, halo = best_tile(document, device), document.halo
+    side = request.tile or default
     tile, strip_bytes = memory.tile_and_strip(
         document,
         *limits,
-        default_tile=best_tile(document, device),
+        default_tile=default,
         windows_at_once=windows_at_once,
+        pieces=memory.Pieces(
+            whole=windows.piece_bytes(size, pixel_bytes, block, halo, side),
+            decoding=_decoding(info),
+        ),
     )
     return windows.plan(
-        (info.rows, info.cols),
+        size,
         matched.region,
-        pixel_bytes=len(matched.bands.indices) * info.dtype.itemsize,
-        block=info.block,
-        halo=document.halo,
+        pixel_bytes=pixel_bytes,
+        block=block,
+        halo=halo,
         tile=tile,
         strip_bytes=strip_bytes,
         # A user who limits the memory wants short strips, too.
@@ -138,6 +149,19 @@ def _allowed(request: Request, info: SceneInfo) -> int | None:
     """Return the memory that is left besides decoding the scene's file."""
     limit = request.max_memory_bytes
     return None if limit is None else max(limit - info.decoding_bytes, 1)
+
+
+def _decoding(info: SceneInfo) -> int:
+    """Return the size of a block of all bands, where `_allowed` does not count it."""
+    counted = info.decoding_bytes or info.interleave != "bip"
+    return 0 if counted else memory.block_bytes(info)
+
+
+def source_bytes(matched: MatchedScene, halo: int) -> int:
+    """Return the size of all blocks that a map needs, each once, as values."""
+    info = matched.info
+    rows, cols = windows.needed_of((info.rows, info.cols), matched.region, halo)
+    return decoded_bytes(info, rows, cols, len(matched.bands.indices))
 
 
 def output_paths(request: Request) -> dict[str, Path]:
@@ -220,8 +244,10 @@ class Job:
             "model": self.model.sha256,
             "bands": [int(b) for b in self.matched.bands.indices],
             "region": list(self.matched.region),
+            "plan": PLAN_VERSION,
             "strips": [[list(s.read), list(s.outputs)] for s in self.plan.strips],
-            "panels": [list(p) for p in self.plan.panels],
+            "panels": [[list(p.read), list(p.outputs)] for p in self.plan.panels],
+            "passes": [list(p) for p in self.plan.passes],
             "tile": self.plan.tile,
             "device": f"{self.backend.device}, {self.backend.precision}",
             "reject": self.reject_below,

@@ -177,6 +177,7 @@ def dry_run(
         "windows": plan.count_windows(),
         "strips": len(plan.strips),
         "panels": len(plan.panels),
+        "passes": len(plan.passes),
         "strip_bytes": plan.strip_bytes,
         "tile": plan.tile,
         "windows_at_once": at_once,

@@ -51,7 +51,8 @@ def test_json_has_the_keys_scripts_depend_on(place: Any, invoke: Any) -> None:
     found = json.loads(out)
     keys = (
         "scene model output method rows cols pixels classes device precision windows "
-        "seconds pixels_per_second peak_memory_bytes resumed_windows"
+        "seconds pixels_per_second peak_memory_bytes resumed_windows "
+        "decoded_bytes source_bytes"
     )
     assert set(keys.split()) <= set(found)
     assert set(found["pixels"]) == {"classified", "unclassified", "nodata"}

@@ -14,7 +14,7 @@ from hsi_runtime.matching.units import Conversion
 from hsi_runtime.model.model_file import PROBABILITIES, ModelDocument
 from hsi_runtime.walk.strips import Strip
 from hsi_runtime.walk.threads import map_ahead
-from hsi_runtime.walk.windows import tiles
+from hsi_runtime.walk.windows import even_parts
 
 Interval = tuple[int, int]
 
@@ -44,7 +44,7 @@ class Classifier:
         document: Model document.
         backend: Engine that holds the model.
         units: Conversion from the scene's stored values to the model's.
-        tile: Side of the squares that are classified at once, px.
+        tile: Side of the largest squares that are classified at once, px.
         outputs: Names of the model's outputs to compute.
     """
 
@@ -60,7 +60,9 @@ class Classifier:
         Whole squares, with their validity, units and fill, are computed in threads of
         the engine: the calling thread only takes the results.
         """
-        places = product(tiles(strip.rows, self.tile), tiles(strip.cols, self.tile))
+        places = product(
+            even_parts(strip.rows, self.tile), even_parts(strip.cols, self.tile)
+        )
 
         def classify(place: tuple[Interval, Interval]) -> Square:
             return self._square(strip, *place)

@@ -11,6 +11,7 @@ from hsi_runtime.output.layers import Canvas
 from hsi_runtime.planning import Job, MatchedScene
 from hsi_runtime.scenes.fingerprint import ContentHash
 from hsi_runtime.scenes.scene import Scene, SceneInfo
+from hsi_runtime.walk.windows import completes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +54,17 @@ class Landed:
             if not again or _holds_at_end(block, rows, job.document.halo):
                 good[slice(*block.rows)] = True
                 broken += [block] if block.counts.broken else []
-        number = -1
-        for cols in job.plan.panels:
-            for strip in job.plan.strips:
-                number += 1
-                top, bottom = strip.outputs
-                if top == bottom or number in journal.pieces:
-                    continue
-                if not good[top:bottom].all():
-                    continue
-                canvas = self._canvas(job, (top, bottom), cols)
-                counts = canvas.counts()
-                while broken and broken[0].rows[0] < bottom:
-                    counts.broken += broken.pop(0).counts.broken
-                journal.write(number, (top, bottom), cols, canvas.values, counts)
+        for number, (strip, panel) in enumerate(job.plan.pieces()):
+            (top, bottom), cols = strip.outputs, panel.outputs
+            if not completes(strip, panel) or number in journal.pieces:
+                continue
+            if not good[top:bottom].all():
+                continue
+            canvas = self._canvas(job, (top, bottom), cols)
+            counts = canvas.counts()
+            while broken and broken[0].rows[0] < bottom:
+                counts.broken += broken.pop(0).counts.broken
+            journal.write(number, (top, bottom), cols, canvas.values, counts)
 
     def _canvas(self, job: Job, rows: tuple[int, int], cols: tuple[int, int]) -> Canvas:
         codes = [c.code for c in job.document.classes]

@@ -110,6 +110,7 @@ class ArrayScene:
             fwhm_nm=_per_band(path, "band widths", fwhm_nm, bands),
             good=np.ones(bands, dtype=bool),
             block=(rows, cols),
+            mapped=True,
             notes=(*notes, *lost),
         )
 

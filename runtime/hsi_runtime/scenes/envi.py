@@ -160,6 +160,7 @@ def describe(
         fwhm_nm=spectrum.widths,
         good=np.ones(bands, dtype=bool) if good is None else good,
         block=(1, cols),
+        mapped=True,
         interleave=layout.interleave,
         crs=ground.wkt,
         transform=ground.transform,

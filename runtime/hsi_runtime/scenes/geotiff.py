@@ -29,6 +29,7 @@ from hsi_runtime.scenes.scene import (
     missing_value,
 )
 from hsi_runtime.scenes.side_car import Statements, Units, side_car_of
+from hsi_runtime.scenes.tiff.raw_tiles import raw_tiles
 from hsi_runtime.scenes.tiff_tags import declared_nodata
 from hsi_runtime.scenes.wavelengths import Spectrum, choose, left_out, name_place
 
@@ -44,6 +45,7 @@ GDAL_OPTIONS: dict[str, Any] = {
 }
 # What GDAL and rasterio raise for a file that is not what it says.
 DAMAGED = (RasterioError, CPLE_BaseError)
+_OPENING = threading.Lock()
 
 
 class GeoTiffScene:
@@ -96,6 +98,10 @@ class GeoTiffScene:
         _check_types(path, dataset, self._bands, dtypes)
         own.notes += _alpha_notes(path, self._alpha)
         info = _describe(path, dataset, statements, spectrum, self._bands)
+        # A mask is read by GDAL, and decides about each pixel.
+        self._raw = None if self._hides else raw_tiles(path, dataset)
+        if self._raw is not None:
+            info = replace(info, mapped=True, read_order=None)
         self.info = _with_missing(info) if self._hides else info
 
     def read(
@@ -111,7 +117,10 @@ class GeoTiffScene:
             out = np.empty(shape, self.info.dtype)
         try:
             with self._busy, self._env:
-                numbers = [int(b) + 1 for b in self._bands[bands]]
+                stored = self._bands[bands]
+                if self._raw is not None and self._raw.read(rows, cols, stored, out):
+                    return out
+                numbers = [int(b) + 1 for b in stored]
                 self._dataset.read(numbers, window=window, out=out)
                 if self._hides:
                     missing = self.info.nodata[bands].astype(out.dtype)
@@ -137,12 +146,15 @@ class GeoTiffScene:
         # Where a thread still reads, the process is about to end.
         if self._busy.acquire(blocking=False):
             self._dataset.close()
+            if self._raw is not None:
+                self._raw.close()
             self._busy.release()
 
 
 def open_tiff(path: Path) -> Any:
     """Open a TIFF with rasterio, without its warning about a missing georeference."""
-    with warnings.catch_warnings():
+    # Filters of warnings are those of the process, and scenes may open side by side.
+    with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path, driver="GTiff")
 
@@ -348,6 +360,7 @@ def _describe(
         good=good[bands],
         block=dataset.block_shapes[0],
         interleave="bip" if dataset.interleaving == Interleaving.pixel else "bsq",
+        read_order="bsq",  # GDAL copies band by band
         crs=ground.wkt,
         transform=ground.transform,
         control=ground.control,

@@ -120,7 +120,10 @@ class SceneInfo:
         good: False for bands that the file marks as bad (ENVI ``bbl``).
         block: Rows and columns of the file's own blocks.
         decoding_bytes: Memory that reading takes besides the values that it returns.
+        mapped: Whether values can be read one by one; if not, a block is decoded whole.
         interleave: Order of the values in the file, a key of `FILE_AXES`.
+        read_order: Order of ``out`` that `Scene.read` fills fastest, a key of
+            `FILE_AXES`, or None for the file's.
         crs: Coordinate reference system as WKT, or None.
         transform: GDAL's six numbers, or None where the scene has no georeference.
         control: Ground control points, or None.
@@ -148,7 +151,9 @@ class SceneInfo:
     good: NDArray[np.bool_]
     block: tuple[int, int]
     decoding_bytes: int = 0
+    mapped: bool = False
     interleave: str = "bsq"
+    read_order: str | None = None
     crs: str | None = None
     transform: Transform | None = None
     control: ControlPoints | None = None

@@ -1,5 +1,7 @@
 """Shares the memory that a run may use between reading and the engine."""
 
+from typing import NamedTuple
+
 from hsi_runtime import machine
 from hsi_runtime.errors import ResourceError
 from hsi_runtime.model.model_file import ModelDocument
@@ -17,6 +19,21 @@ MACHINE_SHARE = 0.25  # of the machine's memory, for engines without a limit
 # memory: small squares, which stay in the cache, are faster although they have more
 # context. Above, context costs more (`.docs/pages/findings.md`).
 MACS_PER_BYTE = 100
+
+
+class Pieces(NamedTuple):
+    """What reading a scene by whole blocks takes.
+
+    Attributes:
+        whole: Bytes of the smallest piece of whole blocks.
+        decoding: Bytes of a block that holds all bands and is decoded outside a piece.
+    """
+
+    whole: int
+    decoding: int
+
+
+NO_BLOCKS = Pieces(0, 0)
 
 
 def tile_on_cpu(macs_per_pixel: float, working_bytes: float) -> int:
@@ -95,8 +112,9 @@ def tile_and_strip(
     max_memory_bytes: int | None,
     default_tile: int = DEFAULT_TILE,
     windows_at_once: int = 1,
+    pieces: Pieces = NO_BLOCKS,
 ) -> tuple[int, int]:
-    """Choose the side of the squares and the budget of a strip.
+    """Choose the side of the squares and the budget of a piece.
 
     Args:
         document: Model document; says what a pixel costs its engine.
@@ -104,20 +122,33 @@ def tile_and_strip(
         max_memory_bytes: Limit of the whole process, or None.
         default_tile: Side where memory allows it and the user did not choose.
         windows_at_once: Windows that the engine computes at the same time.
+        pieces: What pieces of whole blocks take.
 
     Returns:
-        Side of the squares, px, and bytes of a strip.
+        Side of the squares, px, and bytes of a piece.
 
     Raises:
         ResourceError: The limit is too small.
     """
     if max_memory_bytes is None:
-        return tile or default_tile, STRIP_BYTES
+        share = machine.machine_bytes() * MACHINE_SHARE
+        return tile or default_tile, _piece_budget(share, pieces)
     check_limit(document, tile, max_memory_bytes, windows_at_once)
     side = _largest_side(document, max_memory_bytes, windows_at_once)
+    chosen = tile or min(side, default_tile)
     free = max_memory_bytes - BASE_BYTES
-    strip_bytes = min(int(free * STRIP_SHARE / BUFFERS), STRIP_BYTES)
-    return tile or min(side, default_tile), strip_bytes
+    share = free * STRIP_SHARE
+    if chosen >= default_tile:  # the engine leaves more than that
+        engine = windows_at_once * (chosen + 2 * document.halo) ** 2
+        share = max(share, free - engine * document.working_bytes * ENGINE_MARGIN)
+    return chosen, _piece_budget(share, pieces)
+
+
+def _piece_budget(share: float, pieces: Pieces) -> int:
+    """Return the budget of one piece where reading may take ``share`` bytes."""
+    # One more than the buffers, for the rows that wait for the strip below.
+    one = int(share - pieces.decoding) // (BUFFERS + 1)
+    return max(min(one, max(STRIP_BYTES, pieces.whole)), 1)
 
 
 def needed_bytes(
@@ -147,17 +178,23 @@ def _engine_bytes(max_memory_bytes: int) -> float:
     return (max_memory_bytes - BASE_BYTES) * (1 - STRIP_SHARE)
 
 
+def block_bytes(info: SceneInfo) -> int:
+    """Return the size of a block of the file as values in memory; 0 if it is mapped."""
+    if info.mapped:
+        return 0
+    bands = info.bands if info.interleave == "bip" else 1
+    return info.block[0] * info.block[1] * bands * info.dtype.itemsize
+
+
 def check_blocks(info: SceneInfo, max_memory_bytes: int | None) -> None:
     """Refuse a file whose blocks are too large to decode one of them.
 
     Raises:
         ResourceError: A block exceeds the limit of the process, or the machine.
     """
-    if info.driver == "ENVI":  # mapped, not decoded
+    if info.mapped:
         return
-    bands = info.bands if info.interleave == "bip" else 1
-    block = info.block[0] * info.block[1] * bands * info.dtype.itemsize
-    remedy = "in tiles: gdal_translate -co TILED=YES"
+    block, remedy = block_bytes(info), "in tiles: gdal_translate -co TILED=YES"
     if info.driver == "HDF5":
         block, remedy = info.decoding_bytes, "in smaller chunks: h5repack -l"
     limit = max_memory_bytes or machine.machine_bytes()

@@ -1,21 +1,23 @@
 """Reads a scene strip by strip, and cuts windows with their context out of strips.
 
-Strips lie in memory as their values lie in the file, because transposing them costs
-several times more than reading; each window is transposed when it is computed.
+Strips lie in memory as they are read fastest, mostly as their values lie in the file,
+because transposing them costs several times more than reading; each window is
+transposed when it is computed.
 """
 
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.scenes.scene import Cube, Scene, SceneInfo, in_file_order, valid_pixels
-from hsi_runtime.walk.windows import Plan, mirror, mirrored_extent
+from hsi_runtime.walk.windows import Plan, completes, held, mirror
 
-BUFFERS = 3  # strips in memory at once: one computed, one waiting, one being read
+BUFFERS = 2  # pieces in memory at once: one computed, one being read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,8 @@ class Strip:
 
     Attributes:
         number: Number of the piece within the plan.
-        cube: Stored units, shape ``(band, row, col)``, in the file's order.
+        cube: Stored units, shape ``(band, row, col)``, in the order that is read
+            fastest.
         row: Scene row of its first row.
         col: Scene column of its first column.
         rows: Scene rows whose outputs it completes.
@@ -86,7 +89,7 @@ class Strip:
 
 
 class _Buffers:
-    """Memory of the last `BUFFERS` strips, which are reused in turn."""
+    """Memory of the last `BUFFERS` pieces, which is reused in turn."""
 
     def __init__(self, info: SceneInfo) -> None:
         self._info = info
@@ -94,9 +97,9 @@ class _Buffers:
         self._turn = 0
 
     def cube(self, shape: tuple[int, int, int], only_context: bool) -> Cube:
-        """Return a cube to read into, its values in the file's order.
+        """Return a cube to read into, its values in the order that is read fastest.
 
-        Rows that are only context get memory of their own: all buffers may be in use.
+        A piece that is only context gets memory of its own: all buffers may be in use.
         """
         size = math.prod(shape)
         if only_context:
@@ -106,7 +109,100 @@ class _Buffers:
                 self._buffers[self._turn] = np.empty(size, self._info.dtype)
             buffer = self._buffers[self._turn]
             self._turn = (self._turn + 1) % BUFFERS
-        return in_file_order(buffer, self._info.interleave, shape)
+        order = self._info.read_order or self._info.interleave
+        return in_file_order(buffer, order, shape)
+
+
+class _Kept(NamedTuple):
+    """The last rows of a piece, which the strip below needs as context.
+
+    Attributes:
+        strip: Index of the strip they were read in.
+        row: Scene row of the first.
+        cols: Scene columns.
+        cube: Their values, shape ``(band, row, col)``.
+    """
+
+    strip: int
+    row: int
+    cols: tuple[int, int]
+    cube: Cube
+
+
+class _Pass:
+    """Reads the pieces of one pass, and keeps what later ones need as context.
+
+    Args:
+        scene: An open scene.
+        bands: 0-based bands to read, in this order.
+        plan: The walk.
+        halo: Context of an output.
+        buffers: Memory for the pieces.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        bands: NDArray[np.intp],
+        plan: Plan,
+        halo: int,
+        buffers: "_Buffers",
+    ) -> None:
+        self._scene, self._bands, self._plan = scene, bands, plan
+        self._halo, self._buffers = halo, buffers
+        self._left: Strip | None = None
+        self._above: dict[int, _Kept] = {}  # by number of the panel
+
+    def start_strip(self) -> None:
+        """Forget the piece at the left: a new strip begins."""
+        self._left = None
+
+    def skip(self, panel: int) -> None:
+        """Leave a piece out, which then is no context of others."""
+        self._left = None
+        self._above.pop(panel, None)
+
+    def read(self, number: int, row: int, col: int) -> Strip:
+        """Read a piece.
+
+        Args:
+            number: Number of the piece within the plan.
+            row: Index of its strip.
+            col: Number of its panel.
+        """
+        info, halo = self._scene.info, self._halo
+        strip, panel = self._plan.strips[row], self._plan.panels[col]
+        top, left = strip.read[1] - held(strip, halo), panel.read[1] - held(panel, halo)
+        own = left if self._left is None else panel.read[0]
+        shape = len(self._bands), strip.read[1] - top, panel.read[1] - left
+        cube = self._buffers.cube(shape, only_context=not completes(strip, panel))
+        if self._left is not None:
+            cube[:, :, : own - left] = self._left.cube[:, :, left - self._left.col :]
+        above, fresh = self._above.get(col), top
+        if above and above.strip == row - 1 and above.cols[0] <= own:
+            fresh = strip.read[0]
+            kept = above.cube[:, top - above.row :, own - above.cols[0] :]
+            cube[:, : fresh - top, own - left :] = kept
+        place = (fresh, strip.read[1]), (own, panel.read[1])
+        into = cube[:, fresh - top :, own - left :]
+        self._scene.read(*place, self._bands, into)
+        if row + 1 < len(self._plan.strips):
+            below = self._plan.strips[row + 1]
+            first = below.read[1] - held(below, halo)
+            rest = cube[:, first - top :, own - left :].copy("K")
+            self._above[col] = _Kept(row, first, place[1], rest)
+        self._left = Strip(
+            number=number,
+            cube=cube,
+            row=top,
+            col=left,
+            rows=strip.outputs,
+            cols=panel.outputs,
+            halo=halo,
+            scene_size=(info.rows, info.cols),
+            nodata=info.nodata[self._bands],
+        )
+        return self._left
 
 
 def read_strips(
@@ -116,9 +212,9 @@ def read_strips(
     halo: int,
     finished: Collection[int] = (),
 ) -> Iterator[Strip]:
-    """Read a scene piece by piece, each block of the file once per panel.
+    """Read a scene piece by piece, each block of the file once per pass.
 
-    Memory is reused: a strip's cube is overwritten when the strip `BUFFERS` places
+    Memory is reused: a piece's cube is overwritten when the piece `BUFFERS` places
     after it is asked for.
 
     Args:
@@ -128,40 +224,17 @@ def read_strips(
         halo: Context of an output.
         finished: Numbers of the pieces to leave out.
     """
-    info = scene.info
-    buffers = _Buffers(info)
-    number = -1
-    for panel in plan.panels:
-        cols = mirrored_extent(panel[0] - halo, panel[1] + halo, info.cols)
-        kept: Strip | None = None
-        for strip in plan.strips:
-            number += 1
-            if number in finished:
-                kept = None
-                continue
-            if kept is None:
-                first = max(min(strip.outputs[0] - halo, strip.read[0]), 0)
-                fresh = first
-            else:
-                first = max(kept.rows[1] - halo, kept.row)
-                fresh = strip.read[0]
-            shape = len(bands), strip.read[1] - first, cols[1] - cols[0]
-            completes = strip.outputs[1] > strip.outputs[0]
-            cube = buffers.cube(shape, only_context=not completes)
-            context = fresh - first
-            if kept is not None:
-                cube[:, :context] = kept.cube[:, first - kept.row :]
-            scene.read((fresh, strip.read[1]), cols, bands, cube[:, context:])
-            kept = Strip(
-                number=number,
-                cube=cube,
-                row=first,
-                col=cols[0],
-                rows=strip.outputs,
-                cols=panel,
-                halo=halo,
-                scene_size=(info.rows, info.cols),
-                nodata=info.nodata[bands],
-            )
-            if completes:
-                yield kept
+    buffers = _Buffers(scene.info)
+    numbers = count()
+    for first, stop in plan.passes:
+        walk = _Pass(scene, bands, plan, halo, buffers)
+        for row, strip in enumerate(plan.strips):
+            walk.start_strip()
+            for col in range(first, stop):
+                number = next(numbers)
+                if number in finished:
+                    walk.skip(col)
+                    continue
+                piece = walk.read(number, row, col)
+                if completes(strip, plan.panels[col]):
+                    yield piece

@@ -30,12 +30,16 @@ class _Done:
 class ReadAhead(Generic[T]):
     """Iterates over a generator that runs in a thread of its own, `depth` items ahead.
 
+    The generator is asked for an item when the one `depth` places before it is taken,
+    so that `depth` + 1 of them exist at most: the last one taken, and those ahead.
+
     A context manager: leaving it stops the thread, whatever happened.
     """
 
     def __init__(self, items: Iterator[T], depth: int = 1) -> None:
         self._items = items
-        self._queue: queue.Queue[T | _Done] = queue.Queue(depth)
+        self._queue: queue.SimpleQueue[T | _Done] = queue.SimpleQueue()
+        self._wanted = threading.Semaphore(depth)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="reader")
 
@@ -50,6 +54,7 @@ class ReadAhead(Generic[T]):
         trace: TracebackType | None,
     ) -> None:
         self._stopping.set()
+        self._wanted.release()
         self._thread.join(_grace(error))
 
     def __iter__(self) -> Iterator[T]:
@@ -59,27 +64,19 @@ class ReadAhead(Generic[T]):
                 if item.error is not None:
                     raise item.error
                 return
+            self._wanted.release()
             yield item
 
     def _run(self) -> None:
         end = _Done()
         try:
-            for item in self._items:
-                if not self._put(item):
-                    return
-                del item  # the queue holds it now: memory is counted there
+            while self._wanted.acquire() and not self._stopping.is_set():
+                self._queue.put(next(self._items))
+        except StopIteration:
+            pass
         except BaseException as error:  # the computing thread must hear of it
             end = _Done(error)
-        self._put(end)
-
-    def _put(self, item: T | _Done) -> bool:
-        while not self._stopping.is_set():
-            try:
-                self._queue.put(item, timeout=POLL_S)
-            except queue.Full:
-                continue
-            return True
-        return False
+        self._queue.put(end)
 
 
 class WriteBehind:

@@ -25,6 +25,7 @@ LAYOUTS: tuple[dict[str, Any], ...] = (
     {"blockysize": 5},
     {"tiled": True, "blockxsize": 16, "blockysize": 16, "compress": "deflate"},
     {"tiled": True, "blockxsize": 16, "blockysize": 16, "interleave": "pixel"},
+    {"tiled": True, "blockxsize": 16, "blockysize": 16, "interleave": "band"},
     {"compress": "zstd", "predictor": 2},
     {"BIGTIFF": "YES", "ENDIANNESS": "BIG"},
 )

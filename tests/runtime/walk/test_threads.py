@@ -45,8 +45,7 @@ def test_reader_is_only_so_far_ahead(depth: int) -> None:
 
     with ReadAhead(items(), depth) as ahead:
         for taken, _ in enumerate(ahead, start=1):
-            # Those waiting, and the one that the reader holds in its hand.
-            ahead_of_us = min(taken + depth + 1, 50)
+            ahead_of_us = min(taken + depth, 50)
             wait_until(lambda most=ahead_of_us: len(made) >= most)  # type: ignore[misc]
             assert len(made) == ahead_of_us
 

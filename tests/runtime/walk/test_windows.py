@@ -1,9 +1,19 @@
+import math
+
 import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from hsi_runtime.walk import windows
-from hsi_runtime.walk.windows import Plan, Window, mirror, mirrored_extent, plan, tiles
+from hsi_runtime.walk.windows import (
+    Plan,
+    Window,
+    even_parts,
+    mirror,
+    mirrored_extent,
+    plan,
+    tiles,
+)
 
 SIZES = st.integers(1, 60)
 
@@ -37,17 +47,22 @@ def test_tiles_cover_an_interval_once(first: int, length: int, side: int) -> Non
 
 def check(walk: Plan, rows: int, cols: int, halo: int, region: Window) -> None:
     """Check what holds for every plan."""
-    panels = [c for a, b in walk.panels for c in range(a, b)]
-    assert panels == list(range(region.col, region.col_end))
-    outputs = [r for s in walk.strips for r in range(*s.outputs)]
-    assert outputs == list(range(region.row, region.row_end))
-    reads = [r for s in walk.strips for r in range(*s.read)]
-    needed = mirrored_extent(region.row - halo, region.row_end + halo, rows)
-    assert reads == list(range(*needed))
-    for strip in walk.strips:
-        if strip.outputs[1] > strip.outputs[0]:
-            context = mirror(strip.outputs[0] - halo, strip.outputs[1] + halo, rows)
-            assert context.max() < strip.read[1]
+    axes = (
+        (walk.strips, (region.row, region.row_end), rows),
+        (walk.panels, (region.col, region.col_end), cols),
+    )
+    for spans, (first, end), size in axes:
+        outputs = [n for s in spans for n in range(*s.outputs)]
+        assert outputs == list(range(first, end))
+        reads = [n for s in spans for n in range(*s.read)]
+        assert reads == list(range(*mirrored_extent(first - halo, end + halo, size)))
+        for span in spans:
+            if span.outputs[1] > span.outputs[0]:
+                context = mirror(span.outputs[0] - halo, span.outputs[1] + halo, size)
+                assert context.max() < span.read[1]
+                assert span.read[1] - windows.held(span, halo) <= context.min()
+    numbers = [n for p in walk.passes for n in range(*p)]
+    assert numbers == list(range(len(walk.panels)))
 
 
 def whole(rows: int, cols: int) -> Window:
@@ -83,33 +98,55 @@ def test_every_plan_covers_its_region_once_with_its_context(
         region = Window(row, col, min(tall, rows - row), min(wide, cols - col))
     walk = plan((rows, cols), region, pixel_bytes, block, halo, tile, budget, squares)
     check(walk, rows, cols, halo, region)
-    tall = max(s.read[1] - s.read[0] for s in walk.strips)
-    wide = max(b - a for a, b in walk.panels)
-    # Reads keep to the file's blocks wherever a strip is at least one block high.
-    if tall >= min(block[0], rows):
-        assert all(s.read[0] % min(block[0], rows) == 0 for s in walk.strips[1:])
-    if part is None and wide >= min(block[1], cols):
-        assert all(a % min(block[1], cols) == 0 for a, _ in walk.panels)
+    tall, wide = (
+        max(s.read[1] - s.read[0] for s in spans)
+        for spans in (walk.strips, walk.panels)
+    )
+    # Reads keep to the file's blocks wherever a piece is at least one block.
+    for spans, side, most in (
+        (walk.strips, min(block[0], rows), tall),
+        (walk.panels, min(block[1], cols), wide),
+    ):
+        if most >= side:
+            assert all(s.read[0] % side == 0 for s in spans[1:])
     # What is held at once keeps to the budget, unless one tile is too much.
-    held = min(tall + 2 * halo, rows) * min(wide + 2 * halo, cols) * pixel_bytes
-    if part is None:
-        assert held == walk.strip_bytes
+    held = (
+        max(windows.held(s, halo) for s in spans)
+        for spans in (walk.strips, walk.panels)
+    )
+    assert math.prod(held) * pixel_bytes == walk.strip_bytes
     if walk.strip_bytes > budget:
         assert wide <= tile
-    made = sum(
-        len(list(tiles(s.outputs, tile))) * len(list(tiles(p, tile)))
-        for s in walk.strips
-        for p in walk.panels
+    for first, stop in walk.passes if walk.strips[1:] else ():
+        kept = walk.panels[stop - 1].read[1] - walk.panels[first].read[0]
+        kept_bytes = kept * 2 * halo * pixel_bytes
+        assert stop - first == 1 or kept_bytes <= 2 * max(budget, walk.strip_bytes)
+    squares_of = [
+        len(list(even_parts(s.outputs, tile))) * len(list(even_parts(p.outputs, tile)))
+        for s, p in walk.pieces()
+    ]
+    assert walk.count_windows() == sum(squares_of)
+    odd, even = range(1, len(squares_of), 2), range(0, len(squares_of), 2)
+    assert walk.count_windows(odd) == sum(squares_of[1::2])
+    assert walk.count_windows(even) == sum(squares_of[::2])
+
+
+def test_parts_are_even() -> None:
+    assert list(even_parts((10, 157), 64)) == [(10, 59), (59, 108), (108, 157)]
+    assert list(even_parts((0, 64), 64)) == [(0, 64)]
+    assert list(even_parts((5, 5), 64)) == []
+
+
+@given(st.integers(0, 50), st.integers(0, 300), st.integers(1, 60))
+def test_even_parts_are_as_few_as_tiles(first: int, length: int, side: int) -> None:
+    parts = list(even_parts((first, first + length), side))
+    assert [n for a, b in parts for n in range(a, b)] == list(
+        range(first, first + length)
     )
-    assert walk.count_windows() == made
-    # Numbers of pieces run over the strips of a panel first.
-    count = len(walk.strips) * len(walk.panels)
-    odd, even = range(1, count, 2), range(0, count, 2)
-    assert walk.count_windows(odd) + walk.count_windows(even) == made
-    first = range(len(walk.strips))
-    width = len(list(tiles(walk.panels[0], tile)))
-    height = sum(len(list(tiles(s.outputs, tile))) for s in walk.strips)
-    assert walk.count_windows(first) == width * height
+    assert len(parts) == len(list(tiles((first, first + length), side)))
+    sizes = {b - a for a, b in parts}
+    assert max(sizes, default=0) - min(sizes, default=0) <= 1
+    assert max(sizes, default=0) <= side
 
 
 def test_strips_hold_the_squares_wanted_within_the_budget() -> None:
@@ -119,7 +156,7 @@ def test_strips_hold_the_squares_wanted_within_the_budget() -> None:
         assert walk.strips[1].read[1] - walk.strips[1].read[0] == height
     size = 1000, 700
     walk = plan(size, whole(*size), 400, (64, 64), 6, 64, 40_000_000, 32)
-    assert walk.panels == [(0, 700)]
+    assert [p.outputs for p in walk.panels] == [(0, 700)]
     assert walk.strips[1].read[1] - walk.strips[1].read[0] == 128
 
 
@@ -132,7 +169,7 @@ def test_scene_equal_to_one_less_and_one_more_than_the_window() -> None:
 
 def test_strips_of_a_usual_scene_are_whole_rows_of_blocks() -> None:
     walk = plan((1000, 900), whole(1000, 900), 400, (128, 128), 6, 128)
-    assert walk.panels == [(0, 900)]
+    assert [p.outputs for p in walk.panels] == [(0, 900)]
     assert {s.read[0] % 128 for s in walk.strips} == {0}
     assert walk.strip_bytes <= windows.STRIP_BYTES
 
@@ -142,7 +179,7 @@ def test_wide_scene_is_walked_in_panels_within_the_budget() -> None:
     walk = plan((2000, 40_000), whole(2000, 40_000), 448, (256, 256), 6, 128, budget)
     check(walk, 2000, 40_000, 6, whole(2000, 40_000))
     assert len(walk.panels) > 1
-    assert all(a % 256 == 0 for a, _ in walk.panels)
+    assert all(p.read[0] % 256 == 0 for p in walk.panels)
     assert walk.strip_bytes <= budget
 
 

@@ -1,0 +1,1 @@
+"""Reading TIFF files without GDAL, where their values need no decoding."""
