@@ -71,6 +71,9 @@ class EnviScene:
         starts = np.flatnonzero(np.diff(bands, prepend=-2) != 1)
         for start, stop in pairwise([*starts, len(bands)]):
             out[start:stop] = block[bands[start] : bands[stop - 1] + 1]
+        # The system's cache holds what was read; as memory of this process it would
+        # grow with the scene, to whatever the machine has.
+        self._mapped.madvise(mmap.MADV_DONTNEED)
         return out
 
     def close(self) -> None:

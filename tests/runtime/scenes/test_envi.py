@@ -11,6 +11,7 @@ import rasterio
 from envi_files import everything, write
 from rasterio.crs import CRS
 
+from hsi_runtime import machine
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.opening import open_scene
 
@@ -372,3 +373,21 @@ def test_real_headers_with_their_peculiarities(data_dir: Path, spectral: Any) ->
     np.testing.assert_array_equal(everything(cubus), loaded)
     with pytest.raises(SceneError, match="library"):
         open_scene(data_dir / "envi" / "library_berlin.sli")
+
+
+def test_memory_does_not_grow_with_what_was_read(tmp_path: Path) -> None:
+    bands, rows, cols = 8, 4096, 1024  # 64 MB of zeros, which take no disk
+    with (tmp_path / "s.bil").open("wb") as file:
+        file.truncate(bands * rows * cols * 2)
+    (tmp_path / "s.hdr").write_text(
+        f"ENVI\nsamples = {cols}\nlines = {rows}\nbands = {bands}\n"
+        "data type = 12\ninterleave = bil\nbyte order = 0\nheader offset = 0\n"
+    )
+    scene = open_scene(tmp_path / "s.bil")
+    out = np.empty((bands, 64, cols), np.uint16)
+    scene.read((0, 64), (0, cols), np.arange(bands), out)
+    before = machine.held_bytes()
+    for row in range(0, rows, 64):
+        scene.read((row, row + 64), (0, cols), np.arange(bands), out)
+    assert machine.held_bytes() - before < 16e6
+    scene.close()
