@@ -102,8 +102,9 @@ def test_windows_at_once_leave_most_of_the_machine_to_others(
 
 
 def test_a_network_that_waits_for_memory_gets_small_squares() -> None:
-    for macs, side in ((MACS_PER_BYTE - 1, SMALL_TILE), (MACS_PER_BYTE, DEFAULT_TILE)):
-        assert tile_on_cpu(7.0 * macs, 7.0) == side
+    for working, side in ((7.0, DEFAULT_TILE), (1714.0, 64), (15e3, SMALL_TILE)):
+        assert tile_on_cpu((MACS_PER_BYTE - 1) * working, working) == side
+        assert tile_on_cpu(MACS_PER_BYTE * working, working) == DEFAULT_TILE
 
 
 @given(tile=st.none() | st.integers(1, 200), working=st.floats(1, 1e6))

@@ -52,7 +52,7 @@ class RawTiles:
             out: Cube to fill, shape ``(band, row, col)``.
 
         Raises:
-            SceneError: The file has become shorter.
+            SceneError: The file is shorter than its tags promise.
         """
         for y, (top, bottom) in _parts(rows, self._side[0]):
             for x, (left, right) in _parts(cols, self._side[1]):
@@ -126,7 +126,8 @@ class RawTiles:
             count = os.preadv(self._file.fileno(), [view], offset)
             if count == 0:
                 raise SceneError(
-                    f"{self._path} became shorter while it was read. Copy it again."
+                    f"{self._path} cannot be read at byte {offset}: the file ends "
+                    "there. Is the file complete?"
                 )
             view, offset = view[count:], offset + count
 
