@@ -121,7 +121,7 @@ def plan_walk(
     size, block = (info.rows, info.cols), block_of(info)
     pixel_bytes = len(matched.bands.indices) * info.dtype.itemsize
     default, halo = best_tile(document, device), document.halo
-    side = request.tile or default
+    side = max(request.tile or default, 2 * halo)
     tile, strip_bytes = memory.tile_and_strip(
         document,
         *limits,

@@ -137,7 +137,8 @@ def tile_and_strip(
         ResourceError: The limit is too small.
     """
     if max_memory_bytes is None:
-        share = machine.machine_bytes() * MACHINE_SHARE
+        least = (BUFFERS + 1) * STRIP_BYTES + pieces.decoding
+        share = max(machine.machine_bytes() * MACHINE_SHARE, least)
         return tile or default_tile, _piece_budget(share, pieces)
     check_limit(document, tile, max_memory_bytes, windows_at_once)
     side = _largest_side(document, max_memory_bytes, windows_at_once)

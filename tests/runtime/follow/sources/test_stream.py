@@ -243,7 +243,7 @@ def test_a_writer_waits_for_a_slow_engine(
 ) -> None:
     """A pipe's lines are never lost: its writer blocks while too many wait."""
     monkeypatch.setattr("hsi_runtime.follow.sources.stream.KEPT_BYTES", 1)
-    monkeypatch.setattr("hsi_runtime.follow.sources.stream.LEAST_LINES", 60)
+    monkeypatch.setattr("hsi_runtime.follow.sources.stream.LEAST_LINES", 160)
     cube = tall_cube(400)
     header_of(place)
     os.mkfifo(place / "flight.fifo")
