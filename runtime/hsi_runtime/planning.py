@@ -252,6 +252,7 @@ class Job:
             "device": f"{self.backend.device}, {self.backend.precision}",
             "reject": self.reject_below,
             "sets": self.request.sets,
+            "frame_counter": self.request.frame_counter,
             "outputs": [layer.name for layer in self.layers],
         }
 

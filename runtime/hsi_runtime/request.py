@@ -171,6 +171,13 @@ class Request(Options):
     @property
     def region_text(self) -> str:
         """The part of the scene to classify, as text for the output's tags."""
+        frames = ""
+        if self.frame_counter is not None:  # it adds rows
+            frames = " with frames of {},{}".format(*self.frame_counter)
+        return self._part_text + frames
+
+    @property
+    def _part_text(self) -> str:
         if self.window is not None:
             row, col, rows, cols = self.window
             return f"window {col},{row},{cols},{rows}"

@@ -1,5 +1,6 @@
 """Turns raw counts into reflectance, by a dark and a white reference of the camera."""
 
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,12 @@ class Calibration:
     dark: NDArray[np.float32]
     gain: NDArray[np.float32]
     files: tuple[Path, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the numbers."""
+        numbers = self.dark.tobytes() + self.gain.tobytes()
+        return hashlib.sha256(numbers).hexdigest()
 
 
 def read_calibration(dark: Path, white: Path) -> Calibration:
@@ -81,6 +88,9 @@ class CalibratedScene:
         scene: Raw counts.
         calibration: Of the same camera.
 
+    Attributes:
+        calibration: As given.
+
     Raises:
         SceneError: Bands or columns are others.
     """
@@ -93,12 +103,12 @@ class CalibratedScene:
                 f"{info.path.name} has {info.bands} bands and {info.cols} columns; its "
                 f"references have {bands} and {cols}. Both must be of one camera."
             )
-        self._scene, self._calibration = scene, calibration
+        self._scene, self.calibration = scene, calibration
 
     @property
     def info(self) -> SceneInfo:
         info, bands = self._scene.info, self._scene.info.bands
-        dead = int(np.isnan(self._calibration.gain).sum())
+        dead = int(np.isnan(self.calibration.gain).sum())
         note = (
             f"{dead} elements of the detector are not brighter in the white reference "
             "than in the dark one; their pixels are nodata."
@@ -110,7 +120,7 @@ class CalibratedScene:
             scale=np.ones(bands),
             offset=np.zeros(bands),
             notes=(*info.notes, *([note] if dead else [])),
-            files=(*(info.files or (info.path,)), *self._calibration.files),
+            files=(*(info.files or (info.path,)), *self.calibration.files),
         )
 
     def read(
@@ -124,8 +134,8 @@ class CalibratedScene:
         if out is None:
             out = np.empty(counts.shape, np.float32)
         place = bands, slice(*cols)
-        np.subtract(counts, self._calibration.dark[place][:, None], out=out)
-        out *= self._calibration.gain[place][:, None]
+        np.subtract(counts, self.calibration.dark[place][:, None], out=out)
+        out *= self.calibration.gain[place][:, None]
         # What has no count has no reflectance: fill values, and those at the upper end.
         missing = counts == self._scene.info.nodata[bands][:, None, None]
         if counts.dtype.kind in "iu":

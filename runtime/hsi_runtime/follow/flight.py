@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hsi_runtime import pipeline
-from hsi_runtime.camera.calibration import CalibratedScene, read_calibration
+from hsi_runtime.camera.calibration import (
+    CalibratedScene,
+    Calibration,
+    read_calibration,
+)
 from hsi_runtime.engines.backend import Backend
 from hsi_runtime.engines.classifying import Classifier
 from hsi_runtime.engines.opening import best_tile, open_backend
 from hsi_runtime.errors import SceneError
 from hsi_runtime.follow.blocks import Block, Blocks
 from hsi_runtime.follow.exactness import is_exact
-from hsi_runtime.follow.landing import Landed
+from hsi_runtime.follow.landing import Landed, forget_other_end
 from hsi_runtime.follow.live.events import Alerts, Events, Tell
 from hsi_runtime.follow.live.live_map import SUFFIX, LiveMap, State
 from hsi_runtime.follow.pace import Pace
@@ -110,10 +114,12 @@ def follow(
     stop, document = stop or threading.Event(), model.document
     alerts = Alerts(options.on_class, options.command, document.classes)
     source = open_source(request, options)
-    scene: Scene = source
-    if request.dark is not None and request.white is not None:
-        scene = CalibratedScene(source, read_calibration(request.dark, request.white))
     with contextlib.closing(source), Events(tell, options.events) as events:
+        scene: Scene = source
+        calibration: Calibration | None = None
+        if request.dark is not None and request.white is not None:
+            calibration = read_calibration(request.dark, request.white)
+            scene = CalibratedScene(source, calibration)
         ours = request.resume and was_publishing(request.output)
         paths = output_paths(request)
         pipeline.check_outputs(request, paths, scene.info, model, ours)
@@ -124,6 +130,7 @@ def follow(
             model=model,
             source=source,
             scene=scene,
+            calibration=calibration,
             matched=matched,
             backend=backend,
             pace=pace_of(matched, document, backend, request),
@@ -170,6 +177,7 @@ class Flight:
         model: Verified model.
         source: Where the lines come from.
         scene: How they are read; the source, or what calibrates it.
+        calibration: Of raw counts, or None.
         matched: Scene matched to the model, before its end is known.
         backend: Engine that holds the model.
         pace: How many lines make a block.
@@ -183,6 +191,7 @@ class Flight:
     model: ModelFile
     source: LineSource
     scene: Scene
+    calibration: Calibration | None
     matched: MatchedScene
     backend: Backend
     pace: Pace
@@ -229,6 +238,7 @@ class Flight:
                 exact=exact,
                 sha256=sha256,
             )
+            forget_other_end(request.output, landed.scene.info.rows)
             with _said_once():
                 result = pipeline.run(
                     request, self.model, lambda: self.backend, self.progress, landed
@@ -366,7 +376,10 @@ class Flight:
             "bands": [int(b) for b in self.matched.bands.indices],
             "device": f"{self.backend.device}, {self.backend.precision}",
             "reject": self.request.threshold(self.model.document),
+            "sets": self.request.sets,
             "outputs": self.request.outputs(),
+            "frame_counter": self.request.frame_counter,
+            "calibration": self.calibration and self.calibration.sha256,
         }
 
 

@@ -1,12 +1,20 @@
 """Hands a followed scene over to the pipeline, which publishes it like any other."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from hsi_runtime.follow.live.live_map import LiveBlock, LiveMap
 from hsi_runtime.follow.sources.source import LineSource
 from hsi_runtime.output.journal import Journal
+from hsi_runtime.output.journal_folder import (
+    PLAN,
+    JournalFolder,
+    folder_of,
+    was_publishing,
+)
 from hsi_runtime.output.layers import Canvas
 from hsi_runtime.planning import Job, MatchedScene
 from hsi_runtime.scenes.fingerprint import ContentHash
@@ -73,6 +81,22 @@ class Landed:
             values = self.live.read(layer, rows)
             canvas.values[layer.name][:] = values[:, :, slice(*cols)]
         return canvas
+
+
+def forget_other_end(output: Path, rows: int) -> None:
+    """Remove what a dead run left that took fewer lines for all; the live map has them.
+
+    Args:
+        output: Path of the class map.
+        rows: Rows of the scene now.
+    """
+    try:
+        plan = json.loads((folder_of(output) / PLAN).read_bytes())
+        other = plan["region"][2] != rows
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    if other and not was_publishing(output):
+        JournalFolder(output).remove()
 
 
 def _holds_at_end(block: LiveBlock, rows: int, halo: int) -> bool:

@@ -24,7 +24,12 @@ def of_scene(info: SceneInfo) -> dict[str, Any]:
     """
     if info.driver == "stream":  # its lines cannot be read again
         return {}
-    return {path.name: _of_file(path) for path in info.files or (info.path,)}
+    paths = info.files or (info.path,)
+    names = [path.name for path in paths]
+    return {
+        path.name if names.count(path.name) == 1 else str(path): _of_file(path)
+        for path in paths
+    }
 
 
 def _of_file(path: Path) -> dict[str, Any]:

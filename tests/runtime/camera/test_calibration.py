@@ -14,9 +14,11 @@ from hsi_runtime.camera.calibration import CalibratedScene, read_calibration
 from hsi_runtime.cli import main
 from hsi_runtime.errors import BandMismatchError, OptionError, SceneError
 from hsi_runtime.model.model_file import ModelDocument
-from hsi_runtime.request import Options
+from hsi_runtime.request import Options, Request
+from hsi_runtime.scenes import fingerprint
 from hsi_runtime.scenes.array_scene import ArrayScene
 from hsi_runtime.scenes.geotiff import open_tiff
+from hsi_runtime.scenes.opening import open_scene
 
 ROWS, COLS = 60, 31
 
@@ -128,3 +130,25 @@ def test_reflectance_refuses_raw_counts(document: ModelDocument) -> None:
     values = float_document(document).values
     with pytest.raises(BandMismatchError, match="give --dark and --white"):
         conversion(info, match, values)
+
+
+def test_references_are_part_of_what_a_map_depends_on(tmp_path: Path) -> None:
+    """The three files have one name: each of them counts."""
+    references(tmp_path)
+    Camera(tmp_path, tall_cube(ROWS), reflectance_scale_factor=None).finish()
+    paths = [tmp_path / name / "flight.bil" for name in ("dark", "white")]
+    scene = CalibratedScene(
+        open_scene(tmp_path / "flight.bil"), read_calibration(*paths)
+    )
+    before = fingerprint.of_scene(scene.info)
+    assert len(before) == 6  # three data files and their headers
+    paths[0].write_bytes(b"\x65" + paths[0].read_bytes()[1:])
+    assert fingerprint.of_scene(scene.info) != before
+    assert read_calibration(*paths).sha256 != scene.calibration.sha256
+    scene.close()
+
+
+def test_a_frame_counter_is_part_of_what_a_map_says() -> None:
+    paths = Path("a"), Path("b")
+    assert Request(*paths).region_text == "whole"
+    assert Request(*paths, frame_counter=(4, 1)).region_text.endswith("frames of 4,1")

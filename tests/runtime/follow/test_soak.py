@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,13 +93,13 @@ class Flight:
             assert time.monotonic() < limit, (self.folder / "messages").read_text()
             time.sleep(0.005)
 
-    def events(self) -> list[dict[str, object]]:
+    def events(self) -> list[dict[str, Any]]:
         text = self.log.read_text() if self.log.is_file() else ""
         return [json.loads(line) for line in text.splitlines()]
 
     def told(self) -> int:
         rows = [e["rows"] for e in self.events() if e["event"] == "classified"]
-        return max((r[1] for r in rows), default=0)  # type: ignore[index]
+        return max((r[1] for r in rows), default=0)
 
     def finish(self) -> None:
         """Follow to the end, after a fault that ended the first command."""
@@ -121,13 +122,13 @@ class Flight:
             codes = raster.read(1)
         for event in self.events():
             if event["event"] == "classified":
-                top, bottom = event["rows"]  # type: ignore[misc]
+                top, bottom = event["rows"]
                 counts = {
                     str(c): int((codes[top:bottom] == c).sum()) for c in (2, 3, 7)
                 }
                 assert counts == event["classes"]
-                assert event["lag_ms"] >= 0  # type: ignore[operator]
-                assert event["lag_lines"] >= 0  # type: ignore[operator]
+                assert event["lag_ms"] >= 0
+                assert event["lag_lines"] >= 0
 
 
 def kill(flight: Flight) -> None:

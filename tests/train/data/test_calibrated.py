@@ -38,7 +38,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def recipe_of(**changed: Any) -> Recipe:
-    data = {"scenes": ["s/flight.bil"], "labels": ["labels.tif"]}
+    data: dict[str, Any] = {"scenes": ["s/flight.bil"], "labels": ["labels.tif"]}
     data |= {"dark": "dark/flight.bil", "white": "white/flight.bil"}
     return parse({"method": "lda", "data": data | changed})
 
@@ -67,9 +67,9 @@ def test_references_go_together(name: str) -> None:
 
 
 def test_a_target_is_not_calibrated() -> None:
-    content = {"method": "lda", "data": {"scenes": ["a"], "labels": ["b"]}}
-    content["data"] |= {"dark": "d", "white": "w"}  # type: ignore[operator]
-    content["target"] = {"scenes": ["c"], "labels": ["d"]}
+    files = {"scenes": ["a"], "labels": ["b"]}
+    data = {**files, "dark": "d", "white": "w"}
+    content = {"method": "lda", "data": data, "target": files}
     with pytest.raises(RecipeError, match="calibrate the training scenes only"):
         parse(content)
 
