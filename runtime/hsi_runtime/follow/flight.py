@@ -60,13 +60,15 @@ class Tally:
         lag_lines: Most lines that waited for a block to be classified.
         lag_s: Longest time from a line to its classes.
         total_s: Sum of these times, over all blocks.
+        warned: True if the user knows that the latency is out of reach.
     """
 
     blocks: int = 0
     skipped: int = 0
     lag_lines: int = 0
     lag_s: float = 0.0
-    total_s: float = field(default=0.0, repr=False)
+    total_s: float = 0.0
+    warned: bool = False
 
     def add(self, lag_lines: int, lag_s: float) -> None:
         """Take account of a block."""
@@ -318,8 +320,23 @@ class Flight:
                                 reject,
                             )
                     self.pace.measured(rows, time.monotonic() - started)
+                    self._check_latency()
                 behind.do(partial(self._keep, live, look, block, canvas))
                 self.progress(block.rows[1] * cols, source.complete * cols)
+
+    def _check_latency(self) -> None:
+        """Say once that the latency asked for is out of reach."""
+        asked, rate = self.pace.latency_s, self.source.lines_per_second
+        if asked is None or not rate or self.tally.warned:
+            return
+        shortest = self.pace.shortest_s(rate)
+        if shortest > asked:
+            self.tally.warned = True
+            log.warning(
+                f"--latency {1000 * asked:.0f}ms is out of reach: at {rate:.0f} lines "
+                f"per second the {self.pace.halo} lines of context and the engine take "
+                f"{1000 * shortest:.0f} ms."
+            )
 
     def _keep(
         self, live: LiveMap, look: "QuickLook | None", block: Block, canvas: Canvas

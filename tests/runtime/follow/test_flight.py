@@ -1,3 +1,5 @@
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from camera import Camera, tall_cube
 from hsi_runtime.api import classify
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.errors import OptionError, OutputError, SceneError
+from hsi_runtime.follow import flight
 from hsi_runtime.following.options import Alert, Following
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.request import Options
@@ -351,3 +354,53 @@ def test_python_follows_too(
     )
     assert result["follow"]["blocks"] > 1
     assert_as_batch()
+
+
+class Gated(OnnxruntimeCpu):
+    """A FAKE of an engine that is slower than the sensor: it waits for the test."""
+
+    gate = threading.Event()
+
+    def predict(self, cube: Any, outputs: Any = ("probabilities",)) -> Any:
+        assert self.gate.wait(60)
+        return super().predict(cube, outputs)
+
+
+def test_latest_skips_lines_and_fills_them_in_the_end(
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    assert_as_batch: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hsi_runtime.engines.onnxruntime_cpu.OnnxruntimeCpu", Gated)
+    monkeypatch.setattr(flight, "is_exact", lambda *_: True)
+    Gated.gate.clear()
+    camera = Camera(tmp_path, tall_cube(1500))
+    follower = start_following(follow=Following(idle_s=30.0, latest=True))
+    camera.write(1400)  # the engine is still at the first block
+    Gated.gate.set()
+    follower.wait_for_row(1300)
+    camera.finish()
+    result = follower.result()
+    skipped = [e for e in follower.events if e["event"] == "skipped"]
+    assert skipped
+    lines = sum(e["rows"][1] - e["rows"][0] for e in skipped)
+    assert result["follow"]["skipped_lines"] == lines > 1000
+    assert result["seconds"]["infer"] > 0
+    assert_as_batch()
+
+
+def test_a_latency_out_of_reach_is_told_once(
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    camera = Camera(tmp_path, tall_cube(ROWS))
+    follower = start_following(follow=Following(idle_s=30.0, latency_s=1e-6))
+    for _ in range(6):
+        camera.write(20)
+        follower.wait_for_row(camera.written - 2)
+        time.sleep(0.05)  # the rate is known after a tenth of a second
+    camera.finish()
+    follower.result()
+    assert caplog.text.count("is out of reach") == 1
