@@ -6,6 +6,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from hsi_train import recipe
 from hsi_train.fitting.progress import Watch
 from hsi_train.recipe import Recipe
@@ -53,7 +55,9 @@ def train(
         HsiError: Any of its kinds; an unusable input leaves no folder behind.
     """
     if isinstance(recipe_or_path, Recipe):
-        settings, name = recipe_or_path, recipe_or_path.method
+        # Nothing checks the fields of one that is built by hand.
+        settings = recipe.parse(msgspec.to_builtins(recipe_or_path))
+        name = settings.method
     elif isinstance(recipe_or_path, Mapping):
         settings = recipe.parse(dict(recipe_or_path))
         name = settings.method

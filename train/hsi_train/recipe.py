@@ -3,6 +3,7 @@
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,9 +13,14 @@ import tomli_w
 from msgspec import Meta
 
 from hsi_runtime.errors import RecipeError
+from hsi_runtime.files import read_whole
+from hsi_runtime.model.plain_text import plain
 
+MOST_BYTES = 1024**2  # of a file
+MOST_DEPTH = 16  # of tables and lists within each other
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
+Side = Annotated[int, Meta(ge=1, le=1024)]  # pixels of a square of a window
 
 
 MEMBER_STEP = 1_000_003  # between the seeds of members, farther than users' are
@@ -165,7 +171,7 @@ class Fit(_Table, frozen=True):
     """
 
     epochs: Count | None = None
-    outputs: Count | None = None
+    outputs: Side | None = None
     batch: Count | None = None
     learning_rate: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     weight_decay: Annotated[float, Meta(ge=0, le=1e6)] | None = None
@@ -202,7 +208,7 @@ class Pretrain(_Table, frozen=True):
     init: str | None = None
     steps: Count = 600
     batch: Count = 8
-    outputs: Count = 12
+    outputs: Side = 12
     learning_rate: Annotated[float, Meta(gt=0, le=1e6)] = 1.5e-3
     weight_decay: Annotated[float, Meta(ge=0, le=1e6)] = 0.05
 
@@ -274,7 +280,7 @@ def load(source: str) -> dict[str, Any]:
     path = Path(source)
     try:
         if path.is_file():
-            text = path.read_text(encoding="utf-8")
+            text = read_whole(path, MOST_BYTES, RecipeError).decode("utf-8")
         else:
             name = source.removesuffix(".toml")
             text = (_shipped() / f"{name}.toml").read_text(encoding="utf-8")
@@ -285,7 +291,7 @@ def load(source: str) -> dict[str, Any]:
         raise RecipeError(
             f"There is no method or recipe {source}; hsi-train --list shows what ships."
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # text that is no UTF-8, a number of 5,000 digits
         raise RecipeError(f"{source} is not TOML: {error}.") from error
 
 
@@ -304,10 +310,22 @@ def parse(content: dict[str, Any]) -> Recipe:
     Raises:
         RecipeError: An unknown key, a wrong type, or a contradiction.
     """
+    if _depth(content) > MOST_DEPTH:
+        raise RecipeError("Recipe: tables or lists are nested too deeply.")
     try:
         return msgspec.convert(content, Recipe, strict=True)
     except msgspec.ValidationError as error:
         raise RecipeError(f"Recipe: {error}") from error
+
+
+def _depth(content: Any) -> int:
+    """Count how deep tables and lists are nested; keys with dots nest tables, too."""
+    depth, level = 0, [content]
+    while level and depth <= MOST_DEPTH:
+        depth += 1
+        tables = [t for t in level if isinstance(t, Mapping | list | tuple)]
+        level = [v for t in tables for v in (t.values() if isinstance(t, Mapping) else t)]
+    return depth
 
 
 def override(content: dict[str, Any], assignment: str) -> None:
@@ -324,8 +342,9 @@ def override(content: dict[str, Any], assignment: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text
-    except RecursionError as error:
-        raise RecipeError(f"--set {path}: the value is nested too deeply.") from error
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise RecipeError(f"--set {path}: the value is no TOML: {reason}.") from error
     table = content
     for key in keys[:-1]:
         table = table.setdefault(key, {})
@@ -349,8 +368,12 @@ def expanded(path: str) -> str:
     """Expand ``$VARIABLES`` and ``~`` in a path of a recipe.
 
     Raises:
-        RecipeError: A variable is not set.
+        RecipeError: A variable is not set, or no file can have that name.
     """
+    if not path:
+        raise RecipeError("A path in the recipe is empty.")
+    if "\0" in path:
+        raise RecipeError(f"{plain(path)!r} holds a NUL, which no path does.")
     out = os.path.expanduser(os.path.expandvars(path))
     if "$" in out:
         raise RecipeError(f"{path}: the environment variable in it is not set.")

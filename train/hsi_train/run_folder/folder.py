@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from hsi_runtime import files
-from hsi_runtime.errors import OutputError, RecipeError
+from hsi_runtime.errors import OutputError, RecipeError, reason
+from hsi_runtime.model.plain_text import plain
 from hsi_train import recipe
 from hsi_train.data import matlab
 from hsi_train.data.labelled_scene import LabelledData
@@ -37,8 +39,22 @@ def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
     """Refuse a folder that must not be written, before any work.
 
     Raises:
-        OutputError: It holds a run, or something else, or nothing to resume.
+        OutputError: It holds a run, or something else, or nothing to resume, or cannot
+            have that name.
     """
+    try:
+        os.path.abspath(run).encode()
+        run.lstat()
+    except UnicodeEncodeError as error:
+        shown = plain(os.path.abspath(run))
+        raise OutputError(f"The name {shown} is not UTF-8; choose another -o.") from (
+            error
+        )
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError) as error:  # too long, or with a NUL
+        why = reason(error) if isinstance(error, OSError) else str(error)
+        raise OutputError(f"{plain(str(run))} cannot be written: {why}.") from error
     if run.exists() and not run.is_dir():
         raise OutputError(f"{run} is a file; -o names the folder of the run.")
     if resume:
