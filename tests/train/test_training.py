@@ -211,6 +211,7 @@ def test_resumed_run_writes_the_same_checkpoint(
         train(asked(example), run, "cpu")
     with pytest.raises(RecipeError, match=r"recipe\.toml differs"):
         train(asked(example, seed=2), run, "cpu", resume=True)
+    (run / "resume.pt.0123abcd.part").write_bytes(b"of a run that was killed")
     train(asked(example), run, "cpu", resume=True)
     assert {p.name for p in run.iterdir()} == FILES
     name = "checkpoint.safetensors"

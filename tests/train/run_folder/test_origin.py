@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from envi_files import write as write_envi
 
 from hsi_runtime.errors import RecipeError, SceneError
 from hsi_train import recipe
@@ -172,3 +173,21 @@ def test_a_crash_between_the_two_states_leaves_no_run_to_resume(
     (interrupted.run / "pretrain.pt").write_bytes(b"of the pre-training before")
     train(settings_of(interrupted.folder), interrupted.run, "cpu", resume=True)
     assert not run_folder.interrupted(interrupted.run)
+
+
+def test_all_files_that_a_scene_is_read_from_belong_to_a_run(tmp_path: Path) -> None:
+    data = write_envi(tmp_path)
+    odd = data.rename(tmp_path / "scene.xyz")  # found by its length alone
+    header = tmp_path / "scene.hdr"
+    (tmp_path / "scene.xzw").write_text("2\n0\n0\n-2\n4e5\n5e6\n")
+    expected = {header, odd, tmp_path / "scene.xzw"}
+    for given in (header, odd):
+        assert set(origin.files_of([str(given)])) == expected
+        assert set(origin.files_of([], [str(given)])) == expected
+
+
+def test_changes_of_a_geopackage_that_are_not_in_it_yet(tmp_path: Path) -> None:
+    labels, changes = tmp_path / "l.gpkg", tmp_path / "l.gpkg-wal"
+    for path in (labels, changes):
+        path.write_bytes(b"x")
+    assert origin.files_of([], [str(labels)]) == [labels, changes]

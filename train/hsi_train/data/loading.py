@@ -76,24 +76,6 @@ def expand_scenes(paths: Sequence[str]) -> list[str]:
     return scenes
 
 
-def product_files(paths: Sequence[str]) -> list[str]:
-    """List the files of the sensor products among some scenes.
-
-    Those of a product that cannot be opened are left out: whoever reads it has the
-    better message.
-    """
-    files: list[str] = []
-    for path in paths:
-        if matlab.is_matlab(path) or not os.path.isfile(path):
-            continue
-        with contextlib.suppress(SceneError):
-            product = recognise(Path(path))
-            if product is not None:
-                with contextlib.closing(product.open()) as scene:
-                    files += map(str, scene.info.files)
-    return files
-
-
 def open_any(path: str) -> Scene:
     """Open a GeoTIFF, ENVI or MATLAB scene.
 

@@ -32,7 +32,6 @@ OWN_FILES = (
     *("history.csv", "confusion.csv", "split.tif", "split_*.tif", "model.*"),
     *(TENSORBOARD, ENCODER, PRETRAIN_STATE, FIRST_STATE),
 )
-ENDS = ("", f"*{files.PARTIAL}")
 
 
 def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
@@ -61,7 +60,7 @@ def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
         if not (interrupted(run) and (run / RECIPE).is_file()):
             raise OutputError(f"{run} holds no interrupted run to resume.")
         return
-    occupied = run.is_dir() and any(run.iterdir())
+    occupied = run.is_dir() and bool(set(run.iterdir()) - {*leftovers(run)})
     if occupied and not overwrite:
         hint = "--resume goes on with it; " if interrupted(run) else ""
         raise OutputError(f"{run} is not empty; {hint}--overwrite replaces the run.")
@@ -73,13 +72,19 @@ def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
     foreign = [
         p.name
         for p in sorted(run.iterdir() if occupied else ())
-        if not any(p.match(f"{own}{end}") for own in OWN_FILES for end in ENDS)
+        if not any(p.match(own) for own in OWN_FILES) and p not in leftovers(run)
     ]
     if foreign:
         raise OutputError(
             f"{run} holds {', '.join(foreign[:3])}, which --overwrite would delete; "
             "move what is no part of the run, or choose another folder."
         )
+
+
+def leftovers(run: Path) -> list[Path]:
+    """List the files in a folder that a killed run had not finished."""
+    unfinished = [f"{own}.????????{files.PARTIAL}" for own in (*OWN_FILES, "seeds.json")]
+    return [p for p in run.iterdir() if any(map(p.match, unfinished)) and p.is_file()]
 
 
 def interrupted(run: Path) -> bool:
@@ -117,14 +122,16 @@ def prepare_folder(run: Path, resolved: Recipe, resume: bool, overwrite: bool) -
         OutputError: The folder cannot be written.
     """
     text = recipe.dump(resolved)
-    if resume:
-        if (run / RECIPE).read_text(encoding="utf-8") != text:
-            raise RecipeError(
-                f"{run / RECIPE} differs from what is asked for now; resume with the "
-                "same settings, or start again with --overwrite."
-            )
-        return
+    if resume and (run / RECIPE).read_text(encoding="utf-8") != text:
+        raise RecipeError(
+            f"{run / RECIPE} differs from what is asked for now; resume with the same "
+            "settings, or start again with --overwrite."
+        )
     try:
+        for path in leftovers(run) if run.is_dir() else ():
+            path.unlink(missing_ok=True)
+        if resume:
+            return
         if overwrite and run.is_dir():
             shutil.rmtree(run)
         run.mkdir(parents=True, exist_ok=True)

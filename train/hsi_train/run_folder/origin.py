@@ -2,16 +2,18 @@
 
 import hashlib
 import importlib.metadata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from hsi_runtime.errors import SceneError
+from hsi_runtime.scenes.opening import open_raster, open_scene
+from hsi_runtime.scenes.scene import Scene
 from hsi_train import recipe
 from hsi_train.data import matlab
-from hsi_train.data.loading import expand_scenes, product_files
+from hsi_train.data.loading import expand_scenes
 from hsi_train.recipe import Recipe
 
 # Endings of files beside a scene or a label file that belong to it.
@@ -31,8 +33,7 @@ def training_files(settings: Recipe) -> list[Path]:
         given = [recipe.expanded(p) for p in settings.pretrain.scenes]
         scenes += expand_scenes(given)
         sources.append(settings.pretrain.init or "")
-    scenes += product_files(scenes)
-    return files_of([*scenes, *map(recipe.expanded, filter(None, sources))])
+    return files_of(scenes, map(recipe.expanded, filter(None, sources)))
 
 
 def target_files(settings: Recipe) -> list[Path]:
@@ -41,19 +42,24 @@ def target_files(settings: Recipe) -> list[Path]:
     if target is None:
         return []
     scenes = expand_scenes([recipe.expanded(p) for p in target.scenes])
-    scenes += product_files(scenes)
     sources = [*target.labels, target.classes or ""]
-    return files_of([*scenes, *map(recipe.expanded, filter(None, sources))])
+    return files_of(scenes, map(recipe.expanded, filter(None, sources)))
 
 
-def files_of(names: Iterable[str]) -> list[Path]:
+def files_of(scenes: Iterable[str], others: Iterable[str] = ()) -> list[Path]:
     """List the files of scenes and labels, with those beside them that belong to them.
 
     A file that is missing is left out: whoever reads it has the better message.
+
+    Args:
+        scenes: Scenes, as training opens them.
+        others: Labels and any other files.
     """
     found: set[Path] = set()
     listings: dict[Path, list[Path]] = {}
-    for name in names:
+    openers = [(name, open_scene) for name in scenes]
+    openers += [(name, open_raster) for name in others]
+    for name, open_file in openers:
         path = Path(matlab.split_name(name)[0])
         if not path.is_file():
             continue
@@ -62,10 +68,23 @@ def files_of(names: Iterable[str]) -> list[Path]:
         own = {f"{base}.{e}" for base in (path.name, path.stem) for e in SIDE_CARS}
         if path.suffix.lower() == ".hdr":
             own |= {path.stem, *(f"{path.stem}.{e}" for e in ENVI_DATA)}
+        own.add(f"{path.name}-wal")  # changes of a GeoPackage that is open elsewhere
         beside = {other.lower() for other in own}
         found |= {p for p in listings[path.parent] if p.name.lower() in beside}
         found.add(path)
+        if not matlab.is_matlab(name):
+            found |= _read_beside(path, open_file)
     return sorted(found)
+
+
+def _read_beside(path: Path, open_file: Callable[[Path], Scene]) -> set[Path]:
+    """List the files that a scene says it is read from, such as those of a product."""
+    try:
+        scene = open_file(path)
+    except SceneError:  # no raster; or one that whoever reads it will tell of
+        return set()
+    scene.close()
+    return {other for other in scene.info.files if other.is_file()}
 
 
 def stamps(paths: Iterable[Path]) -> dict[Path, Stamp]:

@@ -63,18 +63,20 @@ def prepare(
     """
     if run.exists() and not run.is_dir():
         raise OutputError(f"{run} is a file; -o names the folder of the runs.")
-    occupied = run.is_dir() and any(run.iterdir())
+    present: set[Path] = set()
+    if run.is_dir():
+        present = set(run.iterdir()) - set(run_folder.leftovers(run, kind.summary))
     begun = run.is_dir() and any(run.glob(kind.pattern))
     if resume and not begun:
         raise OutputError(f"{run} holds no runs of {kind.option} to resume.")
-    if occupied and not (resume or overwrite):
+    if present and not (resume or overwrite):
         raise OutputError(
             f"{run} is not empty; --resume goes on with its runs, --overwrite "
             "replaces them."
         )
-    if overwrite and occupied:
+    if overwrite and present:
         own = (run_folder.RECIPE, kind.summary, REPORT)
-        for path in run.iterdir():
+        for path in sorted(present):
             of_runs = path.match(kind.pattern) or path.name == checkpoint.MODEL
             if path.is_dir() and of_runs:
                 run_folder.check_folder(path, False, True)
