@@ -232,8 +232,6 @@ def geojson(folder: Path) -> Parser:
     return Parser(parse, [GEOJSON], (*words, b"null", b"\\ud800", b'"<"', *NUMBERS))
 
 
-
-
 def protobuf(model: bytes) -> Parser:
     def parse(content: bytes) -> None:
         try:
@@ -250,7 +248,7 @@ def protobuf(model: bytes) -> Parser:
             return
 
     words = (b"\x0a", b"\x12\x00", b"\x72", b"\x3a", b"\x08\x01", b"\xff" * 9, b"\x80")
-    operators = (b"Conv", b"Loop", b"Identity", b"ConstantOfShape", b"Shape", b"Reshape")
+    operators = (b"Conv", b"Loop", b"Identity", b"ConstantOfShape", b"Shape")
     return Parser(parse, [model], (*words, *operators))
 
 
@@ -318,7 +316,7 @@ def test_ten_minutes_of_hostile_files(parser: Parser) -> None:
 
 def test_an_input_that_is_too_much_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError, match="MB for 1 bytes"):
-        bounded(lambda _: None if np.ones(100_000_000).all() else None, b"x")
+        bounded(lambda _: np.ones(100_000_000)[:0].tolist(), b"x")
     monkeypatch.setattr(fuzzing, "SECONDS", -1.0)
     with pytest.raises(AssertionError, match="s for 1 bytes"):
         bounded(lambda _: None, b"x")

@@ -147,7 +147,13 @@ class Model:
             tile=plan.tile,
             outputs=document.outputs,
         )
-        strips = read_strips(scene, matched.bands.indices, plan, document.halo)
+        strips = read_strips(
+            scene,
+            matched.bands.indices,
+            plan,
+            document.halo,
+            largest=matched.largest,
+        )
         squares = (square for strip in strips for square in classifier.squares(strip))
         return _collected(squares, scene.info, document, request.threshold(document))
 

@@ -12,7 +12,7 @@ from hsi_runtime.engines.classifying import Classifier
 from hsi_runtime.engines.opening import best_tile
 from hsi_runtime.errors import ModelFileError
 from hsi_runtime.matching.bands import BandMatch, match_bands
-from hsi_runtime.matching.units import Conversion, conversion
+from hsi_runtime.matching.units import Conversion, conversion, largest_value
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.output import layers, names, provenance
 from hsi_runtime.output.journal import Journal
@@ -40,6 +40,7 @@ class MatchedScene:
         units: Conversion from the scene's stored values to the model's.
         region: Pixels to classify.
         ground: The requested part of the grid of the maps; for most scenes the same.
+        largest: Size beyond which a stored value is no measurement.
     """
 
     info: SceneInfo
@@ -47,6 +48,7 @@ class MatchedScene:
     units: Conversion
     region: Window
     ground: Window
+    largest: float
 
 
 def match_scene(
@@ -94,7 +96,12 @@ def match_scene(
         pixels = ground.rows * ground.cols
         polygons.check(request.vector, pixels, request.max_memory_bytes)
     return MatchedScene(
-        info=info, bands=bands, units=units, region=region, ground=ground
+        info=info,
+        bands=bands,
+        units=units,
+        region=region,
+        ground=ground,
+        largest=largest_value(info, bands, document),
     )
 
 

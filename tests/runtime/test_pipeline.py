@@ -10,6 +10,7 @@ import rasterio
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from hsi_runtime import Model
 from hsi_runtime.engines import onnxruntime_cpu
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import BandMismatchError, ModelFileError
@@ -63,6 +64,28 @@ def test_map_equals_the_oracle_at_any_size_and_tile(
         "unclassified": 0,
         "nodata": 0,
     }
+
+
+@pytest.mark.parametrize("fill", [9.96921e36, 1e30, -3.4028235e38, 1e20, 1e10])
+@pytest.mark.parametrize("scale", [1e-4, 2e-4])
+def test_a_fill_value_that_nothing_declares_is_no_class(
+    fill: float,
+    scale: float,
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+) -> None:
+    stored = cube.astype(np.float32)
+    stored[:, :, -6:] = fill
+    stored[2, 3, 4] = fill
+    scene = write_scene_tiff(tmp_path / "s.tif", stored, scale=scale)
+    run(Request(scene, tmp_path / "o.tif"), model)
+    expected = np.zeros((23, 31), bool)
+    expected[:, -6:] = expected[3, 4] = True
+    np.testing.assert_array_equal(class_map(tmp_path / "o.tif") == 255, expected)
+    by_python = Model(model.path).predict(stored, scale=scale)
+    np.testing.assert_array_equal(by_python.classes == 255, expected)
 
 
 def test_crop_of_a_scene_gives_the_same_classes(

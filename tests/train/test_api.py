@@ -9,6 +9,7 @@ import pytest
 import hsi_train
 from hsi_runtime.errors import EngineError, RecipeError
 from hsi_train import recipe
+from hsi_train.recipe import Data, Fit, Recipe
 
 
 def content(example: Any) -> dict[str, Any]:
@@ -66,3 +67,19 @@ def test_import_is_cheap() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"seed": -1}, r"`int` >= 0 - at `\$\.seed`"),
+        ({"fit": Fit(epochs=0)}, r"`int` >= 1 - at `\$\.fit\.epochs`"),
+        ({"data": Data(scenes="s.tif", labels=("l.tif",))}, r"at `\$\.data\.scenes`"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_recipe_that_is_built_by_hand_is_checked(
+    change: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    data = Data(scenes=("s.tif",), labels=("l.tif",))
+    with pytest.raises(RecipeError, match=why):
+        hsi_train.train(Recipe(**{"method": "lda", "data": data} | change), tmp_path)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hsi_runtime.errors import RecipeError
 from hsi_train import building, recipe
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
@@ -250,3 +251,11 @@ def test_what_comes_after_is_estimated_without_a_trace(make_data: MakeData) -> N
     assert torch.equal(torch.get_rng_state(), random)
     after = trainer.method.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_a_method_in_closed_form_takes_no_epochs(make_data: MakeData) -> None:
+    data = divided(make_data, 0.2)
+    content = {"method": "lda", "data": {"scenes": ["s"], "labels": ["l"]}}
+    trainer_of(recipe.parse(content), data)
+    with pytest.raises(RecipeError, match=r"epochs is 7, but lda .*Leave out --epochs"):
+        trainer_of(recipe.parse(content | {"fit": {"epochs": 7}}), data)

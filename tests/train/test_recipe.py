@@ -42,7 +42,7 @@ recipes = st.builds(
     fit=st.builds(
         Fit,
         epochs=st.none() | positive,
-        outputs=st.none() | positive,
+        outputs=st.none() | st.integers(1, 1024),
         batch=st.none() | positive,
         learning_rate=st.floats(1e-9, 1e3),
         weight_decay=st.floats(0, 10),
@@ -57,7 +57,7 @@ recipes = st.builds(
         steps=positive,
         learning_rate=st.floats(1e-9, 1e3),
     )
-    | st.builds(Pretrain, init=names, outputs=positive),
+    | st.builds(Pretrain, init=names, outputs=st.integers(1, 1024)),
     options=st.dictionaries(
         st.from_regex(r"[a-z_]{1,12}", fullmatch=True),
         st.integers(-(2**60), 2**60) | st.floats(-1e9, 1e9) | st.booleans() | names,
@@ -258,3 +258,26 @@ def test_lengths_exclude_each_other() -> None:
         recipe.parse(content | {"fit": {"budget": "soon"}})
     assert recipe.parse(content | {"fit": {"budget": "1.5h"}}).fit.budget == "1.5h"
     assert recipe.seconds_of("1.5h") == 5400
+
+
+def test_values_and_keys_beyond_reason_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "long.toml"
+    path.write_text(f"seed = {'9' * 5000}\n")
+    with pytest.raises(RecipeError, match=r"long\.toml is not TOML: Exceeds the limit"):
+        recipe.load(str(path))
+    path.write_bytes(b"#" * (recipe.MOST_BYTES + 1))
+    with pytest.raises(RecipeError, match="at most 1048576 are read"):
+        recipe.load(str(path))
+    with pytest.raises(RecipeError, match=r"--set seed: .* is no TOML: Exceeds"):
+        recipe.override({}, f"seed={'9' * 5000}")
+    content: dict[str, Any] = {"method": "lda"}
+    content["data"] = {"scenes": ["s"], "labels": ["l"]}
+    recipe.override(content, f"options.{'.'.join('a' * 20_000)}=1")
+    with pytest.raises(RecipeError, match="nested too deeply"):
+        recipe.parse(content)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_paths_that_no_file_can_have(path: str) -> None:
+    with pytest.raises(RecipeError, match="path"):
+        recipe.expanded(path)

@@ -268,6 +268,22 @@ def test_nodata_and_unknown_classes_do_not_count(
     assert "absent in the target: bright_soil" in said
 
 
+def test_wild_values_are_missing_ones_and_told(
+    example: Any, tmp_path: Path, write_tif: WriteTif
+) -> None:
+    def edit(cube: Any, codes: Any) -> tuple[Any, Any]:
+        cube, codes = marked(cube, codes)
+        cube = cube.astype(np.float32)
+        cube[7, 5, :10] = 9.96921e36  # netCDF's fill value, which nothing declares
+        return cube, codes
+
+    found, _ = target_of(example, tmp_path, write_tif, edit=edit)
+    result = measure(found)
+    assert result["counts"]["nodata"] == 10
+    assert result["counts"]["compared"] == 1590
+    assert "10 pixel(s) of t.tif hold values a million" in result["warnings"][-1]
+
+
 def test_classes_match_by_name_else_by_code() -> None:
     def infos(*pairs: tuple[int, str]) -> list[ClassEntry]:
         return [

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import torch
 
+from hsi_runtime.errors import RecipeError
 from hsi_train import methods
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
@@ -113,7 +114,11 @@ def with_path(recipe: Recipe, data: LabelledData) -> tuple[Problem, Linear | Non
 def new_trainer(
     recipe: Recipe, data: LabelledData, problem: Problem, device: torch.device
 ) -> tuple[Trainer, Settings]:
-    """Build the method and its trainer."""
+    """Build the method and its trainer.
+
+    Raises:
+        RecipeError: Epochs for a method that is fitted in closed form.
+    """
     torch.manual_seed(training_seed(recipe))
     method = methods.build(recipe.method, problem, recipe.options)
     if isinstance(method, pretrain.Pretrainable):
@@ -121,6 +126,11 @@ def new_trainer(
     method.start_from_path()
     windows = Windows(data.scenes, method.halo, problem.fill)
     settings = choose_settings(recipe.fit, windows, method.halo, method.fit_defaults())
+    if settings.epochs and not any(p.requires_grad for p in method.parameters()):
+        raise RecipeError(
+            f"fit.epochs is {settings.epochs}, but {recipe.method} is fitted in closed "
+            "form. Leave out --epochs."
+        )
     seed = training_seed(recipe)
     return Trainer(method, data, windows, settings, seed, device), settings
 

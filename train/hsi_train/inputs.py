@@ -64,7 +64,8 @@ def read(recipe: Recipe) -> Inputs:
         caveats += calibration.caveats(validated)
     logged(caveats)
     for scene in data.scenes:
-        check_extremes(scene.info.path.name, scene.cube, scene.valid)
+        name = scene.info.path.name
+        caveats += logged(check_extremes(name, scene.cube, scene.valid))
     recipe, message = decided(recipe, data)
     if message is not None:
         caveats += logged([message])

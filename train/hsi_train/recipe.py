@@ -1,9 +1,10 @@
 """Recipes: the settings of one training run, as TOML."""
 
+import itertools
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -323,9 +324,14 @@ def _depth(content: Any) -> int:
     depth, level = 0, [content]
     while level and depth <= MOST_DEPTH:
         depth += 1
-        tables = [t for t in level if isinstance(t, Mapping | list | tuple)]
-        level = [v for t in tables for v in (t.values() if isinstance(t, Mapping) else t)]
+        level = list(itertools.chain.from_iterable(map(_inside, level)))
     return depth
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return value.values()
+    return value if isinstance(value, list | tuple) else ()
 
 
 def override(content: dict[str, Any], assignment: str) -> None:

@@ -5,8 +5,9 @@ training; cubes are read when it is over. Bands and units are brought to the mod
 hsi-run does it.
 """
 
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,11 @@ from hsi_train.data.loading import expand_scenes, open_any
 from hsi_train.data.parts import labelled_part
 from hsi_train.data.roles import Role
 from hsi_train.fitting.predict import Scorer
+from hsi_train.fitting.statistics import extreme_pixels
 from hsi_train.measuring import metrics
 from hsi_train.recipe import Data
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -212,8 +216,9 @@ def measure(target: Target, scorer: Scorer) -> dict[str, Any]:
         known += int((indices != UNLABELLED).sum())
         if not (indices != UNLABELLED).any():
             continue
+        scene = read(target, path, indices, scorer.halo)
         data = LabelledData(
-            scenes=[read(target, path, indices, scorer.halo)],
+            scenes=[_without_extremes(scene, target.warnings)],
             classes=target.classes,
             bands=np.array(target.bands.used),
             warnings=[],
@@ -262,6 +267,25 @@ def read(
         valid=valid,
         classes=classes,
         roles=np.where(classes != UNLABELLED, Role.TEST, Role.NONE).astype(np.uint8),
+    )
+
+
+def _without_extremes(scene: LabelledScene, warnings: list[str]) -> LabelledScene:
+    """Take wild values for missing ones; an error now would cost the training."""
+    wild = extreme_pixels(scene.cube, scene.valid)
+    if not wild.any():
+        return scene
+    name, number = scene.info.path.name, int(wild.sum())
+    warnings.append(
+        f"Target: {number} pixel(s) of {name} hold values a million times as large as "
+        "the usual ones; they are taken as nodata."
+    )
+    log.warning(warnings[-1])
+    return replace(
+        scene,
+        valid=scene.valid & ~wild,
+        classes=np.where(wild, UNLABELLED, scene.classes).astype(np.int16),
+        roles=np.where(wild, Role.NONE, scene.roles).astype(np.uint8),
     )
 
 

@@ -227,23 +227,28 @@ class Scene(Protocol):
         """Close the file."""
 
 
-def valid_pixels(cube: Cube, nodata: NDArray[np.float64]) -> NDArray[np.bool_]:
+# The networks compute in float32, where larger values are infinite.
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def valid_pixels(
+    cube: Cube, nodata: NDArray[np.float64], largest: float = LARGEST
+) -> NDArray[np.bool_]:
     """Find the pixels that have a real value in every band.
 
     Args:
         cube: Stored units, shape ``(band, row, col)``.
         nodata: Fill value of each band, NaN where none, shape ``(band,)``.
+        largest: Size beyond which a decimal number is no measurement.
 
     Returns:
-        Shape ``(row, col)``; False where any band is nodata, NaN, infinite, or
-        saturated: a whole number at the upper end of its type.
+        Shape ``(row, col)``; False where any band is nodata, NaN, infinite, too large,
+        or saturated: a whole number at the upper end of its type.
     """
     valid = np.ones(cube.shape[1:], dtype=bool)
     if cube.dtype.kind == "f":
-        # The networks compute in float32, where larger values are infinite. A NaN
-        # becomes the largest and the smallest, and is neither in range.
-        limit = np.finfo(np.float32).max
-        valid &= (cube.max(axis=0) <= limit) & (cube.min(axis=0) >= -limit)
+        # A NaN becomes the largest and the smallest, and is neither in range.
+        valid &= (cube.max(axis=0) <= largest) & (cube.min(axis=0) >= -largest)
     elif cube.dtype.itemsize > 1:
         valid &= cube.max(axis=0) != np.iinfo(cube.dtype).max
     if np.isnan(nodata).all():

@@ -7,14 +7,21 @@ transposed when it is computed.
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.scenes.scene import Cube, Scene, SceneInfo, in_file_order, valid_pixels
+from hsi_runtime.scenes.scene import (
+    LARGEST,
+    Cube,
+    Scene,
+    SceneInfo,
+    in_file_order,
+    valid_pixels,
+)
 from hsi_runtime.walk.windows import Plan, completes, held, mirror
 
 BUFFERS = 2  # pieces in memory at once: one computed, one being read
@@ -35,6 +42,7 @@ class Strip:
         halo: Context on each side of an output.
         scene_size: Rows and columns of the scene.
         nodata: Fill value of each band, NaN where none, shape ``(band,)``.
+        largest: Size beyond which a value is no measurement.
     """
 
     number: int
@@ -46,6 +54,7 @@ class Strip:
     halo: int
     scene_size: tuple[int, int]
     nodata: NDArray[np.float64]
+    largest: float
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -85,7 +94,8 @@ class Strip:
         # side by side for all that follows, which then takes half the time.
         cube = np.ascontiguousarray(self.cube[:, *place])
         flat = cube.reshape(len(cube), 1, -1)
-        return cube, valid_pixels(flat, self.nodata).reshape(cube.shape[1:])
+        valid = valid_pixels(flat, self.nodata, self.largest)
+        return cube, valid.reshape(cube.shape[1:])
 
 
 class _Buffers:
@@ -211,6 +221,7 @@ def read_strips(
     plan: Plan,
     halo: int,
     finished: Collection[int] = (),
+    largest: float = LARGEST,
 ) -> Iterator[Strip]:
     """Read a scene piece by piece, each block of the file once per pass.
 
@@ -223,6 +234,7 @@ def read_strips(
         plan: The walk.
         halo: Context of an output.
         finished: Numbers of the pieces to leave out.
+        largest: Size beyond which a value is no measurement.
     """
     buffers = _Buffers(scene.info)
     numbers = count()
@@ -237,4 +249,4 @@ def read_strips(
                     continue
                 piece = walk.read(number, row, col)
                 if completes(strip, plan.panels[col]):
-                    yield piece
+                    yield replace(piece, largest=largest)

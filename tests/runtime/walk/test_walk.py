@@ -25,6 +25,7 @@ from hsi_runtime.pipeline import Stopwatch
 from hsi_runtime.planning import Job, MatchedScene
 from hsi_runtime.request import Request
 from hsi_runtime.scenes.array_scene import ArrayScene
+from hsi_runtime.scenes.scene import LARGEST
 from hsi_runtime.walk import windows
 from hsi_runtime.walk.windows import Window
 
@@ -146,6 +147,7 @@ def test_any_walk_equals_the_whole_scene_at_once(
             units=Conversion(),
             region=region,
             ground=region,
+            largest=LARGEST,
         ),
         backend=backend,
         plan=plan,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hsi_runtime.errors import SceneError
-from hsi_train.fitting.statistics import check_extremes
+from hsi_train.fitting.statistics import check_extremes, extreme_pixels
 
 EVERY = np.ones((9, 11), dtype=bool)
 
@@ -27,11 +27,35 @@ def test_one_wild_value_is_named(value: float, band: int) -> None:
 
 
 def test_usual_scenes_pass() -> None:
-    check_extremes("a.tif", cube_of(), EVERY)
-    check_extremes("a.tif", cube_of(2e5, np.int32), EVERY)
-    check_extremes("a.tif", np.full((4, 9, 11), 65535, np.uint16), EVERY)
-    check_extremes("a.tif", np.zeros((4, 9, 11), np.float32), EVERY)
-    check_extremes("a.tif", cube_of(), ~EVERY)
+    assert not check_extremes("a.tif", cube_of(), EVERY)
+    assert not check_extremes("a.tif", cube_of(2e5, np.int32), EVERY)
+    assert not check_extremes("a.tif", np.full((4, 9, 11), 65535, np.uint16), EVERY)
+    assert not check_extremes("a.tif", np.zeros((4, 9, 11), np.float32), EVERY)
+    assert not check_extremes("a.tif", cube_of(), ~EVERY)
+
+
+def test_a_wild_value_in_a_scene_that_is_mostly_zero_is_named() -> None:
+    cube = cube_of()
+    cube[:, :, :8] = 0
+    cube[2, 4, 9] = 1e30
+    with pytest.raises(SceneError, match=r"1 pixel.* 1e\+30 in used band 3"):
+        check_extremes("a.tif", cube, EVERY)
+
+
+def test_values_that_may_be_an_undeclared_fill_are_told() -> None:
+    cube = cube_of()
+    cube[:, :2, :2] = -9999
+    (told,) = check_extremes("a.tif", cube, EVERY)
+    assert "4 pixel(s) with values such as -9999" in told
+    assert "declare them as nodata" in told
+
+
+def test_pixels_that_would_be_refused() -> None:
+    cube, wild = cube_of(), ~EVERY
+    cube[1, 3, 4], cube[0, 5, 6], cube[2, 7, 8] = 1e30, -1e20, 2.0
+    wild[3, 4] = wild[5, 6] = True
+    np.testing.assert_array_equal(extreme_pixels(cube, EVERY), wild)
+    assert not extreme_pixels(cube, ~EVERY).any()
 
 
 def test_bands_of_very_different_size_pass() -> None:

@@ -126,7 +126,8 @@ def read_sources(
                 "values and is left out of pre-training."
             )
             continue
-        check_extremes(info.path.name, cube, valid)
+        for sentence in check_extremes(info.path.name, cube, valid):
+            warn(sentence)
         # Band by band: a copy of all in double precision would be large.
         measured = [(b.mean(), b.std()) for b in (p[valid].astype(float) for p in cube)]
         mean, std = np.array(measured).T

@@ -62,14 +62,8 @@ def choose_settings(
     plots are not those of all.
 
     Raises:
-        RecipeError: Steps too small for batch statistics, or epochs for a method that
-            is fitted in closed form.
+        RecipeError: Steps too small for batch statistics.
     """
-    if requested.epochs and not defaults.trains:
-        raise RecipeError(
-            f"fit.epochs is {requested.epochs}, but this method is fitted in closed "
-            "form. Leave out --epochs."
-        )
     outputs, batch = requested.outputs, requested.batch
     if outputs is None:
         pixels = len(windows.training_pixels())
@@ -96,7 +90,7 @@ def choose_settings(
     if patience is None:
         patience = PATIENCE if requested.epochs is None else 0
     return Settings(
-        epochs=requested.epochs if defaults.trains else 0,
+        epochs=requested.epochs if defaults.trains else requested.epochs or 0,
         outputs=outputs,
         batch=batch,
         patience=patience,

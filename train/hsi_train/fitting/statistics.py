@@ -15,6 +15,7 @@ from hsi_train.method import Problem
 
 ROWS_AT_ONCE = 64  # of a scene, while spectra are summed up
 TOP_PERCENTILE = 99.9  # of all training values: a scale that a few spikes do not move
+SUSPECT = 1e3  # over the usual value: -9999 among reflectances, but no bright pixel
 FACTOR = 1e6  # over the usual value; float32 sums up to 1.7e7 values of one size
 SAMPLE = 10_000  # pixels of which the usual value is measured
 
@@ -92,34 +93,72 @@ def _percentile(scenes: list[LabelledScene], percent: float) -> float:
     return above - step * (1 - share) if share >= 0.5 else below + step * share
 
 
-def check_extremes(name: str, cube: Cube, valid: NDArray[np.bool_]) -> None:
+def check_extremes(name: str, cube: Cube, valid: NDArray[np.bool_]) -> list[str]:
     """Refuse a scene with a value a million times as large as the usual ones.
-
-    The usual size of a band is the median of its values without sign, or that of all
-    bands where it is larger.
 
     Args:
         name: File name of the scene.
         cube: Stored units, shape ``(band, row, col)``.
         valid: Pixels that are used, shape ``(row, col)``.
 
+    Returns:
+        A warning about values that are a thousand times as large, if there are some.
+
     Raises:
         SceneError: There is one.
     """
-    if cube.dtype.itemsize < 4 or not valid.any():
-        return  # too few bits to hold such a value
-    pixels = np.flatnonzero(valid)[:: max(1, int(valid.sum()) // SAMPLE)]
-    sizes = [
-        float(np.median(np.abs(band.ravel()[pixels].astype(float)))) for band in cube
-    ]
-    usual = np.maximum(sizes, np.median(sizes))
+    if described := describe_extremes(name, cube, valid, FACTOR):
+        raise SceneError(
+            f"{described} Declare them as nodata (gdal_edit.py -a_nodata), or correct "
+            "the scene."
+        )
+    suspect = describe_extremes(name, cube, valid, SUSPECT)
+    if not suspect:
+        return []
+    return [f"{suspect} If they stand for missing ones, declare them as nodata."]
+
+
+def describe_extremes(
+    name: str, cube: Cube, valid: NDArray[np.bool_], factor: float
+) -> str:
+    """Name values that are too large, in the first band that has some; else nothing."""
+    usual = _usual_sizes(cube, valid)
     for number, (band, size) in enumerate(zip(cube, usual, strict=True)):
         values = band[valid].astype(np.float64)
-        wild = np.abs(values) > FACTOR * size
+        wild = np.abs(values) > factor * size
         if size > 0 and wild.any():
             value = values[wild][np.abs(values[wild]).argmax()]
-            raise SceneError(
+            return (
                 f"{name} holds {int(wild.sum())} pixel(s) with values such as "
-                f"{value:g} in used band {number + 1}, where {size:g} is usual. "
-                "Declare them as nodata (gdal_edit.py -a_nodata), or correct the scene."
+                f"{value:g} in used band {number + 1}, where {size:g} is usual."
             )
+    return ""
+
+
+def extreme_pixels(cube: Cube, valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return True for pixels that `check_extremes` would refuse, ``(row, col)``."""
+    usual = _usual_sizes(cube, valid)
+    wild = np.zeros_like(valid)
+    for band, size in zip(cube, usual, strict=True):
+        if size > 0:
+            wild |= valid & (np.abs(band.astype(np.float64)) > FACTOR * size)
+    return wild
+
+
+def _usual_sizes(cube: Cube, valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Measure the usual size of a band's values, ``(band,)``; 0 where none is known.
+
+    It is the median of its values without sign, or that of all bands where it is
+    larger; zeros do not count where most values are zero, as in a border without data.
+    """
+    # Types of two bytes have too few bits to hold values of very different size.
+    if cube.dtype.itemsize < 4 or not valid.any():
+        return np.zeros(len(cube))
+    pixels = np.flatnonzero(valid)[:: max(1, int(valid.sum()) // SAMPLE)]
+    sizes = np.abs([band.ravel()[pixels].astype(float) for band in cube])
+    medians = np.median(sizes, axis=1)
+    overall = np.median(medians)
+    if not overall and sizes.any():
+        overall = np.median(sizes[sizes > 0])
+    usual: NDArray[np.float64] = np.maximum(medians, overall)
+    return usual

@@ -83,7 +83,8 @@ def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
 
 def leftovers(run: Path) -> list[Path]:
     """List the files in a folder that a killed run had not finished."""
-    unfinished = [f"{own}.????????{files.PARTIAL}" for own in (*OWN_FILES, "seeds.json")]
+    names = (*OWN_FILES, "seeds.json")
+    unfinished = [f"{name}.????????{files.PARTIAL}" for name in names]
     return [p for p in run.iterdir() if any(map(p.match, unfinished)) and p.is_file()]
 
 
