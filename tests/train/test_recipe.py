@@ -243,7 +243,7 @@ def test_nesting_without_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="features"):
         methods.check_options("mf2cnet", {"features": value})
     data: dict[str, Any] = {"scenes": ["a"], "labels": ["b"], "exclude": value}
-    with pytest.raises(RecipeError, match="exclude"):
+    with pytest.raises(RecipeError, match="nested too deeply"):
         recipe.parse({"method": "mf2cnet", "data": data})
 
 
