@@ -118,6 +118,7 @@ def settings_of(kind: str, example: Any) -> recipe.Recipe:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(sys.platform == "win32", reason="has no SIGKILL")
 @pytest.mark.parametrize("kind", ["plain", "pretrained"])
 def test_killed_at_random_moments_it_ends_in_the_same_checkpoint(

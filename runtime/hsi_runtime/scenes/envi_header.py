@@ -235,7 +235,11 @@ def layout_of(header: Header) -> Layout:
         )
     notes = []
     order = header.text("byte order")
-    if order not in ("0", "1"):
+    if order not in ("", "0", "1"):
+        raise SceneError(
+            f"{header.path}: byte order is {order!r}; expected 0 (little endian) or 1."
+        )
+    if not order:
         notes.append(f"{header.path} has no byte order; taken as little endian.")
     offset = header.integer("header offset", 0)
     if offset < 0:

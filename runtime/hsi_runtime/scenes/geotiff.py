@@ -93,7 +93,8 @@ class GeoTiffScene:
         statements = [own, *product, side_car_of(path), _header(path, dataset)]
         spectrum = _spectrum(path, dataset.count, statements)
         self._masked = _has_mask(dataset)
-        self._bands, self._alpha = _split_bands(path, dataset, spectrum)
+        alpha = {band for said in statements for band in said.alpha}
+        self._bands, self._alpha = _split_bands(path, dataset, spectrum, alpha)
         self._hides = self._masked or len(self._alpha) > 0
         _check_types(path, dataset, self._bands, dtypes)
         own.notes += _alpha_notes(path, self._alpha)
@@ -188,8 +189,13 @@ def _own(path: Path, dataset: Any, nodata_text: str) -> Statements:
         for domain in ("", "IMAGERY", "ENVI")
     }
     names = {band: name for band, name in enumerate(dataset.descriptions) if name}
-    envi = {"ENVI": dataset.tags(ns="ENVI")}
-    own = Statements(path, own=True, names=names, tags=tags, dataset_tags=envi)
+    own = Statements(
+        path,
+        own=True,
+        names=names,
+        tags=tags,
+        dataset_tags={"": dataset.tags(), "ENVI": dataset.tags(ns="ENVI")},
+    )
     if nodata_text and all(value is None for value in dataset.nodatavals):
         try:  # rasterio drops a value that the type cannot hold
             value, dtype = float(nodata_text), np.dtype(dataset.dtypes[0])
@@ -230,7 +236,7 @@ def _spectrum(path: Path, count: int, statements: list[Statements]) -> Spectrum:
     """Choose the wavelengths of all bands, alpha bands included."""
     places = [place for said in statements for place in said.places(count)]
     for said in statements:
-        places.append(name_place([said.names.get(band) for band in range(count)]))
+        places.append(name_place(said.all_names(count)))
     spectrum = choose(str(path), places)
     for said in statements[1:]:
         if spectrum.place == said.path.name:
@@ -239,18 +245,25 @@ def _spectrum(path: Path, count: int, statements: list[Statements]) -> Spectrum:
 
 
 def _split_bands(
-    path: Path, dataset: Any, spectrum: Spectrum
+    path: Path, dataset: Any, spectrum: Spectrum, beside: Collection[int]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Split bands into measurements and alpha bands, which are masks; 0-based.
 
     GDAL takes the last of four bands of bytes for alpha unless it is told otherwise;
     its wavelength shows that it is a measurement. Where bands have wavelengths, others
     are no measurements.
+
+    Args:
+        path: The file.
+        dataset: The file, open.
+        spectrum: Wavelengths of all bands.
+        beside: Bands that a file beside it calls alpha.
     """
     known = np.zeros(dataset.count, dtype=bool)
     if spectrum.centres is not None:
         known = ~np.isnan(spectrum.centres)
     alpha = np.array([kind == ColorInterp.alpha for kind in dataset.colorinterp])
+    alpha[[band for band in beside if band < dataset.count]] = True
     alpha &= ~known
     if alpha.all():
         raise SceneError(f"{path} has only alpha bands, which are masks of others.")

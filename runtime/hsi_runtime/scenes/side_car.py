@@ -33,7 +33,8 @@ CRS_LETTERS = 100_000
 PerBand = NDArray[np.float64]
 Units = tuple[PerBand | None, PerBand | None]  # scale, offset
 # Of a band: what is kept as text.
-BAND_FIELDS = ("NoDataValue", "Scale", "Offset", "Description")
+NODATA_FIELDS = ("NoDataValue", "NoDataValueAsInt64", "NoDataValueAsUInt64")
+BAND_FIELDS = (*NODATA_FIELDS, "Scale", "Offset", "Description", "ColorInterp")
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Statements:
         scale: Scales by band.
         offset: Offsets by band.
         names: Descriptions by band.
+        alpha: Bands that are masks of the others.
         tags: Metadata by band and domain; the domain of the usual tags is empty.
         dataset_tags: Metadata of the whole raster by domain.
         crs: Coordinate reference system, or None.
@@ -69,6 +71,7 @@ class Statements:
     scale: dict[int, float] = field(default_factory=dict)
     offset: dict[int, float] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
+    alpha: set[int] = field(default_factory=set)
     tags: dict[tuple[int, str], dict[str, str]] = field(default_factory=dict)
     dataset_tags: dict[str, dict[str, str]] = field(default_factory=dict)
     crs: CRS | None = None
@@ -123,7 +126,13 @@ class Statements:
             imagery._replace(name=usual),
             tag_place(envi, [self.tags.get((b, "ENVI"), {}) for b in range(bands)]),
             list_place(envi, self.dataset_tags.get("ENVI", {}), bands),
+            list_place(usual, self.dataset_tags.get("", {}), bands),
         ]
+
+    def all_names(self, bands: int) -> list[str | None]:
+        """List the names of bands; GDAL copies those of an ENVI file as ``Band_1``."""
+        tags = self.dataset_tags.get("", {})
+        return [self.names.get(b) or tags.get(f"Band_{b + 1}") for b in range(bands)]
 
     def good(self, bands: int) -> NDArray[np.bool_] | None:
         """Return False for bands marked bad (``bbl`` 0), or None if none is marked."""
@@ -169,7 +178,8 @@ def side_car_of(path: Path) -> Statements:
         SceneError: It is there and cannot be read. It may state nodata, so that it is
             not left aside.
     """
-    place = path.with_name(path.name + ".aux.xml")
+    places = [path.with_name(path.name + end) for end in (".aux.xml", ".AUX.XML")]
+    place = next((place for place in places if place.exists()), places[0])
     if not place.exists():
         return Statements(place)
     reader = _Reader(place)
@@ -189,8 +199,8 @@ def check_mask(path: Path) -> None:
     Raises:
         SceneError: It does.
     """
-    mask = path.with_name(path.name + ".msk")
-    if mask.exists():
+    masks = [path.with_name(path.name + end) for end in (".msk", ".MSK")]
+    for mask in filter(Path.exists, masks):
         raise SceneError(
             f"{path} has its mask in another file, {mask.name}, which is not read. Put "
             "both into one: gdal_translate --config GDAL_TIFF_INTERNAL_MASK YES "
@@ -291,15 +301,19 @@ class _Reader:
             self.result.tags.setdefault((self.band, self.domain), {})[key] = text
         elif not where[:-2]:
             self.result.dataset_tags.setdefault(self.domain, {})[key] = text
+            if key == "NODATA_VALUES" and not self.domain:
+                fills = enumerate(map(float, text.split()))
+                self.result.nodata = dict(fills) | self.result.nodata
 
     def set_band(self, name: str, text: str) -> None:
         assert self.band is not None
         if name == "Description":
             self.result.names[self.band] = text
             return
-        values = {
-            "NoDataValue": self.result.nodata,
-            "Scale": self.result.scale,
-            "Offset": self.result.offset,
-        }
+        if name == "ColorInterp":
+            if text == "Alpha":
+                self.result.alpha.add(self.band)
+            return
+        values = dict.fromkeys(NODATA_FIELDS, self.result.nodata)
+        values |= {"Scale": self.result.scale, "Offset": self.result.offset}
         values[name][self.band] = float(text)

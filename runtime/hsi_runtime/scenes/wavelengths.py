@@ -26,10 +26,12 @@ NO_LENGTHS |= {"ghz", "thz", "ev", "degrees", "seconds", "date"}
 SHORTEST_NM, LONGEST_NM = 200.0, 20_000.0  # what imaging spectrometers measure
 # A length in the name of a band: "band 7 (712.3 Nanometers)", "Red 665 nm".
 NAMED = re.compile(
-    r"(?<![\w.])(\d{1,6}(?:\.\d{1,9})?) ?"
+    r"(?<![^\W_])(?<!\.)(\d{1,6}(?:\.\d{1,9})?) ?"
     r"(nanomet(?:er|re)s?|nm|micromet(?:er|re)s?|microns?|um|µm|μm)\b",
     re.IGNORECASE,
 )
+CENTRES = ["wavelength", "wavelengths", "wavelength_nm", "wavelengths_nm"]
+CENTRES += ["center_wavelength", "central_wavelength", "centre_wavelength"]
 NAME_LENGTH = 200  # characters of a band's name that are looked at
 
 Wavelengths = NDArray[np.float64]
@@ -76,8 +78,8 @@ def tag_place(name: str, tags: Sequence[Mapping[str, str]]) -> Place:
 
     return Place(
         name,
-        column("wavelength", "wavelengths"),
-        column("fwhm"),
+        column(*CENTRES),
+        column("fwhm", "fwhm_nm"),
         column("wavelength_units", "wavelength_unit"),
     )
 
@@ -94,17 +96,15 @@ def imagery_place(tags: Sequence[Mapping[str, str]]) -> Place:
 
 def list_place(name: str, fields: Mapping[str, str], bands: int) -> Place:
     """Read lists of all bands, as an ENVI header has them; others are left out."""
-    lower = {k.lower().replace("_", " "): v for k, v in fields.items()}
+    lower = {k.lower().replace(" ", "_"): v for k, v in fields.items()}
 
     def values(*keys: str) -> list[str]:
         text = next((lower[key] for key in keys if lower.get(key)), "")
-        items = [v.strip() for v in text.strip(" {}").split(",") if v.strip()]
+        items = [v.strip() for v in text.strip(" {}[]()").split(",") if v.strip()]
         return items if len(items) == bands else [""] * bands
 
-    unit = lower.get("wavelength units", "")
-    return Place(
-        name, values("wavelength", "wavelengths"), values("fwhm"), [unit] * bands
-    )
+    unit = lower.get("wavelength_units", "")
+    return Place(name, values(*CENTRES), values("fwhm", "fwhm_nm"), [unit] * bands)
 
 
 def name_place(names: Sequence[str | None]) -> Place:

@@ -322,6 +322,11 @@ def test_missing_byte_order_is_said(tmp_path: Path) -> None:
     assert everything(scene)[0, 0, 1] == 1
 
 
+def test_byte_order_in_words_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SceneError, match="byte order is 'big'; expected 0"):
+        open_scene(write(tmp_path, byte_order="big"))
+
+
 def test_names_of_fields_may_repeat_inside_braces(tmp_path: Path) -> None:
     names = json.dumps(["samples = 9", "lines = 9"])[1:-1]
     scene = open_scene(write(tmp_path, band_names=f"{{{names},\nbands = 9}}"))

@@ -159,10 +159,12 @@ def test_mask_in_another_file_is_refused(
     _, valid = read(tmp_path / "masked.tif")
     np.testing.assert_array_equal(valid, SEEN)
     data = write_envi(tmp_path)
-    Path(f"{data}.msk").write_bytes(b"")
-    for named in (data, tmp_path / "scene.hdr"):
-        with pytest.raises(SceneError, match=r"has its mask in .* scene\.img\.msk"):
-            open_scene(named)
+    for mask in ("scene.img.msk", "scene.img.MSK"):
+        (tmp_path / mask).write_bytes(b"")
+        for named in (data, tmp_path / "scene.hdr"):
+            with pytest.raises(SceneError, match=f"has its mask in .* {mask}"):
+                open_scene(named)
+        (tmp_path / mask).unlink()
 
 
 @pytest.mark.parametrize("options", LAYOUTS)

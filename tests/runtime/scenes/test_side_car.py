@@ -338,3 +338,32 @@ def test_world_file_beside_a_scene_with_a_place_is_not_read(
     info = info_of(path)
     assert info.transform == PLACE
     assert info.notes == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<PAMRasterBand band='1'><NoDataValueAsInt64>7</NoDataValueAsInt64>"
+        "</PAMRasterBand>",
+        "<Metadata><MDI key='NODATA_VALUES'>7</MDI></Metadata>",
+    ],
+)
+@pytest.mark.parametrize("end", [".aux.xml", ".AUX.XML"])
+def test_nodata_in_any_of_gdal_s_spellings(text: str, end: str, tiff: Path) -> None:
+    place = tiff.with_name(tiff.name + end)
+    place.write_text(f"<PAMDataset>{text}</PAMDataset>")
+    assert info_of(tiff).nodata[0] == 7
+    assert place in info_of(tiff).files
+
+
+def test_alpha_band_that_a_side_car_names(
+    tmp_path: Path, write_scene_tiff: WriteTiff, cube: NDArray[Any]
+) -> None:
+    path = write_scene_tiff(tmp_path / "s.tif", cube, wavelengths=None)
+    path.with_name("s.tif.aux.xml").write_text(
+        "<PAMDataset><PAMRasterBand band='4'><ColorInterp>Alpha</ColorInterp>"
+        "</PAMRasterBand></PAMDataset>"
+    )
+    info = info_of(path)
+    assert info.bands == 3
+    assert "band 4 is alpha" in info.notes[0]

@@ -391,3 +391,36 @@ def test_specim_fenix(data_dir: Path) -> None:
     assert any("no unit; taken as nm" in note for note in info.notes)
     assert scene.read((0, 1), (0, 384), np.arange(363)).shape == (363, 1, 384)
     scene.close()
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"wavelengths": "450.25, 550.5, 650, 850.75", "wavelength_units": "nm"},
+        {"Wavelengths_nm": "[450.25, 550.5, 650, 850.75]"},
+        {"center wavelength": "{0.45025,0.5505,.65,.85075}", "wavelength_units": "um"},
+        {f"Band_{n}": f"band {n} ({w} Nanometers)" for n, w in enumerate(CENTRES, 1)},
+    ],
+)
+def test_lists_among_the_usual_tags_of_a_tiff(
+    tags: dict[str, str], tmp_path: Path, write_scene_tiff: WriteTiff
+) -> None:
+    path = write_scene_tiff(tmp_path / "s.tif", np.ones((4, 2, 3), np.uint16), None)
+    with rasterio.open(path, "r+") as file:
+        file.update_tags(**tags)
+    np.testing.assert_allclose(info_of(path).wavelengths_nm, CENTRES)
+
+
+@pytest.mark.parametrize("key", ["wavelength_nm", "center_wavelength"])
+def test_other_names_of_a_band_s_tag(
+    key: str, tmp_path: Path, write_scene_tiff: WriteTiff
+) -> None:
+    path = write_scene_tiff(tmp_path / "s.tif", np.ones((4, 2, 3), np.uint16), None)
+    with rasterio.open(path, "r+") as file:
+        for band, centre in enumerate(CENTRES, start=1):
+            file.update_tags(band, **{key: centre})
+    np.testing.assert_allclose(info_of(path).wavelengths_nm, CENTRES)
+
+
+def test_length_after_an_underscore_in_a_name() -> None:
+    assert name_place(["B7_712.3nm", "x1450nm"]).centres == ["712.3", ""]

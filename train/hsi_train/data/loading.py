@@ -1,6 +1,5 @@
 """Loads scenes with their labels: the part of each scene that training can use."""
 
-import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from hsi_train.data.formats.matlab_files import MatlabFile, open_file
 # Variables beside a cube that describe it, in any case of letters.
 WAVELENGTHS = {"wavelength": "", "wavelengths": "", "wavelengths_nm": "nm"}
 WIDTHS = ("fwhm", "fwhm_nm")
-NODATA = ("nodata", "nodata_value")
+NODATA = ("nodata", "nodata_value", "nodatavalue", "fillvalue", "data_ignore_value")
+MOST_LISTED = 20  # variables in a message
 
 
 def is_matlab(path: str) -> bool:
@@ -39,16 +41,23 @@ def open_cube(path: str) -> ArrayScene:
     centres, unit, notes = _per_band(file, source, WAVELENGTHS, len(cube))
     widths, _, _ = _per_band(file, source, dict.fromkeys(WIDTHS, ""), len(cube))
     spectrum = choose(str(source), [_place(centres, widths, unit, len(cube))])
-    nodata, _ = _beside(file, dict.fromkeys(NODATA, ""), 1)
+    fills, _ = _beside(file, dict.fromkeys(NODATA, ""))
+    if fills is not None and len(np.unique(fills)) != 1:
+        raise SceneError(
+            f"{source} declares several values of nodata; a cube has one. Save it as "
+            "one number."
+        )
     scene = ArrayScene(
         cube,
         source,
-        nodata=None if nodata is None else float(nodata[0]),
+        nodata=None if fills is None else float(fills[0]),
         wavelengths_nm=spectrum.centres,
         fwhm_nm=spectrum.widths,
     )
     scene.info = replace(
-        scene.info, notes=(*notes, *spectrum.notes), files=(source.absolute(),)
+        scene.info,
+        notes=(*notes, *spectrum.notes, *scene.info.notes),
+        files=(source.absolute(),),
     )
     return scene
 
@@ -99,12 +108,14 @@ def _read(file: MatlabFile, path: str, dimensions: int) -> NDArray[Any]:
 def _listed(file: MatlabFile) -> str:
     """List variables with their shapes, and the fields of structs."""
     shown = []
-    for name, variable in file.variables.items():
+    for name, variable in islice(file.variables.items(), MOST_LISTED):
         text = f"{name} {variable.shape}"
         if fields := file.fields(name):
             listed = ", ".join(f"{k} {shape}" for k, shape in fields.items())
             text += f", a struct with fields {listed}: save the field as a variable"
         shown.append(text)
+    if (more := len(file.variables) - MOST_LISTED) > 0:
+        shown.append(f"and {more} more")
     return ", ".join(shown) or "none"
 
 
@@ -128,7 +139,7 @@ def _per_band(
     file: MatlabFile, source: Path, names: Mapping[str, str], bands: int
 ) -> tuple[NDArray[np.float64] | None, str, list[str]]:
     """Read one number for each band, its unit, and a note where the count is other."""
-    values, unit = _beside(file, names, None)
+    values, unit = _beside(file, names)
     if values is None or len(values) == bands:
         return values, unit, []
     return (
@@ -142,16 +153,13 @@ def _per_band(
 
 
 def _beside(
-    file: MatlabFile, names: Mapping[str, str], size: int | None
+    file: MatlabFile, names: Mapping[str, str]
 ) -> tuple[NDArray[np.float64] | None, str]:
     """Read a list of numbers by one of several names; None where there is none."""
     for name, variable in file.variables.items():
         unit = names.get(name.lower())
         if unit is None or variable.dtype is None or not variable.shape:
             continue
-        if np.prod(variable.shape) == max(variable.shape) and size in (
-            None,
-            max(variable.shape),
-        ):
+        if np.prod(variable.shape) == max(variable.shape):
             return file.read(name).ravel().astype(np.float64), unit
     return None, ""

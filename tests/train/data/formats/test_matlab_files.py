@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import fuzzing
 import h5py
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from scipy.io import savemat
 
 from hsi_runtime.errors import ResourceError, SceneError
 from hsi_train.data import matlab
-from hsi_train.data.formats import matlab_files
+from hsi_train.data.formats import matlab_files, matlab_structs
 
 MAP = np.arange(12, dtype=np.uint8).reshape(3, 4)
 CUBE = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
@@ -174,3 +175,55 @@ def test_wavelengths_of_other_bands_are_not_used(tmp_path: Path) -> None:
     info = matlab.open_cube(str(tmp_path / "a.mat")).info
     assert info.wavelengths_nm is None
     assert "has 7 values for 5 bands and is not used" in info.notes[0]
+
+
+@pytest.mark.parametrize("name", ["nodata", "NoDataValue", "data_ignore_value"])
+def test_nodata_by_other_names_and_for_each_band(tmp_path: Path, name: str) -> None:
+    path = str(tmp_path / "a.mat")
+    savemat(path, {"cube": CUBE, name: np.full(5, 7.0)})
+    np.testing.assert_array_equal(matlab.open_cube(path).info.nodata, np.full(5, 7.0))
+    savemat(path, {"cube": CUBE, name: [7.0, 7, 7, 7, 8]})
+    with pytest.raises(SceneError, match="several values of nodata"):
+        matlab.open_cube(path)
+
+
+def test_nodata_that_the_cube_cannot_hold_is_told(tmp_path: Path) -> None:
+    savemat(tmp_path / "a.mat", {"cube": CUBE.astype(np.uint8), "nodata": -9999.0})
+    info = matlab.open_cube(str(tmp_path / "a.mat")).info
+    assert "declares nodata -9999, which uint8 values never take" in info.notes[-1]
+
+
+def test_a_struct_is_not_unpacked_for_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.mat"
+    savemat(path, {"s": {"x": np.zeros((9000, 1000))}}, do_compression=True)
+    assert path.stat().st_size < 100_000
+    monkeypatch.setattr(fuzzing, "BYTES", 60e6)
+    file = matlab_files.open_file(str(path))
+    fuzzing.bounded(lambda _: print(file.fields("s")), b"")
+    assert file.fields("s") == {"x": (9000, 1000)}
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("wrong", range(0, 200, 7))
+def test_damaged_structs_have_no_fields(tmp_path: Path, order: str, wrong: int) -> None:
+    path = tmp_path / "a.mat"
+    savemat(path, {"s": {"x": np.zeros((3, 4)), "y": np.zeros(2)}})
+    data = bytearray(path.read_bytes())
+    data[126:128] = b"IM" if order == "<" else b"MI"
+    data[128 + wrong % (len(data) - 128)] ^= 0xFF
+    path.write_bytes(data)
+    assert isinstance(matlab_structs.fields(str(path), "s"), dict)
+
+
+def test_more_variables_than_anybody_saves(tmp_path: Path) -> None:
+    savemat(tmp_path / "a.mat", {"x": np.zeros((1, 1))})
+    data = (tmp_path / "a.mat").read_bytes()
+    (tmp_path / "a.mat").write_bytes(data + data[128:] * 10_000)
+    with h5py.File(tmp_path / "b.mat", "w") as file:
+        for number in range(10_001):
+            file.create_group(str(number))
+    for name in ("a.mat", "b.mat"):
+        with pytest.raises(SceneError, match="more than 10000 variables"):
+            matlab_files.open_file(str(tmp_path / name))

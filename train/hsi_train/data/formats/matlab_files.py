@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from hsi_runtime.errors import ResourceError, SceneError
 from hsi_runtime.files import local_file, open_binary
 from hsi_runtime.machine import machine_bytes
+from hsi_train.data.formats import matlab_structs
+from hsi_train.data.formats.matlab_structs import MOST_VARIABLES, too_many
 
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 MATLAB_HEADER_BYTES = 512  # before HDF5 in v7.3
@@ -92,6 +94,7 @@ class _Version5:
     def __init__(self, path: str) -> None:
         from scipy.io import loadmat, whosmat
 
+        matlab_structs.check_count(path)
         self._path, self._load = path, loadmat
         try:
             listed = whosmat(path)
@@ -109,12 +112,7 @@ class _Version5:
     def fields(self, name: str) -> dict[str, tuple[int, ...]]:
         if self.variables[name].dtype is not None:
             return {}
-        try:
-            struct = self._load(self._path, variable_names=[name])[name]
-            first = struct.ravel()[0]
-            return {field: np.shape(first[field]) for field in struct.dtype.names}
-        except Exception:  # for a hint only
-            return {}
+        return matlab_structs.fields(self._path, name)
 
     def read(self, name: str) -> NDArray[Any]:
         _check_bytes(self._path, name, self.variables[name])
@@ -135,6 +133,8 @@ class _Hdf5:
         self.variables: dict[str, Variable] = {}
         try:
             with h5py.File(path, "r") as content:
+                if len(content) > MOST_VARIABLES:
+                    raise too_many(path)
                 for name in content:
                     link = content.get(name, getlink=True)
                     if isinstance(link, h5py.ExternalLink):
