@@ -1,14 +1,13 @@
 """A disk that is full after so many bytes of a file: exit 6, nothing half, resumes."""
 
-import contextlib
 import random
-import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from full_disk import largest_file
 
 from hsi_runtime.errors import HsiError, ResourceError
 from hsi_runtime.model.model_file import ModelFile
@@ -23,17 +22,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "preview": {"preview": True},
     "stac": {"stac": True},
 }
-
-
-@contextlib.contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    """Let no file grow beyond a size, as a quota does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import hsi_train
 from hsi_runtime.errors import EngineError, RecipeError
@@ -81,5 +82,6 @@ def test_a_recipe_that_is_built_by_hand_is_checked(
     change: dict[str, Any], why: str, tmp_path: Path
 ) -> None:
     data = Data(scenes=("s.tif",), labels=("l.tif",))
+    made = replace(Recipe(method="lda", data=data), **change)
     with pytest.raises(RecipeError, match=why):
-        hsi_train.train(Recipe(**{"method": "lda", "data": data} | change), tmp_path)
+        hsi_train.train(made, tmp_path)

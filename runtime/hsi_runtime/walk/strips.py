@@ -54,7 +54,7 @@ class Strip:
     halo: int
     scene_size: tuple[int, int]
     nodata: NDArray[np.float64]
-    largest: float
+    largest: float = LARGEST
 
     @property
     def shape(self) -> tuple[int, int]:

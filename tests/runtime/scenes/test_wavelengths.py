@@ -408,7 +408,7 @@ def test_lists_among_the_usual_tags_of_a_tiff(
     path = write_scene_tiff(tmp_path / "s.tif", np.ones((4, 2, 3), np.uint16), None)
     with rasterio.open(path, "r+") as file:
         file.update_tags(**tags)
-    np.testing.assert_allclose(info_of(path).wavelengths_nm, CENTRES)
+    np.testing.assert_allclose(np.array(info_of(path).wavelengths_nm), CENTRES)
 
 
 @pytest.mark.parametrize("key", ["wavelength_nm", "center_wavelength"])
@@ -419,7 +419,7 @@ def test_other_names_of_a_band_s_tag(
     with rasterio.open(path, "r+") as file:
         for band, centre in enumerate(CENTRES, start=1):
             file.update_tags(band, **{key: centre})
-    np.testing.assert_allclose(info_of(path).wavelengths_nm, CENTRES)
+    np.testing.assert_allclose(np.array(info_of(path).wavelengths_nm), CENTRES)
 
 
 def test_length_after_an_underscore_in_a_name() -> None:
