@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from hsi_runtime import files
-from hsi_runtime.errors import OutputError, RecipeError, reason
+from hsi_runtime.errors import OutputError, RecipeError, reason, resource_error
 from hsi_runtime.model.plain_text import plain
 from hsi_train import recipe
 from hsi_train.data import matlab
@@ -138,7 +138,9 @@ def prepare_folder(run: Path, resolved: Recipe, resume: bool, overwrite: bool) -
         run.mkdir(parents=True, exist_ok=True)
         files.write_text(run / RECIPE, text)
     except OSError as error:
-        raise OutputError(f"{run} cannot be written: {error.strerror}.") from error
+        raise resource_error(error) or OutputError(
+            f"{run} cannot be written: {error.strerror}."
+        ) from error
 
 
 def write_history(path: Path, history: list[Epoch]) -> None:
