@@ -268,6 +268,10 @@ def test_values_and_keys_beyond_reason_are_told(tmp_path: Path) -> None:
     path.write_bytes(b"#" * (recipe.MOST_BYTES + 1))
     with pytest.raises(RecipeError, match="at most 1048576 are read"):
         recipe.load(str(path))
+    for text in ("a." * 200_000 + "a = 1", "a = {b" + ".b" * 200_000 + " = 1}"):
+        path.write_text(text)
+        with pytest.raises(RecipeError, match="more than 64 dots"):
+            recipe.load(str(path))
     with pytest.raises(RecipeError, match=r"--set seed: .* is no TOML: Exceeds"):
         recipe.override({}, f"seed={'9' * 5000}")
     content: dict[str, Any] = {"method": "lda"}

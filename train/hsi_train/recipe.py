@@ -18,6 +18,7 @@ from hsi_runtime.files import read_whole
 from hsi_runtime.model.plain_text import plain
 
 MOST_BYTES = 1024**2  # of a file
+MOST_DOTS = 64  # of a key
 MOST_DEPTH = 16  # of tables and lists within each other
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
@@ -285,6 +286,9 @@ def load(source: str) -> dict[str, Any]:
         else:
             name = source.removesuffix(".toml")
             text = (_shipped() / f"{name}.toml").read_text(encoding="utf-8")
+        # The time that tomllib takes grows with the square of a key's parts.
+        if any(part.count(".") > MOST_DOTS for part in re.split(r"[={},\n]", text)):
+            raise RecipeError(f"{source}: a key or a text has more than 64 dots.")
         return tomllib.loads(text)
     except RecursionError as error:
         raise RecipeError(f"{source} is nested too deeply to be a recipe.") from error
