@@ -27,7 +27,7 @@ def test_seeds_killed_before_their_recipe_had_its_name_are_begun_anew(
     tmp_path: Path, overwrite: bool
 ) -> None:
     (tmp_path / "recipe.toml.0123abcd.part").write_text("meth")
-    runs.prepare(tmp_path, WANTED, SEEDS, False, overwrite)
+    runs.prepare(tmp_path, WANTED, seeds.KIND, False, overwrite)
     assert [p.name for p in tmp_path.iterdir()] == ["recipe.toml"]
 
 
@@ -38,7 +38,7 @@ def test_unfinished_files_of_others_stay(tmp_path: Path, name: str) -> None:
         with pytest.raises(OutputError):
             folder.check_folder(tmp_path, False, overwrite)
         with pytest.raises(OutputError):
-            runs.prepare(tmp_path, WANTED, SEEDS, False, overwrite)
+            runs.prepare(tmp_path, WANTED, seeds.KIND, False, overwrite)
     assert (tmp_path / name).read_text() == "mine"
 
 

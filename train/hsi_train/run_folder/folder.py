@@ -81,9 +81,14 @@ def check_folder(run: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
-def leftovers(run: Path) -> list[Path]:
-    """List the files in a folder that a killed run had not finished."""
-    names = (*OWN_FILES, "seeds.json")
+def leftovers(run: Path, *more: str) -> list[Path]:
+    """List the files in a folder that a killed run had not finished.
+
+    Args:
+        run: The folder.
+        more: Names of files that it may hold besides those of a run.
+    """
+    names = (*OWN_FILES, *more)
     unfinished = [f"{name}.????????{files.PARTIAL}" for name in names]
     return [p for p in run.iterdir() if any(map(p.match, unfinished)) and p.is_file()]
 
