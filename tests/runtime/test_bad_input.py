@@ -198,7 +198,7 @@ BAD: dict[str, tuple[Make, int, str]] = {
     "truncated ENVI": (truncated_envi, 3, "is truncated: its header promises 5704"),
     "over-declared ENVI": (over_declared_envi, 3, "is truncated"),
     "MATLAB file": (content("x.mat", b"MATLAB 5.0 MAT"), 3, "read by hsi-train only"),
-    "HDF5 file": (content("x.h5", b"\x89HDF\r\n\x1a\n"), 3, "convert its cube to"),
+    "HDF5 file": (content("x.h5", b"\x89HDF\r\n\x1a\n"), 3, "cannot be read as HDF5"),
     "VRT named tif": (content("x.tif", VRT), 3, "a VRT, which names other files"),
     "URL": (arguments("/vsicurl/http://127.0.0.1:9/x.tif"), 3, "There is no file"),
     "web address": (arguments("http://127.0.0.1:9/x.tif"), 3, "There is no file"),

@@ -108,8 +108,6 @@ def open_raster(
             "MATLAB files are read by hsi-train only; convert the cube to GeoTIFF or "
             "ENVI to run on it"
         )
-    elif magic == b"\x89HDF\r\n\x1a\n":
-        hint = "this HDF5 file is no product that is known; convert its cube to GeoTIFF"
     raise SceneError(f"{path} is neither a TIFF nor an ENVI file: {hint}.")
 
 

@@ -10,8 +10,9 @@ import rasterio
 from products import Delivered
 
 from hsi_runtime.errors import SceneError
-from hsi_train.data.loading import expand_scenes, load, product_files
+from hsi_train.data.loading import expand_scenes, load
 from hsi_train.fitting.pretrain import read_sources
+from hsi_train.run_folder import origin
 
 Deliver = Callable[..., Delivered]
 Copy = Callable[..., Path]
@@ -29,7 +30,8 @@ def test_product_is_one_scene_whatever_is_given(
     given = next(folder.glob(member)) if member else folder
     scenes = expand_scenes([str(given)])
     assert names(scenes) == ["METADATA.XML"]
-    assert names(product_files(scenes)) == ["SPECTRAL_IMAGE.TIF", "METADATA.XML"]
+    read = names([str(path) for path in origin.files_of(scenes)])
+    assert set(read) == {"SPECTRAL_IMAGE.TIF", "METADATA.XML"}
 
 
 def test_folder_of_products_is_a_folder_of_scenes(
@@ -95,7 +97,7 @@ def test_pre_training_reads_products(delivered: Deliver) -> None:
 def test_scenes_that_are_no_products_stay_as_they_are(tmp_path: Path) -> None:
     given: list[Any] = ["none.tif", "cube.mat:x", "x" * 5000 + ".tif"]
     assert expand_scenes(given) == given
-    assert product_files(given) == []
+    assert origin.files_of(given) == []
     store = tmp_path / "s.zarr"
     store.mkdir()
     (store / ".zgroup").touch()

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.metadata
+import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def files_of(scenes: Iterable[str], others: Iterable[str] = ()) -> list[Path]:
     openers += [(name, open_raster) for name in others]
     for name, open_file in openers:
         path = Path(matlab.split_name(name)[0])
-        if not path.is_file():
+        if not os.path.isfile(path):  # nor has a name too long
             continue
         if path.parent not in listings:
             listings[path.parent] = [p for p in path.parent.iterdir() if p.is_file()]
