@@ -44,9 +44,6 @@ class FramedScene:
         scene: The lines that came.
         counter: Column and band of the frame's number.
 
-    Attributes:
-        lost: Lines that are missing.
-
     Raises:
         SceneError: There is no such pixel, or it holds no whole number.
     """
@@ -58,8 +55,12 @@ class FramedScene:
         self._counter = FrameCounter(info.dtype)
         self._dtype, self._missing = missing_value(info.dtype)
         self._row_of: list[int] = []  # of each line that came
-        self.lost = 0
         self.extend()
+
+    @property
+    def lost(self) -> int:
+        """Lines that are missing."""
+        return self.info.rows - len(self._row_of)
 
     @property
     def info(self) -> SceneInfo:
@@ -70,12 +71,12 @@ class FramedScene:
         """Take account of lines that came since."""
         col, band = self._place
         total = self._scene.info.rows
+        del self._row_of[total:]  # a final header may leave some out
         while (first := len(self._row_of)) < total:
             rows = first, min(first + LINES_AT_ONCE, total)
             numbers = self._scene.read(rows, (col, col + 1), np.array([band]))
             for number in numbers[0, :, 0]:
                 lost = self._counter.lost(int(number))
-                self.lost += lost
                 last = self._row_of[-1] if self._row_of else -1
                 self._row_of.append(last + 1 + lost)
 

@@ -107,3 +107,21 @@ def test_no_whole_numbers() -> None:
 def test_option_out_of_range(value: Any) -> None:
     with pytest.raises(OptionError):
         Options(frame_counter=value)
+
+
+def test_the_final_header_counts_lines_not_frames(
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    assert_as_batch: Callable[..., None],
+) -> None:
+    kept = np.delete(cube_with_numbers(150), LOST, axis=1)
+    camera = Camera(tmp_path, kept)
+    follower = start_following(frame_counter=(4, 1))
+    camera.write(kept.shape[1])
+    follower.wait_for_row(140)
+    camera.header(100)
+    follower.stop.set()
+    result = follower.result()
+    assert result["rows"] == 105  # the hundredth line has the number of 105 frames
+    assert result["follow"]["dropped_lines"] == 5
+    assert_as_batch(frame_counter=(4, 1))

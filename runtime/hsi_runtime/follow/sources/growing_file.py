@@ -20,7 +20,7 @@ from hsi_runtime.scenes.scene import FILE_AXES, Cube, SceneInfo
 
 # Without growth, after the header's count of lines is there: the header may be one that
 # counts along with the lines.
-SETTLE_S, SETTLE_SHARE = 2.0, 0.2  # at most, and of the time to be idle
+SETTLE_S, SETTLE_SHARE = 1.0, 0.2  # at most, and of the time to be idle
 TORN_S = 1.0  # how long a header may be half written
 WAIT_S = 0.05  # between two looks for a file that is not there yet
 CHECKED_LINES = 64  # of those read before, looked at again in the end

@@ -143,6 +143,7 @@ class Stream:
         self._lines: dict[int, bytes | None] = {}
         self._first = 0  # row of the oldest line that is kept
         self.complete, self.ended, self.dropped = 0, False, 0
+        self._at_end = threading.Event()
         self._closing, self._last = threading.Event(), time.monotonic()
         self._room = threading.Condition()
         self._error: Exception | None = None
@@ -184,8 +185,12 @@ class Stream:
         return self._arrivals.of(line)
 
     def look(self) -> None:
+        at_end = self._at_end.is_set()
         if self._error is not None:
             raise self._error
+        if at_end:
+            # Set here, by who reads: between two looks nothing ends.
+            self.ended = True
         quiet = time.monotonic() - self._last
         if quiet > self._idle_s and not self._full():
             self.finish()
@@ -255,7 +260,7 @@ class Stream:
                 if not self._closing.is_set():
                     self._take()
         except EOFError:
-            self.ended = True
+            self._at_end.set()
         except (SceneError, OSError) as error:
             self._error = error
 
