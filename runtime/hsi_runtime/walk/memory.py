@@ -205,7 +205,7 @@ def check_blocks(info: SceneInfo, max_memory_bytes: int | None) -> None:
     if info.driver == "HDF5":
         block, remedy = info.decoding_bytes, "in smaller chunks: h5repack -l"
     limit = max_memory_bytes or machine.machine_bytes()
-    if block + BASE_BYTES > limit:
+    if BASE_BYTES < limit < block + BASE_BYTES:  # below, no file would do
         rows, cols = info.block
         raise ResourceError(
             f"{info.path.name} is stored in blocks of {cols} x {rows} pixels, "
