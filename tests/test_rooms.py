@@ -16,7 +16,7 @@ ROOMS = {
     for package, order in {
         "runtime/hsi_runtime": """
             errors files machine scenes camera model matching walk engines output
-            following request planning pipeline follow batch reports option_values
+            follow_options request planning pipeline follow batch reports option_values
             command_line api cli
         """,
         "train/hsi_train": """

@@ -14,7 +14,7 @@ import click
 
 from hsi_runtime import command_line
 from hsi_runtime import option_values as values
-from hsi_runtime.following import command as following
+from hsi_runtime.follow_options import command as following
 
 if TYPE_CHECKING:
     from hsi_runtime.engines.backend import Backend

@@ -10,7 +10,7 @@ import numpy as np
 
 from hsi_runtime.camera.opening import open_camera_scene
 from hsi_runtime.errors import ModelFileError, OptionError
-from hsi_runtime.following.options import Following
+from hsi_runtime.follow_options.options import Following
 from hsi_runtime.machine import whole_number
 from hsi_runtime.model.model_file import ModelDocument
 from hsi_runtime.scenes.scene import Scene

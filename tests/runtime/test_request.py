@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hsi_runtime import Model, classify
 from hsi_runtime.cli import command, main
 from hsi_runtime.errors import HsiError, OptionError
-from hsi_runtime.following.options import Following
+from hsi_runtime.follow_options.options import Following
 from hsi_runtime.request import Options, Request
 from hsi_runtime.walk.windows import Window
 

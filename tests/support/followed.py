@@ -10,7 +10,7 @@ import pytest
 from hsi_runtime import pipeline
 from hsi_runtime.follow.flight import follow
 from hsi_runtime.follow.sources import growing_file
-from hsi_runtime.following.options import Following
+from hsi_runtime.follow_options.options import Following
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.request import Request
 

@@ -31,7 +31,7 @@ from hsi_runtime.follow.sources.growing_hash import GrowingHash, read_states
 from hsi_runtime.follow.sources.opening import open_source
 from hsi_runtime.follow.sources.source import LineSource
 from hsi_runtime.follow.sources.stream import Stream
-from hsi_runtime.following.options import Following
+from hsi_runtime.follow_options.options import Following
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.output.journal_folder import folder_of, was_publishing
 from hsi_runtime.output.layers import Canvas, layers

@@ -13,7 +13,7 @@ from hsi_runtime.api import classify
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.errors import OptionError, OutputError, SceneError
 from hsi_runtime.follow import flight
-from hsi_runtime.following.options import Alert, Following
+from hsi_runtime.follow_options.options import Alert, Following
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.request import Options
 from hsi_runtime.walk.windows import Window

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from hsi_runtime import files
 from hsi_runtime.errors import ModelFileError, OutputError, reason
-from hsi_runtime.following.options import Alert
+from hsi_runtime.follow_options.options import Alert
 from hsi_runtime.model.model_file import ClassEntry
 from hsi_runtime.output.layers import Counts
 

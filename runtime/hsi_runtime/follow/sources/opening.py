@@ -15,7 +15,7 @@ from hsi_runtime.follow.sources.growing_file import GrowingFile, line_layout
 from hsi_runtime.follow.sources.ring import MAGIC, RingReader, RingShape
 from hsi_runtime.follow.sources.source import LineSource
 from hsi_runtime.follow.sources.stream import Feed, PipeFeed, RingFeed, Stream, counted
-from hsi_runtime.following.options import Following
+from hsi_runtime.follow_options.options import Following
 from hsi_runtime.request import Request
 from hsi_runtime.scenes.envi import describe
 from hsi_runtime.scenes.envi_files import header_beside

@@ -11,7 +11,7 @@ from camera import Camera, tall_cube
 
 from hsi_runtime.errors import ModelFileError, OutputError
 from hsi_runtime.follow.live.events import Alerts, Events
-from hsi_runtime.following.options import Alert, Following
+from hsi_runtime.follow_options.options import Alert, Following
 from hsi_runtime.model.model_file import ModelDocument
 from hsi_runtime.output.layers import Counts
 

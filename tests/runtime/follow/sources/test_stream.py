@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from hsi_runtime.cli import main
 from hsi_runtime.errors import OptionError, SceneError
 from hsi_runtime.follow.sources.ring import RingShape, RingWriter
-from hsi_runtime.following.options import Following
+from hsi_runtime.follow_options.options import Following
 from hsi_runtime.scenes.geotiff import open_tiff
 
 ROWS, COLS = 90, 31

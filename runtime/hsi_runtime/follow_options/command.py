@@ -174,7 +174,7 @@ def taken(options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         OptionError: They contradict each other, or lack ``--follow``.
     """
-    from hsi_runtime.following.options import NAMES, Alert, following_of
+    from hsi_runtime.follow_options.options import NAMES, Alert, following_of
 
     own = {name: options[name] for name in NAMES}
     own["on_class"] = tuple(
