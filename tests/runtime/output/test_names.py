@@ -14,6 +14,7 @@ def test_outputs_are_named_after_the_class_map() -> None:
         "confidence": "b_confidence.tif",
         "probabilities": "b_probabilities.tif",
         "abundances": "b_abundances.tif",
+        "sets": "b_sets.tif",
         "preview": "b_preview.png",
         "qml": "b_classes.qml",
         "stac": "b_classes.stac.json",

@@ -48,12 +48,12 @@ def test_what_is_no_scene_is_named(tmp_path: Path) -> None:
             open_scene(path)
 
 
-def test_matlab_and_hdf5_files_are_sent_to_training(tmp_path: Path) -> None:
-    for magic in (b"MATLAB 5.0 MAT-file", b"\x89HDF\r\n\x1a\n" + bytes(50)):
-        path = tmp_path / "scene.mat"
-        path.write_bytes(magic)
-        with pytest.raises(SceneError, match="convert the cube to GeoTIFF or ENVI"):
-            open_scene(path)
+@pytest.mark.parametrize("version", [b"MATLAB 5.0 MAT-file", b"MATLAB 7.3 MAT-file"])
+def test_matlab_files_are_sent_to_training(version: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "scene.mat"
+    path.write_bytes(version.ljust(512) + b"\x89HDF\r\n\x1a\n" + bytes(50))
+    with pytest.raises(SceneError, match="convert the cube to GeoTIFF or ENVI"):
+        open_scene(path)
 
 
 @pytest.mark.parametrize(
