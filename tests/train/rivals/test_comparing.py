@@ -87,3 +87,15 @@ def test_every_rival_is_compared(
     assert [rival.name for rival in found] == ["lda", "lda-sum", "linear-svm"]
     assert found[-1].overall_accuracy > 0.9
     assert len(found[-1].right) == len(blocks.pixels) == found[-1].blocks
+
+
+def test_blocks_are_those_of_the_scene_whatever_part_was_read() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.where(rng.random((70, 80)) < 0.5, 1, -1).astype(np.int16)
+    truth[:6] = truth[:, :9] = -1  # a part may begin where pixels are tested
+    found = np.where(rng.random(truth.shape) < 0.7, 1, 0).astype(np.int16)
+    whole = comparing._by_block([truth], [found], [(0, 0)])
+    for top, left in ((6, 9), (4, 0), (1, 7)):
+        part = np.s_[top:, left:]
+        cut = comparing._by_block([truth[part]], [found[part]], [(top, left)])
+        assert np.array_equal(cut, whole)

@@ -87,7 +87,9 @@ def measure(
         candidates += classical.candidates(data, problem)
     truth = [np.where(s.roles == Role.TEST, s.classes, -1) for s in data.scenes]
     ours = [network.classes(s, t >= 0) for s, t in zip(data.scenes, truth, strict=True)]
-    pixels, right = _by_block(truth, truth), _by_block(truth, ours)
+    corners = [(scene.row, scene.col) for scene in data.scenes]
+    pixels = _by_block(truth, truth, corners)
+    right = _by_block(truth, ours, corners)
     rivals = [_compared(one, truth, right, pixels, data) for one in candidates]
     return rivals, Blocks(pixels.tolist(), right.tolist())
 
@@ -107,7 +109,8 @@ def _compared(
         ),
         len(data.classes),
     )
-    theirs = _by_block(truth, candidate.classes)
+    corners = [(scene.row, scene.col) for scene in data.scenes]
+    theirs = _by_block(truth, candidate.classes, corners)
     gain = ours - theirs
     return Rival(
         name=candidate.name,
@@ -159,15 +162,27 @@ def interval(gain: NDArray[Any], counts: NDArray[Any]) -> tuple[float, float] | 
 
 
 def _by_block(
-    truth: list[NDArray[np.int16]], classes: list[NDArray[np.int16]]
+    truth: list[NDArray[np.int16]],
+    classes: list[NDArray[np.int16]],
+    corners: list[tuple[int, int]],
 ) -> Counts:
-    """Count the right pixels of each block with test pixels, shape ``(block,)``."""
+    """Count the right pixels of each block with test pixels, shape ``(block,)``.
+
+    Blocks are those of the whole scene: the part that was read depends on the method,
+    whose blocks have to be those of another.
+
+    Args:
+        truth: Classes of each part, -1 where nothing is tested, ``(row, col)``.
+        classes: Classes that were found, shaped like ``truth``.
+        corners: First row and column of each part within its scene.
+    """
     counts = []
-    for true, found in zip(truth, classes, strict=True):
+    for true, found, (top, left) in zip(truth, classes, corners, strict=True):
         tested = true >= 0
-        for row in range(0, true.shape[0], BLOCK):
-            for col in range(0, true.shape[1], BLOCK):
-                part = np.s_[row : row + BLOCK, col : col + BLOCK]
+        for row in range(-(top % BLOCK), true.shape[0], BLOCK):
+            for col in range(-(left % BLOCK), true.shape[1], BLOCK):
+                rows = slice(max(row, 0), row + BLOCK)
+                part = np.s_[rows, max(col, 0) : col + BLOCK]
                 if tested[part].any():
                     right = (found[part] == true[part])[tested[part]]
                     counts.append(int(right.sum()))
