@@ -89,6 +89,25 @@ def read_whole(path: Path, most: int, kind: type[HsiError] = SceneError) -> byte
     return content
 
 
+def read_at(file: IO[bytes], buffer: memoryview, offset: int) -> int:
+    """Fill a buffer from a place in a file; return how many bytes the file had."""
+    done = 0
+    while done < len(buffer):
+        count = os.preadv(file.fileno(), [buffer[done:]], offset + done)
+        if not count:
+            break
+        done += count
+    return done
+
+
+def write_at(file: IO[bytes], data: bytes, offset: int) -> None:
+    """Write all bytes: a nearly full disk takes a part of them without an error."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(file.fileno(), view, offset)
+        view, offset = view[written:], offset + written
+
+
 def open_own(path: Path, mode: str) -> IO[bytes]:
     """Open a file of ours without a buffer; a symbolic link is not followed.
 

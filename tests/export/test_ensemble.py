@@ -7,18 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from described import described
 
 from hsi_export.exporting import export
 from hsi_runtime.engines.opening import open_backend
-from hsi_runtime.model.model_file import (
-    ABUNDANCES,
-    PROBABILITIES,
-    Bands,
-    ClassEntry,
-    Provenance,
-    Values,
-    read_model,
-)
+from hsi_runtime.model.model_file import ABUNDANCES, PROBABILITIES, read_model
 from hsi_train import methods
 from hsi_train.fitting import tensor_file
 from hsi_train.method import BaseMethod, Problem
@@ -61,29 +54,15 @@ def write(name: str, folder: Path, count: int = 2) -> ensemble.Ensemble:
     generator = torch.Generator().manual_seed(7)
     side = method.receptive_field + 9
     sample = 1000 + 100 * torch.randn(BANDS, side, side, generator=generator)
-    described = checkpoint.Description(
-        method=name,
-        options=methods.all_options(name, OPTIONS[name]),
-        classes=[
-            ClassEntry(code=k + 1, name=f"class {k}", color="#112233")
-            for k in range(CLASSES)
-        ],
-        bands=Bands(
-            source_count=BANDS, used=list(range(BANDS)), wavelengths_nm=None,
-            fwhm_nm=None,
-        ),
-        values=Values(
-            quantity="unknown", dtype="float32", scale=None, offset=None,
-            fill=[1000.0] * BANDS,
-        ),
-        resolution_m=None,
-        provenance=Provenance(
-            version="0", seed=0, recipe="", data_sha256={}, counts={},
-            overall_accuracy=0.0, average_accuracy=0.0, kappa=0.0,
-        ),
+    description = described(
+        name,
+        OPTIONS[name],
+        bands=BANDS,
+        classes=CLASSES,
+        dtype="float32",
         members=count,
-    )  # fmt: skip
-    checkpoint.save(folder, method, described, sample.numpy())
+    )
+    checkpoint.save(folder, method, description, sample.numpy())
     return method
 
 

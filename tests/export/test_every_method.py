@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from described import described
 from linear_fit import with_linear
 from numpy.typing import NDArray
 from once import Once
@@ -121,29 +122,7 @@ def export(name: str, folder: Path) -> None:
 
 
 def describe(name: str) -> checkpoint.Description:
-    from hsi_runtime.model.model_file import Bands, ClassEntry, Provenance, Values
-
-    return checkpoint.Description(
-        method=name,
-        options=methods.all_options(name, {}),
-        classes=[
-            ClassEntry(code=k + 1, name=f"class {k}", color="#112233")
-            for k in range(CLASSES)
-        ],
-        bands=Bands(
-            source_count=BANDS, used=list(range(BANDS)), wavelengths_nm=None,
-            fwhm_nm=None,
-        ),
-        values=Values(
-            quantity="unknown", dtype="int16", scale=None, offset=None,
-            fill=[1000.0] * BANDS,
-        ),
-        resolution_m=None,
-        provenance=Provenance(
-            version="0", seed=0, recipe="", data_sha256={}, counts={},
-            overall_accuracy=0.0, average_accuracy=0.0, kappa=0.0,
-        ),
-    )  # fmt: skip
+    return described(name, {}, bands=BANDS, classes=CLASSES, dtype="int16")
 
 
 @every_method

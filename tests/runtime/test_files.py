@@ -78,3 +78,12 @@ def test_a_write_that_stops_leaves_the_file_before_it(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         stop()
     assert path.read_bytes() == b"whole"
+
+
+def test_bytes_at_a_place(tmp_path: Path) -> None:
+    with (tmp_path / "f").open("w+b") as file:
+        files.write_at(file, b"abcdef", 4)
+        whole, beyond = bytearray(4), bytearray(b"....")
+        assert files.read_at(file, memoryview(whole), 5) == 4
+        assert files.read_at(file, memoryview(beyond), 8) == 2
+    assert (bytes(whole), bytes(beyond)) == (b"bcde", b"ef..")

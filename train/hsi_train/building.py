@@ -20,11 +20,14 @@ from hsi_train.fitting.settings import Settings, choose_settings
 from hsi_train.fitting.statistics import describe_problem
 from hsi_train.fitting.trainer import Trainer
 from hsi_train.fitting.windows import Windows
-from hsi_train.layers import LINEAR_SIDES, LinearPath
 from hsi_train.linear import choice
 from hsi_train.linear.choice import Linear
 from hsi_train.linear.held_out import hold_out
-from hsi_train.linear.spectra import bearing_changes, training_pixels
+from hsi_train.linear.spectra import (
+    TrainingPixels,
+    bearing_changes,
+    training_pixels,
+)
 from hsi_train.measuring import metrics
 from hsi_train.method import Problem
 from hsi_train.recipe import Recipe, expanded, training_seed
@@ -60,7 +63,12 @@ def decided(recipe: Recipe, data: LabelledData) -> tuple[Recipe, str | None]:
         msgspec.structs.replace(recipe, options=recipe.options | {BEARING: bears})
         for bears in (False, True)
     )
-    accuracies = [_linear_accuracy(one, data) for one in (plain, bearing)]
+    problem = describe_problem(data)
+    pixels = _linear_pixels(recipe, data, problem)
+    accuracies = [
+        _linear_accuracy(seen, problem, data)
+        for seen in (pixels, bearing_changes(pixels, problem.level))
+    ]
     if None in accuracies:
         return bearing, None
     before, after = accuracies
@@ -76,18 +84,24 @@ def decided(recipe: Recipe, data: LabelledData) -> tuple[Recipe, str | None]:
     return bearing, f"Changes of sensor and sky are learned, too: {told} are right."
 
 
-def _linear_accuracy(recipe: Recipe, data: LabelledData) -> float | None:
+def _linear_accuracy(
+    pixels: TrainingPixels, problem: Problem, data: LabelledData
+) -> float | None:
     """Return the accuracy of the linear path on held-out pixels; None without any."""
-    fit = msgspec.structs.replace(recipe.fit, linear_path=True)
-    problem, linear = with_path(msgspec.structs.replace(recipe, fit=fit), data)
-    assert problem.linear is not None
-    assert linear is not None
+    chosen = choice.choose(pixels)
     if not any((scene.roles == Role.VALIDATION).any() for scene in data.scenes):
-        return linear.choice.accuracy
-    halo = LINEAR_SIDES[-1] // 2
-    path = LinearPath(problem.linear, problem.band_mean, problem.band_std, halo)
-    scorer = Scorer(path.eval(), problem.fill, halo, torch.device("cpu"))
+        return chosen.accuracy
+    fit = choice.fit(pixels, chosen.shares, problem)
+    scorer = Scorer.of_linear(fit, problem, torch.device("cpu"))
     return metrics.overall_accuracy(scorer.score(data, Role.VALIDATION).confusion())
+
+
+def _linear_pixels(
+    recipe: Recipe, data: LabelledData, problem: Problem
+) -> TrainingPixels:
+    """Collect the training pixels as a method's linear path may see them."""
+    side = methods.method_class(recipe.method).receptive_field
+    return training_pixels(data.scenes, problem.fill, len(data.classes), side)
 
 
 def with_path(recipe: Recipe, data: LabelledData) -> tuple[Problem, Linear | None]:
@@ -101,11 +115,9 @@ def with_path(recipe: Recipe, data: LabelledData) -> tuple[Problem, Linear | Non
     options = methods.check_options(recipe.method, recipe.options)
     if not (recipe.fit.linear_path and kind.joins_path(options)):
         return problem, None
-    pixels = training_pixels(
-        data.scenes, problem.fill, len(data.classes), kind.receptive_field
-    )
+    pixels = _linear_pixels(recipe, data, problem)
     if bears_changes(recipe):
-        pixels = bearing_changes(pixels, float(problem.band_mean.mean()))
+        pixels = bearing_changes(pixels, problem.level)
     linear = choice.fit_chosen(pixels, problem)
     log.info(choice.describe(linear.choice))
     return problem._replace(linear=linear.total), linear

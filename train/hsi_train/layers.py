@@ -183,7 +183,6 @@ class LinearPath(nn.Module):
         self.standardise = Standardise(mean, std)
         self.brightness_free = BrightnessFree(fit.centre)
         self.halo = halo
-        self.classes = len(fit.bias)
         used = [
             index
             for index in range(len(LINEAR_SIDES))

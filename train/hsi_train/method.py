@@ -89,6 +89,11 @@ class Problem(NamedTuple):
         """What stands for a missing value: the mean, shape ``(band,)``."""
         return self.band_mean.cpu().numpy().astype(np.float64)
 
+    @property
+    def level(self) -> float:
+        """Mean value of all bands, stored units."""
+        return float(self.band_mean.mean())
+
 
 @dataclass(frozen=True)
 class Defaults:

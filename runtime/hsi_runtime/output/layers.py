@@ -19,6 +19,11 @@ ABUNDANCE_NODATA = 65535
 SET_NODATA = 255
 
 
+def rgb(color: str) -> tuple[int, int, int]:
+    """Return red, green and blue, 0 to 255, of a colour such as ``#3388aa``."""
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
+
+
 @dataclass(frozen=True)
 class Layer:
     """One output raster.

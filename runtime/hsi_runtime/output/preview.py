@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from hsi_runtime.errors import DISK_FULL, OutputError, ResourceError, reason
 from hsi_runtime.model.model_file import ModelDocument
 from hsi_runtime.model.plain_text import plain
-from hsi_runtime.output.layers import UNCLASSIFIED, Counts, map_dtype
+from hsi_runtime.output.layers import UNCLASSIFIED, Counts, map_dtype, rgb
 from hsi_runtime.scenes.georeference import resolution_m
 from hsi_runtime.scenes.geotiff import open_tiff
 
@@ -71,13 +71,9 @@ def _colour(codes: NDArray[np.integer], document: ModelDocument) -> NDArray[np.u
     table = np.full((int(np.iinfo(dtype).max) + 1, 3), PAPER, dtype=np.uint8)
     table[UNCLASSIFIED] = (0, 0, 0)
     for info in document.classes:
-        table[info.code] = _rgb(info.color)
+        table[info.code] = rgb(info.color)
     painted: NDArray[np.uint8] = table[codes]
     return painted
-
-
-def _rgb(color: str) -> tuple[int, int, int]:
-    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
 def _legend(document: ModelDocument, counts: Counts) -> Image.Image:
@@ -85,7 +81,7 @@ def _legend(document: ModelDocument, counts: Counts) -> Image.Image:
     font = ImageFont.load_default(FONT_PX)
     mapped = sum(counts.of_class) + counts.unclassified
     entries = [
-        (_rgb(c.color), plain(c.name, LONGEST_NAME), int(n))
+        (rgb(c.color), plain(c.name, LONGEST_NAME), int(n))
         for c, n in zip(document.classes, counts.of_class, strict=True)
     ]
     if counts.unclassified:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime import files
 from hsi_runtime.model.plain_text import plain
-from hsi_runtime.output.layers import Layer
+from hsi_runtime.output.layers import Layer, rgb
 from hsi_runtime.scenes.georeference import is_grid
 from hsi_runtime.scenes.scene import ControlPoints, SceneInfo
 
@@ -57,11 +57,11 @@ class RawFile:
         for band, plane in enumerate(values):
             start = self._position(band, rows[0], cols[0])
             if cols == (0, width):
-                self._write(plane.tobytes(), start)
+                files.write_at(self._file, plane.tobytes(), start)
                 continue
             for number, line in enumerate(plane):
                 offset = start + number * width * self._layer.dtype.itemsize
-                self._write(line.tobytes(), offset)
+                files.write_at(self._file, line.tobytes(), offset)
 
     def read(self, band: int, rows: tuple[int, int], cols: tuple[int, int]) -> bytes:
         """Read values back, row by row in C order."""
@@ -86,13 +86,6 @@ class RawFile:
     def _position(self, band: int, row: int, col: int) -> int:
         pixel = (band * self._grid.rows + row) * self._grid.cols + col
         return pixel * self._layer.dtype.itemsize
-
-    def _write(self, data: bytes, offset: int) -> None:
-        """Write all bytes: a nearly full disk takes a part of them without an error."""
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self._file.fileno(), view, offset)
-            view, offset = view[written:], offset + written
 
 
 def bytes_of(layer: Layer, grid: SceneInfo) -> int:
@@ -175,8 +168,7 @@ def _metadata(parent: Element, tags: dict[str, str], domain: str = "") -> None:
 def _color_table(band: Element, colors: dict[int, str]) -> None:
     table = SubElement(band, "ColorTable")
     for value in range(max(colors) + 1):
-        text = colors.get(value, "#000000")
-        red, green, blue = (str(int(text[i : i + 2], 16)) for i in (1, 3, 5))
+        red, green, blue = map(str, rgb(colors.get(value, "#000000")))
         SubElement(table, "Entry", c1=red, c2=green, c3=blue, c4="255")
 
 

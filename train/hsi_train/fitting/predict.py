@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,8 +14,10 @@ from hsi_runtime.walk.windows import tiles
 from hsi_train.data.cutting import cut_cube
 from hsi_train.data.labelled_scene import LabelledData, LabelledScene
 from hsi_train.data.roles import Role
+from hsi_train.layers import LinearFit, LinearPath
+from hsi_train.linear.spectra import HALO
 from hsi_train.measuring.metrics import Scored
-from hsi_train.method import BaseMethod
+from hsi_train.method import BaseMethod, Problem
 
 TILE = 64  # outputs on a side: a good use of a CPU's cache for all methods
 
@@ -34,6 +37,17 @@ class Scorer:
     fill: NDArray[np.float64]
     halo: int
     device: torch.device
+
+    @classmethod
+    def of_method(cls, method: BaseMethod, device: torch.device) -> Self:
+        """Score with all that a method says, its linear path included."""
+        return cls(method.classifier, method.problem.fill, method.halo, device)
+
+    @classmethod
+    def of_linear(cls, fit: LinearFit, problem: Problem, device: torch.device) -> Self:
+        """Score with linear discriminants alone."""
+        path = LinearPath(fit, problem.band_mean, problem.band_std, HALO)
+        return cls(path.to(device).eval(), problem.fill, HALO, device)
 
     @torch.inference_mode()
     def score(self, data: LabelledData, role: Role) -> Scored:

@@ -81,12 +81,7 @@ class Trainer:
             device=device,
             weight_decay=settings.weight_decay,
         )
-        self.scorer = Scorer(
-            network=method.classifier,
-            fill=method.problem.fill,
-            halo=method.halo,
-            device=device,
-        )
+        self.scorer = Scorer.of_method(method, device)
 
     @property
     def trains(self) -> bool:

@@ -463,8 +463,7 @@ class Method(BaseMethod):
     def shown(self, cube: Tensor) -> Tensor:
         """Return the source with its altered copies, as a min step does."""
         if self.options.spectral_randomisation:
-            level = float(self.problem.band_mean.mean())
-            return torch.cat([cube, changes.draw(cube, level)])
+            return torch.cat([cube, changes.draw(cube, self.problem.level)])
         if not self.options.generators:
             return cube
         x = self.network.unit_spectra(cube)

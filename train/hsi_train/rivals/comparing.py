@@ -5,6 +5,7 @@ brightness. What they are is chosen without any test pixel.
 """
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,29 +89,41 @@ def measure(
     truth = [np.where(s.roles == Role.TEST, s.classes, -1) for s in data.scenes]
     ours = [network.classes(s, t >= 0) for s, t in zip(data.scenes, truth, strict=True)]
     corners = [(scene.row, scene.col) for scene in data.scenes]
-    pixels = _by_block(truth, truth, corners)
-    right = _by_block(truth, ours, corners)
-    rivals = [_compared(one, truth, right, pixels, data) for one in candidates]
+    by_block = partial(_by_block, truth, corners=corners)
+    pixels, right = by_block(truth), by_block(ours)
+    rivals = [
+        _compared(
+            one,
+            _confusion(truth, one.classes, len(data.classes)),
+            pixels=pixels,
+            ours=right,
+            theirs=by_block(one.classes),
+        )
+        for one in candidates
+    ]
     return rivals, Blocks(pixels.tolist(), right.tolist())
+
+
+def _confusion(
+    truth: list[NDArray[np.int16]], classes: list[NDArray[np.int16]], count: int
+) -> metrics.Confusion:
+    """Count the test pixels of all scenes by true and found class."""
+    return metrics.confusion(
+        np.concatenate([t[t >= 0] for t in truth]),
+        np.concatenate([c[t >= 0] for t, c in zip(truth, classes, strict=True)]),
+        count,
+    )
 
 
 def _compared(
     candidate: Candidate,
-    truth: list[NDArray[np.int16]],
-    ours: Counts,
+    matrix: metrics.Confusion,
+    *,
     pixels: Counts,
-    data: LabelledData,
+    ours: Counts,
+    theirs: Counts,
 ) -> Rival:
-    """Compare a rival with the network, of which ``ours`` pixels are right."""
-    matrix = metrics.confusion(
-        np.concatenate([t[t >= 0] for t in truth]),
-        np.concatenate(
-            [c[t >= 0] for t, c in zip(truth, candidate.classes, strict=True)]
-        ),
-        len(data.classes),
-    )
-    corners = [(scene.row, scene.col) for scene in data.scenes]
-    theirs = _by_block(truth, candidate.classes, corners)
+    """Compare a rival with the network, by the pixels that each has right."""
     gain = ours - theirs
     return Rival(
         name=candidate.name,

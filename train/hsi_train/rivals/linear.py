@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting.predict import Scorer
-from hsi_train.layers import LinearFit, LinearPath
+from hsi_train.layers import LinearFit
 from hsi_train.linear import choice
 from hsi_train.linear.choice import Linear, Variant
-from hsi_train.linear.spectra import HALO, training_pixels
+from hsi_train.linear.spectra import training_pixels
 from hsi_train.method import Problem
 from hsi_train.rivals.candidate import Candidate, view_text
 
@@ -33,8 +33,7 @@ def candidates(
         linear = choice.fit_chosen(pixels, problem)
 
     def classify(fit: LinearFit) -> list[NDArray[np.int16]]:
-        path = LinearPath(fit, problem.band_mean, problem.band_std, HALO)
-        scorer = Scorer(path.to(device).eval(), problem.fill, HALO, device)
+        scorer = Scorer.of_linear(fit, problem, device)
         return [scorer.classes(s, s.roles == Role.TEST) for s in data.scenes]
 
     best, count = linear.choice.best, len(linear.choice.shares)

@@ -97,12 +97,7 @@ def join(
     method = ensemble.of(members).eval()
     trained = Trained(
         method=method,
-        scorer=Scorer(
-            network=method.classifier,
-            fill=method.problem.fill,
-            halo=method.halo,
-            device=where,
-        ),
+        scorer=Scorer.of_method(method, where),
         progress=Progress(),
         training=training_of(results),
         caveats=[],

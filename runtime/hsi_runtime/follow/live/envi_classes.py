@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from hsi_runtime.model.plain_text import plain
-from hsi_runtime.output.layers import Layer
+from hsi_runtime.output.layers import Layer, rgb
 from hsi_runtime.output.raw_file import MAX_CATEGORIES
 
 DATA_TYPES = {"uint8": 1, "uint16": 12}
@@ -42,7 +42,7 @@ def header_text(
         codes = range(max(listed) + 1)
         names = [_listed(layer.names.get(code, "")) for code in codes]
         colors = [layer.colors.get(code, "#000000") for code in codes]
-        parts = [str(int(c[i : i + 2], 16)) for c in colors for i in (1, 3, 5)]
+        parts = [str(part) for color in colors for part in rgb(color)]
         fields["classes"] = len(codes)
         fields["class names"] = f"{{{', '.join(names)}}}"
         fields["class lookup"] = f"{{{', '.join(parts)}}}"

@@ -222,11 +222,8 @@ class LiveMap:
         return held
 
     def _write(self, layer: Layer, data: bytes, row: int) -> None:
-        view, file = memoryview(data), self._files[layer.name].fileno()
         position = row * self._line_bytes(layer)
-        while view:
-            written = os.pwrite(file, view, position)
-            view, position = view[written:], position + written
+        files.write_at(self._files[layer.name], data, position)
 
     def _write_headers(self) -> None:
         """Count the rows in every header, which is replaced at once."""

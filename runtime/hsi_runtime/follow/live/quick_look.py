@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hsi_runtime.output.layers import Layer
+from hsi_runtime.output.layers import Layer, rgb
 
 MOST_ROWS = 2000  # of the picture; a longer flight is thinned out
 REDRAW_S = 1.0
@@ -31,7 +31,7 @@ class QuickLook:
         colors = layer.colors or {}
         self._table = np.zeros((int(np.iinfo(layer.dtype).max) + 1, 3), np.uint8)
         for code, text in colors.items():
-            self._table[code] = [int(text[i : i + 2], 16) for i in (1, 3, 5)]
+            self._table[code] = rgb(text)
         self._drawn = -REDRAW_S
 
     def add(self, codes: NDArray[Any]) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
-from hsi_runtime.files import open_binary
+from hsi_runtime.files import open_binary, read_at
 from hsi_runtime.follow.sources.source import Arrivals
 from hsi_runtime.scenes.envi import describe
 from hsi_runtime.scenes.envi_files import find_envi
@@ -193,15 +193,11 @@ class GrowingFile:
             )
 
     def _fill(self, buffer: bytearray, position: int) -> None:
-        view = memoryview(buffer)
-        while view:
-            count = os.preadv(self._file.fileno(), [view], position)
-            if not count:
-                raise SceneError(
-                    f"{self.path} was truncated while it was followed. What was "
-                    "classified is kept; repeat the command when the file is whole."
-                )
-            view, position = view[count:], position + count
+        if read_at(self._file, memoryview(buffer), position) < len(buffer):
+            raise SceneError(
+                f"{self.path} was truncated while it was followed. What was "
+                "classified is kept; repeat the command when the file is whole."
+            )
 
     def _check_place(self) -> os.stat_result:
         """Refuse a file that took the place of the one that is followed."""

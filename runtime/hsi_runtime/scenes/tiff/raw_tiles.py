@@ -3,7 +3,6 @@
 GDAL copies a tile of all bands band by band, and a whole tile for any part of it.
 """
 
-import os
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from rasterio.enums import Interleaving
 
 from hsi_runtime.errors import SceneError
-from hsi_runtime.files import open_binary
+from hsi_runtime.files import open_binary, read_at
 from hsi_runtime.scenes.scene import Cube
 
 READ_BYTES = 512 * 1024  # at once; they stay in a core's cache until they are copied
@@ -122,14 +121,12 @@ class RawTiles:
 
     def _fill(self, values: NDArray[Any], offset: int) -> None:
         view = memoryview(values.reshape(-1).view(np.uint8).data)
-        while view:
-            count = os.preadv(self._file.fileno(), [view], offset)
-            if count == 0:
-                raise SceneError(
-                    f"{self._path} cannot be read at byte {offset}: the file ends "
-                    "there. Is the file complete?"
-                )
-            view, offset = view[count:], offset + count
+        count = read_at(self._file, view, offset)
+        if count < len(view):
+            raise SceneError(
+                f"{self._path} cannot be read at byte {offset + count}: the file ends "
+                "there. Is the file complete?"
+            )
 
     def _offset(self, x: int, y: int, band: int) -> int | None:
         """Return where a tile begins in the file; None if it is not in it whole."""
