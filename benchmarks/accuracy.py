@@ -250,6 +250,8 @@ def main() -> None:
             accuracy_table.write(arguments.output, [*lines, *failed], command)
     except HsiError as error:
         raise SystemExit(f"Error: {error}") from error
+    if not results:
+        raise SystemExit("Error: no data set is here. Set the variables named above.")
     print((arguments.output / "accuracy.md").read_text(encoding="utf-8"))
 
 

@@ -24,6 +24,7 @@ DIVISION = Division({"scenes": ["a"], "labels": ["b"]}, {"mode": "disjoint"}, "1
 
 @pytest.fixture(autouse=True)
 def tiny(scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HSI_DATA", str(scene))
     small = DataSet(str(scene), accuracy_data.per_class(5))
     monkeypatch.setitem(accuracy_data.DATA_SETS, "tiny", small)
     absent = small._replace(needs="HSI_NOWHERE")
@@ -194,6 +195,17 @@ def call(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> None
     where = ["--output", str(folder / "out"), "--work", str(folder / "work")]
     monkeypatch.setattr(sys, "argv", ["accuracy.py", *arguments, *where])
     accuracy.main()
+
+
+def test_a_command_without_any_data_set_says_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit, match="no data set is here"):
+        call(monkeypatch, tmp_path, "--methods", "lda", "--data", "absent:1")
+    assert "absent is left out: $HSI_NOWHERE is not set." in capfd.readouterr().err
+    assert not (tmp_path / "out/accuracy.md").exists()
 
 
 def test_the_whole_command(
