@@ -23,9 +23,8 @@ from hsi_runtime.errors import (
 )
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.output.journal_folder import was_publishing
-from hsi_runtime.output.layers import layers
 from hsi_runtime.output.names import paths_of
-from hsi_runtime.output.provenance import is_finished
+from hsi_runtime.output.provenance import SETS_KEY, identity, is_finished
 from hsi_runtime.pipeline import run
 from hsi_runtime.request import Options, Request
 from hsi_runtime.scenes import fingerprint
@@ -321,31 +320,35 @@ def _failure(scene: Path, error: HsiError | MemoryError | OSError) -> dict[str, 
 def _is_finished(request: Request, model: ModelFile) -> bool:
     """Return True if a scene has all its outputs, and nothing left to clean up.
 
-    Rasters say of what scene and model they are; a preview and a STAC item need only
-    be there.
+    Each output says of what scene and model it is.
 
     Raises:
         SceneError: The outputs are there, but the scene cannot be read.
     """
-    paths, outputs = paths_of(request.output), request.outputs()
+    paths = paths_of(request.output)
+    outputs = [name for name in request.outputs() if name in paths]
     if request.resume and was_publishing(request.output):
         return False
-    if not all(os.path.isfile(paths[name]) for name in outputs if name in paths):
+    if not all(os.path.isfile(paths[name]) for name in outputs):
         return False
     with contextlib.closing(request.open_scene()) as scene:
         content = cache(partial(fingerprint.content_sha256, scene.info))
-    threshold = request.threshold(model.document)
-    least = request.set_threshold(model.document)
+    request.set_threshold(model.document)  # a level that the model lacks is told
+    expected = identity(
+        model,
+        request.region_text,
+        request.threshold(model.document),
+        request.frame_counter,
+    )
+    level = {SETS_KEY: repr(request.sets)}
     return all(
         is_finished(
-            paths[layer.name],
-            model,
+            name,
+            paths[name],
+            {**expected, **level} if name == "sets" else expected,
             content,
-            request.region_text,
-            threshold,
-            None if layer.least is None else request.sets,
         )
-        for layer in layers(model.document, outputs, least)
+        for name in outputs
     )
 
 

@@ -247,7 +247,7 @@ def publish_outputs(
     """
     request, document = job.request, job.document
     finished = in_background(lambda: convert(journal, tags, request.compress))
-    finished |= _draw(finished["classes"], job, counts)
+    finished |= _draw(finished["classes"], job, counts, tags)
     if request.stac:
         finished["stac"] = stac.write_item(
             journal.folder,
@@ -260,7 +260,9 @@ def publish_outputs(
     publish(journal, finished, job.paths, request.overwrite)
 
 
-def _draw(made: Path, job: Job, counts: Counts) -> dict[str, Path]:
+def _draw(
+    made: Path, job: Job, counts: Counts, tags: dict[str, str]
+) -> dict[str, Path]:
     """Make what is drawn from the finished class map; return the unpublished files."""
     request, document = job.request, job.document
     drawn = {"qml": made.with_suffix(".qml")}
@@ -269,7 +271,7 @@ def _draw(made: Path, job: Job, counts: Counts) -> dict[str, Path]:
         from hsi_runtime.output.preview import write_preview
 
         drawn["preview"] = made.with_suffix(".png")
-        write_preview(made, drawn["preview"], document, counts)
+        write_preview(made, drawn["preview"], document, counts, tags=tags)
     if request.vector is not None:
         from hsi_runtime.output.polygons import write_polygons
 

@@ -231,9 +231,10 @@ class Job:
 
     def tags(self, scene_sha256: str) -> dict[str, str]:
         """Collect the tags that say where the map comes from."""
-        sets = self.request.sets
-        level = {} if sets is None else {provenance.SETS_KEY: repr(sets)}
-        return level | provenance.provenance(
+        sets, counter = self.request.sets, self.request.frame_counter
+        options = {provenance.SETS_KEY: sets, provenance.COUNTER_KEY: counter}
+        chosen = {key: repr(v) for key, v in options.items() if v is not None}
+        return chosen | provenance.provenance(
             self.model,
             self.matched.info,
             scene_sha256,

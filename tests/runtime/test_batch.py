@@ -438,6 +438,68 @@ def test_layer_of_another_model_is_not_finished(
     assert [s["status"] for s in json.loads(out)["scenes"]] == ["skipped"] * 2
 
 
+@pytest.mark.parametrize("kind", ["preview", "stac"])
+@pytest.mark.parametrize("change", ["scene", "model", "part"])
+def test_drawing_of_an_earlier_map_is_not_finished(
+    kind: str, change: str, place: Place, invoke: Any, write_model: Write
+) -> None:
+    first, second = place.folder / "s0.tif", place.folder / "s1.tif"
+    model, option = place.model, f"--{kind}"
+    earlier: list[Any] = [first, "-m", model, option]
+    if change == "model":
+        earlier[2] = write_model(place.folder / "other.onnx", bias=5.0)
+    if change == "part":
+        earlier += ["--window", "0,0,9,9"]
+    assert invoke(main, *earlier).code == 0
+    if change == "scene":
+        first.write_bytes((place.folder / "s3.tif").read_bytes())
+    # The map is made anew; what was drawn of the earlier one stays where it is.
+    assert invoke(main, first, "-m", model, "--overwrite").code == 0
+    arguments = [first, second, "-m", model, option]
+    code, out, err = invoke(main, *arguments, "--json")
+    assert code == 5
+    assert [s["status"] for s in json.loads(out)["scenes"]] == ["failed", "done"]
+    assert "exists; --overwrite replaces it" in err
+    assert invoke(main, *arguments, "--overwrite").code == 0
+    _, out, _ = invoke(main, *arguments, "--json")
+    assert [s["status"] for s in json.loads(out)["scenes"]] == ["skipped"] * 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no picture",
+        b"\x89PNG\r\n\x1a\n",
+        b"{}",
+        b'{"properties": 1}',
+        b"[" * 10**5,
+    ],
+)
+def test_damaged_drawing_is_not_finished(
+    content: bytes, place: Place, invoke: Any
+) -> None:
+    scenes = [place.folder / "s0.tif", place.folder / "s1.tif"]
+    arguments = [*scenes, "-m", place.model, "--preview", "--stac", "--json"]
+    assert invoke(main, *arguments).code == 0
+    (place.folder / "s0_preview.png").write_bytes(content)
+    (place.folder / "s1_classes.stac.json").write_bytes(content)
+    code, out, _ = invoke(main, *arguments)
+    assert code == 5
+    assert [s["status"] for s in json.loads(out)["scenes"]] == ["failed"] * 2
+
+
+def test_map_with_another_frame_counter_is_not_finished(
+    place: Place, invoke: Any
+) -> None:
+    scenes = [place.folder / "s0.tif", place.folder / "s1.tif"]
+    assert invoke(main, *scenes, "-m", place.model).code == 0
+    counted = ["-m", place.model, "--frame-counter", "0,0", "--json"]
+    code, out, _ = invoke(main, *scenes, *counted)
+    assert code != 0
+    assert [s["status"] for s in json.loads(out)["scenes"]] == ["failed"] * 2
+
+
 def test_shards_of_a_list_do_all_of_it(place: Place, invoke: Any) -> None:
     (place.folder / "bad.tif").unlink()
     shutil.copy(place.folder / "s0.tif", place.folder / "bad.tif")

@@ -1,10 +1,12 @@
 """Draws a class map as a PNG with legend and scale bar, for a first look."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from hsi_runtime.errors import DISK_FULL, OutputError, ResourceError, reason
 from hsi_runtime.model.model_file import ModelDocument
@@ -22,7 +24,12 @@ INK, PAPER = (34, 34, 34), (255, 255, 255)
 
 
 def write_preview(
-    class_map: Path, output: Path, document: ModelDocument, counts: Counts
+    class_map: Path,
+    output: Path,
+    document: ModelDocument,
+    counts: Counts,
+    *,
+    tags: dict[str, str] | None = None,
 ) -> None:
     """Write a PNG of a finished class map.
 
@@ -31,6 +38,7 @@ def write_preview(
         output: The PNG, which is replaced.
         document: Names and colours of the classes.
         counts: Pixels of each class, for the shares in the legend.
+        tags: Provenance, as in the class map; kept as text of the PNG.
 
     Raises:
         ResourceError: The disk is full.
@@ -59,10 +67,39 @@ def write_preview(
     if scale:
         _scale_bar(sheet, picture.width, MARGIN + picture.height, scale)
     try:
-        sheet.save(output, format="PNG", optimize=True)
+        sheet.save(output, format="PNG", optimize=True, pnginfo=_texts(tags or {}))
     except OSError as error:
         kind = ResourceError if error.errno in DISK_FULL else OutputError
         raise kind(f"The preview cannot be written: {reason(error)}.") from error
+
+
+def tags_of_preview(path: Path) -> dict[str, str]:
+    """Read the provenance back that `write_preview` wrote.
+
+    Raises:
+        OSError: The file cannot be read, or is no PNG.
+        ValueError: Its texts are larger than any of ours.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(path, formats=["PNG"]) as picture:
+                return {
+                    key: value
+                    for key, value in picture.info.items()
+                    if isinstance(key, str) and isinstance(value, str)
+                }
+        except (SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{path} is no preview of ours.") from error
+
+
+def _texts(tags: dict[str, str]) -> PngInfo:
+    """Turn tags into texts of a PNG: none but ours, and in Unicode."""
+    texts = PngInfo()
+    for key, value in tags.items():
+        if key.startswith("HSI_"):
+            texts.add_itxt(key, value)
+    return texts
 
 
 def _colour(codes: NDArray[np.integer], document: ModelDocument) -> NDArray[np.uint8]:

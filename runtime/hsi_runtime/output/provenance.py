@@ -4,15 +4,19 @@ import importlib.metadata
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from rasterio.errors import RasterioError
 
+from hsi_runtime.errors import HsiError
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.model.plain_text import plain
+from hsi_runtime.output.stac import tags_of_item
 from hsi_runtime.scenes.geotiff import open_tiff
 from hsi_runtime.scenes.scene import SceneInfo
 
 SETS_KEY = "HSI_SETS"  # where sets are written: their level
+COUNTER_KEY = "HSI_FRAME_COUNTER"  # where lines hold their number: its column and band
 
 
 def provenance(
@@ -58,36 +62,63 @@ def provenance(
     }
 
 
-def is_finished(
-    output: Path,
+def identity(
     model: ModelFile,
-    scene_sha256: Callable[[], str],
     part: str,
     reject_below: float,
-    sets: float | None = None,
+    frame_counter: tuple[int, int] | None = None,
+) -> dict[str, str | None]:
+    """Collect the tags that every output of a run has, besides the scene's hash.
+
+    Args:
+        model: Model that made the map.
+        part: Part of the scene, as text.
+        reject_below: Smallest accepted probability.
+        frame_counter: Column and band of the number that each line holds, or None.
+    """
+    return {
+        "HSI_MODEL_SHA256": model.sha256,
+        "HSI_PART": part,
+        "HSI_REJECT": repr(reject_below),
+        COUNTER_KEY: None if frame_counter is None else repr(frame_counter),
+    }
+
+
+def is_finished(
+    name: str,
+    output: Path,
+    expected: dict[str, str | None],
+    scene_sha256: Callable[[], str],
 ) -> bool:
     """Return True if an output shows this part of this scene as this run would.
 
     Args:
-        output: A raster, the class map or another.
-        model: Model that the output must be of.
+        name: Name of the output: a raster, ``preview`` or ``stac``.
+        output: Its path.
+        expected: Tags that it must have, None for those that it must not have.
         scene_sha256: Gives the hash of the scene, which is asked for last.
-        part: Part of the scene, as text.
-        reject_below: Smallest accepted probability.
-        sets: Level of the sets that it shows, if it shows any.
     """
     if not os.path.isfile(output):
         return False
-    try:
-        with open_tiff(output) as raster:
-            tags = raster.tags()
-    except RasterioError:
-        return False
-    keys = "HSI_MODEL_SHA256", "HSI_PART", "HSI_REJECT"
-    if [tags.get(key) for key in keys] != [model.sha256, part, repr(reject_below)]:
-        return False
-    if sets is not None and tags.get(SETS_KEY) != repr(sets):
+    tags = _tags_of(name, output)
+    if any(tags.get(key) != value for key, value in expected.items()):
         return False
     # Size, time and samples cannot tell a scene that was edited in place from its copy.
     content: str | None = tags.get("HSI_SCENE_SHA256")
     return content == scene_sha256()
+
+
+def _tags_of(name: str, output: Path) -> dict[str, Any]:
+    """Read the tags of an output; none where it is damaged."""
+    try:
+        if name == "preview":
+            from hsi_runtime.output.preview import tags_of_preview
+
+            return tags_of_preview(output)
+        if name == "stac":
+            return tags_of_item(output)
+        with open_tiff(output) as raster:
+            tags: dict[str, Any] = raster.tags()
+            return tags
+    except (OSError, ValueError, RecursionError, HsiError, RasterioError):
+        return {}

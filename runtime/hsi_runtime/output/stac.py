@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
@@ -17,6 +18,7 @@ from rasterio.transform import Affine
 from rasterio.warp import transform_bounds
 
 from hsi_runtime.errors import OutputError
+from hsi_runtime.files import read_whole
 from hsi_runtime.model.model_file import ClassEntry, ModelDocument
 from hsi_runtime.model.plain_text import plain
 from hsi_runtime.output.journal_folder import ITEM
@@ -26,6 +28,7 @@ from hsi_runtime.scenes.scene import SceneInfo
 log = logging.getLogger(__name__)
 
 VERSION = "1.1.0"
+MOST_ITEM_BYTES = 64_000_000  # 65,534 classes with long names take less
 EXTENSIONS = [
     "https://stac-extensions.github.io/projection/v2.0.0/schema.json",
     "https://stac-extensions.github.io/classification/v2.0.0/schema.json",
@@ -119,6 +122,26 @@ def classification_classes(classes: Sequence[ClassEntry]) -> list[dict[str, Any]
         }
         for c in classes
     ]
+
+
+class _Item(msgspec.Struct):
+    """A STAC item, as far as it says where a map comes from."""
+
+    properties: dict[str, Any]
+
+
+def tags_of_item(path: Path) -> dict[str, Any]:
+    """Read the provenance back that `write_item` wrote.
+
+    Raises:
+        OutputError: The file cannot be read, or is too large.
+        ValueError: It is no STAC item.
+    """
+    content = read_whole(path, MOST_ITEM_BYTES, OutputError)
+    properties = msgspec.json.decode(content, type=_Item).properties
+    return {
+        key.replace(":", "_", 1).upper(): value for key, value in properties.items()
+    }
 
 
 def _property(tag: str) -> str:

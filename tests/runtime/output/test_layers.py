@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime.model.model_file import ClassEntry, ModelDocument, ModelFile
 from hsi_runtime.output.layers import Canvas, Counts, layers, map_dtype
-from hsi_runtime.output.provenance import is_finished, provenance
+from hsi_runtime.output.provenance import identity, is_finished, provenance
 from hsi_runtime.scenes.scene import SceneInfo
 
 ALL = ("classes", "confidence", "probabilities")
@@ -148,17 +148,24 @@ def test_finished_is_a_map_of_this_scene_by_this_model(
     assert tags["HSI_BANDS"] == "matched"
     assert (tags["HSI_DEVICE"], tags["HSI_PRECISION"]) == engine
     path = tmp_path / "o.tif"
-    assert not is_finished(path, model, lambda: scene, "whole", 0.5)
-    assert not is_finished(tmp_path, model, lambda: scene, "whole", 0.5)
+
+    def finished(*changed: Any, counter: Any = None, scene: str = scene) -> bool:
+        given = identity(*(changed or (model, "whole", 0.5)), counter)
+        return is_finished("classes", path, given, lambda: scene)
+
+    assert not finished()
     write_scene_tiff(path, cube)
-    assert not is_finished(path, model, lambda: scene, "whole", 0.5)
+    assert not finished()
     with rasterio.open(path, "r+") as file:
         file.update_tags(**tags)
-    assert is_finished(path, model, lambda: scene, "whole", 0.5)
-    assert not is_finished(path, model, lambda: scene, "whole", 0.6)
-    assert not is_finished(path, model, lambda: scene, "window 0,0,2,2", 0.5)
-    assert not is_finished(path, model, lambda: "cd" * 32, "whole", 0.5)
+    assert finished()
+    assert not finished(model, "whole", 0.6)
+    assert not finished(model, "window 0,0,2,2", 0.5)
+    assert not finished(counter=(0, 1))
+    assert not finished(scene="cd" * 32)
     other = ModelFile(model.path, document, b"", "cd" * 32)
-    assert not is_finished(path, other, lambda: scene, "whole", 0.5)
+    assert not finished(other, "whole", 0.5)
     path.write_bytes(b"II*\0 torn")
-    assert not is_finished(path, model, lambda: scene, "whole", 0.5)
+    assert not finished()
+    path = tmp_path
+    assert not finished()
