@@ -149,9 +149,15 @@ def test_finished_is_a_map_of_this_scene_by_this_model(
     assert (tags["HSI_DEVICE"], tags["HSI_PRECISION"]) == engine
     path = tmp_path / "o.tif"
 
-    def finished(*changed: Any, counter: Any = None, scene: str = scene) -> bool:
-        given = identity(*(changed or (model, "whole", 0.5)), counter)
-        return is_finished("classes", path, given, lambda: scene)
+    def finished(
+        by: ModelFile = model,
+        part: str = "whole",
+        reject: float = 0.5,
+        counter: tuple[int, int] | None = None,
+        scene: str = scene,
+    ) -> bool:
+        expected = identity(by, part, reject, counter)
+        return is_finished("classes", path, expected, lambda: scene)
 
     assert not finished()
     write_scene_tiff(path, cube)
@@ -159,12 +165,12 @@ def test_finished_is_a_map_of_this_scene_by_this_model(
     with rasterio.open(path, "r+") as file:
         file.update_tags(**tags)
     assert finished()
-    assert not finished(model, "whole", 0.6)
-    assert not finished(model, "window 0,0,2,2", 0.5)
+    assert not finished(reject=0.6)
+    assert not finished(part="window 0,0,2,2")
     assert not finished(counter=(0, 1))
     assert not finished(scene="cd" * 32)
     other = ModelFile(model.path, document, b"", "cd" * 32)
-    assert not finished(other, "whole", 0.5)
+    assert not finished(by=other)
     path.write_bytes(b"II*\0 torn")
     assert not finished()
     path = tmp_path
