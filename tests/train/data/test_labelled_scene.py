@@ -11,8 +11,14 @@ from scipy.io import savemat
 from hsi_runtime.errors import BandMismatchError, SceneError
 from hsi_runtime.scenes.scene import valid_pixels
 from hsi_train.data import loading
-from hsi_train.data.labelled_scene import UNLABELLED, LabelledData
+from hsi_train.data.labelled_scene import (
+    UNLABELLED,
+    LabelledData,
+    on_ground,
+    places_of,
+)
 from hsi_train.data.loading import expand_scenes
+from hsi_train.data.roles import Role
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
 
 WriteTif = Callable[..., Path]
@@ -71,6 +77,25 @@ Files = Callable[..., tuple[str, str]]
 def load(*pairs: tuple[str, str], halo: int = 2, **options: Any) -> LabelledData:
     scenes, labels = zip(*pairs, strict=True)
     return loading.load(scenes, labels, halo, **options)
+
+
+@pytest.mark.parametrize("halo", [0, 2, 9])
+def test_places_on_the_ground_are_the_same_for_every_context(
+    files: Files, halo: int
+) -> None:
+    other = np.zeros_like(some_codes())
+    other[0, 3] = 7
+    data = load(files(), files(codes=other, name="other"), halo=halo)
+    trained = [
+        np.where(s.classes != UNLABELLED, Role.TRAIN, Role.NONE) for s in data.scenes
+    ]
+    scenes = data.divided([roles.astype(np.uint8) for roles in trained]).scenes
+    places, _ = places_of(scenes, Role.TRAIN)
+    expected = [(0, *place) for place in np.argwhere(some_codes())] + [(1, 0, 3)]
+    np.testing.assert_array_equal(on_ground(scenes, places), expected)
+    # Parts of one scene have one number.
+    halves = on_ground([scenes[0], *scenes], places + np.array([1, 0, 0]))
+    np.testing.assert_array_equal(halves[:, 0], [0] * (len(places) - 1) + [2])
 
 
 @pytest.mark.parametrize("halo", [0, 2, 9, 100])

@@ -58,6 +58,30 @@ def places_of(
     return places, classes
 
 
+def on_ground(
+    scenes: Sequence[LabelledScene], places: NDArray[np.intp]
+) -> NDArray[np.intp]:
+    """Count places from the corner of the whole scene instead of that of its part.
+
+    Which part of a scene is read depends on the context that a method needs. Blocks of
+    pixels are counted from the scene's corner, so that they are the same for all.
+
+    Args:
+        scenes: The labelled parts.
+        places: Part, row and column, shape ``(pixel, 3)``.
+
+    Returns:
+        Scene, row and column, shape ``(pixel, 3)``; parts of a scene have one number.
+    """
+    first: dict[int, int] = {}
+    corners = [
+        (first.setdefault(id(scene.info), number), scene.row, scene.col)
+        for number, scene in enumerate(scenes)
+    ]
+    numbers, *corner = np.array(corners, dtype=np.intp).reshape(-1, 3)[places[:, 0]].T
+    return np.column_stack([numbers, places[:, 1:] + np.column_stack(corner)])
+
+
 @dataclass(frozen=True)
 class LabelledData:
     """All scenes of a training run, on one list of bands and one list of classes.

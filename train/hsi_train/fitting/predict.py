@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hsi_runtime.model.model_file import PROBABILITIES
 from hsi_runtime.walk.windows import tiles
 from hsi_train.data.cutting import cut_cube
-from hsi_train.data.labelled_scene import LabelledData, LabelledScene
+from hsi_train.data.labelled_scene import LabelledData, LabelledScene, on_ground
 from hsi_train.data.roles import Role
 from hsi_train.layers import LinearFit, LinearPath
 from hsi_train.linear.spectra import HALO
@@ -71,7 +71,9 @@ class Scorer:
                 places.append(np.insert(np.argwhere(inside) + corner, 0, index, axis=1))
         self.network.train(was_training)
         return Scored(
-            np.concatenate(scores), np.concatenate(labels), np.concatenate(places)
+            np.concatenate(scores),
+            np.concatenate(labels),
+            on_ground(data.scenes, np.concatenate(places)),
         )
 
     @torch.inference_mode()

@@ -1,6 +1,6 @@
 """Holds training pixels out where no others validate."""
 
-from hsi_train.data.labelled_scene import LabelledData, places_of
+from hsi_train.data.labelled_scene import LabelledData, on_ground, places_of
 from hsi_train.data.roles import Role
 from hsi_train.linear.folds import blocked_folds
 from hsi_train.linear.gate import MIN_PIXELS
@@ -13,7 +13,7 @@ def hold_out(data: LabelledData) -> LabelledData | None:
         The data with the roles changed; None where too few pixels would validate.
     """
     places, classes = places_of(data.scenes, Role.TRAIN)
-    held = blocked_folds(places, classes) == 0
+    held = blocked_folds(on_ground(data.scenes, places), classes) == 0
     if held.sum() < MIN_PIXELS:
         return None
     roles = [scene.roles.copy() for scene in data.scenes]

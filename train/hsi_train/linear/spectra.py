@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from hsi_train import changes
 from hsi_train.data.cutting import cut_cube
-from hsi_train.data.labelled_scene import LabelledScene, places_of
+from hsi_train.data.labelled_scene import LabelledScene, on_ground, places_of
 from hsi_train.data.roles import Role
 from hsi_train.layers import LINEAR_SIDES, BrightnessFree
 
@@ -49,7 +49,7 @@ class TrainingPixels(NamedTuple):
     Attributes:
         spectra: Spectra of each view, shape ``(pixel, band)``.
         classes: Class indices, shape ``(pixel,)``.
-        places: Scene, row and column, shape ``(pixel, 3)``.
+        places: Scene, row and column of the whole scene, shape ``(pixel, 3)``.
         counts: Training pixels of each class, those left out included, ``(class,)``.
         changes: Covariance that changes of sensor and sky give to the spectra of each
             view, shape ``(band, band)``; None where they need not be borne.
@@ -100,7 +100,7 @@ def training_pixels(
             inner = slice(HALO - view.side // 2, HALO + view.side // 2 + 1)
             source = shape if view.brightness_free else window
             spectra[view][number] = source[:, inner, inner].mean(axis=(1, 2))
-    return TrainingPixels(spectra, classes, places, counts)
+    return TrainingPixels(spectra, classes, on_ground(scenes, places), counts)
 
 
 def bearing_changes(pixels: TrainingPixels, level: float) -> TrainingPixels:

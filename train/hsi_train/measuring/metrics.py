@@ -17,7 +17,8 @@ class Scored(NamedTuple):
     Attributes:
         scores: Score of each class, before any softmax, shape ``(pixel, class)``.
         classes: Class index of the label, shape ``(pixel,)``.
-        places: Scene, row and column, shape ``(pixel, 3)``; None where nobody asks.
+        places: Scene, row and column of the whole scene, shape ``(pixel, 3)``; None
+            where nobody asks.
     """
 
     scores: NDArray[np.float32]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_train.data.labelled_scene import LabelledData, places_of
+from hsi_train.data.labelled_scene import LabelledData, on_ground, places_of
 from hsi_train.data.roles import Role
 from hsi_train.linear.folds import ALWAYS_TRAINED, FOLDS, blocked_folds
 from hsi_train.linear.spectra import thinned
@@ -89,7 +89,7 @@ class Judges:
             folds = np.concatenate([folds, np.zeros(len(kept), dtype=folds.dtype)])
             present = [0]
         else:
-            folds = blocked_folds(places, classes)
+            folds = blocked_folds(on_ground(data.scenes, places), classes)
             present = [fold for fold in range(FOLDS) if (folds == fold).any()]
             present = present if len(present) > 1 else []
         self._places, self._classes = places, classes
