@@ -97,6 +97,22 @@ def test_it_learns(example: Any, tmp_path: Path) -> None:
     assert result["overall_accuracy"] > 0.8  # an RBF-SVM reaches 0.90
 
 
+def test_a_network_that_is_not_in_the_map_is_not_trained(
+    example: Any, tmp_path: Path
+) -> None:
+    few = train(asked(example, fit={}, options={}), tmp_path / "run", "cpu")
+    training = few["training"]
+    assert (training["steps"], training["gate"]) == (0, 0.0)
+    assert training["stop_reason"] == "left_out"
+    assert any("the map is the linear path's" in text for text in few["warnings"])
+    assert (tmp_path / "run/history.csv").read_text().count("\n") == 1
+    # What is exported besides scores is the network's: it has to learn.
+    unmixed = asked(example, method="s2vnet", fit={"budget": "1s"}, options={})
+    assert train(unmixed, tmp_path / "unmixed", "cpu")["training"]["steps"] > 0
+    alone = asked(example, fit={"linear_path": False, "budget": "1s"}, options={})
+    assert train(alone, tmp_path / "alone", "cpu")["training"]["steps"] > 0
+
+
 def test_tables(finished: tuple[Path, Any]) -> None:
     run, metrics = finished
     with (run / "confusion.csv").open(newline="") as file:

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 FIRST_SHARE = 0.5  # of a budget, for the training that finds the length
 REPORTING_S = 8.0  # seconds of a report beside the maps
 BEARING = "spectral_randomisation"  # option of a method that may bear changes
-MAX_PRICE = 0.02  # share of the held-out pixels that bearing changes may cost
+MAX_PRICE = 0.01  # share of the held-out pixels that bearing changes may cost
 
 
 def bears_changes(recipe: Recipe) -> bool | None:

@@ -22,7 +22,7 @@ from hsi_train.finishing import Evidence
 from hsi_train.fitting import encoder_file, pretrain
 from hsi_train.fitting.device import memory_explained, torch_device
 from hsi_train.fitting.length.budget import Budget
-from hsi_train.fitting.progress import UNWATCHED, Epoch, Watch
+from hsi_train.fitting.progress import LEFT_OUT, UNWATCHED, Epoch, Watch
 from hsi_train.fitting.trainer import Trainer
 from hsi_train.inputs import Inputs, read
 from hsi_train.recipe import Fit, Recipe, seconds_of, training_seed
@@ -173,6 +173,8 @@ def fit(
         elif not trainer.validates:
             state_of_first = run / folder.FIRST_STATE
             select(trainer, job.recipe, inputs.data, state_of_first, watch, budget)
+        if trainer.left_out and job.recipe.fit.epochs is None:
+            trainer.schedule.plan(0, LEFT_OUT)
     if budget is not None:
         trainer.allow(budget)
     if not begun:

@@ -18,6 +18,7 @@ LEARNED, LIMIT, TIME_UP = "learned", "limit", "budget"
 HELD_OUT, UNCHECKED = "held_out", "unchecked"
 FOLDS, MEMBERS = "folds", "members"
 EPOCHS, QUICK, FITTED = "epochs", "quick", "fitted"
+LEFT_OUT = "left_out"
 REASONS = {
     LEARNED: "validation had stopped improving",
     LIMIT: "no training goes on longer",
@@ -29,6 +30,7 @@ REASONS = {
     EPOCHS: "the number of epochs was given",
     QUICK: "a quick training was requested",
     FITTED: "the scores were fitted at once",
+    LEFT_OUT: "nothing of the network is in the map",
 }
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hsi_runtime.model.model_file import PROBABILITIES
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting.length.budget import Budget
@@ -87,6 +88,12 @@ class Trainer:
     def trains(self) -> bool:
         """Whether there is anything to train."""
         return self._settings.epochs != 0
+
+    @property
+    def left_out(self) -> bool:
+        """Whether nothing of the network is in the model, whatever it learns."""
+        path, scores_only = self.method.path, self.method.outputs == (PROBABILITIES,)
+        return path is not None and path.shut and scores_only and not self.validates
 
     @property
     def progress(self) -> Progress:

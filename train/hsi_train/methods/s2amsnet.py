@@ -67,7 +67,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_step: Train the generators, too; otherwise they stay random.
         spectral_randomisation: Learn copies with random changes of sensor and sky, too;
             replaces the generators. Left open: yes, unless the held-out pixels of the
-            scene itself lose more than two points by it.
+            scene itself lose more than a point by it.
         ce_on_source: Classify the clean source, too, not its altered copies only.
         kl_weight: Weight of the consistency between copies.
         mi_weight: Weight of the mutual information between a copy and its source.
