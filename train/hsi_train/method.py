@@ -104,6 +104,7 @@ class Defaults:
         weight_decay: AdamW weight decay.
         gain: Largest random change of a window's brightness, as a share.
         noise: Random noise added to the windows, in standard deviations of a band.
+        masked: Share of a window's pixels that are hidden.
         batch: Number of patches in a step.
         trains: False if `BaseMethod.prepare` leaves nothing to train.
     """
@@ -112,6 +113,7 @@ class Defaults:
     weight_decay: float = 0.05
     gain: float = 0.1
     noise: float = 0.04
+    masked: float = 0.0
     batch: int = 60
     trains: bool = True
 

@@ -163,6 +163,7 @@ class Fit(_Table, frozen=True):
         weight_decay: AdamW weight decay.
         gain: Windows are brightened by up to this share.
         noise: Added noise, in standard deviations of a band.
+        masked: Share of a window's pixels that are hidden: the mean stands for them.
         patience: End after so many rounds without a better validation, epochs if their
             number is given; 0 = never. Left out, it is 3, or 0 with ``epochs``.
         linear_path: Add linear discriminants, fitted in closed form, to the network's
@@ -179,6 +180,7 @@ class Fit(_Table, frozen=True):
     weight_decay: Annotated[float, Meta(ge=0, le=1e6)] | None = None
     gain: Annotated[float, Meta(ge=0, lt=1)] | None = None
     noise: Annotated[float, Meta(ge=0, le=1e6)] | None = None
+    masked: Annotated[float, Meta(ge=0, lt=1)] | None = None
     patience: Annotated[int, Meta(ge=0)] | None = None
     linear_path: bool = True
     quick: bool = False

@@ -66,7 +66,7 @@ def test_what_the_recipe_says_stays(make_data: MakeData) -> None:
     windows = Windows(split.per_class(data, 5, 0).scenes, HALO, np.zeros(5))
     asked = Fit(
         epochs=3, outputs=9, batch=7, learning_rate=0.1, weight_decay=0.2, gain=0.3,
-        noise=0.4, patience=5, linear_path=False,
+        noise=0.4, masked=0.3, patience=5, linear_path=False,
     )  # fmt: skip
     chosen = choose_settings(asked, windows, HALO, Defaults())
     assert msgspec.structs.asdict(chosen) == msgspec.structs.asdict(asked)

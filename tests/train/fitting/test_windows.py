@@ -336,3 +336,15 @@ def test_gain_and_noise_are_in_units_of_a_band() -> None:
     noisy = (patches.augment(flat, stats, 0.0, 0.04, generator).cube - mean) / std - 2
     for band in range(2):
         assert float(noisy[:, band].std()) == pytest.approx(0.04, rel=0.05)
+
+
+def test_hidden_pixels_are_the_mean_of_every_band() -> None:
+    stats = units([100.0, 1000.0], [1.0, 50.0])
+    cube = torch.full((64, 2, 20, 20), 7.0)
+    windows = Batch(cube, torch.zeros(64, 20, 20, dtype=torch.int64))
+    generator = torch.Generator().manual_seed(0)
+    out = patches.augment(windows, stats, 0.0, 0.0, generator, masked=0.3).cube
+    hidden = out[:, 0] == 100
+    assert torch.equal(hidden, out[:, 1] == 1000)
+    assert torch.allclose(out[:, 0][~hidden], torch.tensor(7.0))
+    assert float(hidden.float().mean()) == pytest.approx(0.3, abs=0.01)

@@ -30,6 +30,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         weight_decay: AdamW weight decay.
         gain: Largest random change of a window's brightness, as a share.
         noise: Added noise, in standard deviations of a band.
+        masked: Share of a window's pixels that are hidden.
         patience: Rounds without a better validation after which training ends; 0 never.
         linear_path: Add the linear path to the network's scores.
         quick: Train for a first look only.
@@ -43,6 +44,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     weight_decay: float
     gain: float
     noise: float
+    masked: float
     patience: int
     linear_path: bool
     quick: bool = False
@@ -84,7 +86,7 @@ def choose_settings(
         key: getattr(
             requested if getattr(requested, key) is not None else defaults, key
         )
-        for key in ("learning_rate", "weight_decay", "gain", "noise")
+        for key in ("learning_rate", "weight_decay", "gain", "noise", "masked")
     }
     patience = requested.patience
     if patience is None:

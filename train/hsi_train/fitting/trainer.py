@@ -189,6 +189,7 @@ class Trainer:
                 self._settings.gain,
                 self._settings.noise,
                 self._generator,
+                self._settings.masked,
             ).to(self._device)
             share = progress.steps / schedule.expected_steps(epoch)
             self.method.progress = min(1.0, share)

@@ -167,8 +167,12 @@ def augment(
     gain: float,
     noise: float,
     generator: torch.Generator,
+    masked: float = 0.0,
 ) -> Batch:
-    """Turn and flip windows, vary their brightness, add noise.
+    """Turn and flip windows, vary their brightness, add noise, hide pixels.
+
+    A network that overfits learns windows by heart; of hidden pixels it has to learn
+    what their neighbours say (He et al., CVPR 2022, hide patches for the same reason).
 
     Args:
         batch: Windows in stored units.
@@ -176,6 +180,8 @@ def augment(
         gain: Standardised values are multiplied by 1 - gain to 1 + gain.
         noise: Standard deviation of the noise, in standard deviations of a band.
         generator: Source of all randomness.
+        masked: Share of the pixels for which the band means stand, the classified ones
+            included.
 
     Returns:
         A new batch; each window has its own turn and gain.
@@ -196,6 +202,9 @@ def augment(
     factor = 1 + gain * (2 * torch.rand(len(cube), 1, 1, 1, generator=generator) - 1)
     cube = mean + factor * (cube - mean)
     cube = cube + noise * std * torch.randn(cube.shape, generator=generator)
+    if masked > 0:
+        drawn = torch.rand(len(cube), 1, *cube.shape[2:], generator=generator)
+        cube = torch.where(drawn < masked, mean, cube)
     # What the linear path says of the window as it was is only turned with it.
     linear = None if batch.linear is None else turned(batch.linear)
     return Batch(cube, turned(batch.classes), linear)

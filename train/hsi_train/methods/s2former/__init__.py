@@ -85,7 +85,7 @@ class Method(Pretrainable):
     """S2Former; from scratch, or on a pre-trained encoder."""
 
     receptive_field = 2 * BLOCKS * REACH + 1
-    defaults = Defaults(learning_rate=1e-3, batch=30)
+    defaults = Defaults(learning_rate=1e-3, batch=30, masked=0.5)
     network: Network
 
     def __init__(self, problem: Problem, options: Options) -> None:
