@@ -212,8 +212,15 @@ class Model:
         )
         matched = match_scene(source, document, request)
         pace = replace(pace_of(matched, document, engine, request), asked=rows)
-        bands = matched.bands.indices
-        for block in Blocks(source, source, bands, pace, threading.Event()).after(0):
+        blocks = Blocks(
+            source,
+            source,
+            matched.bands.indices,
+            pace,
+            threading.Event(),
+            largest=matched.largest,
+        )
+        for block in blocks.after(0):
             assert block.strip is not None
             first, last = block.rows
             classifier = Classifier(

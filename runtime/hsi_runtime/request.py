@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hsi_runtime.camera.opening import open_camera_scene
+from hsi_runtime.camera.references import References
 from hsi_runtime.errors import ModelFileError, OptionError
 from hsi_runtime.follow_options.options import Following
 from hsi_runtime.machine import whole_number
@@ -48,6 +49,8 @@ class Options:
         resume: Go on where an interrupted run stopped.
         dark: Reference of a camera that stores raw counts: lines without light.
         white: Reference of the same camera: lines of a white panel.
+        gain: In place of these: one line of factors, for each column and band.
+        offset: One line of summands; the value is count * gain + offset.
         frame_counter: Column and band, from 0, of the number that each line holds;
             lines that are missing become nodata.
         follow: Classify the scene while it is written, and how; or None.
@@ -74,6 +77,8 @@ class Options:
     resume: bool = True
     dark: Path | None = None
     white: Path | None = None
+    gain: Path | None = None
+    offset: Path | None = None
     frame_counter: tuple[int, int] | None = None
     follow: Following | None = None
 
@@ -90,12 +95,14 @@ class Options:
             "vector": _path(self.vector),
             "dark": _path(self.dark, "dark"),
             "white": _path(self.white, "white"),
+            "gain": _path(self.gain, "gain"),
+            "offset": _path(self.offset, "offset"),
             "frame_counter": _pair("frame_counter", self.frame_counter),
             "min_area_m2": _number("min_area_m2", self.min_area_m2),
         }
-        if (self.dark is None) != (self.white is None):
-            name = "white" if self.white is None else "dark"
-            raise OptionError("Dark and white reference go together.", name)
+        problem = self.references.problem()
+        if problem is not None:
+            raise OptionError(*problem)
         if self.window is not None and self.bounds is not None:
             raise OptionError("A window and bounds exclude each other.", "bounds")
         if self.follow is not None and not isinstance(self.follow, Following):
@@ -116,6 +123,11 @@ class Options:
                 raise OptionError(f"{value!r} is neither True nor False.", field.name)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def references(self) -> References:
+        """The files that calibrate raw counts."""
+        return References(self.dark, self.white, self.gain, self.offset)
 
 
 @dataclass(frozen=True)
@@ -191,7 +203,7 @@ class Request(Options):
         Raises:
             SceneError: It cannot be used.
         """
-        return open_camera_scene(self.scene, self.dark, self.white, self.frame_counter)
+        return open_camera_scene(self.scene, self.references, self.frame_counter)
 
     def outputs(self) -> list[str]:
         """Name the outputs."""

@@ -39,6 +39,8 @@ def _budget(
 @click.option("--classes", help="JSON file with class names and colours.")
 @click.option("--dark", help="Lines without light, of scenes that are raw counts.")
 @click.option("--white", help="Lines of a white panel, of the same camera.")
+@click.option("--gain", help="A line to multiply counts by, for each column and band.")
+@click.option("--offset", help="With --gain: a line to add then.")
 @click.option("--target-scene", multiple=True, help="Measured, not trained on.")
 @click.option("--target-labels", multiple=True, help="As --labels, of the target.")
 @click.option(
@@ -228,6 +230,8 @@ def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
         "classes": options["classes"],
         "dark": options["dark"],
         "white": options["white"],
+        "gain": options["gain"],
+        "offset": options["offset"],
     }.items():
         if value:
             data[key] = value

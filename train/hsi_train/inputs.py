@@ -4,6 +4,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
+from hsi_runtime.camera.calibration import calibration_of
+from hsi_runtime.camera.references import References
 from hsi_runtime.model.model_file import Bands, Values
 from hsi_train import methods, target
 from hsi_train.building import bears_changes, decided, with_path
@@ -14,7 +16,7 @@ from hsi_train.fitting.statistics import check_extremes
 from hsi_train.linear.choice import Linear
 from hsi_train.measuring import calibration
 from hsi_train.method import Problem
-from hsi_train.recipe import Data, Recipe, expanded
+from hsi_train.recipe import Recipe, expanded
 from hsi_train.run_folder import origin
 from hsi_train.run_folder.description import bands_of, values_of
 from hsi_train.splitting import blocks, folds, split
@@ -97,6 +99,8 @@ def read_data(recipe: Recipe, halo: int) -> LabelledData:
     """Read scenes and labels of a recipe."""
     source, settings = recipe.data, recipe.split
     test_labels = settings.files if settings.mode == "test-labels" else ()
+    named = source.references
+    files = (None if file is None else Path(expanded(str(file))) for file in named)
     return loading.load(
         [expanded(p) for p in source.scenes],
         [expanded(p) for p in source.labels],
@@ -106,15 +110,8 @@ def read_data(recipe: Recipe, halo: int) -> LabelledData:
         source.exclude,
         [expanded(p) for p in test_labels],
         whole=settings.probability_sample,
-        references=references_of(source),
+        calibration=calibration_of(References(*files)),
     )
-
-
-def references_of(source: Data) -> tuple[Path, Path] | None:
-    """Return the dark and white reference of a recipe's scenes, or None."""
-    if source.dark is None or source.white is None:
-        return None
-    return Path(expanded(source.dark)), Path(expanded(source.white))
 
 
 def divide(recipe: Recipe, data: LabelledData, receptive_field: int) -> LabelledData:

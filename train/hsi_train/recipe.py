@@ -13,6 +13,7 @@ import msgspec
 import tomli_w
 from msgspec import Meta
 
+from hsi_runtime.camera.references import References
 from hsi_runtime.errors import RecipeError
 from hsi_runtime.files import read_whole
 from hsi_runtime.model.plain_text import plain
@@ -58,6 +59,8 @@ class Data(_Table, frozen=True):
         quantity: What the values are: reflectance, radiance, ...
         dark: Reference of a camera that stores raw counts: lines without light.
         white: Reference of the same camera: lines of a white panel.
+        gain: In place of these: one line of factors, for each column and band.
+        offset: One line of summands; the value is count * gain + offset.
     """
 
     scenes: tuple[str, ...]
@@ -68,13 +71,22 @@ class Data(_Table, frozen=True):
     quantity: str = "unknown"
     dark: str | None = None
     white: str | None = None
+    gain: str | None = None
+    offset: str | None = None
 
     def __post_init__(self) -> None:
         """Refuse a run without data, or with half a calibration."""
         if not self.scenes or not self.labels:
             raise ValueError("scenes and labels must each name a file")
-        if (self.dark is None) != (self.white is None):
-            raise ValueError("dark and white go together")
+        problem = self.references.problem()
+        if problem is not None:
+            raise ValueError(problem[0])
+
+    @property
+    def references(self) -> References:
+        """Files that calibrate raw counts, as they are named."""
+        files = (self.dark, self.white, self.gain, self.offset)
+        return References(*(Path(file) if file else None for file in files))
 
 
 class Target(_Table, frozen=True):
@@ -258,10 +270,11 @@ class Recipe(_Table, frozen=True):
         """Refuse settings that exclude each other."""
         if self.members > 1 and (self.member or self.split.mode == "folds"):
             raise ValueError("members exclude a single member, and folds")
-        if self.data.dark is not None and (self.pretrain or self.target):
+        if any(self.data.references) and (self.pretrain or self.target):
             raise ValueError(
-                "data.dark and data.white calibrate the training scenes only; without "
-                "them, give reflectance where there is a target or pretrain table"
+                "data.dark, data.white and data.gain calibrate the training scenes "
+                "only; without them, give reflectance where there is a target or "
+                "pretrain table"
             )
         if self.split.probability_sample and self.data.exclude:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Turns raw counts into reflectance, by a dark and a white reference of the camera."""
+"""Turns raw counts into reflectance or radiance, by references of the camera."""
 
 import hashlib
 from dataclasses import dataclass, replace
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hsi_runtime.camera.references import References
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.opening import open_raster
 from hsi_runtime.scenes.scene import Cube, Scene, SceneInfo
@@ -17,23 +18,41 @@ MOST_BAD_SHARE = 0.5  # of the elements; above, the references are of something 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Reflectance = (count - dark) * gain, for each element of the detector.
+    """Value = (count - dark) * gain + offset, for each element of the detector.
 
     Attributes:
         dark: Counts without light, shape ``(band, col)``.
-        gain: 1 / (white - dark); NaN where the white is not above the dark.
+        gain: Such as 1 / (white - dark); NaN where an element has none.
+        offset: Shape ``(band, col)``, or None for zero.
         files: Files of the references.
+        dead: What elements without a gain are like.
     """
 
     dark: NDArray[np.float32]
     gain: NDArray[np.float32]
+    offset: NDArray[np.float32] | None
     files: tuple[Path, ...]
+    dead: str
 
     @property
     def sha256(self) -> str:
         """Hash of the numbers."""
         numbers = self.dark.tobytes() + self.gain.tobytes()
+        if self.offset is not None:
+            numbers += self.offset.tobytes()
         return hashlib.sha256(numbers).hexdigest()
+
+
+def calibration_of(references: References) -> Calibration | None:
+    """Read the references; None if there are none.
+
+    Raises:
+        SceneError: They cannot be read, or do not belong together.
+    """
+    dark, white, gain, offset = references
+    if gain is not None:
+        return read_factors(gain, offset)
+    return read_calibration(dark, white) if dark and white else None
 
 
 def read_calibration(dark: Path, white: Path) -> Calibration:
@@ -62,7 +81,48 @@ def read_calibration(dark: Path, white: Path) -> Calibration:
     gain = np.full(span.shape, np.nan)
     gain[good] = 1 / span[good]
     return Calibration(
-        black.astype(np.float32), gain.astype(np.float32), (*files, *more)
+        dark=black.astype(np.float32),
+        gain=gain.astype(np.float32),
+        offset=None,
+        files=(*files, *more),
+        dead="are not brighter in the white reference than in the dark one",
+    )
+
+
+def read_factors(gain: Path, offset: Path | None) -> Calibration:
+    """Read the factor and the summand of every element of the detector.
+
+    Args:
+        gain: Raster of one line; of several, the mean counts.
+        offset: As ``gain``; None for zero.
+
+    Raises:
+        SceneError: They cannot be read, or do not belong together.
+    """
+    factors, files = _mean_line(gain)
+    good = np.isfinite(factors) & (factors != 0)
+    summands = None
+    if offset is not None:
+        summands, more = _mean_line(offset)
+        files += more
+        if summands.shape != factors.shape:
+            raise SceneError(
+                f"{gain} has {factors.shape[0]} bands and {factors.shape[1]} columns, "
+                f"{offset} {summands.shape[0]} and {summands.shape[1]}; both must be "
+                "of one camera."
+            )
+        good &= np.isfinite(summands)
+    if np.mean(~good) > MOST_BAD_SHARE:
+        raise SceneError(
+            f"{gain} has no usable gain in {np.mean(~good):.0%} of its elements. Give "
+            "one line of factors, finite and not 0."
+        )
+    return Calibration(
+        dark=np.zeros(factors.shape, np.float32),
+        gain=np.where(good, factors, np.nan).astype(np.float32),
+        offset=None if summands is None else summands.astype(np.float32),
+        files=files,
+        dead="have no usable gain",
     )
 
 
@@ -82,7 +142,7 @@ def _mean_line(path: Path) -> tuple[NDArray[np.float64], tuple[Path, ...]]:
 
 
 class CalibratedScene:
-    """A scene of raw counts that is read as reflectance, float32.
+    """A scene of raw counts that is read as reflectance or radiance, float32.
 
     Args:
         scene: Raw counts.
@@ -110,8 +170,8 @@ class CalibratedScene:
         info, bands = self._scene.info, self._scene.info.bands
         dead = int(np.isnan(self.calibration.gain).sum())
         note = (
-            f"{dead} elements of the detector are not brighter in the white reference "
-            "than in the dark one; their pixels are nodata."
+            f"{dead} elements of the detector {self.calibration.dead}; their pixels "
+            "are nodata."
         )
         return replace(
             info,
@@ -136,6 +196,8 @@ class CalibratedScene:
         place = bands, slice(*cols)
         np.subtract(counts, self.calibration.dark[place][:, None], out=out)
         out *= self.calibration.gain[place][:, None]
+        if self.calibration.offset is not None:
+            out += self.calibration.offset[place][:, None]
         # What has no count has no reflectance: fill values, and those at the upper end.
         missing = counts == self._scene.info.nodata[bands][:, None, None]
         if counts.dtype.kind in "iu":

@@ -2,24 +2,25 @@
 
 from pathlib import Path
 
-from hsi_runtime.camera.calibration import CalibratedScene, read_calibration
+from hsi_runtime.camera.calibration import CalibratedScene, calibration_of
 from hsi_runtime.camera.frames import FramedScene
+from hsi_runtime.camera.references import References
 from hsi_runtime.scenes.opening import open_scene
 from hsi_runtime.scenes.scene import Scene
+
+NO_REFERENCES = References()
 
 
 def open_camera_scene(
     path: Path,
-    dark: Path | None = None,
-    white: Path | None = None,
+    references: References = NO_REFERENCES,
     frame_counter: tuple[int, int] | None = None,
 ) -> Scene:
     """Open a scene, put in lost lines, and calibrate it.
 
     Args:
         path: The scene.
-        dark: Reference without light; None where the scene is not raw counts.
-        white: Reference of a white panel.
+        references: Files that calibrate raw counts; none where it is not of these.
         frame_counter: Column and band of the frame's number, or None.
 
     Raises:
@@ -29,8 +30,9 @@ def open_camera_scene(
     try:
         if frame_counter is not None:
             scene = FramedScene(scene, frame_counter)
-        if dark is not None and white is not None:
-            scene = CalibratedScene(scene, read_calibration(dark, white))
+        calibration = calibration_of(references)
+        if calibration is not None:
+            scene = CalibratedScene(scene, calibration)
     except BaseException:
         scene.close()
         raise

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime.follow.pace import Pace
 from hsi_runtime.follow.sources.source import LineSource, wait_for_lines
-from hsi_runtime.scenes.scene import Scene, in_file_order
+from hsi_runtime.scenes.scene import LARGEST, Scene, in_file_order
 from hsi_runtime.walk.strips import Strip
 from hsi_runtime.walk.windows import mirrored_extent
 
@@ -45,6 +45,7 @@ class Blocks:
         stop: Set to take the lines that are there for all.
         watch: Called after every look at the source.
         latest: Skip lines to stay live.
+        largest: Size beyond which a value is no measurement.
     """
 
     def __init__(
@@ -56,10 +57,12 @@ class Blocks:
         stop: threading.Event,
         watch: Callable[[], None] = lambda: None,
         latest: bool = False,
+        largest: float = LARGEST,
     ) -> None:
         self._source, self._scene, self._bands = source, scene, bands
         self._pace, self._stop = pace, stop
         self._watch, self._latest = watch, latest
+        self._largest = largest
 
     def after(self, done: int) -> Iterator[Block]:
         """Wait for and read blocks from a row on, until the source has ended.
@@ -118,5 +121,6 @@ class Blocks:
             halo=halo,
             scene_size=(info.rows, info.cols),
             nodata=info.nodata[self._bands],
+            largest=self._largest,
         )
         return Block(rows, strip, closed, self._source.arrived(rows[0]))

@@ -15,7 +15,7 @@ from hsi_runtime import pipeline
 from hsi_runtime.camera.calibration import (
     CalibratedScene,
     Calibration,
-    read_calibration,
+    calibration_of,
 )
 from hsi_runtime.engines.backend import Backend
 from hsi_runtime.engines.classifying import Classifier
@@ -118,9 +118,8 @@ def follow(
     source = open_source(request, options)
     with contextlib.closing(source), Events(tell, options.events) as events:
         scene: Scene = source
-        calibration: Calibration | None = None
-        if request.dark is not None and request.white is not None:
-            calibration = read_calibration(request.dark, request.white)
+        calibration = calibration_of(request.references)
+        if calibration is not None:
             scene = CalibratedScene(source, calibration)
         ours = request.resume and was_publishing(request.output)
         paths = output_paths(request)
@@ -292,6 +291,7 @@ class Flight:
             stop,
             watch=watch,
             latest=options.latest,
+            largest=self.matched.largest,
         )
         codes = [c.code for c in document.classes]
         reject = self.request.threshold(document)

@@ -114,6 +114,7 @@ def _same_values(before: MatchedScene, after: MatchedScene) -> bool:
         (before.bands.indices, after.bands.indices),
         (before.bands.resampling, after.bands.resampling),
         (before.info.nodata, after.info.nodata),
+        (before.largest, after.largest),
         *(
             (getattr(before.units, name), getattr(after.units, name))
             for name in ("gain", "offset", "resampling", "model_scale", "model_offset")

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+SPARE_S = 0.1  # what else the machine does may take so long, and no line is late
 LEAST_SHARE = 0.9  # of the efficiency of a batch run's squares, where nobody is waiting
 STEP = 8  # lines
 SMOOTHING = 0.2  # weight of the latest block in the measured speed
@@ -50,13 +51,21 @@ class Pace:
         """Return the lines to wait for, given the speed of the sensor.
 
         The first line of a block waits for the others and their context, then for the
-        engine: ``(rows + halo) / lines_per_second + rows * engine_seconds``.
+        engine: ``(rows + halo) / lines_per_second + rows * engine_seconds``. Where no
+        latency was asked for, a block has so many lines that this leaves `SPARE_S` of
+        the time of two blocks and half the context.
         """
-        if self.latency_s is None or not lines_per_second or self._engine_s is None:
+        if not lines_per_second or self._engine_s is None:
             return min(self._efficient, self.most)
         period = 1 / lines_per_second
-        rows = (self.latency_s - self.halo * period) / (period + self._engine_s)
-        return max(1, min(math.floor(rows), self.most))
+        if self.latency_s is not None:
+            rows = (self.latency_s - self.halo * period) / (period + self._engine_s)
+            return max(1, min(math.floor(rows), self.most))
+        spare = period - self._engine_s  # of every line, after the engine
+        if spare * self.most <= SPARE_S:
+            return self.most
+        steady = math.ceil((SPARE_S + self.halo / 2 * period) / spare)
+        return min(max(steady, self._efficient), self.most)
 
     def shortest_s(self, lines_per_second: float) -> float:
         """Return the shortest possible time from a line to its classes."""

@@ -152,6 +152,17 @@ CAMERA_OPTIONS = (
         help="Raster of lines of a white panel, of the same camera.",
     ),
     click.option(
+        "--gain",
+        type=click.Path(path_type=Path),
+        help="Raster of one line that counts are multiplied by, for each column and "
+        "band; in place of --dark and --white.",
+    ),
+    click.option(
+        "--offset",
+        type=click.Path(path_type=Path),
+        help="With --gain: raster of one line that is added then.",
+    ),
+    click.option(
         "--frame-counter",
         metavar="COL,BAND",
         callback=two_numbers,

@@ -61,9 +61,10 @@ class Conversion:
 def conversion(info: SceneInfo, match: BandMatch, values: Values) -> Conversion:
     """Compare the scale and offset of a scene with those of a model.
 
-    Both declared: convert. One declared, same kind of numbers (whole or decimal): taken
-    as they are, with a warning. Otherwise, different kinds: refused, because values
-    would be off by an unknown scale.
+    Both declared: convert. Different kinds of numbers (whole or decimal), or a file of
+    whole ones without a scale for a model that has one: refused, because values would
+    be off by an unknown scale; they may be a camera's raw counts. Else, where only one
+    declares its scale: taken as they are, with a warning.
 
     Raises:
         BandMismatchError: The units cannot be brought together.
@@ -79,6 +80,11 @@ def conversion(info: SceneInfo, match: BandMatch, values: Values) -> Conversion:
             raise BandMismatchError(
                 f"{both}: the values may differ by a scale factor. Declare scale and "
                 f"offset in both files, or convert the scene.{_hint(info, values)}"
+            )
+        if values.scale is not None and _may_be_counts(info):
+            raise BandMismatchError(
+                f"{both}: the scene may store anything. Declare its scale (the model's "
+                f"is {values.scale[0]:g}) and offset.{_hint(info, values)}"
             )
         neither = info.scale is None and values.scale is None
         return Conversion(
@@ -138,9 +144,18 @@ def _check_usable(
 
 def _hint(info: SceneInfo, values: Values) -> str:
     """Return what to do about whole numbers that may be raw counts."""
-    if values.quantity == REFLECTANCE and info.dtype.kind in "iu":
-        return " If they are a camera's raw counts, give --dark and --white."
+    if info.scale is None and info.dtype.kind != "f" and values.scale is not None:
+        return " For a camera's raw counts, give --dark and --white, or --gain."
     return ""
+
+
+def _may_be_counts(info: SceneInfo) -> bool:
+    """Return True if a file of whole numbers does not say what they mean.
+
+    Arrays and streams have no place to say it: whoever hands them over knows.
+    """
+    is_file = info.driver not in ("memory", "stream")
+    return is_file and info.scale is None and info.dtype.kind != "f"
 
 
 def _column(values: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -10,7 +10,12 @@ from camera import Camera, tall_cube
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from hsi_runtime.camera.calibration import CalibratedScene, read_calibration
+from hsi_runtime.camera.calibration import (
+    CalibratedScene,
+    calibration_of,
+    read_calibration,
+)
+from hsi_runtime.camera.references import References
 from hsi_runtime.cli import main
 from hsi_runtime.errors import BandMismatchError, OptionError, SceneError
 from hsi_runtime.model.model_file import ModelDocument
@@ -96,6 +101,90 @@ def test_a_dead_element_is_nodata(tmp_path: Path) -> None:
     scene = CalibratedScene(ArrayScene(tall_cube(ROWS)), calibration)
     assert "1 elements of the detector" in scene.info.notes[-1]
     assert np.isnan(scene.read((0, 9), (0, COLS), np.arange(4))[2, :, 5]).all()
+
+
+def factors(folder: Path, gain: Any, offset: Any = None) -> References:
+    """Write ``gain.bil`` and perhaps ``offset.bil`` of one line, float32."""
+    paths = []
+    for name, values in (("gain", gain), ("offset", offset)):
+        if values is None:
+            continue
+        place = folder / name
+        place.mkdir()
+        line = np.broadcast_to(np.float32(values), (4, COLS))[:, None]
+        camera = Camera(place, line.copy(), reflectance_scale_factor=None)
+        camera.finish()
+        paths.append(camera.path)
+    return References(None, None, *paths)
+
+
+def test_gain_and_offset_of_every_element(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    gain, offset = random.random((2, 4, COLS), dtype=np.float32)
+    gain[3, 4], gain[1, 2], offset[0, 0] = 0, np.nan, np.inf
+    calibration = calibration_of(factors(tmp_path, gain, offset))
+    assert calibration is not None
+    counts = tall_cube(ROWS)
+    scene = CalibratedScene(ArrayScene(counts), calibration)
+    made = scene.read((0, ROWS), (0, COLS), np.arange(4))
+    expected = counts * gain[:, None] + offset[:, None]
+    expected[3, :, 4] = expected[1, :, 2] = expected[0, :, 0] = np.nan
+    np.testing.assert_allclose(made, expected, rtol=1e-5)
+    assert "3 elements of the detector have no usable gain" in scene.info.notes[-1]
+
+
+def test_a_gain_alone(tmp_path: Path) -> None:
+    """It may store counts of its own, such as a white panel's factors in uint16."""
+    calibration = calibration_of(factors(tmp_path, 0.5))
+    assert calibration is not None
+    scene = CalibratedScene(ArrayScene(tall_cube(ROWS)), calibration)
+    made = scene.read((0, ROWS), (0, COLS), np.arange(4))
+    np.testing.assert_array_equal(made, tall_cube(ROWS) / 2)
+
+
+def test_gain_without_factors(tmp_path: Path) -> None:
+    with pytest.raises(SceneError, match="no usable gain in 100% of its elements"):
+        calibration_of(factors(tmp_path, 0.0))
+
+
+def test_offset_of_another_camera(tmp_path: Path) -> None:
+    references = factors(tmp_path, 1.0)
+    (tmp_path / "other").mkdir()
+    camera = Camera(tmp_path / "other", np.zeros((4, 1, 30), np.float32))
+    camera.finish()
+    with pytest.raises(SceneError, match="both must be of one camera"):
+        calibration_of(references._replace(offset=camera.path))
+
+
+@pytest.mark.parametrize(
+    ("given", "option", "message"),
+    [
+        (["offset"], "gain", "An offset needs a gain"),
+        (["dark", "white", "gain"], "gain", "exclude a gain"),
+    ],
+)
+def test_gain_and_references(given: list[str], option: str, message: str) -> None:
+    paths: dict[str, Any] = {name: Path("a.bil") for name in given}
+    with pytest.raises(OptionError, match=message) as error:
+        Options(**paths)
+    assert error.value.option == option
+
+
+def test_a_followed_gain_gives_the_batch_map(
+    tmp_path: Path,
+    write_model: Callable[..., Path],
+    document: ModelDocument,
+    invoke: Any,
+) -> None:
+    write_model(tmp_path / "model.onnx", float_document(document))
+    Camera(tmp_path, tall_cube(ROWS), reflectance_scale_factor=None).finish()
+    files = factors(tmp_path, 1e-4, -0.01)
+    given = [tmp_path / "flight.bil", "-m", tmp_path / "model.onnx"]
+    both = ["--gain", files.gain, "--offset", files.offset]
+    for name, more in (("batch", []), ("live", ["--follow", "--idle", "1s"])):
+        output = ["-o", tmp_path / f"{name}.tif"]
+        assert invoke(main, *given, *output, *both, *more).code == 0
+    assert (tmp_path / "live.tif").read_bytes() == (tmp_path / "batch.tif").read_bytes()
 
 
 def test_exchanged_references(tmp_path: Path) -> None:

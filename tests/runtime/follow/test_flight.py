@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import rasterio
@@ -14,7 +15,7 @@ from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.errors import OptionError, OutputError, SceneError
 from hsi_runtime.follow import flight
 from hsi_runtime.follow_options.options import Alert, Following
-from hsi_runtime.model.model_file import ModelFile
+from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.request import Options
 from hsi_runtime.walk.windows import Window
 
@@ -94,6 +95,29 @@ def test_the_final_header_counts(
     follower.stop.set()
     assert follower.result()["rows"] == ROWS - 20
     assert_as_batch()
+
+
+def test_values_that_are_no_measurement_are_nodata_as_in_a_batch(
+    tmp_path: Path,
+    document: ModelDocument,
+    write_model: Callable[..., Path],
+) -> None:
+    """Nothing declares them; what the model has seen of its values tells."""
+    values = msgspec.structs.replace(
+        document.values, dtype="float32", scale=None, offset=None
+    )
+    document = msgspec.structs.replace(document, values=values)
+    model = write_model(tmp_path / "model.onnx", document)
+    cube = tall_cube(ROWS).astype(np.float32)
+    cube[:, 40:60, 5:9] = 1e15
+    Camera(tmp_path, cube, reflectance_scale_factor=None).finish()
+    scene = tmp_path / "flight.bil"
+    result = classify(scene, model, tmp_path / "batch.tif")
+    assert result["pixels"]["nodata"] == 80
+    live = tmp_path / "live.tif"
+    result = classify(scene, model, live, follow=Following(idle_s=1.0))
+    assert result["seconds"]["infer"] == 0
+    assert live.read_bytes() == (tmp_path / "batch.tif").read_bytes()
 
 
 def test_a_header_that_changes_what_values_mean(

@@ -35,6 +35,28 @@ def test_latency_decides_when_speeds_are_known() -> None:
     assert (rows + 6) / 250 + (rows + 1) * 0.001 > 0.1
 
 
+@pytest.mark.parametrize("engine_ms", [0.5, 1.5, 2.5, 3.9, 4.0, 9.0])
+def test_blocks_leave_time_to_spare(engine_ms: float) -> None:
+    """Two blocks and half the context are the time that a line may take."""
+    pace = pace_of()
+    pace.measured(24, 24 * engine_ms / 1000)
+    rows = pace.rows(250.0)
+    assert pace.rows(None) <= rows <= pace.most
+
+    def spare_s(rows: int) -> float:
+        allowed = (pace.halo / 2 + 2 * rows) / 250
+        return allowed - (rows + pace.halo) / 250 - rows * engine_ms / 1000
+
+    assert rows == pace.most or spare_s(rows) >= 0.1 - 1e-9
+    assert rows == pace.rows(None) or spare_s(rows - 1) < 0.1
+
+
+def test_blocks_that_were_asked_for_stay() -> None:
+    pace = pace_of(asked=7)
+    pace.measured(7, 0.02)
+    assert pace.rows(250.0) == 7
+
+
 def test_a_latency_that_is_too_short_gives_single_lines() -> None:
     pace = pace_of(latency_s=0.001)
     pace.measured(10, 0.1)

@@ -157,6 +157,16 @@ def test_one_side_undeclared_same_kind_is_taken_with_a_warning(
     assert "taken as they are" in found.warnings[0]
 
 
+def test_a_file_of_whole_numbers_without_a_scale_is_refused() -> None:
+    """They may be raw counts, which the model has not seen."""
+    scene = dataclasses.replace(scene_of("uint16", None), driver="ENVI")
+    with pytest.raises(BandMismatchError) as error:
+        conversion(scene, BOTH, values_of("uint16", 1e-4))
+    assert "Declare its scale (the model's is 0.0001)" in str(error.value)
+    assert "give --dark and --white, or --gain" in str(error.value)
+    conversion(scene, BOTH, values_of("uint16", None))
+
+
 @pytest.mark.parametrize(
     ("dtype", "scale", "model_dtype", "model_scale"),
     [

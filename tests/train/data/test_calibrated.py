@@ -60,9 +60,25 @@ def test_references_belong_to_the_files_of_a_run(place: Path) -> None:
     assert {"dark/flight.bil", "white/flight.bil"} <= names
 
 
+def test_a_gain_calibrates_as_references_do(place: Path) -> None:
+    """The quantity is what the user says: a gain may lead to radiance."""
+    for name, value in (("gain", 1e-4), ("offset", -0.01)):
+        (place / name).mkdir()
+        line = np.full((4, 1, COLS), value, np.float32)
+        Camera(place / name, line, reflectance_scale_factor=None).finish()
+    files = {"gain": "gain/flight.bil", "offset": "offset/flight.bil"}
+    recipe = recipe_of(dark=None, white=None, quantity="radiance", **files)
+    data = read_data(recipe, 2)
+    expected = tall_cube(ROWS) * 1e-4 - 0.01
+    np.testing.assert_allclose(data.scenes[0].cube, expected, atol=1e-6)
+    values = values_of(recipe, data, type("Problem", (), {"fill": np.zeros(4)})())
+    assert (values.quantity, values.dtype) == ("radiance", "float32")
+    assert set(files.values()) <= {str(path) for path in training_files(recipe)}
+
+
 @pytest.mark.parametrize("name", ["dark", "white"])
 def test_references_go_together(name: str) -> None:
-    with pytest.raises(RecipeError, match="dark and white go together"):
+    with pytest.raises(RecipeError, match="Dark and white reference go together"):
         recipe_of(**{name: None})
 
 
@@ -78,7 +94,7 @@ def test_the_command_takes_references(place: Path, invoke: Any) -> None:
     given = ["lda", "--scene", "s/flight.bil", "--labels", "labels.tif"]
     code, _, err = invoke(main, *given, "--dark", "dark/flight.bil", "-o", "run")
     assert code == 4
-    assert "dark and white go together" in err
+    assert "Dark and white reference go together" in err
     missing = ["--dark", "dark/flight.bil", "--white", "none.bil"]
     code, _, err = invoke(main, *given, *missing, "-o", "run")
     assert code == 3

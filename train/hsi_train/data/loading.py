@@ -8,11 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.camera.calibration import (
-    CalibratedScene,
-    Calibration,
-    read_calibration,
-)
+from hsi_runtime.camera.calibration import CalibratedScene, Calibration
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.opening import open_scene
 from hsi_runtime.scenes.products import unread
@@ -95,7 +91,7 @@ def load(
     exclude: Sequence[str | int] = (),
     test_label_paths: Sequence[str] = (),
     whole: bool = False,
-    references: tuple[Path, Path] | None = None,
+    calibration: Calibration | None = None,
 ) -> LabelledData:
     """Read the labelled part of every scene.
 
@@ -109,7 +105,7 @@ def load(
         test_label_paths: Label rasters of the pixels that ``label_paths`` leaves to
             testing, one for each scene.
         whole: Keep all of each scene that has a label, not only the labelled part.
-        references: Dark and white reference of scenes that are raw counts, or None.
+        calibration: Of scenes that are raw counts, or None.
 
     Raises:
         SceneError: Scenes or labels cannot be used together.
@@ -125,7 +121,6 @@ def load(
             source, label_files.open_labels(test_label_paths, len(scene_paths))
         )
     _check_given_once(scene_paths)
-    calibration = None if references is None else read_calibration(*references)
     reader = _Reader(source, halo, whole, calibration)
     scenes = [reader.read(number, path) for number, path in enumerate(scene_paths)]
     parts = [part for parts_of_one in scenes for part in parts_of_one]

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from hsi_runtime import files
 from hsi_runtime.errors import DISK_FULL, OutputError, ResourceError, reason
 from hsi_runtime.follow.live.envi_classes import header_text
+from hsi_runtime.follow.live.sync_behind import SyncBehind
 from hsi_runtime.output import journal_plan
 from hsi_runtime.output.journal import SYNC_BYTES, SYNC_SECONDS
 from hsi_runtime.output.journal_folder import JOURNAL, PLAN, JournalFolder
@@ -86,6 +87,7 @@ class LiveMap:
         self._files: dict[str, IO[bytes]] = {}
         self._journal: IO[bytes] | None = None
         self._unsynced_bytes, self._synced = 0, time.monotonic()
+        self._behind = SyncBehind()
 
     @property
     def rows(self) -> int:
@@ -168,7 +170,7 @@ class LiveMap:
             self._write_headers()
             late = time.monotonic() - self._synced > SYNC_SECONDS
             if late or self._unsynced_bytes > SYNC_BYTES:
-                self._sync()
+                self._sync_behind()
         except OSError as error:
             raise self._explained(error) from error
 
@@ -241,16 +243,21 @@ class LiveMap:
     def _line_bytes(self, layer: Layer) -> int:
         return len(layer.bands) * self._cols * layer.dtype.itemsize
 
+    def _sync_behind(self) -> None:
+        if self._behind.start(self._open_files()):
+            self._unsynced_bytes, self._synced = 0, time.monotonic()
+
     def _sync(self) -> None:
-        for file in (*self._files.values(), self._journal):
-            if file is not None:
-                os.fdatasync(file.fileno())
-        self._unsynced_bytes, self._synced = 0, time.monotonic()
+        for file in self._open_files():
+            os.fdatasync(file.fileno())
+
+    def _open_files(self) -> list[IO[bytes]]:
+        journal = [] if self._journal is None else [self._journal]
+        return [*self._files.values(), *journal]
 
     def _release(self) -> None:
-        for file in (*self._files.values(), self._journal):
-            if file is not None:
-                file.close()
+        for file in self._open_files():
+            file.close()
         self._folder.unlock()
 
     def _explained(self, error: OSError) -> Exception:

@@ -147,9 +147,9 @@ class GrowingFile:
         out: Cube | None = None,
     ) -> Cube:
         stride, lines = self._layout.strides[0], rows[1] - rows[0]
-        buffer = bytearray(lines * stride)
+        buffer = np.empty(lines * stride, np.uint8).data
         self._fill(buffer, self._layout.offset + rows[0] * stride)
-        self._note_line(rows[0], memoryview(buffer)[:stride])
+        self._note_line(rows[0], buffer[:stride])
         sizes = self._layout.sizes[0], lines, self._layout.sizes[2]
         cube = replace(self._layout, offset=0, sizes=sizes).cube(buffer)
         block = cube[:, :, slice(*cols)]
@@ -192,7 +192,7 @@ class GrowingFile:
                 "Repeat the run with --no-resume when the file is complete."
             )
 
-    def _fill(self, buffer: bytearray, position: int) -> None:
+    def _fill(self, buffer: bytearray | memoryview, position: int) -> None:
         if read_at(self._file, memoryview(buffer), position) < len(buffer):
             raise SceneError(
                 f"{self.path} was truncated while it was followed. What was "

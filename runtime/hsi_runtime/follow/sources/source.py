@@ -11,6 +11,8 @@ from hsi_runtime.scenes.scene import Scene
 
 POLLS_S = (0.0005, 0.02)  # first and longest wait between two looks at a source
 KNOWN_ARRIVALS = 4096
+# The rate is that of the lines of so long, or of more where they are few.
+RATE_S, LEAST_RATE_S = 2.0, 0.1
 
 
 class LineSource(Scene, Protocol):
@@ -80,11 +82,17 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._seen: deque[tuple[int, float]] = deque(maxlen=KNOWN_ARRIVALS)
+        self._latest: deque[tuple[int, float]] = deque()
 
     def note(self, complete: int) -> None:
         """Note how many lines are whole now."""
-        if not self._seen or complete > self._seen[-1][0]:
-            self._seen.append((complete, time.monotonic()))
+        if self._seen and complete <= self._seen[-1][0]:
+            return
+        now = time.monotonic()
+        self._seen.append((complete, now))
+        self._latest.append((complete, now))
+        while self._latest[0][1] <= now - RATE_S:
+            self._latest.popleft()
 
     def of(self, line: int) -> float:
         """Return when a line was first seen whole; now, if it was not."""
@@ -98,14 +106,14 @@ class Arrivals:
     @property
     def lines_per_second(self) -> float | None:
         """Rate of the latest lines, or None before there are enough."""
-        seen = self._seen.copy()
-        if len(seen) < 2 or seen[-1][1] - seen[0][1] < 0.1:
-            return None
-        latest = [pair for pair in seen if pair[1] > seen[-1][1] - 2.0]
-        (first, since), (last, until) = (seen[0], seen[-1])
-        if len(latest) > 1 and latest[-1][1] - latest[0][1] >= 0.1:
-            (first, since), (last, until) = latest[0], latest[-1]
-        return (last - first) / (until - since)
+        # Asked after every line: nothing here may take long.
+        for seen in (self._latest, self._seen):
+            if not seen:
+                continue
+            (first, since), (last, until) = seen[0], seen[-1]
+            if until - since >= LEAST_RATE_S:
+                return (last - first) / (until - since)
+        return None
 
 
 def wait_for_lines(
