@@ -1,6 +1,7 @@
 """Every message on the page of errors is the real one: each is provoked here."""
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -23,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 from hsi_export.cli import main as hsi_export
 from hsi_runtime.cli import main as hsi_run
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
+from hsi_runtime.follow.sources.growing_file import GrowingFile
 from hsi_train.cli import main as hsi_train
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
 from hsi_train.simulate.products.generator import product_spec
@@ -87,6 +89,18 @@ def gpu_that_fails(patch: pytest.MonkeyPatch) -> None:
     patch.setenv("XDG_CACHE_HOME", str(Path("cache").resolve()))
 
 
+def camera_that_starts_again(patch: pytest.MonkeyPatch) -> None:
+    """Truncate a file that is followed, once its first lines were read."""
+    right = GrowingFile.read
+
+    def read(self: GrowingFile, *given: Any) -> Any:
+        cube = right(self, *given)
+        os.truncate(self.path, 0)
+        return cube
+
+    patch.setattr(GrowingFile, "read", read)
+
+
 PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
     "No model file": (hsi_run, "scene.tif"),
     "A package is missing": (hsi_train, f"{TRAIN} labels.tif -o r", no_torch),
@@ -138,8 +152,27 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
     ),
     "The scene does not cover the model": (hsi_run, f"vnir.tif {MODEL}"),
     "No wavelengths, other band count": (hsi_run, f"rgb.tif {MODEL}"),
-    "Matched by position": (hsi_run, f"plain.tif {MODEL}"),
+    "Matched by position": (hsi_run, f"unnamed.tif {MODEL}"),
     "Another sensor": (hsi_run, f"other.tif {MODEL}"),
+    "Raw counts": (hsi_run, f"counts.bil {MODEL}"),
+    "References of the camera": (
+        hsi_run,
+        f"flight.bil {MODEL} --dark flight.bil --white flight.bil",
+    ),
+    "A sensor that cannot be followed": (
+        hsi_run,
+        f"scene.tif {MODEL} -o n.tif --follow --idle 1s",
+    ),
+    "No lines yet": (hsi_run, f"empty.bil {MODEL} --follow --idle 1s"),
+    "Lines that are gone": (
+        hsi_run,
+        f"flight.bil {MODEL} --follow",
+        camera_that_starts_again,
+    ),
+    "A class that the model does not have": (
+        hsi_run,
+        f"flight.bil {MODEL} --follow --on-class weeds",
+    ),
     "OpenVINO is missing": (
         hsi_run,
         f"scene.tif {MODEL} -o n.tif --device openvino",
@@ -241,12 +274,16 @@ def folder(
         spec = SceneSpec(rows=20, cols=20, wavelengths_nm=centres, seed=3)
         write_scene(spec, Path(name), truth=Path(f"of_{name}"))
     Path("of_vnir.tif").rename("small.tif")
+    write_flights()
     with rasterio.open(trained.scene) as scene, rasterio.open(trained.truth) as truth:
         cube, codes, profile = scene.read(), truth.read(1), scene.profile
     for name, kept in (("plain.tif", cube), ("rgb.tif", cube[:3])):
         with rasterio.open(name, "w", **profile | {"count": len(kept)}) as file:
             file.write(kept)
     shutil.copy("plain.tif", "torn.tif")
+    shutil.copy("plain.tif", "unnamed.tif")
+    with rasterio.open("unnamed.tif", "r+") as file:
+        file.scales = [1e-4] * file.count
     Path("torn.tif.aux.xml").write_text("<PAMDataset>")
     shutil.copy("plain.tif", "far.tif")
     with rasterio.open("far.tif", "r+") as file:
@@ -265,6 +302,18 @@ def folder(
         found = invoke(hsi_run, *f"scene.tif {MODEL} -o half.tif".split())
         assert found.code == 130
     return tmp_path
+
+
+def write_flights() -> None:
+    """Write lines of a camera, lines that declare nothing, and a header only."""
+    spec = SceneSpec(rows=80, cols=30, wavelengths_nm=band_centres(40, 400.0, 2500.0))
+    write_scene(spec, Path("flight.bil"), layout="bil")
+    header = Path("flight.hdr").read_text()
+    Path("empty.hdr").write_text(header.replace("lines = 80", "lines = 0"))
+    Path("empty.bil").touch()
+    shutil.copy("flight.bil", "counts.bil")
+    plain = re.sub("^reflectance scale factor.*\n", "", header, flags=re.M)
+    Path("counts.hdr").write_text(plain)
 
 
 def write_loud(run: Path, loud: Path) -> None:

@@ -13,7 +13,7 @@ from hsi_runtime.scenes.scene import LARGEST, SceneInfo, usable_units
 
 EXTREME = 1e6  # times the usual size of a value
 
-REFLECTANCE = "reflectance"
+UNKNOWN, REFLECTANCE = "unknown", "reflectance"  # quantities
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,11 @@ class Conversion:
 def conversion(info: SceneInfo, match: BandMatch, values: Values) -> Conversion:
     """Compare the scale and offset of a scene with those of a model.
 
-    Both declared: convert. Different kinds of numbers (whole or decimal), or a file of
-    whole ones without a scale for a model that has one: refused, because values would
-    be off by an unknown scale; they may be a camera's raw counts. Else, where only one
-    declares its scale: taken as they are, with a warning.
+    Both declared: convert. Different kinds of numbers (whole or decimal): refused,
+    because values would be off by an unknown scale. So is a file of whole numbers that
+    declares nothing, where the model declares its quantity and scale: they are raw
+    counts as likely. Else, where only one declares its scale: taken as they are, with a
+    warning.
 
     Raises:
         BandMismatchError: The units cannot be brought together.
@@ -81,15 +82,18 @@ def conversion(info: SceneInfo, match: BandMatch, values: Values) -> Conversion:
                 f"{both}: the values may differ by a scale factor. Declare scale and "
                 f"offset in both files, or convert the scene.{_hint(info, values)}"
             )
-        if values.scale is not None and _may_be_counts(info):
+        if _may_be_counts(info) and values.scale and values.quantity != UNKNOWN:
             raise BandMismatchError(
-                f"{both}: the scene may store anything. Declare its scale (the model's "
-                f"is {values.scale[0]:g}) and offset.{_hint(info, values)}"
+                f"{both} of {values.quantity}: the scene may store anything. Declare "
+                f"its scale (the model's is {values.scale[0]:g}) and offset."
+                f"{_hint(info, values)}"
             )
         neither = info.scale is None and values.scale is None
         return Conversion(
             resampling=match.resampling,
-            warnings=() if neither else (f"{both}: values are taken as they are.",),
+            warnings=()
+            if neither
+            else (f"{both}: values are taken as they are.{_hint(info, values)}",),
         )
     assert info.offset is not None
     assert values.offset is not None

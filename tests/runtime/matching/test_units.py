@@ -2,6 +2,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -157,7 +158,7 @@ def test_one_side_undeclared_same_kind_is_taken_with_a_warning(
     assert "taken as they are" in found.warnings[0]
 
 
-def test_a_file_of_whole_numbers_without_a_scale_is_refused() -> None:
+def test_whole_numbers_that_declare_nothing_are_refused_for_reflectance() -> None:
     """They may be raw counts, which the model has not seen."""
     scene = dataclasses.replace(scene_of("uint16", None), driver="ENVI")
     with pytest.raises(BandMismatchError) as error:
@@ -165,6 +166,9 @@ def test_a_file_of_whole_numbers_without_a_scale_is_refused() -> None:
     assert "Declare its scale (the model's is 0.0001)" in str(error.value)
     assert "give --dark and --white, or --gain" in str(error.value)
     conversion(scene, BOTH, values_of("uint16", None))
+    unknown = msgspec.structs.replace(values_of("uint16", 1e-4), quantity="unknown")
+    (warning,) = conversion(scene, BOTH, unknown).warnings
+    assert "taken as they are. For a camera's raw counts, give --dark" in warning
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.matching.units import REFLECTANCE
+from hsi_runtime.matching.units import REFLECTANCE, UNKNOWN
 from hsi_runtime.model.model_file import Bands, Provenance, SetLevel, Values
 from hsi_train import recipe
 from hsi_train.data.cutting import cut_cube
@@ -31,7 +31,7 @@ def values_of(settings: Recipe, data: LabelledData, problem: Problem) -> Values:
     """Describe the values that the model will expect."""
     info, used = data.reference, data.bands
     quantity = settings.data.quantity
-    if settings.data.dark is not None and quantity == "unknown":
+    if settings.data.dark is not None and quantity == UNKNOWN:
         quantity = REFLECTANCE
     return Values(
         quantity=quantity,
