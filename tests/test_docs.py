@@ -25,6 +25,7 @@ IN_ORDER = [
     "model-file",
     "deployment",
     "qgis",
+    "follow",
 ]
 
 

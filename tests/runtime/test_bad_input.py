@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import rasterio
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
@@ -74,6 +75,11 @@ def truncated_tiff(place: Any) -> list[object]:
 def half_tiff(place: Any) -> list[object]:
     """Keep the tags, at the front, and lose half of the pixels."""
     path = place.write_scene(place.folder / "x.tif", place.cube, None, None)
+    with rasterio.open(path) as file:
+        profile = file.profile
+    with rasterio.open(path, "w", **profile) as file:
+        file.scales = [1e-4] * file.count
+        file.write(place.cube)
     os.truncate(path, path.stat().st_size * 2 // 3)
     return [path]
 

@@ -408,7 +408,7 @@ def test_scene_with_another_header_is_not_finished(
     header = place.folder / "e.hdr"
     header.write_text(
         "ENVI\nsamples = 31\nlines = 23\nbands = 4\ndata type = 12\n"
-        "interleave = bsq\nbyte order = 0\n"
+        "interleave = bsq\nbyte order = 0\nreflectance scale factor = 10000\n"
     )
     (place.folder / "e.img").write_bytes(cube.tobytes())
     (place.folder / "list.txt").write_text("e.img\n")

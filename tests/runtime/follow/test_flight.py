@@ -81,6 +81,21 @@ def test_few_lines(
     assert_as_batch()
 
 
+def test_a_camera_that_is_ready_but_does_not_write_yet(
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    assert_as_batch: Callable[..., None],
+) -> None:
+    """Header and empty file are there for longer than a complete file is quiet."""
+    camera = Camera(tmp_path, tall_cube(ROWS))
+    follower = start_following()
+    time.sleep(0.5)  # more than SETTLE_S of tests
+    assert not follower.stop.is_set()
+    camera.finish()
+    assert follower.result()["rows"] == ROWS
+    assert_as_batch()
+
+
 def test_the_final_header_counts(
     tmp_path: Path,
     start_following: Callable[..., Any],

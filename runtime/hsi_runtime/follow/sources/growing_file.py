@@ -122,8 +122,8 @@ class GrowingFile:
             self._complete, self._grown = lines, now
             self._arrivals.note(lines)
         quiet = now - self._grown
-        promised = self._promised()
-        if quiet >= self._idle_s or (lines == promised and quiet >= self._settle_s):
+        all_there = 0 < lines == self._promised()  # 0: the header does not know yet
+        if quiet >= (self._settle_s if all_there else self._idle_s):
             self.finish()
 
     def finish(self) -> None:
