@@ -1,6 +1,7 @@
 """Each simulated product trains, exports and runs as the same scene in a GeoTIFF."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from hsi_train.simulate import write_scene
 
 BANDS = 24
 PRODUCTS = ("enmap", "desis", "wyvern")  # of HDF5 files: test_gridded_products
+RADIANCE = ("enmap", "desis")  # of level L1C, whose gains and offsets all differ
 
 
 def mapped(path: Path) -> Any:
@@ -28,13 +30,40 @@ def mapped(path: Path) -> Any:
         return file.read(1), file.transform, file.tags()
 
 
-@pytest.mark.parametrize("product", PRODUCTS)
+def write_twin(made: Delivered, path: Path) -> None:
+    """Write a product's cube as a plain GeoTIFF, in the units of METADATA.XML."""
+    cube = next(made.path.glob("*SPECTRAL_IMAGE.[Tt][Ii][Ff]"))
+    text = next(made.path.glob("*METADATA.[Xx][Mm][Ll]")).read_text()
+    with rasterio.open(cube) as file:
+        values, profile = file.read(), file.profile
+    numbers = [
+        [float(n) for n in re.findall(rf"<{name}OfBand>(.+?)<", text, re.IGNORECASE)]
+        for name in ("gain", "offset")
+    ]
+    with rasterio.open(path, "w", **profile) as file:
+        file.scales, file.offsets = numbers
+        file.write(values)
+        for band, centre in enumerate(made.spec.wavelengths_nm, start=1):
+            file.update_tags(band, wavelength=repr(centre), wavelength_units="nm")
+
+
+@pytest.mark.parametrize(
+    ("product", "level"),
+    [*((name, "") for name in PRODUCTS), *((name, "L1C") for name in RADIANCE)],
+)
 def test_product_and_geotiff_give_one_map(
-    product: str, delivered: Callable[..., Delivered], tmp_path: Path, invoke: Any
+    product: str,
+    level: str,
+    delivered: Callable[..., Delivered],
+    tmp_path: Path,
+    invoke: Any,
 ) -> None:
-    made = delivered(product, bands=BANDS)
+    made = delivered(product, bands=BANDS, level=level)
     twin = tmp_path / "twin.tif"
-    write_scene(made.spec, twin)
+    if level:
+        write_twin(made, twin)
+    else:
+        write_scene(made.spec, twin)
     given = ["--scene", made.path, "--labels", made.truth]
     given += ["--target-scene", made.path, "--target-labels", made.truth]
     run = tmp_path / "run"

@@ -145,6 +145,7 @@ class Model:
             backend=engine,
             units=matched.units,
             tile=plan.tile,
+            at_once=at_once,
             outputs=document.outputs,
         )
         strips = read_strips(
@@ -228,6 +229,7 @@ class Model:
                 backend=engine,
                 units=matched.units,
                 tile=pace.side(last - first),
+                at_once=pace.at_once,
                 outputs=document.outputs,
             )
             squares = (

@@ -105,6 +105,24 @@ def match_scene(
     )
 
 
+def windows_at_once(
+    info: SceneInfo, document: ModelDocument, request: Request, possible: int
+) -> int:
+    """Return how many windows memory allows beside the decoding of a scene's file.
+
+    Args:
+        info: The scene.
+        document: Model document.
+        request: What the user asked for.
+        possible: Windows that the engine can compute at the same time; it was started
+            before the scene was known.
+    """
+    if request.max_memory_bytes is None or not info.decoding_bytes:
+        return possible
+    allowed = _allowed(request, info)
+    return memory.windows_at_once(document, request.tile, allowed, possible)
+
+
 def plan_walk(
     matched: MatchedScene,
     document: ModelDocument,
@@ -226,6 +244,12 @@ class Job:
             backend=self.backend,
             units=self.matched.units,
             tile=self.plan.tile,
+            at_once=windows_at_once(
+                self.matched.info,
+                self.document,
+                self.request,
+                self.backend.windows_at_once,
+            ),
             outputs=sorted({layer.source for layer in self.layers}),
         )
 
@@ -246,7 +270,9 @@ class Job:
 
     def dependencies(self) -> dict[str, Any]:
         """Collect all that the values of a map depend on."""
+        references = [path and str(path) for path in self.request.references]
         return {
+            **({"references": references} if any(references) else {}),
             "version": importlib.metadata.version("hsi-edge"),
             "scene": self.content,
             "model": self.model.sha256,
@@ -299,14 +325,14 @@ def prepare(
             "The model is in half precision, which a CPU computes in float32; the "
             "float32 file is as fast and more exact."
         )
+    possible = backend.windows_at_once
+    at_once = windows_at_once(matched.info, document, request, possible)
     return Job(
         request=request,
         model=model,
         matched=matched,
         backend=backend,
-        plan=plan_walk(
-            matched, document, request, backend.device, backend.windows_at_once
-        ),
+        plan=plan_walk(matched, document, request, backend.device, at_once),
         reject_below=reject_below,
         paths=output_paths(request),
         layers=layers.layers(document, request.outputs(), least),

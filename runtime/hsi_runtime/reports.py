@@ -15,7 +15,7 @@ from hsi_runtime.machine import engine_threads
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.model.plain_text import plain
 from hsi_runtime.output import layers as class_map
-from hsi_runtime.planning import match_scene, plan_walk
+from hsi_runtime.planning import match_scene, plan_walk, windows_at_once
 from hsi_runtime.request import Request
 from hsi_runtime.scenes.products import scene_report
 from hsi_runtime.walk import memory
@@ -157,8 +157,9 @@ def dry_run(
                 request.max_memory_bytes,
                 engine_threads(threads),
             )
-        plan = plan_walk(matched, model.document, request, device, at_once)
         info = scene.info
+        at_once = windows_at_once(info, model.document, request, at_once)
+        plan = plan_walk(matched, model.document, request, device, at_once)
     finally:
         scene.close()
     pixels = matched.region.rows * matched.region.cols

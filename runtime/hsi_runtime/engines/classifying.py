@@ -45,6 +45,7 @@ class Classifier:
         backend: Engine that holds the model.
         units: Conversion from the scene's stored values to the model's.
         tile: Side of the largest squares that are classified at once, px.
+        at_once: Squares that are classified at the same time.
         outputs: Names of the model's outputs to compute.
     """
 
@@ -52,6 +53,7 @@ class Classifier:
     backend: Backend
     units: Conversion
     tile: int
+    at_once: int
     outputs: Sequence[str]
 
     def squares(self, strip: Strip) -> Iterator[Square]:
@@ -67,7 +69,7 @@ class Classifier:
         def classify(place: tuple[Interval, Interval]) -> Square:
             return self._square(strip, *place)
 
-        for _, square in map_ahead(classify, places, self.backend.windows_at_once):
+        for _, square in map_ahead(classify, places, self.at_once):
             yield square
 
     def _square(self, strip: Strip, rows: Interval, cols: Interval) -> Square:

@@ -300,6 +300,7 @@ class Flight:
             backend=self.backend,
             units=self.matched.units,
             tile=self.pace.tile,
+            at_once=self.pace.at_once,
             outputs=sorted({layer.source for layer in live.layers}),
         )
         look = self._quick_look(live)

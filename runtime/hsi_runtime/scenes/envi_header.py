@@ -195,7 +195,7 @@ class Layout:
         """Bytes that the data file must have."""
         return self.offset + self.stored[0] * self.strides[0]
 
-    def cube(self, buffer: mmap.mmap | bytes | bytearray) -> Cube:
+    def cube(self, buffer: mmap.mmap | bytes | bytearray | memoryview) -> Cube:
         """See the bytes of the data file as a cube ``(band, row, col)``."""
         stored: NDArray[Any] = np.ndarray(
             self.stored,
