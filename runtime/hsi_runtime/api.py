@@ -153,7 +153,7 @@ class Model:
             matched.bands.indices,
             plan,
             document.halo,
-            largest=matched.largest,
+            missing=matched.missing,
         )
         squares = (square for strip in strips for square in classifier.squares(strip))
         return _collected(squares, scene.info, document, request.threshold(document))
@@ -219,7 +219,7 @@ class Model:
             matched.bands.indices,
             pace,
             threading.Event(),
-            largest=matched.largest,
+            missing=matched.missing,
         )
         for block in blocks.after(0):
             assert block.strip is not None

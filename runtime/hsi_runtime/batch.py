@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LIST_SUFFIX = ".txt"
-MAX_LIST_BYTES = 16_000_000  # about 200,000 scenes
+MAX_LIST_BYTES, MAX_LISTED = 16_000_000, 100_000  # of a list, and of its scenes
 # A small scene waits for the disk as long as it computes; another computes meanwhile.
 SMALL_BYTES = 64 * 1024**2
 SMALL_AT_ONCE = 2
@@ -74,12 +74,18 @@ def _listed(path: Path) -> list[Path]:
     if "\0" in text:
         raise SceneError(f"The list {path} cannot be read: it is not a text file.")
     # Not splitlines(): a name may hold what Unicode calls the end of a line.
-    lines = re.split(r"\r\n|\r|\n", text)
-    names = [line.strip() for line in lines]
-    listed = [path.parent / name for name in names if name and name[0] != "#"]
+    listed: list[str] = []
+    for line in re.finditer(r"[^\r\n]+", text):
+        name = line.group().strip()
+        if name and name[0] != "#":
+            listed.append(name)
+        if len(listed) > MAX_LISTED:
+            raise SceneError(
+                f"The list {path} names more than {MAX_LISTED} scenes; split it."
+            )
     if not listed:
         raise SceneError(f"The list {path} names no scene.")
-    return listed
+    return [path.parent / name for name in listed]
 
 
 def shard(items: Sequence[T], part: tuple[int, int] | None) -> list[T]:

@@ -164,7 +164,7 @@ def compute(
         job.plan,
         job.document.halo,
         set(journal.pieces),
-        job.matched.largest,
+        job.matched.missing,
     )
     timed = watch.each("read", strips)
     with ReadAhead(timed) as ahead, WriteBehind() as behind:

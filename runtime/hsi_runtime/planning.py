@@ -12,7 +12,8 @@ from hsi_runtime.engines.classifying import Classifier
 from hsi_runtime.engines.opening import best_tile
 from hsi_runtime.errors import ModelFileError
 from hsi_runtime.matching.bands import BandMatch, match_bands
-from hsi_runtime.matching.units import Conversion, conversion, largest_value
+from hsi_runtime.matching.missing import Missing, missing_in
+from hsi_runtime.matching.units import Conversion, conversion
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.output import layers, names, provenance
 from hsi_runtime.output.journal import Journal
@@ -40,7 +41,7 @@ class MatchedScene:
         units: Conversion from the scene's stored values to the model's.
         region: Pixels to classify.
         ground: The requested part of the grid of the maps; for most scenes the same.
-        largest: Size beyond which a stored value is no measurement.
+        missing: Which pixels hold no measurement.
     """
 
     info: SceneInfo
@@ -48,7 +49,7 @@ class MatchedScene:
     units: Conversion
     region: Window
     ground: Window
-    largest: float
+    missing: Missing
 
 
 def match_scene(
@@ -101,7 +102,7 @@ def match_scene(
         units=units,
         region=region,
         ground=ground,
-        largest=largest_value(info, bands, document),
+        missing=missing_in(info, bands, document),
     )
 
 

@@ -88,6 +88,50 @@ def test_a_fill_value_that_nothing_declares_is_no_class(
     np.testing.assert_array_equal(by_python.classes == 255, expected)
 
 
+@pytest.mark.parametrize(
+    ("fill", "dtype"),
+    [
+        (-9999, "int16"),
+        (-9999, "float32"),
+        (-9999, "float64"),
+        (-999, "int16"),
+        (-32768, "int16"),
+        (-32768, "float32"),
+        (65535, "int32"),
+        (65535, "float32"),
+        (-2147483648, "int32"),
+        (-3.4028235e38, "float32"),
+        (10**9, "int32"),
+        (4 * 10**9, "uint32"),
+        (-128, "int8"),
+    ],
+)
+def test_a_spectrum_of_one_fill_value_is_no_class(
+    fill: float,
+    dtype: str,
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Write,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stored = (cube // (90 if dtype == "int8" else 1)).astype(dtype)
+    stored[:, :, -6:] = fill
+    scene = write_scene_tiff(tmp_path / "s.tif", stored)
+    result = run(Request(scene, tmp_path / "o.tif"), model)
+    expected = np.zeros((23, 31), bool)
+    expected[:, -6:] = True
+    np.testing.assert_array_equal(class_map(tmp_path / "o.tif") == 255, expected)
+    assert result["pixels"]["nodata"] == 23 * 6
+    assert f"{fill:g}, a fill value that nothing declares" in caplog.text
+    ready = Model(model.path)
+    by_python = ready.predict(stored, scale=1e-4)
+    np.testing.assert_array_equal(by_python.classes == 255, expected)
+    lines = (stored[:, row] for row in range(23))
+    followed = [p.classes for _, p in ready.follow(lines, scale=1e-4)]
+    np.testing.assert_array_equal(np.concatenate(followed) == 255, expected)
+
+
 def test_crop_of_a_scene_gives_the_same_classes(
     model: ModelFile, tmp_path: Path, cube: NDArray[Any], write_scene_tiff: Write
 ) -> None:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from hsi_runtime.follow.pace import Pace
 from hsi_runtime.follow.sources.source import LineSource, wait_for_lines
-from hsi_runtime.scenes.scene import LARGEST, Scene, in_file_order
+from hsi_runtime.matching.missing import Missing
+from hsi_runtime.scenes.scene import Scene, in_file_order
 from hsi_runtime.walk.strips import Strip
 from hsi_runtime.walk.windows import mirrored_extent
 
@@ -45,7 +46,8 @@ class Blocks:
         stop: Set to take the lines that are there for all.
         watch: Called after every look at the source.
         latest: Skip lines to stay live.
-        largest: Size beyond which a value is no measurement.
+        missing: Which pixels hold no measurement; by default those that have a declared
+            fill value.
     """
 
     def __init__(
@@ -57,12 +59,12 @@ class Blocks:
         stop: threading.Event,
         watch: Callable[[], None] = lambda: None,
         latest: bool = False,
-        largest: float = LARGEST,
+        missing: Missing | None = None,
     ) -> None:
         self._source, self._scene, self._bands = source, scene, bands
         self._pace, self._stop = pace, stop
         self._watch, self._latest = watch, latest
-        self._largest = largest
+        self._missing = missing or Missing(nodata=scene.info.nodata[bands])
 
     def after(self, done: int) -> Iterator[Block]:
         """Wait for and read blocks from a row on, until the source has ended.
@@ -120,7 +122,6 @@ class Blocks:
             cols=(0, info.cols),
             halo=halo,
             scene_size=(info.rows, info.cols),
-            nodata=info.nodata[self._bands],
-            largest=self._largest,
+            missing=self._missing,
         )
         return Block(rows, strip, closed, self._source.arrived(rows[0]))

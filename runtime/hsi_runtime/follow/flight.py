@@ -291,7 +291,7 @@ class Flight:
             stop,
             watch=watch,
             latest=options.latest,
-            largest=self.matched.largest,
+            missing=self.matched.missing,
         )
         codes = [c.code for c in document.classes]
         reject = self.request.threshold(document)

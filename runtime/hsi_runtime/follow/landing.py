@@ -114,7 +114,8 @@ def _same_values(before: MatchedScene, after: MatchedScene) -> bool:
         (before.bands.indices, after.bands.indices),
         (before.bands.resampling, after.bands.resampling),
         (before.info.nodata, after.info.nodata),
-        (before.largest, after.largest),
+        (before.missing.largest, after.missing.largest),
+        (before.missing.usual, after.missing.usual),
         *(
             (getattr(before.units, name), getattr(after.units, name))
             for name in ("gain", "offset", "resampling", "model_scale", "model_offset")

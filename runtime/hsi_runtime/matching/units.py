@@ -8,10 +8,8 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import BandMismatchError
 from hsi_runtime.matching.bands import BandMatch
-from hsi_runtime.model.model_file import ModelDocument, Values
-from hsi_runtime.scenes.scene import LARGEST, SceneInfo, usable_units
-
-EXTREME = 1e6  # times the usual size of a value
+from hsi_runtime.model.model_file import Values
+from hsi_runtime.scenes.scene import SceneInfo, usable_units
 
 UNKNOWN, REFLECTANCE = "unknown", "reflectance"  # quantities
 
@@ -115,24 +113,6 @@ def conversion(info: SceneInfo, match: BandMatch, values: Values) -> Conversion:
     gain, shift = scale / model_scale, (offset - model_offset) / model_scale
     _check_usable(info, gain, shift)
     return Conversion(gain=_column(gain), offset=_column(shift))
-
-
-def largest_value(info: SceneInfo, match: BandMatch, document: ModelDocument) -> float:
-    """Return the size beyond which a stored value of a scene is no measurement.
-
-    It is a million times the largest value that the model tells of: the usual ones of
-    its bands, and those of its sample. Training refuses such values; in a scene they
-    are fill values that nothing declares.
-    """
-    values, sample = document.values, document.self_test.cube.unpack()
-    known = np.abs(np.concatenate([values.fill, sample.ravel().astype(np.float64)]))
-    usual = float(known[np.isfinite(known)].max(initial=0.0))
-    step = 1.0  # of a value of the scene, in the model's
-    if info.scale is not None and values.scale is not None:
-        smallest = np.abs(info.scale[match.indices]).min()
-        step = float(smallest / np.abs(values.scale).max())
-    limit = EXTREME * usual / step
-    return min(limit, LARGEST) if limit > 0 else LARGEST
 
 
 def _check_usable(

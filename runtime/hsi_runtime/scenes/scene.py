@@ -239,7 +239,7 @@ def valid_pixels(
     Args:
         cube: Stored units, shape ``(band, row, col)``.
         nodata: Fill value of each band, NaN where none, shape ``(band,)``.
-        largest: Size beyond which a decimal number is no measurement.
+        largest: Size beyond which a number is no measurement.
 
     Returns:
         Shape ``(row, col)``; False where any band is nodata, NaN, infinite, too large,
@@ -248,6 +248,8 @@ def valid_pixels(
     valid = np.ones(cube.shape[1:], dtype=bool)
     if cube.dtype.kind == "f":
         # A NaN becomes the largest and the smallest, and is neither in range.
+        valid &= (cube.max(axis=0) <= largest) & (cube.min(axis=0) >= -largest)
+    elif np.iinfo(cube.dtype).max > largest:  # four bytes hold fill values, too
         valid &= (cube.max(axis=0) <= largest) & (cube.min(axis=0) >= -largest)
     elif cube.dtype.itemsize > 1:
         valid &= cube.max(axis=0) != np.iinfo(cube.dtype).max

@@ -7,21 +7,15 @@ transposed when it is computed.
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.scenes.scene import (
-    LARGEST,
-    Cube,
-    Scene,
-    SceneInfo,
-    in_file_order,
-    valid_pixels,
-)
+from hsi_runtime.matching.missing import Missing
+from hsi_runtime.scenes.scene import Cube, Scene, SceneInfo, in_file_order
 from hsi_runtime.walk.windows import Plan, completes, held, mirror
 
 BUFFERS = 2  # pieces in memory at once: one computed, one being read
@@ -41,8 +35,7 @@ class Strip:
         cols: Scene columns whose outputs it completes.
         halo: Context on each side of an output.
         scene_size: Rows and columns of the scene.
-        nodata: Fill value of each band, NaN where none, shape ``(band,)``.
-        largest: Size beyond which a value is no measurement.
+        missing: Which pixels hold no measurement.
     """
 
     number: int
@@ -53,8 +46,7 @@ class Strip:
     cols: tuple[int, int]
     halo: int
     scene_size: tuple[int, int]
-    nodata: NDArray[np.float64]
-    largest: float = LARGEST
+    missing: Missing
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -94,7 +86,7 @@ class Strip:
         # side by side for all that follows, which then takes half the time.
         cube = np.ascontiguousarray(self.cube[:, *place])
         flat = cube.reshape(len(cube), 1, -1)
-        valid = valid_pixels(flat, self.nodata, self.largest)
+        valid = self.missing.valid(flat)
         return cube, valid.reshape(cube.shape[1:])
 
 
@@ -148,6 +140,7 @@ class _Pass:
         plan: The walk.
         halo: Context of an output.
         buffers: Memory for the pieces.
+        missing: Which pixels hold no measurement.
     """
 
     def __init__(
@@ -157,8 +150,10 @@ class _Pass:
         plan: Plan,
         halo: int,
         buffers: "_Buffers",
+        missing: Missing,
     ) -> None:
         self._scene, self._bands, self._plan = scene, bands, plan
+        self._missing = missing
         self._halo, self._buffers = halo, buffers
         self._left: Strip | None = None
         self._above: dict[int, _Kept] = {}  # by number of the panel
@@ -210,7 +205,7 @@ class _Pass:
             cols=panel.outputs,
             halo=halo,
             scene_size=(info.rows, info.cols),
-            nodata=info.nodata[self._bands],
+            missing=self._missing,
         )
         return self._left
 
@@ -221,7 +216,7 @@ def read_strips(
     plan: Plan,
     halo: int,
     finished: Collection[int] = (),
-    largest: float = LARGEST,
+    missing: Missing | None = None,
 ) -> Iterator[Strip]:
     """Read a scene piece by piece, each block of the file once per pass.
 
@@ -234,12 +229,14 @@ def read_strips(
         plan: The walk.
         halo: Context of an output.
         finished: Numbers of the pieces to leave out.
-        largest: Size beyond which a value is no measurement.
+        missing: Which pixels hold no measurement; by default those that have a declared
+            fill value.
     """
     buffers = _Buffers(scene.info)
+    missing = missing or Missing(nodata=scene.info.nodata[bands])
     numbers = count()
     for first, stop in plan.passes:
-        walk = _Pass(scene, bands, plan, halo, buffers)
+        walk = _Pass(scene, bands, plan, halo, buffers, missing)
         for row, strip in enumerate(plan.strips):
             walk.start_strip()
             for col in range(first, stop):
@@ -249,4 +246,4 @@ def read_strips(
                     continue
                 piece = walk.read(number, row, col)
                 if completes(strip, plan.panels[col]):
-                    yield replace(piece, largest=largest)
+                    yield piece

@@ -18,6 +18,7 @@ from hsi_runtime import pipeline
 from hsi_runtime.engines.classifying import predict_in_parts
 from hsi_runtime.errors import ResourceError
 from hsi_runtime.matching.bands import BandMatch
+from hsi_runtime.matching.missing import Missing
 from hsi_runtime.matching.units import Conversion
 from hsi_runtime.model.model_file import PROBABILITIES, ModelDocument, ModelFile
 from hsi_runtime.output.layers import PROBABILITY_STEPS, Counts, layers
@@ -25,7 +26,6 @@ from hsi_runtime.pipeline import Stopwatch
 from hsi_runtime.planning import Job, MatchedScene
 from hsi_runtime.request import Request
 from hsi_runtime.scenes.array_scene import ArrayScene
-from hsi_runtime.scenes.scene import LARGEST
 from hsi_runtime.walk import windows
 from hsi_runtime.walk.windows import Window
 
@@ -147,7 +147,7 @@ def test_any_walk_equals_the_whole_scene_at_once(
             units=Conversion(),
             region=region,
             ground=region,
-            largest=LARGEST,
+            missing=Missing(nodata=scene.info.nodata[bands]),
         ),
         backend=backend,
         plan=plan,
