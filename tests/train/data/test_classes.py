@@ -13,6 +13,9 @@ from hsi_runtime.errors import SceneError
 from hsi_runtime.model.model_file import ClassEntry
 from hsi_train.data.classes import PALETTE, ClassTable
 
+# A letter with its mark as one code point, and as two; the sign Angstrom.
+FORMS = [("\u00d6l", "O\u0308l"), ("for\u00eat", "fore\u0302t"), ("\u00c5", "\u212b")]
+
 
 def write(folder: Path, content: Any) -> str:
     path = folder / "classes.json"
@@ -178,7 +181,28 @@ def test_byte_order_mark_is_no_part_of_the_class_file(tmp_path: Path) -> None:
 def test_names_that_differ_in_capitals_only_are_warned_of() -> None:
     _, messages = ClassTable({1: "Roof", 2: "roof ", 3: "tree"}).describe([1, 2, 3])
     (message,) = messages
-    assert "'Roof' (1) and 'roof ' (2) have the same name" in message
+    assert "'Roof' (1) and 'roof' (2) have the same name" in message
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [("\ufb01eld", "field"), ("Fields 2", "fields \u00b2"), ("stra\u00dfe", "STRASSE")],
+)
+def test_names_that_look_alike_are_warned_of(pair: tuple[str, str]) -> None:
+    _, (message,) = ClassTable(dict(enumerate(pair, start=1))).describe([1, 2])
+    assert "have the same name, apart from capitals, spaces or forms" in message
+
+
+@pytest.mark.parametrize(("one", "other"), FORMS)
+def test_two_forms_of_unicode_are_one_name(
+    one: str, other: str, tmp_path: Path
+) -> None:
+    assert one != other
+    assert ClassTable({1: one}) == ClassTable({1: other})
+    table = ClassTable.from_json(write(tmp_path, {"1": one}))
+    assert table == ClassTable.from_json(write(tmp_path, {"1": other}))
+    with pytest.raises(SceneError, match="two classes are named"):
+        ClassTable.from_json(write(tmp_path, {"1": one, "2": other}))
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,17 @@ def test_table_without_geometry_is_refused(tmp_path: Path) -> None:
         VectorLabels(str(plain), None)
 
 
+def test_two_forms_of_unicode_are_one_class(tmp_path: Path, info: SceneInfo) -> None:
+    texts = np.array(["\u00d6l", "O\u0308l", "soil"], dtype=object)
+    boxes = [pixels(0, 2 * k, 2, 2) for k in range(3)]
+    path = write(tmp_path / "a.gpkg", boxes, cover=texts)
+    labels = VectorLabels(path, "cover")
+    assert labels.class_table().names == {1: "soil", 2: "\u00d6l"}
+    assert labels.codes(0, info)[0, ::2].tolist() == [2, 2, 1, 0]
+    named = VectorLabels(path, "cover", {4: "\u00d6l", 5: "soil"})
+    assert named.codes(0, info)[0, ::2].tolist() == [4, 4, 5, 0]
+
+
 def test_class_file_gives_texts_their_codes(tmp_path: Path, info: SceneInfo) -> None:
     texts = np.array(["tree", "roof", "soil", "water"], dtype=object)
     boxes = [pixels(0, 2 * k, 2, 2) for k in range(4)]

@@ -41,12 +41,29 @@ PALETTE = (
 )  # fmt: skip
 
 
+def composed(name: str) -> str:
+    """Return a class name in one form of Unicode (NFC), without spaces at its ends.
+
+    Programs write the same letters in two forms, and nobody sees which: names are
+    compared after this.
+    """
+    return unicodedata.normalize("NFC", name).strip()
+
+
 @dataclass(frozen=True)
 class ClassTable:
-    """Names and colours by label code; either may be missing for a code."""
+    """Names and colours by label code; either may be missing for a code.
+
+    Names are in the form that `composed` returns.
+    """
 
     names: dict[int, str] = field(default_factory=dict)
     colors: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = {code: composed(name) for code, name in self.names.items()}
+        names = {code: name for code, name in names.items() if name}
+        object.__setattr__(self, "names", names)
 
     @staticmethod
     def from_json(path: str) -> "ClassTable":
@@ -101,11 +118,13 @@ class ClassTable:
         alike: dict[str, list[str]] = {}
         for entry in classes:
             _check_name(entry)
-            key = " ".join(entry.name.split()).casefold()
+            letters = unicodedata.normalize("NFKC", entry.name).casefold()
+            key = " ".join(letters.split())
             alike.setdefault(key, []).append(f"{entry.name!r} ({entry.code})")
         messages += [
-            f"Classes {' and '.join(same)} have the same name, apart from capitals and "
-            "spaces, but are kept apart. If they are one class, give them one code."
+            f"Classes {' and '.join(same)} have the same name, apart from capitals, "
+            "spaces or forms of letters, but are kept apart. If they are one class, "
+            "give them one code."
             for same in alike.values()
             if len(same) > 1
         ]
@@ -154,7 +173,7 @@ def _entries(data: Any) -> list[tuple[int, str, str | None]]:
             raise ValueError(f"{_short(name)} is no name")
         if color is not None and not re.fullmatch("#[0-9a-fA-F]{6}", str(color)):
             raise ValueError(f"colour {_short(color)}")
-        entries.append((code, name.strip(), color))
+        entries.append((code, composed(name), color))
     return entries
 
 

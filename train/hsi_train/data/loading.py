@@ -17,7 +17,7 @@ from hsi_runtime.scenes.scene import Cube, Scene, SceneInfo, valid_pixels
 from hsi_train.data import labels as label_files
 from hsi_train.data import matlab
 from hsi_train.data.bands import good_bands, matching_bands, undeclared
-from hsi_train.data.classes import ClassTable
+from hsi_train.data.classes import ClassTable, composed
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData, LabelledScene
 from hsi_train.data.parts import MASK_BYTES, LabelledPart, check_room, labelled_parts
 from hsi_train.data.roles import Role
@@ -245,7 +245,9 @@ def _drop_classes(
     present = {int(code) for part in parts for code in np.unique(part.codes)} - {0}
     by_name = {table.names.get(code, str(code)): code for code in present}
     for excluded in exclude:
-        code = by_name.get(excluded) if isinstance(excluded, str) else excluded
+        code = excluded
+        if isinstance(excluded, str):
+            code = by_name.get(composed(excluded), -1)
         if code not in present:
             raise SceneError(
                 f"data.exclude names {excluded!r}, but no label has it; classes are "

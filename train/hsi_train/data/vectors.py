@@ -15,7 +15,7 @@ from rasterio.transform import Affine
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.scene import SceneInfo
-from hsi_train.data.classes import MAX_CODE, ClassTable, Codes
+from hsi_train.data.classes import MAX_CODE, ClassTable, Codes, composed
 from hsi_train.data.formats.vector_files import read_features
 from hsi_train.data.projection import project
 from hsi_train.data.rasters import from_ground
@@ -267,7 +267,7 @@ def _codes_of(
         codes = values.astype(np.int64)
         _check_range(path, name, codes)
         return codes, ClassTable(), int((codes == 0).sum()), []
-    texts = ["" if v is None else str(v).strip() for v in values]
+    texts = ["" if v is None else composed(str(v)) for v in values]
     given = set(texts) - {""}
     whole = bool(given) and all(re.fullmatch(r"[0-9]{1,9}", text) for text in given)
     if whole and not given & set(named.values()):
