@@ -25,8 +25,8 @@ from hsi_runtime.model.model_file import (
 from hsi_runtime.output.layers import Canvas, layers
 from hsi_runtime.planning import match_scene, plan_walk
 from hsi_runtime.request import MAX_TILE, Request
-from hsi_runtime.scenes.array_scene import ArrayScene, declared
-from hsi_runtime.scenes.scene import Cube, SceneInfo, missing_value
+from hsi_runtime.scenes.array_scene import ArrayScene, declared, plain_array
+from hsi_runtime.scenes.scene import SceneInfo
 from hsi_runtime.walk.strips import read_strips
 
 AnyPath = str | PathLike[str]
@@ -129,7 +129,7 @@ class Model:
         if scale is None and not offset:
             scale, offset = by_array.scale, by_array.offset
         scene = ArrayScene(
-            _without_mask(cube),
+            plain_array(cube),
             nodata=by_array.nodata if nodata is None else nodata,
             wavelengths_nm=wavelengths_nm,
             fwhm_nm=fwhm_nm,
@@ -177,10 +177,12 @@ class Model:
 
         Args:
             lines: Lines ``(band, col)``, stored units, of one shape and type. A line is
-                copied: its memory may be used again.
+                copied: its memory may be used again. What is masked in one of numpy.ma
+                is nodata.
             wavelengths_nm: As for `predict`; so are the next five.
             fwhm_nm: Band widths.
-            nodata: Fill value.
+            nodata: Fill value; by default the one that the first line declares, as for
+                ``scale`` and ``offset``.
             scale: Quantity = stored value * scale + offset, where declared.
             offset: See ``scale``.
             reject_below: Smallest probability of a class.
@@ -268,16 +270,6 @@ def _collected(
         probabilities=maps[PROBABILITIES],
         abundances=maps.get(ABUNDANCES),
     )
-
-
-def _without_mask(cube: ArrayLike) -> Cube:
-    """Return a cube as a plain array; what is masked gets a value that is nodata."""
-    masked: Any = np.ma.asanyarray(cube)
-    plain: Cube = masked.data
-    if np.ma.is_masked(masked):
-        dtype, missing = missing_value(plain.dtype)
-        plain = masked.astype(dtype).filled(missing)
-    return plain
 
 
 def classify(

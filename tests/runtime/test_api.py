@@ -156,6 +156,35 @@ def test_masked_values_are_missing(
         np.testing.assert_array_equal(np.isnan(found.probabilities).all(axis=0), gone)
 
 
+@pytest.mark.parametrize("dtype", ["uint16", "int16", "float32", "uint8"])
+def test_lines_are_masked_and_noted_like_arrays(
+    dtype: str, model: Model, cube: NDArray[Any]
+) -> None:
+    stored = (cube // 80 + 1).astype(dtype)
+    partly = np.ma.MaskedArray(stored, np.zeros(cube.shape, bool))
+    partly[2, 5, 6] = partly[0, 7, 8] = np.ma.masked
+    given: dict[str, Any] = {"wavelengths_nm": CENTRES, "scale": 1e-4}
+    lines = (partly[:, row] for row in range(23))
+    found = np.concatenate([p.classes for _, p in model.follow(lines, **given)])
+    assert np.argwhere(found == 255).tolist() == [[5, 6], [7, 8]]
+    stored[2, 5, 6] = 0
+    attrs = {"_FillValue": 0, "scale_factor": 1e-4}
+    noted = [Noted(stored[:, row], attrs) for row in range(23)]
+    followed = model.follow(noted, wavelengths_nm=CENTRES)
+    found = np.concatenate([p.classes for _, p in followed])
+    assert np.argwhere(found == 255).tolist() == [[5, 6]]
+    by_array = model.predict(Noted(stored, attrs), wavelengths_nm=CENTRES)
+    np.testing.assert_array_equal(found, by_array.classes)
+
+
+@pytest.mark.parametrize("values", [[[1], [1, 2]], [{}, [1]]], ids=str)
+def test_what_is_no_array_is_told(values: Any, model: Model) -> None:
+    with pytest.raises(SceneError, match="array"):
+        model.predict(values)
+    with pytest.raises(SceneError, match="lines"):
+        next(model.follow([values]))
+
+
 def test_mask_of_a_band_that_the_model_does_not_need(
     model: Model, cube: NDArray[Any]
 ) -> None:

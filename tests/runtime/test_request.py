@@ -146,8 +146,12 @@ def test_predict_refuses_bad_values(
         {"wavelengths_nm": "abcd"},
         {"fwhm_nm": [None, {}, 1, 2]},
         {"nodata": [1, 2, 3]},
+        {"nodata": 10**400},
+        {"scale": 10**400},
+        {"scale": 1.0, "offset": -(10**400)},
+        {"wavelengths_nm": [450, 550, 650, 10**400]},
     ],
-    ids=str,
+    ids=lambda given: str(given)[:40],
 )
 def test_predict_refuses_what_describes_no_array(
     given: dict[str, Any],

@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hsi_runtime.errors import SceneError
-from hsi_runtime.scenes.scene import DTYPES, Cube, SceneInfo, held_nodata
+from hsi_runtime.scenes.scene import (
+    DTYPES,
+    Cube,
+    SceneInfo,
+    held_nodata,
+    missing_value,
+)
 from hsi_runtime.scenes.wavelengths import checked_nanometres
 
 
@@ -45,6 +51,30 @@ def declared(cube: Any) -> Declared:
     if coded != (1, 0):
         return Declared(fill, 1.0, 0.0)
     return Declared(encoding.get("_FillValue") if fill is None else fill, None, 0.0)
+
+
+def plain_array(values: ArrayLike, path: Path = Path("array")) -> Cube:
+    """Return an array of numpy; what numpy.ma masks gets a value that is nodata.
+
+    Args:
+        values: Anything that numpy takes for an array.
+        path: Name for messages.
+
+    Raises:
+        SceneError: It is not an array.
+    """
+    try:
+        masked: Any = np.ma.asanyarray(values)
+    except (TypeError, ValueError) as error:  # such as rows of unequal length
+        raise SceneError(f"{path} is not an array of numbers: {error}") from error
+    plain: Cube = masked.data
+    # Of bytes all values may be real: where lines come one by one, those without a
+    # masked value must have the type of the others.
+    wide = plain.dtype.kind in "iu" and plain.dtype.itemsize == 1
+    if np.ma.is_masked(masked) or (wide and isinstance(values, np.ma.MaskedArray)):
+        dtype, missing = missing_value(plain.dtype)
+        plain = masked.astype(dtype).filled(missing)
+    return plain
 
 
 class ArrayScene:
@@ -134,6 +164,8 @@ class ArrayScene:
 def _number(path: Path, what: str, value: Any) -> float | None:
     try:
         return None if value is None else float(value)
+    except OverflowError as error:  # it may have thousands of digits
+        raise SceneError(f"{path}: {what} is too large.") from error
     except (TypeError, ValueError) as error:
         raise SceneError(f"{path}: {what} is not a number: {value!r}.") from error
 
@@ -145,7 +177,7 @@ def _per_band(
         return None
     try:
         array: NDArray[Any] = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise SceneError(f"{path}: a value of the {what} is not a number.") from error
     if array.shape != (bands,):
         raise SceneError(

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hsi_runtime.errors import SceneError
-from hsi_runtime.scenes.array_scene import ArrayScene
+from hsi_runtime.scenes.array_scene import ArrayScene, plain_array
+from hsi_runtime.scenes.array_scene import declared as declared_by
 from hsi_runtime.scenes.scene import Cube, SceneInfo
 
 
@@ -35,9 +36,14 @@ class IteratedLines:
         first = next(self._coming, None)
         if first is None:
             raise SceneError("There are no lines to follow; give at least one.")
-        line: NDArray[Any] = np.asarray(first)
+        line = plain_array(first, self.path)
         if line.ndim != 2:
             raise SceneError(f"A line has shape {line.shape}; expected (band, col).")
+        by_line = declared_by(first)
+        if declared.get("nodata") is None:
+            declared["nodata"] = by_line.nodata
+        if declared.get("scale") is None and not declared.get("offset"):
+            declared |= {"scale": by_line.scale, "offset": by_line.offset}
         scene = ArrayScene(line[:, None], path=self.path, **declared)
         self._info = replace(scene.info, block=(1, line.shape[1]))
         self._lines: dict[int, NDArray[Any]] = {0: line.copy()}
@@ -57,7 +63,7 @@ class IteratedLines:
         if coming is None:
             self.ended = True
             return
-        line: NDArray[Any] = np.asarray(coming)
+        line = plain_array(coming, self.path)
         shape, dtype = (self._info.bands, self._info.cols), self._info.dtype
         if line.shape != shape or line.dtype != dtype:
             raise SceneError(
