@@ -218,7 +218,7 @@ def crs_of(text: str) -> CRS | None:
         if code:
             return CRS.from_epsg(int(code[1]))
         return CRS.from_wkt(text[:CRS_LETTERS])
-    except CRSError:
+    except (CRSError, UnicodeEncodeError):
         # GDAL's error waits, and would be raised by the next call for a raster.
         CRS.from_epsg(4326)
         return None

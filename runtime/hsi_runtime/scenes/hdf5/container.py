@@ -193,6 +193,8 @@ class Container:
         if value is None:
             return None
         try:
+            if np.iscomplexobj(value):
+                raise TypeError
             return np.asarray(value).astype(np.float64).ravel()
         except (TypeError, ValueError) as error:
             raise SceneError(

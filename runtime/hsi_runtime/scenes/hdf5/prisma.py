@@ -25,11 +25,19 @@ def _bands(product: Product) -> Bands:
         flags = product.file.attribute_numbers(f"List_Cw_{name}_Flags")
         least = product.attribute(f"L2Scale{name}Min")[0]
         most = product.attribute(f"L2Scale{name}Max")[0]
+        widths = product.attribute(f"List_Fwhm_{name}")
         whole = np.ones(len(centres))
-        lists[0].append(centres)
-        lists[1].append(product.attribute(f"List_Fwhm_{name}"))
         # The list of bands that were acquired marks them by 1.
-        lists[2].append(whole if flags is None else flags)
+        flags = whole if flags is None else flags
+        if not len(centres) == len(widths) == len(flags):
+            raise SceneError(
+                f"{product.file.path} is {product.layout.product} with bands of "
+                f"{name}, but its lists of them have {len(centres)}, {len(widths)} and "
+                f"{len(flags)} values. Is the file complete?"
+            )
+        lists[0].append(centres)
+        lists[1].append(widths)
+        lists[2].append(flags)
         lists[3].append(whole * ((most - least) / STEPS))
         lists[4].append(whole * least)
     centres, widths, flags, scale, offset = map(np.concatenate, lists)

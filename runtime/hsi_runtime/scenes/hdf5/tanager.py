@@ -49,7 +49,7 @@ def _ground(product: Product) -> Ground:
     code = product.file.attribute_numbers("epsg_code", product.cubes[0], GRID, "")
     zone = number("ZoneCode")
     crs = None
-    if code is not None and len(code) == 1 and code[0] == round(code[0]):
+    if code is not None and len(code) == 1 and code[0].is_integer():
         crs = crs_of(f"EPSG:{code[0]:.0f}")
     if crs is None and zone and 1 <= abs(zone[0]) <= 60:
         base = UTM_SOUTH if zone[0] < 0 else UTM_NORTH
