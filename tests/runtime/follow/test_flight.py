@@ -254,8 +254,9 @@ def truncated(camera: Camera) -> None:
 
 
 def replaced(camera: Camera) -> None:
-    camera.path.rename(camera.path.with_suffix(".old"))
-    camera.path.write_bytes(camera.bytes_of(slice(0, 100)))
+    other = camera.path.with_suffix(".new")
+    other.write_bytes(camera.bytes_of(slice(0, 100)))
+    other.replace(camera.path)  # at no time is there no file
 
 
 def another_layout(camera: Camera) -> None:
