@@ -25,6 +25,6 @@ def test_a_cell_is_the_mean_of_the_landscapes() -> None:
 def test_methods_that_were_not_measured_have_no_table() -> None:
     products = ("enmap", "desis", "prisma", "emit", "neon", "tanager", "aviris3")
     pairs = rows(**{f"{a}_{b}": 0.5 for a in products for b in products})
-    text = markdown(pairs)  # type: ignore[arg-type]
+    text = markdown(pairs)
     assert "`lda`, 1 landscape(s)" in text
     assert "s2vnet" not in text
