@@ -60,30 +60,11 @@ class Missing:
         valid = valid_pixels(cube, self.nodata, self.largest)
         if self.largest < LARGEST and not self._told and not valid.all():
             self._tell(_beyond(cube[:, ~valid], self.largest), "values of")
-        fills = self._one_value(cube) & valid
+        fills = fill_spectra(cube, self.usual) & valid
         if fills.any():
             self._tell(cube[0][fills][:1].astype(float), "whole spectra of")
             valid &= ~fills
         return valid
-
-    def _one_value(self, cube: Cube) -> NDArray[np.bool_]:
-        """Return True for spectra of one value that is no measurement."""
-        first = cube[0]
-        if len(cube) < LEAST_BANDS:
-            return np.zeros(first.shape, dtype=bool)
-        # Three bands rule out nearly all pixels; the others are compared in full.
-        alike: NDArray[np.bool_] = (first == cube[1]) & (first == cube[-1])
-        if not alike.any():
-            return alike
-        alike[alike] = (cube[:, alike] == first[alike]).all(axis=0)
-        values = first[alike].astype(np.float64)
-        known = np.isin(values, FILLS)
-        if cube.dtype.kind != "u":
-            limits = np.finfo if cube.dtype.kind == "f" else np.iinfo
-            known |= values == limits(cube.dtype).min
-        known |= (values <= -self.usual) | (values > BRIGHT * self.usual)
-        alike[alike] = known
-        return alike
 
     def _tell(self, values: NDArray[np.float64], what: str) -> None:
         if self._told or not len(values):
@@ -93,6 +74,34 @@ class Missing:
             f"{self.path.name} holds {what} {values[0]:g}, a fill value that nothing "
             "declares; these pixels are nodata in the map. Declare it as nodata."
         )
+
+
+def fill_spectra(cube: Cube, usual: float = np.inf) -> NDArray[np.bool_]:
+    """Find spectra of one and the same value that is no measurement.
+
+    Args:
+        cube: Stored units, shape ``(band, row, col)``.
+        usual: Largest size of a measurement that is known.
+
+    Returns:
+        Shape ``(row, col)``.
+    """
+    first = cube[0]
+    if len(cube) < LEAST_BANDS:
+        return np.zeros(first.shape, dtype=bool)
+    # Three bands rule out nearly all pixels; the others are compared in full.
+    alike: NDArray[np.bool_] = (first == cube[1]) & (first == cube[-1])
+    if not alike.any():
+        return alike
+    alike[alike] = (cube[:, alike] == first[alike]).all(axis=0)
+    values = first[alike].astype(np.float64)
+    known = np.isin(values, FILLS)
+    if cube.dtype.kind != "u":
+        limits = np.finfo if cube.dtype.kind == "f" else np.iinfo
+        known |= values == limits(cube.dtype).min
+    known |= (values <= -usual) | (values > BRIGHT * usual)
+    alike[alike] = known
+    return alike
 
 
 def missing_in(info: SceneInfo, match: BandMatch, document: ModelDocument) -> Missing:

@@ -29,7 +29,7 @@ def test_one_wild_value_is_named(value: float, band: int) -> None:
 def test_usual_scenes_pass() -> None:
     assert not check_extremes("a.tif", cube_of(), EVERY)
     assert not check_extremes("a.tif", cube_of(2e5, np.int32), EVERY)
-    assert not check_extremes("a.tif", np.full((4, 9, 11), 65535, np.uint16), EVERY)
+    assert not check_extremes("a.tif", np.full((4, 9, 11), 65534, np.uint16), EVERY)
     assert not check_extremes("a.tif", np.zeros((4, 9, 11), np.float32), EVERY)
     assert not check_extremes("a.tif", cube_of(), ~EVERY)
 
@@ -48,6 +48,19 @@ def test_values_that_may_be_an_undeclared_fill_are_told() -> None:
     (told,) = check_extremes("a.tif", cube, EVERY)
     assert "4 pixel(s) with values such as -9999" in told
     assert "declare them as nodata" in told
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "float32"])
+@pytest.mark.parametrize("fill", [-9999, -999, -32768])
+def test_whole_spectra_of_a_fill_value_are_told(fill: int, dtype: str) -> None:
+    cube = cube_of(9000, dtype)
+    cube[:, :2, :2] = fill
+    cube[0, 5, 5] = fill
+    (message,) = check_extremes("a.tif", cube, EVERY)
+    assert f"4 pixel(s) whose whole spectrum is {fill}, a fill value" in message
+    valid = EVERY.copy()
+    valid[:2, :2] = False
+    assert not check_extremes("a.tif", cube, valid)
 
 
 def test_pixels_that_would_be_refused() -> None:

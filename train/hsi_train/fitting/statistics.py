@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
+from hsi_runtime.matching.missing import fill_spectra
 from hsi_runtime.scenes.scene import Cube
 from hsi_train.data.labelled_scene import LabelledData, LabelledScene
 from hsi_train.data.roles import Role
@@ -102,7 +103,8 @@ def check_extremes(name: str, cube: Cube, valid: NDArray[np.bool_]) -> list[str]
         valid: Pixels that are used, shape ``(row, col)``.
 
     Returns:
-        A warning about values that are a thousand times as large, if there are some.
+        A warning about values that are a thousand times as large, or about whole
+        spectra of a fill value, if there are some.
 
     Raises:
         SceneError: There is one.
@@ -114,8 +116,20 @@ def check_extremes(name: str, cube: Cube, valid: NDArray[np.bool_]) -> list[str]
         )
     suspect = describe_extremes(name, cube, valid, SUSPECT)
     if not suspect:
-        return []
+        return _warnings_of_fills(name, cube, valid)
     return [f"{suspect} If they stand for missing ones, declare them as nodata."]
+
+
+def _warnings_of_fills(name: str, cube: Cube, valid: NDArray[np.bool_]) -> list[str]:
+    """Name a fill value that some spectra consist of, and that nothing declares."""
+    fills = fill_spectra(cube) & valid
+    if not fills.any():
+        return []
+    return [
+        f"{name} holds {int(fills.sum())} pixel(s) whose whole spectrum is "
+        f"{float(cube[0][fills][0]):g}, a fill value that nothing declares. hsi-run "
+        "takes such pixels as nodata: declare it as nodata (gdal_edit.py -a_nodata)."
+    ]
 
 
 def describe_extremes(
