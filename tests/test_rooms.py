@@ -17,7 +17,7 @@ ROOMS = {
         "runtime/hsi_runtime": """
             errors files machine scenes camera model matching walk engines output
             follow_options request planning pipeline follow batch reports option_values
-            command_line api cli
+            parts command_line api cli
         """,
         "train/hsi_train": """
             recipe layers changes data measuring splitting method linear

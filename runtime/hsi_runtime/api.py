@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hsi_runtime import batch, pipeline
+from hsi_runtime import batch
 from hsi_runtime.engines.classifying import Classifier, Square
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.machine import whole_number
@@ -23,6 +23,7 @@ from hsi_runtime.model.model_file import (
     read_model,
 )
 from hsi_runtime.output.layers import Canvas, layers
+from hsi_runtime.parts.options import runner_of
 from hsi_runtime.planning import match_scene, plan_walk
 from hsi_runtime.request import MAX_TILE, Request
 from hsi_runtime.scenes.array_scene import ArrayScene, declared, plain_array
@@ -303,7 +304,7 @@ def classify(
     path = Path(scene)
     target = batch.output_of(path, None if output is None else Path(output), False)
     request = Request(scene=path, output=target, **options)
-    run = pipeline.run if request.follow is None else follow
+    run = runner_of(request) if request.follow is None else follow
     if isinstance(model, Model):
         ready = model
         return run(request, ready.file, lambda: ready.backend, progress)

@@ -297,7 +297,7 @@ def _tried(
 ) -> dict[str, Any]:
     """Classify one of many scenes; return its result, whatever became of it."""
     try:
-        if not request.overwrite and _is_finished(request, model):
+        if not request.overwrite and finished_before(request, model):
             return {**_named(request), "status": "skipped"}
         return {**run(request, model, engine, progress), "status": "done"}
     except (HsiError, MemoryError, OSError) as error:
@@ -323,7 +323,7 @@ def _failure(scene: Path, error: HsiError | MemoryError | OSError) -> dict[str, 
     return {"status": "failed", "error": str(error), "exit_code": error.exit_code}
 
 
-def _is_finished(request: Request, model: ModelFile) -> bool:
+def finished_before(request: Request, model: ModelFile) -> bool:
     """Return True if a scene has all its outputs, and nothing left to clean up.
 
     Each output says of what scene and model it is.

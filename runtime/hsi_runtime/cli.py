@@ -15,6 +15,7 @@ import click
 from hsi_runtime import command_line
 from hsi_runtime import option_values as values
 from hsi_runtime.follow_options import command as following
+from hsi_runtime.parts import options as part_options
 
 if TYPE_CHECKING:
     from hsi_runtime.engines.backend import Backend
@@ -134,6 +135,7 @@ if TYPE_CHECKING:
     "--benchmark", is_flag=True, help="Measure pixels per second of the engine."
 )
 @click.option("--dry-run", is_flag=True, help="Print the plan; write nothing.")
+@part_options.part_options
 @following.follow_options
 @command_line.common_options
 def command(
@@ -186,6 +188,8 @@ def command(
     many = listed != list(scenes) or len(listed) > 1
     requests = batch.make_requests(listed, output, chosen, many)
     alone = not many and shard is None
+    if not alone and (chosen.join or chosen.part is not None):
+        raise click.UsageError("--part and --join take one scene.")
     parts = batch.shard(requests, shard)
     if dry_run:
         plan = partial(reports.dry_run, model=loaded, device=device, threads=threads)
@@ -305,8 +309,8 @@ def _run_one(
     as_json: bool,
 ) -> int:
     from hsi_runtime import reports
-    from hsi_runtime.pipeline import run
 
+    run = part_options.runner_of(request)
     with command_line.pixel_bar(quiet) as progress:
         result = run(request, model, start, progress)
     if as_json:
@@ -314,7 +318,7 @@ def _run_one(
         return 0
     if not quiet:
         click.echo(reports.summary(result), err=True)
-    command_line.echo(result["output"])
+    command_line.echo(result.get("parts_folder", result["output"]))
     return 0
 
 

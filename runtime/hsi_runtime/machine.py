@@ -7,6 +7,7 @@ no limit.
 
 import operator
 import os
+import platform
 import re
 import resource
 import sys
@@ -19,6 +20,13 @@ from hsi_runtime.errors import OptionError
 MAX_THREADS = 1024  # more than any machine of ours has cores
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
+CPU_INFO = Path("/proc/cpuinfo")
+# For which engines have code of their own, which rounds in its own way.
+VECTOR_UNITS = (
+    *("avx", "fma", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16"),
+    *("avx512_fp16", "amx_bf16", "amx_int8", "asimd", "asimdhp", "bf16", "i8mm"),
+    *("sve", "sve2"),
+)
 
 
 def usable_cores() -> int:
@@ -58,6 +66,17 @@ def whole_number(option: str, value: Any, most: int) -> int:
         shown = number if number.bit_length() < 64 else "The number"
         raise OptionError(f"{shown} is not in 1..{most}.", option)
     return number
+
+
+def instruction_set() -> list[str]:
+    """Name what decides how engines on this CPU round: its kind and vector units."""
+    try:
+        text = CPU_INFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        text = ""
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
+    present = set(flags[1].split()) if flags else set()
+    return [platform.machine(), *(unit for unit in VECTOR_UNITS if unit in present)]
 
 
 def machine_bytes() -> int:

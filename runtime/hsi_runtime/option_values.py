@@ -4,6 +4,7 @@ What a value may be is checked by `hsi_runtime.request.Options`, for Python, too
 """
 
 import math
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,11 @@ import click
 if TYPE_CHECKING:  # it needs numpy, which --help does not
     from hsi_runtime.walk.windows import Window
 
+# Slurm, Kubernetes, AWS Batch and PBS.
+ARRAY_INDEXES = (
+    *("SLURM_ARRAY_TASK_ID", "JOB_COMPLETION_INDEX", "AWS_BATCH_JOB_ARRAY_INDEX"),
+    "PBS_ARRAY_INDEX",
+)
 UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
 
@@ -77,10 +83,23 @@ def reject(
 def shard(
     context: click.Context, option: click.Parameter, value: str | None
 ) -> tuple[int, int] | None:
-    """Parse ``I/N``: part I, from 0, of N."""
+    """Parse ``I/N``: part I, from 0, of N; ``auto/N`` takes I from the job array."""
     if value is None:
         return None
-    part = re.fullmatch(r"(\d{1,9})/(\d{1,9})", value, re.ASCII)
+    text = value
+    if value.startswith("auto/"):
+        text = _array_index() + value.removeprefix("auto")
+    part = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text, re.ASCII)
     if part is None or not int(part[1]) < int(part[2]):
-        raise click.BadParameter(f"{value!r} is not I/N with I from 0 to N-1.")
+        raise click.BadParameter(f"{text!r} is not I/N with I from 0 to N-1.")
     return int(part[1]), int(part[2])
+
+
+def _array_index() -> str:
+    """Return this job's place in its array, as its scheduler gives it."""
+    for name in ARRAY_INDEXES:
+        if index := os.environ.get(name):
+            return index
+    raise click.BadParameter(
+        f"auto needs a job array: none of ${', $'.join(ARRAY_INDEXES)} is set."
+    )

@@ -3,10 +3,12 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+
+from numpy.typing import NDArray
 
 from hsi_runtime import machine
 from hsi_runtime.engines.backend import Backend
@@ -14,9 +16,9 @@ from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import DeviceLostError, VerificationError
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.output import names, qgis_style, stac
-from hsi_runtime.output.journal import Journal
+from hsi_runtime.output.journal import Journal, Piece
 from hsi_runtime.output.journal_folder import was_publishing
-from hsi_runtime.output.layers import Canvas, Counts
+from hsi_runtime.output.layers import Canvas, Counts, Layer
 from hsi_runtime.output.publish import convert, place, publish
 from hsi_runtime.planning import Job, output_paths, prepare, source_bytes
 from hsi_runtime.request import Request
@@ -66,8 +68,25 @@ class Stopwatch:
             yield item
 
 
-class Followed(Protocol):
-    """A scene that was followed while it was written, and what is known of it."""
+class Results(Protocol):
+    """What takes finished pieces: a journal, or the folder of a scene's parts."""
+
+    layers: list[Layer]
+    pieces: dict[int, Piece]
+
+    def write(
+        self,
+        number: int,
+        rows: tuple[int, int],
+        cols: tuple[int, int],
+        values: dict[str, NDArray[Any]],
+        counts: Counts,
+    ) -> None:
+        """Store a finished piece; see `Journal.write`."""
+
+
+class Precomputed(Protocol):
+    """A scene with pieces from elsewhere: it was followed, or computed in parts."""
 
     @property
     def scene(self) -> Scene:
@@ -77,13 +96,17 @@ class Followed(Protocol):
         """Return the hash of the scene's content."""
 
     def fill(self, job: Job, journal: Journal) -> None:
-        """Give a journal the pieces that are classified."""
-
-    def check_unchanged(self, job: Job) -> None:
-        """Compare the lines that were read with what is there now.
+        """Give a journal the pieces that are there.
 
         Raises:
-            SceneError: One has changed.
+            HsiError: They do not suffice.
+        """
+
+    def check_unchanged(self, job: Job) -> None:
+        """Compare what was read with what is there now.
+
+        Raises:
+            SceneError: It has changed.
         """
 
 
@@ -92,7 +115,7 @@ def run(
     model: ModelFile,
     start: Callable[[], Backend] | None = None,
     progress: Progress = lambda *_: None,
-    followed: Followed | None = None,
+    precomputed: Precomputed | None = None,
 ) -> dict[str, Any]:
     """Classify a scene.
 
@@ -102,7 +125,8 @@ def run(
         start: Gives the engine, once the scene has proved usable; by default the
             best that is present.
         progress: Called with finished and all output pixels.
-        followed: The scene, where it was followed while it was written.
+        precomputed: The scene, where it was followed while it was written, or computed
+            in parts.
 
     Returns:
         What ``hsi-run --json`` prints.
@@ -113,8 +137,8 @@ def run(
     watch, paths = Stopwatch(), output_paths(request)
     if request.stac:
         stac.timestamp()  # a wrong clock setting is reported now, not after hours
-    opened = followed.scene if followed else request.open_scene()
-    hash_content = followed.content if followed else ContentHash
+    opened = precomputed.scene if precomputed else request.open_scene()
+    hash_content = precomputed.content if precomputed else ContentHash
     with contextlib.closing(CountedReads(opened)) as scene:
         # Outputs of a run that died while it published them are its own to replace.
         ours = request.resume and was_publishing(request.output)
@@ -124,12 +148,12 @@ def run(
             # Once more under the lock: another run may just have published.
             check_outputs(request, paths, scene.info, model, journal.published)
             resumed = set(journal.pieces)
-            if followed:
-                followed.fill(job, journal)
+            if precomputed:
+                precomputed.fill(job, journal)
             with _telling_what_is_kept(journal, job.plan):
                 compute(job, scene, journal, watch, progress)
             counts = total_counts(job, journal)
-            check = followed.check_unchanged if followed else _check_unchanged
+            check = precomputed.check_unchanged if precomputed else check_unchanged
             check(job)
             with watch.time("write"), journal.explaining():
                 counts = on_output_grid(job, journal, counts)
@@ -139,18 +163,36 @@ def run(
 
 
 def compute(
-    job: Job, scene: Scene, journal: Journal, watch: Stopwatch, progress: Progress
+    job: Job,
+    scene: Scene,
+    results: Results,
+    watch: Stopwatch,
+    progress: Progress,
+    others: Collection[int] = (),
 ) -> None:
-    """Classify what the journal does not hold yet: read ahead, infer, write behind."""
+    """Classify what is not there yet: read ahead, infer, write behind.
+
+    Args:
+        job: The run.
+        scene: The open scene.
+        results: Holds what is finished, and takes the rest.
+        watch: Adds up the seconds of each stage.
+        progress: Called with finished and all pixels.
+        others: Numbers of the pieces that others compute.
+    """
     region, classifier = job.matched.region, job.classifier
     codes = [c.code for c in job.document.classes]
-    pixels = region.rows * region.cols
-    done = sum(_pixels(piece.rows, piece.cols) for piece in journal.pieces.values())
+    pixels = sum(
+        _pixels(strip.outputs, panel.outputs)
+        for number, (strip, panel) in enumerate(job.plan.pieces())
+        if number not in others
+    )
+    done = sum(_pixels(piece.rows, piece.cols) for piece in results.pieces.values())
     progress(done, pixels)
 
     def write(strip: Strip, canvas: Canvas) -> None:
         with watch.time("write"):
-            journal.write(
+            results.write(
                 strip.number,
                 (strip.rows[0] - region.row, strip.rows[1] - region.row),
                 (strip.cols[0] - region.col, strip.cols[1] - region.col),
@@ -163,13 +205,13 @@ def compute(
         job.matched.bands.indices,
         job.plan,
         job.document.halo,
-        set(journal.pieces),
+        {*results.pieces, *others},
         job.matched.missing,
     )
     timed = watch.each("read", strips)
     with ReadAhead(timed) as ahead, WriteBehind() as behind:
         for strip in ahead:
-            canvas = Canvas(journal.layers, codes, *strip.shape)
+            canvas = Canvas(results.layers, codes, *strip.shape)
             for square in watch.each("infer", classifier.squares(strip)):
                 if square.outputs is not None:
                     canvas.paint(
@@ -366,7 +408,12 @@ def check_outputs(
     )
 
 
-def _check_unchanged(job: Job) -> None:
+def check_unchanged(job: Job) -> None:
+    """Compare the scene's files with what they were before the run.
+
+    Raises:
+        SceneError: One has changed.
+    """
     after = fingerprint.of_scene(job.matched.info)
     fingerprint.check_unchanged(job.content, after)
 

@@ -166,6 +166,9 @@ def dry_run(
     layers = class_map.layers(
         model.document, request.outputs(), request.set_threshold(model.document)
     )
+    scratch_bytes = sum(
+        pixels * len(layer.bands) * layer.dtype.itemsize for layer in layers
+    )
     return {
         "scene": str(request.scene),
         "output": str(request.output),
@@ -189,9 +192,9 @@ def dry_run(
         "compute_seconds": _compute_seconds(
             model, device, threads, (plan.tile, request.max_memory_bytes), pixels
         ),
-        "scratch_bytes": sum(
-            pixels * len(layer.bands) * layer.dtype.itemsize for layer in layers
-        ),
+        "scratch_bytes": scratch_bytes,
+        # The parts are kept until the join, which has scratch of its own, is finished.
+        "scratch_bytes_in_parts": 2 * scratch_bytes,
     }
 
 
@@ -265,7 +268,11 @@ def _ranges(numbers: list[int]) -> str:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """Sum up a run: a table of the classes and two lines."""
+    """Sum up a run: a table of the classes and two lines; or one line for a part."""
+    if result.get("status") == "skipped":
+        return "The parts were joined before; there was nothing to do."
+    if "part" in result:
+        return _summary_of_part(result)
     pixels, seconds = result["pixels"], result["seconds"]
     mapped = max(pixels["classified"] + pixels["unclassified"], 1)
     names = [plain(c["name"], LONGEST_NAME) for c in result["classes"]]
@@ -289,6 +296,17 @@ def summary(result: dict[str, Any]) -> str:
             f"{result['pixels_per_second']:,.0f} pixels/s, "
             f"{result['peak_memory_bytes'] / 1e6:.0f} MB at most.",
         ]
+    )
+
+
+def _summary_of_part(result: dict[str, Any]) -> str:
+    resumed = result["resumed_windows"]
+    return (
+        f"Part {result['part']}: {result['strips']} strips, {result['pixels']:,} "
+        f"pixels computed on {result['device']}, {result['precision']}"
+        + (f"; {resumed} windows taken over" if resumed else "")
+        + f". {result['seconds']['total']:.1f} s, "
+        f"{result['pixels_per_second']:,.0f} pixels/s."
     )
 
 

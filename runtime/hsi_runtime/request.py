@@ -54,6 +54,9 @@ class Options:
         frame_counter: Column and band, from 0, of the number that each line holds;
             lines that are missing become nodata.
         follow: Classify the scene while it is written, and how; or None.
+        part: Compute only this part: I, from 0, of N. It lies beside the output until
+            all parts are joined.
+        join: Publish the outputs from parts that are computed.
 
     Raises:
         OptionError: A value is of another type or out of range.
@@ -81,6 +84,8 @@ class Options:
     offset: Path | None = None
     frame_counter: tuple[int, int] | None = None
     follow: Following | None = None
+    part: tuple[int, int] | None = None
+    join: bool = False
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -99,6 +104,7 @@ class Options:
             "offset": _path(self.offset, "offset"),
             "frame_counter": _pair("frame_counter", self.frame_counter),
             "min_area_m2": _number("min_area_m2", self.min_area_m2),
+            "part": _pair("part", self.part),
         }
         problem = self.references.problem()
         if problem is not None:
@@ -109,6 +115,13 @@ class Options:
             raise OptionError(f"{self.follow!r} is not a Following.", "follow")
         if self.follow is not None and (self.window or self.bounds):
             name = "window" if self.window else "bounds"
+            raise OptionError("A scene that is followed is classified whole.", name)
+        if checked["part"] is not None and checked["part"][0] >= checked["part"][1]:
+            raise OptionError("I/N goes from 0/N to (N-1)/N.", "part")
+        if self.join and self.part is not None:
+            raise OptionError("A part is computed or all are joined, not both.", "join")
+        if self.follow is not None and (self.part or self.join):
+            name = "part" if self.part else "join"
             raise OptionError("A scene that is followed is classified whole.", name)
         if checked["min_area_m2"] < 0:
             raise OptionError(f"{self.min_area_m2} is negative.", "min_area_m2")

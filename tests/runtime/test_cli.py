@@ -129,6 +129,7 @@ def test_describe_self_test_benchmark_and_dry_run_write_nothing(
     assert planned["bands_found"] == "matched"
     assert planned["region"] == {"row": 0, "col": 0, "rows": 23, "cols": 31}
     assert planned["scratch_bytes"] == 23 * 31
+    assert planned["scratch_bytes_in_parts"] == 2 * 23 * 31
     assert (planned["product"], planned["good_bands"]) == (None, 4)
     assert planned["georeference"]["crs"] == "EPSG:32633"
     assert planned["memory_bytes"] > planned["strip_bytes"]

@@ -146,3 +146,24 @@ def test_cores_and_memory_are_those_of_the_container(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5})
     imitate("0::/\n", {"cpu.max": "200000 100000"})
     assert machine.usable_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu sse2 avx fma avx2\n", ["avx", "fma", "avx2"]),
+        ("Features\t: fp asimd sve aes\n", ["asimd", "sve"]),
+        ("flags\t: \n", []),
+        (None, []),
+    ],
+)
+def test_instruction_set_names_the_vector_units(
+    text: str | None,
+    units: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(machine, "CPU_INFO", tmp_path / "cpuinfo")
+    assert machine.instruction_set()[1:] == units

@@ -40,6 +40,20 @@ def test_good_values(name: str, value: str | None, expected: Any) -> None:
     assert parsed(getattr(option_values, name), value) == expected
 
 
+@pytest.mark.parametrize("variable", option_values.ARRAY_INDEXES)
+def test_auto_takes_the_index_of_the_job_array(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in option_values.ARRAY_INDEXES:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(click.BadParameter, match="needs a job array"):
+        parsed(option_values.shard, "auto/4")
+    monkeypatch.setenv(variable, "3")
+    assert parsed(option_values.shard, "auto/4") == (3, 4)
+    with pytest.raises(click.BadParameter, match=r"'3/3' is not I/N"):
+        parsed(option_values.shard, "auto/3")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

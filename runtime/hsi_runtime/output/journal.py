@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
@@ -156,13 +156,11 @@ class Journal:
         Raises:
             ResourceError: The disk is full.
         """
-        digest = _start_hash(number, rows, cols, counts)
+        planes = (plane for layer in self.layers for plane in values[layer.name])
+        piece = piece_of(number, rows, cols, counts=counts, planes=planes)
         try:
             for layer in self.layers:
-                for plane in values[layer.name]:
-                    digest.update(plane.tobytes())
                 self._files[layer.name].write(rows, cols, values[layer.name])
-            piece = Piece(number, rows, cols, digest.hexdigest(), counts)
             self.pieces[number] = piece
             self._note(piece)
             self._unsynced_bytes += sum(v.nbytes for v in values.values())
@@ -291,6 +289,29 @@ class Journal:
             if file is not None:
                 file.close()
         self._folder.unlock()
+
+
+def piece_of(
+    number: int,
+    rows: tuple[int, int],
+    cols: tuple[int, int],
+    *,
+    counts: Counts,
+    planes: Iterable[NDArray[Any]],
+) -> Piece:
+    """Describe a finished piece, its values included.
+
+    Args:
+        number: Number of the piece.
+        rows: Its rows in the output.
+        cols: Its columns in the output.
+        counts: Pixels of its class map.
+        planes: Its values, layer by layer and band by band, shape ``(row, col)``.
+    """
+    digest = _start_hash(number, rows, cols, counts)
+    for plane in planes:
+        digest.update(plane.tobytes())
+    return Piece(number, rows, cols, digest.hexdigest(), counts)
 
 
 def _start_hash(

@@ -46,7 +46,7 @@ def may_resume(path: Path, plan: dict[str, Any]) -> bool:
         return False
     raise OutputError(
         f"{path.parent} holds an interrupted run with another "
-        f"{_difference(old, plan)}; repeat that run to resume it, or start "
+        f"{difference(old, plan)}; repeat that run to resume it, or start "
         "afresh with --no-resume."
     )
 
@@ -55,7 +55,7 @@ def _has_pieces(journal: Path) -> bool:
     return journal.is_file() and journal.stat().st_size > 0
 
 
-def _difference(old: Any, plan: dict[str, Any]) -> str:
+def difference(old: Any, plan: dict[str, Any]) -> str:
     """Name what differs between two plans."""
     if not isinstance(old, dict):
         return "plan"

@@ -159,7 +159,7 @@ def test_any_walk_equals_the_whole_scene_at_once(
     pipeline.compute(
         job,
         scene,
-        scratch,  # type: ignore[arg-type]
+        scratch,
         Stopwatch(),
         lambda done, total: seen.append(done),
     )

@@ -1,0 +1,37 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mosaic import Mosaic
+from msgspec.structs import replace
+
+from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.model.model_file import Array, ModelDocument, SetLevel, read_model
+
+
+@pytest.fixture(scope="module")
+def mosaic(
+    tmp_path_factory: pytest.TempPathFactory,
+    document: ModelDocument,
+    write_model: Callable[..., Path],
+    write_scene_tiff: Callable[..., Path],
+) -> Mosaic:
+    folder = tmp_path_factory.mktemp("mosaic")
+    random = np.random.default_rng(4)
+    patches = np.kron(random.integers(500, 9000, (4, 12, 5)), np.ones((1, 8, 8)))
+    values = (patches + random.normal(0, 900, patches.shape)).clip(1, 9999)
+    values[:, 40:49, 3:30] = 0
+    write_scene_tiff(
+        *(folder / "scene.tif", values.astype(np.uint16)),
+        **{"nodata": 0, "tiled": True, "blockxsize": 16, "blockysize": 16},
+    )
+    spectra = random.random((3, 4)).astype(np.float32)
+    full = replace(
+        document,
+        outputs=["probabilities", "abundances"],
+        endmembers=Array.pack(spectra / spectra.max(axis=1, keepdims=True)),
+        set_levels=[SetLevel(level=0.9, threshold=0.3)],
+    )
+    model = read_model(write_model(folder / "model.onnx", full))
+    return Mosaic(folder, model, open_backend(model, "cpu", 1, 8))

@@ -1,0 +1,145 @@
+"""One part: its strips only, with what is finished taken over."""
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from mosaic import Mosaic
+
+from hsi_runtime import files
+from hsi_runtime.cli import main
+from hsi_runtime.errors import OutputError, ResourceError
+from hsi_runtime.parts.agreement import pieces_of, strips_of
+from hsi_runtime.walk import windows
+from hsi_runtime.walk.windows import Window
+
+
+@given(
+    rows=st.integers(1, 60),
+    cols=st.integers(1, 40),
+    block=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+    halo=st.integers(0, 6),
+    count=st.integers(1, 12),
+    budget=st.integers(1, 4000),
+)
+def test_parts_cover_all_pieces_once(
+    rows: int, cols: int, block: tuple[int, int], halo: int, count: int, budget: int
+) -> None:
+    plan = windows.plan(
+        (rows, cols), Window(0, 0, rows, cols), 4, block, halo, 8, budget
+    )
+    shares = [strips_of(plan, (index, count)) for index in range(count)]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    found = [number for share in shares for number in pieces_of(plan, share)]
+    assert sorted(found) == pieces_of(plan)
+
+
+def test_a_finished_part_is_not_computed_again(mosaic: Mosaic) -> None:
+    first = mosaic.part("again", 1, 2)
+    assert (first["resumed_pixels"], first["attempt"]) == (0, 1)
+
+    def no_engine_call(*_: Any) -> Any:
+        raise AssertionError
+
+    class Idle:
+        device, precision, windows_at_once = "cpu", "fp32", 1
+        predict = no_engine_call
+
+    second = mosaic._replace(engine=Idle()).part("again", 1, 2)
+    assert (second["pixels"], second["resumed_pixels"]) == (0, first["pixels"])
+    assert second["attempt"] == 2
+    assert second["decoded_bytes"] == 0
+    anew = mosaic.part("again", 1, 2, resume=False)
+    assert (anew["pixels"], anew["attempt"]) == (first["pixels"], 3)
+
+
+def test_more_parts_than_strips_leave_some_empty(mosaic: Mosaic) -> None:
+    sizes = [mosaic.part("empty", n, 15)["strips"] for n in range(15)]
+    assert sorted(sizes) == [0] * 3 + [1] * 12
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_and_the_part_resumes(
+    number: int, mosaic: Mosaic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"full{number}"
+    write = files.write_at
+    pieces = 0
+
+    def full(file: Any, data: bytes, offset: int) -> None:
+        nonlocal pieces
+        pieces += offset == 0
+        if pieces == 3:
+            raise OSError(number, "no room")
+        write(file, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_at", full)
+        with pytest.raises(ResourceError, match=r"hsi-parts is full\. Make room"):
+            mosaic.part(name, 0, 1)
+    folder = mosaic.folder / name / "o.tif.hsi-parts"
+    assert len(list(folder.glob("*.piece"))) == 2
+    assert not list(folder.glob("*.part"))
+    assert mosaic.part(name, 0, 1)["resumed_windows"] > 0
+
+
+def test_a_folder_that_is_joined_meanwhile_is_told(
+    mosaic: Mosaic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from hsi_runtime.parts.folder import PartsFolder
+
+    write = PartsFolder.write
+
+    def late(self: PartsFolder, *arguments: Any) -> None:
+        shutil.rmtree(self.path)
+        write(self, *arguments)
+
+    monkeypatch.setattr(PartsFolder, "write", late)
+    with pytest.raises(OutputError, match="If the parts were joined meanwhile, all is"):
+        mosaic.part("gone", 0, 1)
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_a_folder_of_others_is_refused(kind: str, mosaic: Mosaic) -> None:
+    output = mosaic.request(f"foreign-{kind}").output
+    folder = output.with_name("o.tif.hsi-parts")
+    if kind == "link":
+        (output.parent / "elsewhere").mkdir()
+        folder.symlink_to("elsewhere")
+    else:
+        folder.mkdir()
+        (folder / "notes.txt").touch()
+    with pytest.raises(
+        OutputError, match="symbolic link" if kind == "link" else "notes"
+    ):
+        mosaic.part(f"foreign-{kind}", 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("s.tif", "t.tif", "--part", "0/2"), "take one scene"),
+        (("s.tif", "--shard", "0/2", "--join"), "take one scene"),
+        (("s.tif", "--part", "0/2", "--join"), "not both"),
+        (("s.tif", "--part", "2/2"), "'2/2' is not I/N"),
+        (("s.tif", "--part", "auto/2"), "needs a job array"),
+        (("s.tif", "--part", "0/2", "--follow"), "followed is classified whole"),
+    ],
+)
+def test_what_contradicts_itself_is_a_usage_error(
+    arguments: tuple[str, ...],
+    said: str,
+    mosaic: Mosaic,
+    invoke: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = invoke(main, *arguments, "-m", mosaic.model.path)
+    assert (found.code, said in " ".join(found.err.split())) == (2, True), found.err

@@ -1,0 +1,111 @@
+"""Workers and joiners that are killed at any moment: every map is that of one run."""
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+PARTS = 3
+SCRIPT = "from hsi_runtime.cli import main; main()"
+
+
+@pytest.fixture(scope="module")
+def place(
+    tmp_path_factory: pytest.TempPathFactory,
+    write_model: Callable[..., Path],
+    write_scene_tiff: Callable[..., Path],
+) -> Path:
+    """A folder with a scene, its model and its map."""
+    folder = tmp_path_factory.mktemp("killed")
+    values = np.random.default_rng(0).integers(1, 9999, (4, 600, 500))
+    write_scene_tiff(
+        *(folder / "scene.tif", values.astype(np.uint16)),
+        **{"tiled": True, "blockxsize": 64, "blockysize": 64},
+    )
+    write_model(folder / "model.onnx")
+    done = subprocess.run(command(folder, "plain.tif"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def command(folder: Path, output: str, *more: str) -> list[str]:
+    return [
+        *(sys.executable, "-c", SCRIPT, str(folder / "scene.tif")),
+        *("-m", str(folder / "model.onnx"), "-o", str(folder / output)),
+        *("--tile", "12", "--confidence", "--threads", "1", "--json", *more),
+    ]
+
+
+def kill_and_repeat(place: Path, kills: int, seed: int) -> None:
+    """Kill parts and joins at random moments until enough were; compare every map."""
+    moments, killed = random.Random(seed), 0
+    while killed < kills:
+        tasks = [[f"--part={index}/{PARTS}"] for index in range(PARTS)]
+        moments.shuffle(tasks)
+        for task in [*tasks, ["--join"]]:
+            while True:
+                started = time.monotonic()
+                process = subprocess.Popen(
+                    command(place, "many.tif", *task),
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                )
+                limit = moments.uniform(0.2, 2.0) if killed < kills else None
+                try:
+                    out, said = process.communicate(timeout=limit)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.communicate()
+                    assert time.monotonic() > started
+                    killed += 1
+                    continue
+                assert process.returncode == 0, said
+                break
+        report = json.loads(out)
+        if "status" not in report:  # not killed after all was done
+            assert sum(row["pixels"] for row in report["parts"]) <= 600 * 500
+        for kind in ("", "_confidence"):
+            made = (place / f"many{kind}.tif").read_bytes()
+            assert made == (place / f"plain{kind}.tif").read_bytes()
+        assert not (place / "many.tif.hsi-parts").exists()
+        assert not (place / "many.tif.hsi-part").exists()
+        for path in place.glob("many*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_killed_parts_and_joins_are_repeated(place: Path) -> None:
+    kill_and_repeat(place, kills=5, seed=1)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_fifty_kills(place: Path) -> None:
+    kill_and_repeat(place, kills=50, seed=2)
+
+
+def test_attempts_of_a_killed_part_are_counted(place: Path) -> None:
+    process = subprocess.Popen(
+        command(place, "many.tif", "--part", "0/1"), stderr=subprocess.DEVNULL
+    )
+    folder = place / "many.tif.hsi-parts"
+    limit = time.monotonic() + 30
+    while not list(folder.glob("*.piece")):
+        assert time.monotonic() < limit
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    for task in (["--part", "0/1"], ["--join"]):
+        done = subprocess.run(
+            command(place, "many.tif", *task), capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    (row,) = json.loads(done.stdout)["parts"]
+    assert (row["part"], row["attempts"]) == ("0/1", 2)
+    assert 0 < row["pixels"] < 600 * 500
