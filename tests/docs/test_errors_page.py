@@ -207,12 +207,12 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
         hsi_run,
         f"scene.tif {MODEL} -o half.tif --reject 0.5",
     ),
-    "Parts are missing": (hsi_run, f"scene.tif {MODEL} -o few.tif --tile 32 --join"),
+    "Parts are missing": (hsi_run, f"scene.tif {MODEL} -o map.tif --tile 32 --join"),
     "Parts of another run": (
         hsi_run,
-        f"scene.tif {MODEL} -o few.tif --tile 32 --part 1/2 --reject 0.5",
+        f"scene.tif {MODEL} -o map.tif --tile 32 --part 1/2 --reject 0.5",
     ),
-    "A part is damaged": (hsi_run, f"scene.tif {MODEL} -o torn.tif --tile 32 --join"),
+    "A part is damaged": (hsi_run, f"scene.tif {MODEL} -o hurt.tif --tile 32 --join"),
     "The model file is damaged": (hsi_run, "scene.tif -m damaged.onnx -o n.tif"),
     "The model file is of another version": (hsi_run, "scene.tif -m newer.onnx"),
     "The model file is none of ours": (hsi_run, "scene.tif -m labels.tif"),
@@ -307,10 +307,10 @@ def folder(
         patch.setattr("hsi_runtime.pipeline.publish", stopped)
         found = invoke(hsi_run, *f"scene.tif {MODEL} -o half.tif".split())
         assert found.code == 130
-    for name, part in (("few.tif", "0/2"), ("torn.tif", "0/1")):
+    for name, part in (("map.tif", "0/2"), ("hurt.tif", "0/1")):
         task = f"scene.tif {MODEL} -o {name} --tile 32 --part {part}"
         assert invoke(hsi_run, *task.split()).code == 0
-    os.truncate("torn.tif.hsi-parts/000000.piece", 500)
+    os.truncate("hurt.tif.hsi-parts/000000.piece", 500)
     return tmp_path
 
 
