@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parents[1]
 TRAINING = {
     "torch", "onnx", "onnx_ir", "onnxscript", "safetensors", "scipy", "h5py", "sklearn",
-    "matplotlib", "pyogrio", "shapely", "tomli_w", "hsi_train", "hsi_export",
+    "matplotlib", "pyogrio", "shapely", "tomli_w", "dask", "distributed", "hsi_train",
+    "hsi_export",
 }  # fmt: skip
 # Behind an option, and an extra of the package.
 EXTRA = {
     "polygons.py": {"pyogrio", "shapely"},
     "activations.py": {"onnxruntime"},
+    "cluster.py": {"dask", "distributed"},
     "container.py": {"h5py"},
     "filters.py": {"h5py"},
 }

@@ -221,6 +221,11 @@ def run_all(
             results.append(result)
             if result["status"] == "done":
                 done(result)
+    return summed_up(results)
+
+
+def summed_up(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the results of many scenes with a summary; see `run_all`."""
     states = [r["status"] for r in results]
     pixels = sum(r["rows"] * r["cols"] for r in results if r["status"] == "done")
     return {

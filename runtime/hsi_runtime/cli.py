@@ -3,9 +3,10 @@
 hsi-run scene.tif -m model.onnx
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,8 @@ def command(
     device: str,
     threads: int | None,
     shard: tuple[int, int] | None,
+    scheduler: str | None,
+    insecure_cluster: bool,
     info: bool,
     describe: bool,
     self_test: bool,
@@ -195,7 +198,12 @@ def command(
         plan = partial(reports.dry_run, model=loaded, device=device, threads=threads)
         if alone:
             return _show(plan(requests[0]), as_json)
-        return _plan_many(parts, plan, as_json)
+        return _show_all(batch.plan_all(parts, plan), as_json)
+    if scheduler is not None:
+        if chosen.follow or chosen.join or chosen.part is not None or not parts:
+            raise click.UsageError("--scheduler excludes --part, --join and --follow.")
+        where = scheduler, insecure_cluster, {"device": device, "threads": threads}
+        return _run_on_cluster(parts, loaded, where, quiet, as_json)
     limits = chosen.tile, chosen.max_memory_bytes
     start = partial(open_backend, loaded, device, threads, *limits)
     if chosen.follow is not None:
@@ -211,13 +219,21 @@ def _checked(options: dict[str, Any], threads: int | None) -> "Options":
     Raises:
         BadParameter: A value is out of range.
     """
-    from hsi_runtime.errors import OptionError
     from hsi_runtime.machine import engine_threads
     from hsi_runtime.request import Options
 
-    try:
+    with _option_errors():
         engine_threads(threads)
         return Options(**following.taken(options))
+
+
+@contextlib.contextmanager
+def _option_errors() -> Iterator[None]:
+    """Turn an error of an option into one of the command line, by its name there."""
+    from hsi_runtime.errors import OptionError
+
+    try:
+        yield
     except OptionError as error:
         parameters = {p.name: p for p in command.params}
         raise click.BadParameter(
@@ -249,16 +265,6 @@ def _show_scenes(scenes: Sequence[Path], as_json: bool) -> int:
     return _show_all(reported, as_json)
 
 
-def _plan_many(
-    requests: "Sequence[Request]",
-    plan: "Callable[[Request], dict[str, Any]]",
-    as_json: bool,
-) -> int:
-    from hsi_runtime import batch
-
-    return _show_all(batch.plan_all(requests, plan), as_json)
-
-
 def _check_alone(
     scenes: tuple[Path, ...],
     output: Path | None,
@@ -283,7 +289,6 @@ def _follow(
     quiet: bool,
     as_json: bool,
 ) -> int:
-    from hsi_runtime import reports
     from hsi_runtime.follow.flight import follow
 
     def tell(line: str) -> None:
@@ -295,10 +300,7 @@ def _follow(
     if as_json:
         command_line.echo(json.dumps(result, allow_nan=False))
         return 0
-    if not quiet:
-        click.echo(reports.summary(result), err=True)
-    command_line.echo(result["output"])
-    return 0
+    return _tell(result, quiet, as_json)
 
 
 def _run_one(
@@ -308,11 +310,16 @@ def _run_one(
     quiet: bool,
     as_json: bool,
 ) -> int:
-    from hsi_runtime import reports
-
     run = part_options.runner_of(request)
     with command_line.pixel_bar(quiet) as progress:
         result = run(request, model, start, progress)
+    return _tell(result, quiet, as_json)
+
+
+def _tell(result: dict[str, Any], quiet: bool, as_json: bool) -> int:
+    """Print the result of one scene."""
+    from hsi_runtime import reports
+
     if as_json:
         command_line.print_json(result)
         return 0
@@ -329,7 +336,7 @@ def _run_many(
     quiet: bool,
     as_json: bool,
 ) -> int:
-    from hsi_runtime import batch, reports
+    from hsi_runtime import batch
 
     def done(result: dict[str, Any]) -> None:
         if not as_json:
@@ -337,11 +344,30 @@ def _run_many(
 
     with command_line.pixel_bar(quiet) as progress:
         results = batch.run_all(requests, model, start, progress, done)
+    return _tell_all(results, quiet, as_json)
+
+
+def _tell_all(results: dict[str, Any], quiet: bool, as_json: bool) -> int:
+    """Print the results of many scenes."""
+    from hsi_runtime import batch, reports
+
     if as_json:
         command_line.print_json(results)
     elif not quiet:
         click.echo(reports.summary_of_many(results), err=True)
     return batch.exit_code(results)
+
+
+def _run_on_cluster(
+    requests: "Sequence[Request]",
+    model: "ModelFile",
+    where: tuple[str, bool, dict[str, Any]],
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    with _option_errors(), command_line.pixel_bar(quiet) as progress:
+        results = part_options.run_on_cluster(requests, model, *where, progress)
+    return (_tell_all if "scenes" in results else _tell)(results, quiet, as_json)
 
 
 def _show_all(content: dict[str, Any], as_json: bool) -> int:

@@ -39,6 +39,8 @@ EXTRAS = {
     "safetensors": "train",
     "scipy": "train",
     "h5py": "hdf5",
+    "dask": "dask",
+    "distributed": "dask",
     # Also in `train`; but hsi-train misses torch before these.
     "pyogrio": "vector",
     "shapely": "vector",

@@ -11,6 +11,7 @@ HsiError
     ResourceError        disk or memory ran out                          exit 6
     VerificationError    a result failed its check                       exit 7
     DeviceLostError      the device failed in mid-run: repeat to resume  exit 75
+    ClusterError         the scheduler is lost: repeat to resume         exit 75
 
 None of them is also an error of Python's own: ``except OSError`` around a file must not
 catch a sentence of ours and lose it.
@@ -95,6 +96,12 @@ class VerificationError(HsiError):
 
 class DeviceLostError(HsiError):
     """The device failed while it computed; the same command resumes."""
+
+    exit_code = 75
+
+
+class ClusterError(HsiError):
+    """A scheduler or its workers are lost; the same command resumes."""
 
     exit_code = 75
 

@@ -60,6 +60,7 @@ def test_exit_codes_are_those_of_the_manual() -> None:
         "ResourceError": 6,
         "VerificationError": 7,
         "DeviceLostError": 75,
+        "ClusterError": 75,
     }
 
 

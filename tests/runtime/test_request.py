@@ -20,6 +20,7 @@ from hsi_runtime.walk.windows import Window
 def test_command_and_request_have_the_same_options() -> None:
     own = {
         *("scenes", "model", "output", "device", "threads", "shard", "describe"),
+        *("scheduler", "insecure_cluster"),
         *("info", "self_test", "benchmark", "dry_run", "quiet", "as_json", "version"),
     }
     shared = {parameter.name for parameter in command.params} - own

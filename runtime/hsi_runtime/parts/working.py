@@ -1,0 +1,130 @@
+"""What a worker of a cluster does: it holds one engine, and computes parts or scenes.
+
+Only names, numbers and hashes travel. Scenes, models and results lie in a folder that
+all machines share.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from hsi_runtime import batch
+from hsi_runtime.engines.backend import Backend, InTurns
+from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.errors import (
+    DeviceLostError,
+    HsiError,
+    ModelFileError,
+    ResourceError,
+    resource_error,
+)
+from hsi_runtime.model.model_file import ModelFile, read_model
+from hsi_runtime.parts.agreement import strips_of
+from hsi_runtime.parts.computing import compute_part
+from hsi_runtime.pipeline import run
+from hsi_runtime.planning import prepare
+from hsi_runtime.request import Request
+
+_starting = Lock()
+
+
+@dataclass(frozen=True)
+class EngineOrder:
+    """The engine that every worker starts, and the model that it must hold.
+
+    Attributes:
+        model: Path of the model.
+        sha256: Hash of the model that the user named.
+        device: One of `hsi_runtime.engines.backend.DEVICES`.
+        threads: Threads of the engine, or None.
+        tile: Side of the squares, px, or None.
+        max_memory_bytes: Limit of a worker's process, or None.
+    """
+
+    model: str
+    sha256: str
+    device: str
+    threads: int | None
+    tile: int | None
+    max_memory_bytes: int | None
+
+    def verified(self) -> ModelFile:
+        """Read the model.
+
+        Raises:
+            ModelFileError: It is not the one that the user named.
+        """
+        model = read_model(Path(self.model))
+        if model.sha256 != self.sha256:
+            raise ModelFileError(
+                f"{self.model} on {os.uname().nodename} is another model than the one "
+                "of this command. Put the same file there."
+            )
+        return model
+
+
+@cache
+def _opened(order: EngineOrder) -> tuple[ModelFile, Backend]:
+    model = order.verified()
+    options = order.device, order.threads, order.tile, order.max_memory_bytes
+    return model, InTurns(open_backend(model, *options))
+
+
+def _engine(order: EngineOrder) -> tuple[ModelFile, Backend]:
+    """Return model and engine, which a process opens once."""
+    with _starting:
+        return _opened(order)
+
+
+def survey(order: EngineOrder, request: Request) -> dict[str, Any]:
+    """Tell how many parts a scene has at most, which its walk says."""
+    return _told(partial(_survey, order, request))
+
+
+def _survey(order: EngineOrder, request: Request) -> dict[str, Any]:
+    model, backend = _engine(order)
+    with contextlib.closing(request.open_scene()) as scene:
+        job = prepare(request, model, scene, lambda: backend)
+    pixels = job.matched.region.rows * job.matched.region.cols
+    return {"strips": len(strips_of(job.plan, (0, 1))), "pixels": pixels}
+
+
+def part(order: EngineOrder, request: Request) -> dict[str, Any]:
+    """Compute a part; see `compute_part`."""
+
+    def work() -> dict[str, Any]:
+        model, backend = _engine(order)
+        return compute_part(request, model, lambda: backend)
+
+    return _told(work)
+
+
+def scene(order: EngineOrder, request: Request) -> dict[str, Any]:
+    """Classify one of many scenes whole, if that was not done before."""
+
+    def work() -> dict[str, Any]:
+        model, backend = _engine(order)
+        named = {"scene": str(request.scene), "output": str(request.output)}
+        if not request.overwrite and batch.finished_before(request, model):
+            return {**named, "status": "skipped"}
+        return {**run(request, model, lambda: backend), "status": "done"}
+
+    return _told(work)
+
+
+def _told(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do the work; return an error that another try cannot mend, and raise others."""
+    try:
+        return work()
+    except (DeviceLostError, ResourceError):
+        raise
+    except HsiError as error:
+        return {"status": "failed", "error": str(error), "exit_code": error.exit_code}
+    except (MemoryError, OSError) as error:
+        lack = resource_error(error)
+        raise lack or error from error

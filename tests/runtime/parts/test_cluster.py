@@ -1,0 +1,167 @@
+"""Parts and scenes on the workers of dask.distributed, which may die."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mosaic import LAYERS, Mosaic
+
+from hsi_runtime.cli import main
+from hsi_runtime.errors import ModelFileError, OptionError, SceneError
+from hsi_runtime.parts.address import Local, scheduler_of
+from hsi_runtime.parts.working import EngineOrder, part, scene, survey
+
+SCRIPT = "from hsi_runtime.cli import main; main()"
+SWITCHES = [f"--{name}" for name, value in LAYERS.items() if value is True]
+OPTIONS = [*SWITCHES, "--sets", "0.9", "--reject", "0.4", "--tile", "8"]
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("local:3", Local(3)),
+        ("tls://nodes.example:8786", "tls://nodes.example:8786"),
+        ("tcp://127.0.0.1:8786", "tcp://127.0.0.1:8786"),
+        ("localhost:8786", "tcp://localhost:8786"),
+        ("tcp://[::1]:8786", "tcp://[::1]:8786"),
+    ],
+)
+def test_good_addresses(address: str, expected: Any) -> None:
+    assert scheduler_of(address, insecure=False) == expected
+    assert isinstance(scheduler_of("local", insecure=False), Local)
+
+
+@pytest.mark.parametrize(
+    "address", ["tcp://10.0.0.7:8786", "nodes.example:8786", "[fe80::1]:8786"]
+)
+def test_another_machine_needs_tls_or_consent(address: str) -> None:
+    with pytest.raises(OptionError, match="Use tls://, or --insecure-cluster"):
+        scheduler_of(address, insecure=False)
+    assert str(scheduler_of(address, insecure=True)).startswith("tcp://")
+
+
+@pytest.mark.parametrize(
+    "address", ["", "local:0", "local:9999", "inproc://x", "http://a:1", "a", "tcp://a"]
+)
+def test_bad_addresses(address: str) -> None:
+    with pytest.raises(OptionError, match=r"is not (in|local)"):
+        scheduler_of(address, insecure=True)
+
+
+@pytest.mark.parametrize(
+    "more", [["--part", "0/2"], ["--join"], ["--follow"], ["--scheduler", "tcp://a:1"]]
+)
+def test_what_does_not_fit_is_a_usage_error(
+    more: list[str], mosaic: Mosaic, invoke: Callable[..., Any]
+) -> None:
+    found = invoke(
+        main, "s.tif", "-m", mosaic.model.path, "--scheduler", "local", *more
+    )
+    assert found.code == 2
+
+
+def order(mosaic: Mosaic, sha256: str | None = None) -> EngineOrder:
+    return EngineOrder(
+        model=str(mosaic.model.path),
+        sha256=sha256 or mosaic.model.sha256,
+        device="cpu",
+        threads=1,
+        tile=8,
+        max_memory_bytes=None,
+    )
+
+
+def test_work_of_a_worker_is_that_of_a_part(mosaic: Mosaic) -> None:
+    """In this process: what a worker runs needs no cluster."""
+    request = mosaic.request("working")
+    plan = survey(order(mosaic), request)
+    assert plan == {"strips": 12, "pixels": 96 * 40}
+    done = part(order(mosaic), mosaic.request("working", part=(1, 12)))
+    assert (done["part"], done["pixels"]) == ("1/12", 8 * 40)
+    whole = scene(order(mosaic), mosaic.request("whole"))
+    assert whole["status"] == "done"
+    assert scene(order(mosaic), mosaic.request("whole"))["status"] == "skipped"
+
+
+def test_errors_that_no_other_try_mends_are_told(mosaic: Mosaic) -> None:
+    lost = mosaic._replace(folder=mosaic.folder / "no")
+    (mosaic.folder / "no").mkdir()
+    told = part(order(mosaic), lost.request("x", part=(0, 2)))
+    assert (told["status"], told["exit_code"]) == ("failed", SceneError.exit_code)
+
+
+def test_a_worker_with_another_model_is_refused(mosaic: Mosaic) -> None:
+    with pytest.raises(ModelFileError, match="is another model than the one"):
+        order(mosaic, sha256="0" * 64).verified()
+
+
+def on_cluster(mosaic: Mosaic, output: Path, *scenes: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-c", SCRIPT, *map(str, scenes), "-o", str(output)),
+            *("-m", str(mosaic.model.path), "--device", "cpu", *OPTIONS, "--json"),
+            *("--scheduler", "local:2"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_cluster_gives_the_bytes_of_one_run(mosaic: Mosaic) -> None:
+    pytest.importorskip("distributed")
+    mosaic.plain("one")
+    output = mosaic.request("cluster").output
+    process = on_cluster(mosaic, output, mosaic.folder / "scene.tif")
+    out, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
+    for path in (mosaic.folder / "one").glob("*.tif"):
+        assert (output.parent / path.name).read_bytes() == path.read_bytes()
+    rows = json.loads(out)["parts"]
+    assert [row["part"] for row in rows] == sorted(
+        (f"{n}/12" for n in range(12)), key=lambda text: int(text.split("/")[0])
+    )
+    assert sum(row["pixels"] for row in rows) == 96 * 40
+
+
+def test_many_scenes_go_the_same_way(mosaic: Mosaic, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    mosaic.plain("one", overwrite=True)
+    scenes = [tmp_path / "a.tif", tmp_path / "b.tif", tmp_path / "none.tif"]
+    for path in scenes[:2]:
+        path.write_bytes((mosaic.folder / "scene.tif").read_bytes())
+    output = tmp_path / "maps"
+    output.mkdir()
+    process = on_cluster(mosaic, output, *scenes)
+    out, said = process.communicate(timeout=300)
+    assert process.returncode == SceneError.exit_code, said
+    report = json.loads(out)
+    states = [one["status"] for one in report["scenes"]]
+    assert states == ["done", "done", "failed"]
+    assert report["summary"]["pixels"] == 2 * 96 * 40
+
+
+def test_a_killed_client_is_repeated(mosaic: Mosaic) -> None:
+    """Its workers end with it; what they had finished is kept."""
+    pytest.importorskip("distributed")
+    mosaic.plain("one", overwrite=True)
+    output = mosaic.request("client").output
+    folder = output.with_name("o.tif.hsi-parts")
+    process = on_cluster(mosaic, output, mosaic.folder / "scene.tif")
+    while not list(folder.glob("*.piece")):
+        assert process.poll() is None
+        os.sched_yield()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    again = on_cluster(mosaic, output, mosaic.folder / "scene.tif")
+    out, said = again.communicate(timeout=300)
+    assert again.returncode == 0, said
+    for path in (mosaic.folder / "one").glob("*.tif"):
+        assert (output.parent / path.name).read_bytes() == path.read_bytes()
+    assert sum(row["attempts"] for row in json.loads(out)["parts"]) > 12
