@@ -106,7 +106,7 @@ def test_kubernetes(index: pytest.MonkeyPatch) -> None:
     (container,) = pod["containers"]
     index.setenv("JOB_COMPLETION_INDEX", "9")
     assert chosen(container["command"] + container["args"])["part"] == (9, PARTS)
-    actions = {}
+    actions: dict[int, str] = {}
     for rule in spec["podFailurePolicy"]["rules"]:
         assert ("onExitCodes" in rule) != ("onPodConditions" in rule)
         if codes := rule.get("onExitCodes"):
@@ -158,9 +158,11 @@ def test_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         remote=lambda **_: Remote, init=lambda address: None, get=lambda results: None
     )
     monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setattr(
-        subprocess, "run", lambda task, check: tasks.append(task) or check
-    )
+
+    def note(task: list[str], check: bool) -> None:
+        tasks.append(task)
+
+    monkeypatch.setattr(subprocess, "run", note)
     exec(compile(script, "ray_parts.py", "exec"), {})
     assert [chosen(task)["part"] for task in tasks[:-1]] == [
         (number, PARTS) for number in range(PARTS)
