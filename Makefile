@@ -7,7 +7,7 @@ PIP = $(BIN)/pip --disable-pip-version-check install -q -c constraints.txt
 DEMO = build/demo
 SITE = build/docs
 
-.PHONY: demo docs test lint soak bench accuracy gpu clean
+.PHONY: demo docs test lint soak bench accuracy gpu software-gpu clean
 
 # torch comes first and pinned: a range would take the newest build, which on Linux
 # brings several gigabytes of CUDA.
@@ -47,6 +47,12 @@ demo: .venv/main
 # Without -n the tests run one after another, as plain `pytest` does.
 test: .venv/dev
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 8 --dist worksteal
+
+# A GPU in software, on which the tests run WebGPU where it is there (Debian, Ubuntu).
+software-gpu:
+	mkdir -p build/software_gpu
+	cd build/software_gpu && apt-get download -q chromium-common libvulkan1 && \
+	    for package in *.deb; do dpkg-deb -x $$package .; done
 
 lint: .venv/dev
 	$(BIN)/ruff check .

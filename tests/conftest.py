@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import settings
 
-from hsi_runtime.engines import cuda_memory, onnxruntime_cuda, tensorrt_gpu
+from hsi_runtime.engines import cuda_memory, onnxruntime_cuda, plugin, tensorrt_gpu
 from hsi_runtime.errors import EngineError
 
 # Of tests/support; one that another imports comes first, or pytest warns.
@@ -68,6 +68,23 @@ def need_engine() -> Callable[[str], None]:
             pytest.skip("this onnxruntime has no CUDA")
 
     return need
+
+
+@pytest.fixture(scope="session")
+def software_gpu() -> dict[str, str]:
+    """Return the environment of a process that finds a Vulkan GPU in software."""
+    if importlib.util.find_spec(plugin.PLUGINS["webgpu"].module) is None:
+        pytest.skip("onnxruntime-ep-webgpu is not installed")
+    folder = PROJECT / "build" / "software_gpu"
+    driver = folder / "usr/lib/chromium/vk_swiftshader_icd.json"
+    loader = next(folder.glob("usr/lib/*/libvulkan.so.1"), None)
+    if loader is None or not driver.is_file():
+        pytest.skip("needs a GPU in software: make software-gpu")
+    return os.environ | {
+        "LD_LIBRARY_PATH": str(loader.parent),
+        "VK_ICD_FILENAMES": str(driver),
+        "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER": "1",
+    }
 
 
 class Outcome(NamedTuple):

@@ -66,8 +66,9 @@ class Model:
 
     Args:
         path: The ``.onnx`` file.
-        device: ``auto``, ``cpu``, ``cuda``, ``tensorrt`` or ``openvino``. If you name
-            one, it is used or an error is raised.
+        device: ``auto``, ``cpu``, ``cuda``, ``tensorrt``, ``openvino``, ``webgpu``,
+            ``tensorrt-rtx`` or ``qnn``. If you name one, it is used or an error is
+            raised.
         threads: Threads of the engine; None for all usable cores.
 
     Raises:

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda", "tensorrt", "openvino"]),
+    type=click.Choice(
+        ["auto", "cpu", "cuda", "tensorrt", "openvino", "webgpu", "tensorrt-rtx", "qnn"]
+    ),
     default="auto",
     show_default=True,
     help="The one asked for, or exit code 4; auto takes the best that is present.",

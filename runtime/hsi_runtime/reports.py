@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hsi_runtime.engines import self_test as testing
-from hsi_runtime.engines.backend import GPU_DEVICES, WINDOWS_ON_GPU, Backend
+from hsi_runtime.engines.backend import CPU_DEVICES, WINDOWS_ON_GPU, Backend
 from hsi_runtime.engines.opening import best_tile, open_backend
 from hsi_runtime.errors import EngineError
 from hsi_runtime.machine import engine_threads
@@ -150,7 +150,7 @@ def dry_run(
     try:
         matched = match_scene(scene, model.document, request)
         at_once = WINDOWS_ON_GPU
-        if device not in GPU_DEVICES:
+        if device in ("auto", *CPU_DEVICES):
             at_once = memory.windows_at_once(
                 model.document,
                 request.tile,
@@ -217,9 +217,9 @@ def _compute_seconds(
         pixels: Pixels of the map.
 
     Returns:
-        Seconds; None for a GPU, or where no engine is installed.
+        Seconds; None for an accelerator, or where no engine is installed.
     """
-    if device in GPU_DEVICES:
+    if device not in ("auto", *CPU_DEVICES):
         return None
     key = model.sha256, device, threads, limits
     if key not in _measured:

@@ -1,5 +1,7 @@
 """What holds for the export of every method, in every precision, on every engine."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,6 +152,43 @@ def test_every_engine_answers_like_torch(
     cube = parity.windows_of(exported.trained.sample, file.document.receptive_field)[-1]
     answer = backend.predict(cube)[PROBABILITIES]
     assert len(np.unique(answer.argmax(axis=1))) > 1, "it has learnt nothing"
+
+
+ON_WEBGPU = """
+import sys
+from pathlib import Path
+import numpy as np
+from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.model.model_file import read_model
+backend = open_backend(read_model(Path(sys.argv[1])), "webgpu")
+np.savez(sys.argv[3], **backend.predict(np.load(sys.argv[2]), sys.argv[4:]))
+"""
+
+
+@every_method
+def test_webgpu_answers_like_the_processor(
+    name: str, exported: Exported, software_gpu: dict[str, str], tmp_path: Path
+) -> None:
+    file = exported.files["fp32"]
+    side = file.document.receptive_field + 7
+    cube = exported.trained.sample[None, :, :side, :side].astype(np.float32)
+    np.save(tmp_path / "cube.npy", cube)
+    outputs = list(file.document.outputs)
+    subprocess.run(
+        [
+            *(sys.executable, "-c", ON_WEBGPU, str(file.path)),
+            *(str(tmp_path / "cube.npy"), str(tmp_path / "answer.npz"), *outputs),
+        ],
+        env=software_gpu,
+        check=True,
+    )
+    expected = open_backend(file, "cpu", 1).predict(cube, outputs)
+    with np.load(tmp_path / "answer.npz") as answer:
+        for output in outputs:
+            found = answer[output]
+            np.testing.assert_allclose(found, expected[output], rtol=0, atol=1e-5)
+        same = answer[PROBABILITIES].argmax(1) == expected[PROBABILITIES].argmax(1)
+    assert same.mean() >= 0.9999
 
 
 def weights(proto: Any) -> int:

@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from hsi_runtime.model.model_file import PROBABILITIES
 
-DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino")
 CPU_DEVICES = ("cpu", "openvino")
 GPU_DEVICES = ("tensorrt", "cuda")  # the faster one first
+PLUGIN_DEVICES = ("webgpu", "tensorrt-rtx", "qnn")
+DEVICES = ("auto", "cpu", "cuda", "tensorrt", "openvino", *PLUGIN_DEVICES)
 WINDOWS_ON_GPU = 2  # at once
 
 

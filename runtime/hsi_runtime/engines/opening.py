@@ -2,7 +2,13 @@
 
 import logging
 
-from hsi_runtime.engines.backend import CPU_DEVICES, DEVICES, GPU_DEVICES, Backend
+from hsi_runtime.engines.backend import (
+    CPU_DEVICES,
+    DEVICES,
+    GPU_DEVICES,
+    PLUGIN_DEVICES,
+    Backend,
+)
 from hsi_runtime.errors import EngineError, HsiError
 from hsi_runtime.machine import engine_threads
 from hsi_runtime.model import graph_check
@@ -36,7 +42,8 @@ def open_backend(
         EngineError: The device is not known, or its engine is not there.
         ModelFileError: The engine refuses the model.
         ResourceError: Memory or disk ran out.
-        VerificationError: An engine built now does not answer like training.
+        VerificationError: An engine built now, or an accelerator that a plug-in
+            reaches, does not answer like training.
     """
     if device not in DEVICES:
         raise EngineError(
@@ -46,6 +53,10 @@ def open_backend(
     graph_check.check(model)
     if device in GPU_DEVICES:
         return _start_gpu(model, device, tile)
+    if device in PLUGIN_DEVICES:
+        from hsi_runtime.engines import plugin
+
+        return plugin.start(model, device)
     if device in CPU_DEVICES:
         return _start_cpu(model, device, threads, tile, max_memory_bytes)
     backend = _best_gpu(model, tile)
@@ -105,6 +116,6 @@ def _best_gpu(model: ModelFile, tile: int | None) -> Backend | None:
 
 def best_tile(document: ModelDocument, device: str) -> int:
     """Choose the side of the squares that a device classifies fastest, px."""
-    if device in GPU_DEVICES:
+    if device in GPU_DEVICES + PLUGIN_DEVICES:
         return DEFAULT_TILE
     return memory.tile_on_cpu(document.macs_per_pixel, document.working_bytes)
