@@ -28,8 +28,8 @@ import common
 import numpy as np
 
 from hsi_export.exporting import export
-from hsi_runtime.engines import cuda_memory, onnxruntime_cuda, tensorrt_gpu
 from hsi_runtime.engines.backend import GPU_DEVICES, WINDOWS_ON_GPU, Backend
+from hsi_runtime.engines.nvidia import cuda_memory, onnxruntime_cuda, tensorrt_gpu
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.engines.self_test import self_test
 from hsi_runtime.errors import EngineError, HsiError

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import settings
 
-from hsi_runtime.engines import cuda_memory, onnxruntime_cuda, plugin, tensorrt_gpu
+from hsi_runtime.engines import plugin
+from hsi_runtime.engines.nvidia import cuda_memory, onnxruntime_cuda, tensorrt_gpu
 from hsi_runtime.errors import EngineError
 
 # Of tests/support; one that another imports comes first, or pytest warns.

@@ -12,8 +12,8 @@ import numpy as np
 from hsi_export import cost, package, parity, tracing
 from hsi_export.parity import Limits, Parity
 from hsi_runtime import files
-from hsi_runtime.engines import tensorrt_gpu
 from hsi_runtime.engines.backend import DEVICES
+from hsi_runtime.engines.nvidia import tensorrt_gpu
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.engines.openvino_cpu import OpenvinoCpu
 from hsi_runtime.engines.self_test import self_test

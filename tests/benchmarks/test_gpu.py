@@ -10,7 +10,7 @@ import gpu
 import pytest
 from click.testing import CliRunner
 
-from hsi_runtime.engines import onnxruntime_cuda
+from hsi_runtime.engines.nvidia import onnxruntime_cuda
 from hsi_runtime.errors import VerificationError
 from hsi_runtime.model.model_file import read_model
 

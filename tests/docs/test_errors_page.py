@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from safetensors.numpy import load_file, save_file
 
 from hsi_export.cli import main as hsi_export
 from hsi_runtime.cli import main as hsi_run
+from hsi_runtime.engines import plugin
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.follow.sources.growing_file import GrowingFile
 from hsi_train.cli import main as hsi_train
@@ -72,6 +74,14 @@ def another_engine(patch: pytest.MonkeyPatch) -> None:
 
 def without(package: str) -> Patch:
     return lambda patch: patch.setitem(sys.modules, package, None)
+
+
+def no_accelerator(patch: pytest.MonkeyPatch) -> None:
+    """Let the plug-in of WebGPU be installed, and find no GPU (a FAKE)."""
+    fake = SimpleNamespace(get_library_path=str, get_ep_name=lambda: "NoSuchProvider")
+    patch.setitem(sys.modules, plugin.PLUGINS["webgpu"].module, fake)
+    register = "onnxruntime.register_execution_provider_library"
+    patch.setattr(register, lambda *_: None)
 
 
 def full_memory(patch: pytest.MonkeyPatch) -> None:
@@ -183,6 +193,11 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
         hsi_run,
         f"scene.tif {MODEL} -o n.tif --device tensorrt",
         without("cuda.bindings.runtime"),
+    ),
+    "A plug-in finds no accelerator": (
+        hsi_run,
+        f"scene.tif {MODEL} -o n.tif --device webgpu",
+        no_accelerator,
     ),
     "No suggested threshold": (hsi_run, f"scene.tif {MODEL} -o n.tif --reject auto"),
     "Too little memory": (hsi_run, f"scene.tif {MODEL} -o n.tif --max-memory 20M"),

@@ -17,8 +17,8 @@ from once import Once
 
 from hsi_export import cost, package, parity, precision, tracing
 from hsi_export.exporting import FP16, FP32
-from hsi_runtime.engines import engine_build
 from hsi_runtime.engines.backend import GPU_DEVICES
+from hsi_runtime.engines.nvidia import engine_build
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.engines.self_test import self_test
 from hsi_runtime.model.model_file import PROBABILITIES, ModelFile, Precision, read_model

@@ -69,11 +69,11 @@ def open_backend(
 def _start_gpu(model: ModelFile, device: str, tile: int | None) -> Backend:
     """Import and start one engine; the others stay on disk."""
     if device == "tensorrt":
-        from hsi_runtime.engines.tensorrt_gpu import TensorrtGpu
+        from hsi_runtime.engines.nvidia.tensorrt_gpu import TensorrtGpu
 
         # Smaller windows fit an engine for the default, too.
         return TensorrtGpu(model, max(tile or 0, DEFAULT_TILE))
-    from hsi_runtime.engines.onnxruntime_cuda import OnnxruntimeCuda
+    from hsi_runtime.engines.nvidia.onnxruntime_cuda import OnnxruntimeCuda
 
     return OnnxruntimeCuda(model)
 
@@ -98,7 +98,7 @@ def _start_cpu(
 
 def _best_gpu(model: ModelFile, tile: int | None) -> Backend | None:
     """Start the fastest engine that is installed and works; say why one does not."""
-    from hsi_runtime.engines import onnxruntime_cuda, tensorrt_gpu
+    from hsi_runtime.engines.nvidia import onnxruntime_cuda, tensorrt_gpu
 
     installed = {
         "tensorrt": tensorrt_gpu.is_installed,

@@ -14,14 +14,10 @@ import rasterio
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from hsi_runtime.engines import (
-    onnxruntime_cpu,
-    onnxruntime_cuda,
-    openvino_cpu,
-    tensorrt_gpu,
-)
+from hsi_runtime.engines import onnxruntime_cpu, openvino_cpu
 from hsi_runtime.engines.backend import DEVICES, GPU_DEVICES
 from hsi_runtime.engines.classifying import predict_in_parts
+from hsi_runtime.engines.nvidia import onnxruntime_cuda, tensorrt_gpu
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.engines.openvino_cpu import OpenvinoCpu

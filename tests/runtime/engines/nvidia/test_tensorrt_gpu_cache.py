@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from hsi_runtime.engines import engine_build
-from hsi_runtime.engines.engine_cache import EngineCache
+from hsi_runtime.engines.nvidia import engine_build
+from hsi_runtime.engines.nvidia.engine_cache import EngineCache
+from hsi_runtime.engines.nvidia.tensorrt_gpu import TensorrtGpu
 from hsi_runtime.engines.opening import open_backend
-from hsi_runtime.engines.tensorrt_gpu import TensorrtGpu
 from hsi_runtime.errors import EngineError, VerificationError
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.walk.windows import DEFAULT_TILE

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.engines import cuda_memory
 from hsi_runtime.engines.backend import WINDOWS_ON_GPU
 from hsi_runtime.engines.memory_errors import (
     failure_of_gpu,
     is_out_of_memory,
     running_out_explained,
 )
+from hsi_runtime.engines.nvidia import cuda_memory
 from hsi_runtime.errors import (
     DeviceLostError,
     EngineError,

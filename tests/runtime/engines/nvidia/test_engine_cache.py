@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hsi_runtime.engines.engine_cache import EngineCache, Key, folder
+from hsi_runtime.engines.nvidia.engine_cache import EngineCache, Key, folder
 from hsi_runtime.errors import EngineError, ResourceError
 
 KEY = Key(
@@ -167,7 +167,7 @@ RACER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from hsi_runtime.engines.engine_cache import EngineCache, Key
+from hsi_runtime.engines.nvidia.engine_cache import EngineCache, Key
 cache = EngineCache(Path(sys.argv[1]))
 print("ready", flush=True)
 sys.stdin.readline()
@@ -181,7 +181,7 @@ for number in range(8):
 WRITER = """
 import sys
 from pathlib import Path
-from hsi_runtime.engines.engine_cache import EngineCache, Key
+from hsi_runtime.engines.nvidia.engine_cache import EngineCache, Key
 cache = EngineCache(Path(sys.argv[1]))
 key = Key("ab" * 32, "tensorrt 11", "GPU 0", "8.7", "", "fp16", 1)
 print("ready", flush=True)

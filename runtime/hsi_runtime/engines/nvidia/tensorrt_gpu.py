@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.engines import cuda_memory, engine_build
 from hsi_runtime.engines.backend import WINDOWS_ON_GPU
-from hsi_runtime.engines.cuda_memory import Buffer, Gpu, Stream
-from hsi_runtime.engines.engine_cache import EngineCache, Key, folder
+from hsi_runtime.engines.nvidia import cuda_memory, engine_build
+from hsi_runtime.engines.nvidia.cuda_memory import Buffer, Gpu, Stream
+from hsi_runtime.engines.nvidia.engine_cache import EngineCache, Key, folder
 from hsi_runtime.errors import DeviceLostError, EngineError, ResourceError
 from hsi_runtime.model.model_file import INPUT_NAME, PROBABILITIES, ModelFile
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hsi_runtime.engines import cuda_memory
-from hsi_runtime.engines.cuda_memory import Buffer, Gpu, Stream, load, probe
+from hsi_runtime.engines.nvidia import cuda_memory
+from hsi_runtime.engines.nvidia.cuda_memory import Buffer, Gpu, Stream, load, probe
 from hsi_runtime.errors import EngineError, ResourceError
 
 

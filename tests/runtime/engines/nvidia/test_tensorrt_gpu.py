@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from hsi_runtime.engines.backend import WINDOWS_ON_GPU
 from hsi_runtime.engines.classifying import predict_in_parts
+from hsi_runtime.engines.nvidia.tensorrt_gpu import TensorrtGpu
 from hsi_runtime.engines.opening import open_backend
-from hsi_runtime.engines.tensorrt_gpu import TensorrtGpu
 from hsi_runtime.errors import (
     DeviceLostError,
     EngineError,

@@ -14,9 +14,9 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from hsi_runtime.engines import onnxruntime_cuda
 from hsi_runtime.engines.classifying import predict_in_parts
-from hsi_runtime.engines.onnxruntime_cuda import OnnxruntimeCuda
+from hsi_runtime.engines.nvidia import onnxruntime_cuda
+from hsi_runtime.engines.nvidia.onnxruntime_cuda import OnnxruntimeCuda
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import (
     DeviceLostError,

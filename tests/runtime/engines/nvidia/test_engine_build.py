@@ -11,8 +11,8 @@ import fake_gpu as fakes
 import onnx
 import pytest
 
-from hsi_runtime.engines import engine_build
-from hsi_runtime.engines.engine_build import Profile, build, profile_of
+from hsi_runtime.engines.nvidia import engine_build
+from hsi_runtime.engines.nvidia.engine_build import Profile, build, profile_of
 from hsi_runtime.errors import EngineError, ModelFileError
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
 

@@ -1,0 +1,1 @@
+"""Engines on NVIDIA GPUs: onnxruntime with CUDA, and TensorRT with its cache."""
