@@ -65,6 +65,9 @@ PLUGINS = {
 class OnnxruntimePlugin:
     """An accelerator that a plug-in reaches, never its retreat to the CPU.
 
+    Attributes:
+        accelerator: Provider, version and hardware: what the answers depend on.
+
     Args:
         model: A verified model file, whose graph was checked.
         device: One of `PLUGINS`.
@@ -82,6 +85,7 @@ class OnnxruntimePlugin:
         self.precision: str = model.document.precision
         self._answered = False
         provider, devices = _register(device)
+        self.accelerator = _describe(devices[0])
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -178,6 +182,12 @@ def _register(device: str) -> tuple[str, list[Any]]:
             "--device cpu."
         )
     return provider, found
+
+
+def _describe(found: Any) -> str:
+    hardware = found.device
+    numbers = f"{hardware.vendor_id:04x}:{hardware.device_id:04x}"
+    return f"{found.ep_name} {found.ep_metadata.get('version', '')} on {numbers}"
 
 
 def _check_work(session: Any, provider: str, device: str) -> None:

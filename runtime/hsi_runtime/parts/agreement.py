@@ -6,8 +6,8 @@ import json
 from collections.abc import Collection
 from typing import Any
 
-from hsi_runtime.engines import cuda_memory
 from hsi_runtime.engines.backend import CPU_DEVICES, Backend
+from hsi_runtime.engines.nvidia import cuda_memory
 from hsi_runtime.errors import EngineError
 from hsi_runtime.machine import instruction_set
 from hsi_runtime.planning import Job
@@ -28,6 +28,9 @@ def describe_engine(backend: Backend) -> dict[str, Any]:
         "precision": backend.precision,
         "library": _library(backend),
     }
+    accelerator = getattr(backend, "accelerator", None)
+    if accelerator is not None:
+        return description | {"accelerator": accelerator}
     if backend.device in CPU_DEVICES:
         return description | {"instruction_set": instruction_set()}
     return description | {"gpu": _gpu()}

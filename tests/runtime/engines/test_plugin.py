@@ -22,6 +22,7 @@ from hsi_runtime.errors import (
     VerificationError,
 )
 from hsi_runtime.model.model_file import ModelFile
+from hsi_runtime.parts.agreement import describe_engine
 
 CPU = "CPUExecutionProvider"
 REGISTERED = plugin._register
@@ -106,6 +107,9 @@ def test_it_answers_and_passes_the_self_test(
     assert (backend.device, backend.precision) == ("webgpu", "fp32")
     found = backend.predict(padded)["probabilities"][0]
     np.testing.assert_allclose(found, conv_oracle(cube), atol=1e-5)
+    # Parts of one scene must not come from two kinds of accelerator.
+    described = describe_engine(backend)["accelerator"]
+    assert described.startswith(f"{CPU} {onnxruntime.__version__} on ")
 
 
 @pytest.mark.usefixtures("cpu_stands_in")
