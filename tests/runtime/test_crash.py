@@ -16,7 +16,10 @@ from typing import Any
 import numpy as np
 import pytest
 import rasterio
+from msgspec.structs import replace
 from signalled import signalled
+
+from hsi_runtime.model.model_file import ModelDocument
 
 ROWS, COLS = 1500, 700
 
@@ -272,6 +275,7 @@ def test_a_half_copied_scene_is_mapped_once_it_is_complete(
     tmp_path: Path,
     write_model: Callable[..., Path],
     write_scene_tiff: Callable[..., Path],
+    document: ModelDocument,
 ) -> None:
     values = np.random.default_rng(0).integers(1, 9999, (4, ROWS, COLS))
     # Without wavelengths and scale, the tags lie at the front: half a file opens.
@@ -279,7 +283,8 @@ def test_a_half_copied_scene_is_mapped_once_it_is_complete(
         tmp_path / "scene.tif", values.astype(np.uint16), None, None, tiled=True,
         blockxsize=64, blockysize=64, interleave="pixel",
     )  # fmt: skip
-    write_model(tmp_path / "model.onnx")
+    unknown = replace(document.values, quantity="unknown", scale=None, offset=None)
+    write_model(tmp_path / "model.onnx", replace(document, values=unknown))
     whole = scene.read_bytes()
     scene.write_bytes(whole[: len(whole) // 2])
     refused = run(tmp_path, "half.tif")

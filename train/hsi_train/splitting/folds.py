@@ -135,8 +135,11 @@ def _divide(
     blocks.add_buffers(roles, far, near)
     counts = data.divided(roles).pixels_by_role()
     lost = np.flatnonzero(counts[:, Role.TRAIN] == 0)
+    learning = data.divided(whole).pixels_by_role()[:, Role.TRAIN] > 0
     for scene, one, before in zip(data.scenes, roles, whole, strict=True):
-        back = np.isin(scene.classes, lost) & (before == Role.TRAIN)
+        # Where all other blocks of a class would validate, they train.
+        kept = np.where(learning[scene.classes], Role.TRAIN, Role.VALIDATION)
+        back = np.isin(scene.classes, lost) & (before == kept)
         one[back] = Role.TRAIN
     nothing = np.empty(0, dtype=np.intp)
     return cuts.cut(data.divided(roles), nothing, rng, hide=len(lost) > 0)

@@ -16,8 +16,8 @@ PATIENCE = 3
 def schedule_of(validates: bool = True, **changes: Any) -> Schedule:
     settings: dict[str, Any] = {
         "epochs": None, "outputs": 1, "batch": 8, "learning_rate": 1e-3,
-        "weight_decay": 0.0, "gain": 0.0, "noise": 0.0, "patience": PATIENCE,
-        "linear_path": True,
+        "weight_decay": 0.0, "gain": 0.0, "noise": 0.0, "masked": 0.0,
+        "patience": PATIENCE, "linear_path": True,
     }  # fmt: skip
     return Schedule(Settings(**settings | changes), 7, validates)
 
