@@ -302,12 +302,26 @@ def _tried(
 ) -> dict[str, Any]:
     """Classify one of many scenes; return its result, whatever became of it."""
     try:
-        if not request.overwrite and finished_before(request, model):
-            return {**_named(request), "status": "skipped"}
-        return {**run(request, model, engine, progress), "status": "done"}
+        return run_unless_finished(request, model, engine, progress)
     except (HsiError, MemoryError, OSError) as error:
         engine.lost = engine.lost or isinstance(error, DeviceLostError)
         return _failed(request, error)
+
+
+def run_unless_finished(
+    request: Request,
+    model: ModelFile,
+    start: Callable[[], Backend],
+    progress: Callable[[int, int], None] = _no_progress,
+) -> dict[str, Any]:
+    """Classify one of many scenes, if that was not done before.
+
+    Raises:
+        HsiError: Any of its kinds.
+    """
+    if not request.overwrite and finished_before(request, model):
+        return {**_named(request), "status": "skipped"}
+    return {**run(request, model, start, progress), "status": "done"}
 
 
 def _named(request: Request) -> dict[str, Any]:

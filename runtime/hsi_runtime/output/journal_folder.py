@@ -65,7 +65,7 @@ class JournalFolder:
         for _ in range(ATTEMPTS):
             try:
                 self.path.mkdir(exist_ok=True)
-                self._refuse_foreign()
+                refuse_foreign(self.path, _OWN)
                 lock = files.open_own(self.path / LOCK, "a+b")
             except FileNotFoundError:
                 continue  # another run has just removed the folder
@@ -102,20 +102,6 @@ class JournalFolder:
                     (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
 
-    def _refuse_foreign(self) -> None:
-        """Refuse a folder that is not one of ours, before anything in it is opened."""
-        if self.path.is_symlink():
-            raise OutputError(
-                f"{self.path} is a symbolic link; remove it, or choose another -o."
-            )
-        with os.scandir(self.path) as entries:
-            foreign = [e.name for e in entries if not _is_own(e)]
-        if foreign:
-            raise OutputError(
-                f"{self.path} holds {plain(min(foreign))}, which hsi-run did not write "
-                "there. Move it away, or choose another -o."
-            )
-
     def _acquire(self, lock: IO[bytes]) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -143,9 +129,32 @@ class JournalFolder:
         return os.path.samestat(present, os.fstat(lock.fileno()))
 
 
-def _is_own(entry: "os.DirEntry[str]") -> bool:
+def refuse_foreign(folder: Path, own: re.Pattern[str]) -> None:
+    """Refuse a folder that is not one of ours, before anything in it is opened.
+
+    Args:
+        folder: The folder.
+        own: Names of the files that runs write there.
+
+    Raises:
+        OutputError: It is a link, or holds something else.
+    """
+    if folder.is_symlink():
+        raise OutputError(
+            f"{folder} is a symbolic link; remove it, or choose another -o."
+        )
+    with os.scandir(folder) as entries:
+        foreign = [entry.name for entry in entries if not _is_own(entry, own)]
+    if foreign:
+        raise OutputError(
+            f"{folder} holds {plain(min(foreign))}, which hsi-run did not write "
+            "there. Move it away, or choose another -o."
+        )
+
+
+def _is_own(entry: "os.DirEntry[str]", own: re.Pattern[str]) -> bool:
     """Return True for a regular file of a run, without another name elsewhere."""
-    if _OWN.fullmatch(entry.name) is None:
+    if own.fullmatch(entry.name) is None:
         return False
     try:
         status = entry.stat(follow_symlinks=False)

@@ -14,6 +14,7 @@ from distributed import Client, LocalCluster, WorkerPlugin
 from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
+from hsi_runtime.camera.references import References
 from hsi_runtime.engines.backend import GPU_DEVICES
 from hsi_runtime.errors import ClusterError, HsiError
 from hsi_runtime.machine import engine_threads
@@ -225,7 +226,7 @@ def _lost(why: str) -> str:
 
 def _absolute(request: Request) -> Request:
     """Name the files of a request for workers, which run in other folders."""
-    names = "scene", "output", "dark", "white"
+    names = "scene", "output", *References._fields
     paths = {name: getattr(request, name) for name in names}
     return replace(request, **{n: p and p.absolute() for n, p in paths.items()})
 

@@ -28,9 +28,8 @@ from hsi_runtime.errors import (
     VerificationError,
     reason,
 )
-from hsi_runtime.model.plain_text import plain
 from hsi_runtime.output.journal import Piece, piece_of
-from hsi_runtime.output.journal_folder import PLAN, folder_of
+from hsi_runtime.output.journal_folder import PLAN, folder_of, refuse_foreign
 from hsi_runtime.output.journal_plan import as_text, difference
 from hsi_runtime.output.layers import Layer
 
@@ -124,7 +123,7 @@ class PartsFolder:
         """
         with self._explaining():
             self.path.mkdir(exist_ok=True)
-            self._refuse_foreign()
+            refuse_foreign(self.path, _OWN)
             if not (self.path / PLAN).is_file():
                 text = as_text(terms | {UNCOMPARED: windows_at_once})
                 files.write_bytes(self.path / PLAN, text)
@@ -302,18 +301,6 @@ class PartsFolder:
                 if _OWN.fullmatch(name):
                     (self.path / name).unlink(missing_ok=True)
             self.path.rmdir()
-
-    def _refuse_foreign(self) -> None:
-        if self.path.is_symlink():
-            raise OutputError(
-                f"{self.path} is a symbolic link; remove it, or choose another -o."
-            )
-        foreign = [n for n in os.listdir(self.path) if not _OWN.fullmatch(n)]
-        if foreign:
-            raise OutputError(
-                f"{self.path} holds {plain(min(foreign))}, which hsi-run did not write "
-                "there. Move it away, or choose another -o."
-            )
 
     @contextlib.contextmanager
     def _opened(self, number: int) -> Iterator[IO[bytes]]:

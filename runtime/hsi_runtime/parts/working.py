@@ -26,7 +26,6 @@ from hsi_runtime.errors import (
 from hsi_runtime.model.model_file import ModelFile, read_model
 from hsi_runtime.parts.agreement import strips_of
 from hsi_runtime.parts.computing import compute_part
-from hsi_runtime.pipeline import run
 from hsi_runtime.planning import prepare
 from hsi_runtime.request import Request
 
@@ -109,10 +108,7 @@ def scene(order: EngineOrder, request: Request) -> dict[str, Any]:
 
     def work() -> dict[str, Any]:
         model, backend = _engine(order)
-        named = {"scene": str(request.scene), "output": str(request.output)}
-        if not request.overwrite and batch.finished_before(request, model):
-            return {**named, "status": "skipped"}
-        return {**run(request, model, lambda: backend), "status": "done"}
+        return batch.run_unless_finished(request, model, lambda: backend)
 
     return _told(work)
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -14,6 +15,7 @@ import rasterio
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from hsi_runtime.cli import command
 from hsi_runtime.engines import onnxruntime_cpu, openvino_cpu
 from hsi_runtime.engines.backend import DEVICES, GPU_DEVICES
 from hsi_runtime.engines.classifying import predict_in_parts
@@ -187,6 +189,12 @@ def test_missing_openvino_says_what_to_install(
 def test_unknown_device_names_those_there_are(model: ModelFile) -> None:
     with pytest.raises(EngineError, match="'tpu'; choose from auto, cpu"):
         open_backend(model, "tpu")
+
+
+def test_the_command_line_knows_every_device() -> None:
+    (option,) = (p for p in command.params if p.name == "device")
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == DEVICES
 
 
 def test_device_asked_for_is_taken_or_an_error(model: ModelFile) -> None:

@@ -14,8 +14,10 @@ from mosaic import LAYERS, Mosaic
 
 from hsi_runtime.cli import main
 from hsi_runtime.errors import ModelFileError, OptionError, SceneError
+from hsi_runtime.parts import cluster
 from hsi_runtime.parts.address import Local, scheduler_of
 from hsi_runtime.parts.working import EngineOrder, part, scene, survey
+from hsi_runtime.request import Request
 
 SCRIPT = "from hsi_runtime.cli import main; main()"
 SWITCHES = [f"--{name}" for name, value in LAYERS.items() if value is True]
@@ -52,6 +54,21 @@ def test_another_machine_needs_tls_or_consent(address: str) -> None:
 def test_bad_addresses(address: str) -> None:
     with pytest.raises(OptionError, match=r"is not (in|local)"):
         scheduler_of(address, insecure=True)
+
+
+def test_workers_find_every_file_of_a_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They run in other folders."""
+    monkeypatch.chdir(tmp_path)
+    given: dict[str, Any] = {
+        name: Path(name) for name in ("scene", "output", "gain", "offset")
+    }
+    sent = cluster._absolute(Request(**given))
+    assert {name: getattr(sent, name) for name in given} == {
+        name: tmp_path / name for name in given
+    }
+    assert sent.dark is None
 
 
 @pytest.mark.parametrize(

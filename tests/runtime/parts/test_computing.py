@@ -105,7 +105,7 @@ def test_a_folder_that_is_joined_meanwhile_is_told(
         mosaic.part("gone", 0, 1)
 
 
-@pytest.mark.parametrize("kind", ["file", "link"])
+@pytest.mark.parametrize("kind", ["file", "piece", "link"])
 def test_a_folder_of_others_is_refused(kind: str, mosaic: Mosaic) -> None:
     output = mosaic.request(f"foreign-{kind}").output
     folder = output.with_name("o.tif.hsi-parts")
@@ -115,9 +115,11 @@ def test_a_folder_of_others_is_refused(kind: str, mosaic: Mosaic) -> None:
     else:
         folder.mkdir()
         (folder / "notes.txt").touch()
-    with pytest.raises(
-        OutputError, match="symbolic link" if kind == "link" else "notes"
-    ):
+    if kind == "piece":  # of ours by its name only
+        (folder / "notes.txt").rename(output.with_name("notes.txt"))
+        (folder / "000000.piece").symlink_to("../notes.txt")
+    named = {"file": "notes", "piece": "000000.piece", "link": "symbolic link"}
+    with pytest.raises(OutputError, match=named[kind]):
         mosaic.part(f"foreign-{kind}", 0, 1)
 
 

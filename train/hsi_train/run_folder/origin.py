@@ -28,7 +28,7 @@ def training_files(settings: Recipe) -> list[Path]:
     """List the files that train a network."""
     data = settings.data
     sources = [*data.labels, *settings.split.files, data.classes or ""]
-    sources += [data.dark or "", data.white or "", data.gain or "", data.offset or ""]
+    sources += [str(file) for file in data.references if file is not None]
     scenes = expand_scenes([recipe.expanded(p) for p in data.scenes])
     if settings.pretrain is not None:
         given = [recipe.expanded(p) for p in settings.pretrain.scenes]
