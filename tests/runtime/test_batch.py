@@ -620,7 +620,7 @@ def test_stopped_batch_does_not_deny_what_it_published(
 
     def stopping(self: OnnxruntimeCpu, *given: Any) -> Any:
         calls.append(1)
-        if len(calls) == 2:
+        if len(calls) >= 2:  # a stopped process computes nothing more, in no thread
             raise KeyboardInterrupt
         return predict(self, *given)
 
@@ -628,7 +628,6 @@ def test_stopped_batch_does_not_deny_what_it_published(
     scenes = [place.folder / f"{name}.tif" for name in place.names]
     code, out, err = invoke(main, *scenes, "-m", place.model)
     assert code == 130
-    # Two small scenes are at work at a time: the other of the stopped one may be whole.
     published = [str(path) for path in sorted(place.folder.glob("*_classes.tif"))]
     assert out.splitlines() == published
     assert published[0] == str(place.folder / "s0_classes.tif")
