@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from numpy.typing import NDArray
 
 from hsi_runtime import machine, pipeline
@@ -128,6 +129,8 @@ def compute_part(
         results = PartResults(folder, digest_of(terms), job.layers)
         attempt = Attempt(request.part, f"{os.uname().nodename}:{os.getpid()}")
         record = folder.note(attempt)
+        started = folder.time_of(record)
+        folder.remove_unfinished(own)
         if request.resume:
             places = {n: place for n, place in places_of(job).items() if n in own}
             results.take_over(places)
@@ -139,7 +142,9 @@ def compute_part(
         folder.sync(own - resumed)
         pipeline.check_unchanged(job)
     pixels = _pixels(results, own - resumed)
-    finished = Attempt(request.part, attempt.worker, True, watch.total, pixels)
+    finished = msgspec.structs.replace(
+        attempt, started=started, done=True, seconds=watch.total, pixels=pixels
+    )
     folder.note(finished, record)
     index, count = request.part
     return {
@@ -155,7 +160,7 @@ def compute_part(
         "precision": job.backend.precision,
         "windows": job.plan.count_windows(own),
         "resumed_windows": job.plan.count_windows(resumed),
-        "attempt": sum(a.part == request.part for a in folder.attempts()),
+        "attempt": folder.count_attempts(request.part),
         "worker": attempt.worker,
         "seconds": {"total": watch.total, **watch.seconds},
         "pixels_per_second": pixels / watch.total,

@@ -4,15 +4,21 @@
 and a record of each attempt at a part. A file gets its name in one step, when it is
 complete, and whoever computes a piece once more writes the same bytes. So writers need
 no lock, which network file systems may lack, or pretend to have.
+
+Nobody can tell whether the writer of an unfinished file lives: it runs on another
+machine, whose clock differs. So each attempt at a part begins by removing the unfinished
+files of its pieces, as a join does for all, and a writer whose file is gone writes it
+again.
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,9 +44,14 @@ SUFFIX = ".hsi-parts"
 UNCOMPARED = "windows_at_once"
 HEADER_BYTES = 2**20
 _PIECE = re.compile(r"(\d{6,9})\.piece")
+_UNFINISHED = re.compile(rf"{_PIECE.pattern}\.[0-9a-f]{{8}}\.part")
 _OWN = re.compile(
-    r"(plan\.json|\d{6,9}\.piece|[0-9a-f]{16}\.attempt)(\.[0-9a-f]{8}\.part)?"
+    r"(plan\.json|\d{6,9}\.piece|\d+-\d+\.[0-9a-f]{16}\.attempt)"
+    r"(\.[0-9a-f]{8}\.part)?"
 )
+# What a writer meets whose file another attempt has removed; each does so once.
+REMOVED = errno.ENOENT, errno.ESTALE
+REWRITES = 100
 
 
 class _Engine(msgspec.Struct):
@@ -70,6 +81,8 @@ class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         part: I, from 0, of N.
         worker: Host and process.
+        started: When it began, seconds since 1970 by the clock of the folder's file
+            system, which all machines share.
         done: False while it is at work, and for ever if it died.
         seconds: How long it took.
         pixels: Pixels that it computed.
@@ -77,6 +90,7 @@ class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     part: tuple[int, int]
     worker: str
+    started: float = 0.0
     done: bool = False
     seconds: float = 0.0
     pixels: int = 0
@@ -169,6 +183,17 @@ class PartsFolder:
             return set()
         return {int(m[1]) for m in map(_PIECE.fullmatch, names) if m}
 
+    def remove_unfinished(self, numbers: Collection[int]) -> None:
+        """Remove what killed attempts left of some pieces.
+
+        An attempt that lives writes its piece again; see `write`.
+        """
+        with contextlib.suppress(OSError):
+            for name in os.listdir(self.path):
+                match = _UNFINISHED.fullmatch(name)
+                if match and int(match[1]) in numbers:
+                    (self.path / name).unlink(missing_ok=True)
+
     def write(
         self,
         terms: str,
@@ -190,20 +215,24 @@ class PartsFolder:
         """
         header = msgspec.json.encode(_Header(terms, piece)) + b"\n"
         path = self.piece_path(piece.number)
-        partial, offset = files.unfinished(path), 0
         with self._explaining():
-            try:
-                with files.open_own(partial, "xb") as file:
-                    files.write_at(file, header, 0)
-                    offset += len(header)
-                    for layer in layers:
-                        data = values[layer.name].tobytes()
-                        files.write_at(file, data, offset)
-                        offset += len(data)
-                os.replace(partial, path)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
+            for left in reversed(range(REWRITES)):
+                partial = files.unfinished(path)
+                try:
+                    with files.open_own(partial, "xb") as file:
+                        files.write_at(file, header, 0)
+                        offset = len(header)
+                        for layer in layers:
+                            data = values[layer.name].tobytes()
+                            files.write_at(file, data, offset)
+                            offset += len(data)
+                    os.replace(partial, path)
+                    return
+                except BaseException as error:
+                    partial.unlink(missing_ok=True)
+                    removed = isinstance(error, OSError) and error.errno in REMOVED
+                    if not (removed and left and self.path.is_dir()):
+                        raise
 
     def sync(self, numbers: Iterable[int]) -> None:
         """Make pieces survive a power cut; one that got lost before has a wrong hash.
@@ -281,10 +310,20 @@ class PartsFolder:
         Returns:
             Name of the record.
         """
-        name = name or f"{secrets.token_hex(8)}.attempt"
+        part = "{}-{}".format(*attempt.part)
+        name = name or f"{part}.{secrets.token_hex(8)}.attempt"
         with self._explaining():
             files.write_bytes(self.path / name, msgspec.json.encode(attempt))
         return name
+
+    def time_of(self, name: str) -> float:
+        """Return when a record was written, by the clock of the file system."""
+        with self._explaining():
+            return (self.path / name).stat().st_mtime
+
+    def count_attempts(self, part: tuple[int, int]) -> int:
+        """Count the attempts at a part, without reading their records."""
+        return sum(1 for _ in self.path.glob("{}-{}.*.attempt".format(*part)))
 
     def attempts(self) -> list[Attempt]:
         """Read the records of all attempts; one that is torn is left out."""

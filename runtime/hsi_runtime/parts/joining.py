@@ -148,6 +148,7 @@ def join_parts(
         return {**named, "status": "skipped"}
     plan = folder.plan()
     folder.check_locks()
+    folder.remove_unfinished(folder.numbers())  # the scratch takes their room
     engine = plan["engine"]
     recorded = RecordedEngine(engine["device"], engine["precision"], plan[UNCOMPARED])
     with contextlib.closing(request.open_scene()) as scene:

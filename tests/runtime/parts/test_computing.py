@@ -1,6 +1,7 @@
 """One part: its strips only, with what is finished taken over."""
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,57 @@ def test_a_folder_that_is_joined_meanwhile_is_told(
     monkeypatch.setattr(PartsFolder, "write", late)
     with pytest.raises(OutputError, match="If the parts were joined meanwhile, all is"):
         mosaic.part("gone", 0, 1)
+
+
+def unfinished(folder: Path) -> list[str]:
+    return sorted(path.name[:12] for path in folder.glob("*.piece.*.part"))
+
+
+def leave_unfinished(folder: Path, *numbers: int) -> None:
+    """Leave what attempts leave that are killed while they write a piece."""
+    for number in numbers:
+        path = files.unfinished(folder / f"{number:06}.piece")
+        path.write_bytes(bytes(5000))
+
+
+def test_what_killed_attempts_left_is_removed(mosaic: Mosaic) -> None:
+    """Of the part that is begun again; a join removes the rest."""
+    mosaic.part("left", 0, 2)
+    folder = mosaic.folder / "left" / "o.tif.hsi-parts"
+    leave_unfinished(folder, 0, 0, 3, 7)
+    mosaic.part("left", 1, 2)
+    assert unfinished(folder) == ["000000.piece"] * 2 + ["000003.piece"]
+    mosaic.part("left", 0, 2)
+    assert unfinished(folder) == []
+    leave_unfinished(folder, 2, 11)
+    mosaic.join("left")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ESTALE])
+def test_an_attempt_whose_piece_is_removed_writes_it_again(
+    number: int, mosaic: Mosaic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another attempt at the same part, which begins, takes it for what is left."""
+    name = f"again{number}"
+    folder = mosaic.folder / name / "o.tif.hsi-parts"
+    replace = os.replace
+    removed: list[Path] = []
+
+    def late(source: Path, target: Path) -> None:
+        if target.suffix == ".piece" and len(removed) < 3:
+            removed.append(source)
+            Path(source).unlink()
+            if number == errno.ESTALE:
+                raise OSError(number, "Stale file handle")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", late)
+        mosaic.part(name, 0, 2)
+    assert len(set(removed)) == 3
+    assert unfinished(folder) == []
+    assert mosaic.part(name, 0, 2)["pixels"] == 0
 
 
 @pytest.mark.parametrize("kind", ["file", "piece", "link"])

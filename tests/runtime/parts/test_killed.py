@@ -68,6 +68,7 @@ def kill_and_repeat(place: Path, kills: int, seed: int) -> None:
                     continue
                 assert process.returncode == 0, said
                 break
+            assert not list((place / "many.tif.hsi-parts").glob("*.piece.*.part"))
         report = json.loads(out)
         if "status" not in report:  # not killed after all was done
             assert sum(row["pixels"] for row in report["parts"]) <= 600 * 500
