@@ -6,9 +6,9 @@ complete, and whoever computes a piece once more writes the same bytes. So write
 no lock, which network file systems may lack, or pretend to have.
 
 Nobody can tell whether the writer of an unfinished file lives: it runs on another
-machine, whose clock differs. So each attempt at a part begins by removing the unfinished
-files of its pieces, as a join does for all, and a writer whose file is gone writes it
-again.
+machine, whose clock differs. So each attempt at a part begins by removing the
+unfinished files of its pieces, as a join does for all, and a writer whose file is gone
+writes it again.
 """
 
 import contextlib
