@@ -21,6 +21,7 @@ EXTRA = {
     "polygons.py": {"pyogrio", "shapely"},
     "activations.py": {"onnxruntime"},
     "cluster.py": {"dask", "distributed"},
+    "connecting.py": {"dask", "distributed"},
     "container.py": {"h5py"},
     "filters.py": {"h5py"},
 }

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
-    from hsi_runtime.api import Model, Prediction, classify
+    from hsi_runtime.api import Model, Prediction, classify, classify_all
+    from hsi_runtime.parts.workers import Workers
 
-__all__ = ["Model", "Prediction", "classify"]
+__all__ = ["Model", "Prediction", "Workers", "classify", "classify_all"]
 
 
 def __getattr__(name: str) -> Any:

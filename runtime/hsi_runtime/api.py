@@ -12,20 +12,24 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hsi_runtime import batch
+from hsi_runtime.engines.backend import Backend
 from hsi_runtime.engines.classifying import Classifier, Square
 from hsi_runtime.engines.opening import open_backend
+from hsi_runtime.errors import OptionError
 from hsi_runtime.machine import whole_number
 from hsi_runtime.model.model_file import (
     ABUNDANCES,
     PROBABILITIES,
     ClassEntry,
     ModelDocument,
+    ModelFile,
     read_model,
 )
 from hsi_runtime.output.layers import Canvas, layers
 from hsi_runtime.parts.options import runner_of
+from hsi_runtime.parts.workers import Workers
 from hsi_runtime.planning import match_scene, plan_walk
-from hsi_runtime.request import MAX_TILE, Request
+from hsi_runtime.request import MAX_TILE, Options, Request
 from hsi_runtime.scenes.array_scene import ArrayScene, declared, plain_array
 from hsi_runtime.scenes.scene import SceneInfo
 from hsi_runtime.walk.strips import read_strips
@@ -276,7 +280,7 @@ def _collected(
 
 def classify(
     scene: AnyPath,
-    model: Model | AnyPath,
+    model: Model | Workers | AnyPath,
     output: AnyPath | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
     **options: Any,
@@ -286,8 +290,9 @@ def classify(
     Args:
         scene: GeoTIFF, ENVI by its data file or header, or a sensor product by its
             folder or any of its files.
-        model: Model file, or one already on an engine. That engine was prepared for
-            the default ``tile`` and no memory limit: where you set these, give the
+        model: Model file, or one already on an engine, or on the workers of a
+            scheduler, which then compute the scene in parts. An engine was prepared
+            for the default ``tile`` and no memory limit: where you set these, give the
             file, whose engine is started for them.
         output: Class map; by default ``SCENE_classes.tif`` beside the scene.
         progress: Called with finished and all output pixels.
@@ -305,11 +310,57 @@ def classify(
     path = Path(scene)
     target = batch.output_of(path, None if output is None else Path(output), False)
     request = Request(scene=path, output=target, **options)
+    if isinstance(model, Workers):
+        return model.cluster.classify(request, progress)
     run = runner_of(request) if request.follow is None else follow
+    return run(request, *_on_engine(model, request), progress)
+
+
+def classify_all(
+    scenes: Iterable[AnyPath],
+    model: Model | Workers | AnyPath,
+    output: AnyPath | None = None,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Classify many scenes, as ``hsi-run`` does; a bad one does not stop the others.
+
+    A scene whose outputs are finished is not classified again.
+
+    Args:
+        scenes: See `classify`; one that ends in ``.txt`` is a list of scenes.
+        model: See `classify`; each worker of a scheduler classifies whole scenes.
+        output: Folder of the class maps; by default beside the scenes.
+        progress: Called with finished and all output pixels of a scene; on the workers
+            of a scheduler with finished and all scenes.
+        **options: Options by name; see `Options`.
+
+    Returns:
+        What ``hsi-run --json`` prints: ``scenes`` with the ``status`` of each, and a
+        ``summary``.
+
+    Raises:
+        HsiError: The scenes or options do not fit together, or the model is unusable.
+        TypeError: There is no option of that name.
+    """
+    chosen = Options(**options)
+    listed = batch.expand([Path(scene) for scene in scenes])
+    folder = None if output is None else Path(output)
+    requests = batch.make_requests(listed, folder, chosen, many=True)
+    if isinstance(model, Workers):
+        return batch.summed_up(model.cluster.classify_all(requests, progress))
+    if chosen.part is not None or chosen.join or chosen.follow is not None:
+        raise OptionError("part, join and follow take one scene.", "scenes")
+    return batch.run_all(requests, *_on_engine(model, chosen), progress)
+
+
+def _on_engine(
+    model: Model | AnyPath, options: Options
+) -> tuple[ModelFile, Callable[[], Backend]]:
+    """Return a model and what gives its engine."""
     if isinstance(model, Model):
         ready = model
-        return run(request, ready.file, lambda: ready.backend, progress)
+        return ready.file, lambda: ready.backend
     file = read_model(Path(model))
-    limits = request.tile, request.max_memory_bytes
-    start = partial(open_backend, file, "auto", None, *limits)
-    return run(request, file, start, progress)
+    limits = options.tile, options.max_memory_bytes
+    return file, partial(open_backend, file, "auto", None, *limits)

@@ -124,12 +124,6 @@ if TYPE_CHECKING:
     help="Forget what an interrupted run did.",
 )
 @click.option(
-    "--shard",
-    metavar="I/N",
-    callback=values.shard,
-    help="Take part I of N (from 0) of the scenes: for job arrays.",
-)
-@click.option(
     "--info", is_flag=True, help="Print what the scene is; no model is needed."
 )
 @click.option("--describe", is_flag=True, help="Print what the model is.")
@@ -172,7 +166,7 @@ def command(
     command_line.start_messages(quiet)
     if not scenes and not (describe or self_test or benchmark):
         raise click.UsageError("Missing SCENE.")
-    chosen = _checked(options, threads)
+    chosen = _checked(options, threads, scheduler)
     if info:
         return _show_scenes(scenes, as_json)
     from hsi_runtime import batch, reports
@@ -180,7 +174,7 @@ def command(
 
     if chosen.follow is not None:
         other = dry_run or describe or self_test or benchmark
-        _check_alone(scenes, output, shard, other)
+        following.check_alone(scenes, output, shard, other)
     loaded = _read_model(model)
     if describe:
         return _show(reports.describe_model(loaded), as_json)
@@ -202,10 +196,8 @@ def command(
             return _show(plan(requests[0]), as_json)
         return _show_all(batch.plan_all(parts, plan), as_json)
     if scheduler is not None:
-        if chosen.follow or chosen.join or chosen.part is not None or not parts:
-            raise click.UsageError("--scheduler excludes --part, --join and --follow.")
-        where = scheduler, insecure_cluster, {"device": device, "threads": threads}
-        return _run_on_cluster(parts, loaded, where, quiet, as_json)
+        where = scheduler, insecure_cluster, device, threads
+        return _run_on_cluster(parts, not alone, (loaded, *where), quiet, as_json)
     limits = chosen.tile, chosen.max_memory_bytes
     start = partial(open_backend, loaded, device, threads, *limits)
     if chosen.follow is not None:
@@ -215,7 +207,9 @@ def command(
     return _run_many(parts, loaded, start, quiet, as_json)
 
 
-def _checked(options: dict[str, Any], threads: int | None) -> "Options":
+def _checked(
+    options: dict[str, Any], threads: int | None, scheduler: str | None
+) -> "Options":
     """Check the values that the command line shares with Python.
 
     Raises:
@@ -226,7 +220,10 @@ def _checked(options: dict[str, Any], threads: int | None) -> "Options":
 
     with _option_errors():
         engine_threads(threads)
-        return Options(**following.taken(options))
+        chosen = Options(**following.taken(options))
+        if scheduler is not None:
+            part_options.check_whole(chosen)
+    return chosen
 
 
 @contextlib.contextmanager
@@ -265,23 +262,6 @@ def _show_scenes(scenes: Sequence[Path], as_json: bool) -> int:
         return _show(scene_report.report(listed[0]), as_json)
     reported = batch.report_all(listed, scene_report.report)
     return _show_all(reported, as_json)
-
-
-def _check_alone(
-    scenes: tuple[Path, ...],
-    output: Path | None,
-    shard: tuple[int, int] | None,
-    other: bool,
-) -> None:
-    """Refuse what cannot be done while one scene is followed."""
-    if len(scenes) != 1 or scenes[0].suffix.lower() == ".txt" or shard is not None:
-        raise click.UsageError("--follow takes one scene.")
-    if str(scenes[0]) == "-" and output is None:
-        raise click.UsageError("The lines of stdin have no name; give -o.")
-    if other:
-        raise click.UsageError(
-            "--follow excludes --dry-run, --describe, --self-test and --benchmark."
-        )
 
 
 def _follow(
@@ -340,13 +320,16 @@ def _run_many(
 ) -> int:
     from hsi_runtime import batch
 
-    def done(result: dict[str, Any]) -> None:
-        if not as_json:
-            command_line.echo(result["output"])
-
     with command_line.pixel_bar(quiet) as progress:
+        done = partial(_tell_output, as_json)
         results = batch.run_all(requests, model, start, progress, done)
     return _tell_all(results, quiet, as_json)
+
+
+def _tell_output(as_json: bool, result: dict[str, Any]) -> None:
+    """Print the output of one of many scenes."""
+    if not as_json:
+        command_line.echo(result["output"])
 
 
 def _tell_all(results: dict[str, Any], quiet: bool, as_json: bool) -> int:
@@ -362,14 +345,24 @@ def _tell_all(results: dict[str, Any], quiet: bool, as_json: bool) -> int:
 
 def _run_on_cluster(
     requests: "Sequence[Request]",
-    model: "ModelFile",
-    where: tuple[str, bool, dict[str, Any]],
+    many: bool,
+    where: "tuple[ModelFile, str, bool, str, int | None]",
     quiet: bool,
     as_json: bool,
 ) -> int:
-    with _option_errors(), command_line.pixel_bar(quiet) as progress:
-        results = part_options.run_on_cluster(requests, model, *where, progress)
-    return (_tell_all if "scenes" in results else _tell)(results, quiet, as_json)
+    from hsi_runtime import batch
+    from hsi_runtime.parts.workers import connection
+
+    with (
+        _option_errors(),
+        connection(*where) as cluster,
+        command_line.pixel_bar(quiet) as progress,
+    ):
+        if not many:
+            return _tell(cluster.classify(requests[0], progress), quiet, as_json)
+        done = partial(_tell_output, as_json)
+        results = cluster.classify_all(requests, progress, done)
+    return _tell_all(batch.summed_up(results), quiet, as_json)
 
 
 def _show_all(content: dict[str, Any], as_json: bool) -> int:

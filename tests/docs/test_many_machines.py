@@ -7,11 +7,13 @@ import shlex
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from numpy.typing import NDArray
 
 from hsi_runtime.cli import command
 from hsi_runtime.errors import (
@@ -168,3 +170,37 @@ def test_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         (number, PARTS) for number in range(PARTS)
     ]
     assert chosen(tasks[-1])["join"] is True
+
+
+def test_python(
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_model: Callable[..., Path],
+    write_scene_tiff: Callable[..., Path],
+) -> None:
+    pytest.importorskip("distributed")
+    for name in ("mosaic", "other"):
+        write_scene_tiff(tmp_path / f"{name}.tif", cube)
+    (tmp_path / "scenes.txt").write_text("mosaic.tif\nother.tif\n")
+    (tmp_path / "maps").mkdir()
+    write_model(tmp_path / "model.onnx")
+    (tmp_path / "script.py").write_text(block("the same from Python"))
+    done = subprocess.run(
+        [sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'done': 2" in done.stdout
+    assert (tmp_path / "map_confidence.tif").is_file()
+    assert (tmp_path / "maps" / "other_classes.tif").is_file()
+
+
+def test_certificates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variables are those that dask reads."""
+    dask = pytest.importorskip("dask")
+    lines = block("certificates, on all machines").splitlines()
+    given = [line.removeprefix("export ") for line in lines if "export" in line]
+    variables = dict(line.split("=") for line in given)
+    tls = dask.config.collect_env(variables)["distributed"]["comm"]["tls"]
+    assert set(tls) == {"ca_file", "client", "scheduler", "worker"}
+    for role in ("client", "scheduler", "worker"):
+        assert set(tls[role]) == {"cert", "key"}

@@ -314,7 +314,8 @@ def test_missing_model(tmp_path: Path) -> None:
 
 
 def test_package_names_what_it_offers() -> None:
-    assert set(hsi_runtime.__all__) == {"Model", "Prediction", "classify"}
+    names = {"Model", "Prediction", "Workers", "classify", "classify_all"}
+    assert set(hsi_runtime.__all__) == names
     with pytest.raises(AttributeError, match="no attribute 'classifier'"):
         hsi_runtime.classifier  # noqa: B018
 

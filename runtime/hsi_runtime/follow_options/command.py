@@ -194,3 +194,20 @@ def taken(options: dict[str, Any]) -> dict[str, Any]:
     )
     others = {k: v for k, v in options.items() if k not in NAMES}
     return others | {"follow": following_of(options["follow"], own)}
+
+
+def check_alone(
+    scenes: tuple[Path, ...],
+    output: Path | None,
+    shard: tuple[int, int] | None,
+    other: bool,
+) -> None:
+    """Refuse what cannot be done while one scene is followed."""
+    if len(scenes) != 1 or scenes[0].suffix.lower() == ".txt" or shard is not None:
+        raise click.UsageError("--follow takes one scene.")
+    if str(scenes[0]) == "-" and output is None:
+        raise click.UsageError("The lines of stdin have no name; give -o.")
+    if other:
+        raise click.UsageError(
+            "--follow excludes --dry-run, --describe, --self-test and --benchmark."
+        )

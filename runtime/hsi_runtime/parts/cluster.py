@@ -2,47 +2,35 @@
 
 import contextlib
 import logging
-import os
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import dask
 import distributed
-from distributed import Client, LocalCluster, WorkerPlugin
+from distributed import Client, Future
 from distributed.comm import CommClosedError
 from distributed.scheduler import KilledWorker
 
 from hsi_runtime.camera.references import References
 from hsi_runtime.engines.backend import GPU_DEVICES
-from hsi_runtime.errors import ClusterError, HsiError
-from hsi_runtime.machine import engine_threads
+from hsi_runtime.errors import ClusterError, DeviceLostError, EngineError
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.parts import working
-from hsi_runtime.parts.address import Local, scheduler_of
 from hsi_runtime.parts.joining import join_parts
-from hsi_runtime.parts.working import EngineOrder
+from hsi_runtime.parts.options import check_whole
+from hsi_runtime.parts.working import AGAIN, FAILED, EngineOrder
 from hsi_runtime.pipeline import Progress
 from hsi_runtime.request import Request
 
 log = logging.getLogger(__name__)
 
 TRIES = 11  # of a task: ten more after the first
-CONNECT_S = 30
-LOST = CommClosedError, TimeoutError, OSError
-
-
-class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Lets only workers begin that have the model of this command."""
-
-    def __init__(self, order: EngineOrder) -> None:
-        self.name = f"hsi-edge-{order.sha256[:16]}"
-        self._order = order
-
-    def setup(self, worker: Any) -> None:
-        """Verify the model of a worker."""
-        self._order.verified()
+LOST = CommClosedError, CancelledError, TimeoutError, OSError
+RESTART_S = 60
+Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,161 +43,205 @@ class Task:
     """
 
     name: str
-    work: Callable[[], dict[str, Any]]
+    work: Callable[[], Result]
 
 
 class Cluster:
-    """A scheduler with its workers, for one model.
+    """The workers of a scheduler, for one model.
 
     Args:
         client: Connected to the scheduler.
+        model: The model.
         order: Engine of every worker.
     """
 
-    def __init__(self, client: Client, order: EngineOrder) -> None:
+    def __init__(self, client: Client, model: ModelFile, order: EngineOrder) -> None:
+        self.model = model
         self._client, self._order = client, order
-        gpu = order.device in GPU_DEVICES
-        self._resources = {"GPU": 1} if gpu else None
+        self._resources = resources_of(order)
+
+    def classify_all(
+        self,
+        requests: Sequence[Request],
+        progress: Progress = lambda *_: None,
+        done: Callable[[Result], None] = lambda _: None,
+    ) -> list[Result]:
+        """Classify many scenes, each in one piece; a bad one does not stop the others.
+
+        Args:
+            requests: One request for each scene.
+            progress: Called with finished and all scenes.
+            done: Called with the result of each scene that was classified.
+
+        Returns:
+            The results as of `hsi_runtime.batch.run_all`, in the order of the scenes.
+
+        Raises:
+            ClusterError: The scheduler is lost.
+            OptionError: A request is not that of a whole scene.
+        """
+        for request in requests:
+            check_whole(request)
+        tasks = [
+            Task(str(r.scene), partial(working.scene, self._order_for(r), _absolute(r)))
+            for r in requests
+        ]
+        results: dict[int, Result] = {}
+        for number, result in self._run(tasks):
+            request = requests[number]
+            # As this machine names them; a worker was given absolute names.
+            named = {"scene": str(request.scene), "output": str(request.output)}
+            result.pop("kind", None)
+            results[number] = {**named, **result, **named}
+            if result["status"] == FAILED:
+                log.error(f"{request.scene}: {result['error']}")
+            elif result["status"] == "done":
+                done(results[number])
+            progress(len(results), len(tasks))
+        return [results[number] for number in range(len(tasks))]
 
     def classify(
-        self, requests: Sequence[Request], model: ModelFile, progress: Progress
-    ) -> list[dict[str, Any]]:
-        """Classify one scene in parts, or many scenes each in one piece."""
-        if len(requests) > 1:
-            tasks = [
-                Task(str(r.scene), partial(working.scene, self._order, _absolute(r)))
-                for r in requests
-            ]
-            done = [0]
+        self, request: Request, progress: Progress = lambda *_: None
+    ) -> Result:
+        """Classify a scene: each strip is a part, and all of them are joined.
 
-            def count(_: dict[str, Any]) -> None:
-                done[0] += 1
-                progress(done[0], len(tasks))
-
-            results = self._run(tasks, count)
-            return [
-                {"scene": str(r.scene), "output": str(r.output), **result}
-                for r, result in zip(requests, results, strict=True)
-            ]
-        return [self._in_parts(requests[0], model, progress)]
-
-    def _in_parts(
-        self, request: Request, model: ModelFile, progress: Progress
-    ) -> dict[str, Any]:
-        there = _absolute(request)
-        survey = Task("the plan", partial(working.survey, self._order, there))
-        (plan,) = self._run([survey])
-        if "exit_code" in plan:
-            raise _as_error(plan)
-        count, done = plan["strips"], [0]
+        Raises:
+            HsiError: Any of its kinds; what is finished is kept.
+        """
+        check_whole(request)
+        there, order = _absolute(request), self._order_for(request)
+        survey = Task("the plan", partial(working.survey, order, there))
+        ((_, plan),) = _successful(self._run([survey]))
+        count, pixels = plan["strips"], 0
         tasks = [
             Task(
                 f"part {index}/{count}",
-                partial(working.part, self._order, replace(there, part=(index, count))),
+                partial(working.part, order, replace(there, part=(index, count))),
             )
             for index in range(count)
         ]
+        for _, result in _successful(self._run(tasks)):
+            pixels += result["pixels"] + result["resumed_pixels"]
+            progress(pixels, plan["pixels"])
+        return join_parts(replace(request, join=True), self.model)
 
-        def add(result: dict[str, Any]) -> None:
-            done[0] += result.get("pixels", 0) + result.get("resumed_pixels", 0)
-            progress(done[0], plan["pixels"])
+    def _order_for(self, request: Request) -> EngineOrder:
+        return replace(
+            self._order,
+            tile=request.tile,
+            max_memory_bytes=request.max_memory_bytes,
+        )
 
-        for result in self._run(tasks, add):
-            if "exit_code" in result:
-                raise _as_error(result)
-        return join_parts(replace(request, join=True), model)
+    def _run(self, tasks: Sequence[Task]) -> Iterator[tuple[int, Result]]:
+        """Do tasks; one whose worker dies, or lacks something, is given to another.
 
-    def _run(
-        self,
-        tasks: Sequence[Task],
-        finished: Callable[[dict[str, Any]], None] = lambda _: None,
-    ) -> list[dict[str, Any]]:
-        """Do tasks; one whose worker dies is given to another.
+        Yields:
+            Number of a finished task, and its result; `FAILED` after `TRIES`.
 
         Raises:
-            ClusterError: The scheduler is lost, or a task failed too often.
+            ClusterError: The scheduler is lost.
         """
-        results: dict[int, dict[str, Any]] = {}
-        with _losing_explained():
+        with losing_explained():
             futures = {self._submit(task): (n, 1) for n, task in enumerate(tasks)}
             waiting = distributed.as_completed(list(futures))
             for future in waiting:
                 number, tries = futures.pop(future)
-                if future.status == "finished":
-                    results[number] = future.result()
-                    finished(results[number])
-                    continue
-                error = future.exception() if future.status == "error" else None
-                if error is None:
-                    raise ClusterError(_lost("it has dropped the tasks"))
-                if isinstance(error, KilledWorker):
-                    why = "its workers died, as they do where memory runs out"
-                elif isinstance(error, HsiError | OSError):
-                    why = str(error)
+                result, name = _result_of(future), tasks[number].name
+                if result.get("status") != AGAIN:
+                    yield number, result
+                elif tries < TRIES:
+                    log.warning(f"{name} is tried again: {result['error']}")
+                    again = self._submit(tasks[number], self._left(result))
+                    futures[again] = number, tries + 1
+                    waiting.add(again)
                 else:
-                    raise error
-                if tries == TRIES:
-                    raise ClusterError(
-                        f"{tasks[number].name} failed {TRIES} times: {why}. What is "
-                        "finished is kept: the same command resumes."
-                    )
-                log.warning(f"{tasks[number].name} is tried again: {why}")
-                again = self._submit(tasks[number])
-                futures[again] = number, tries + 1
-                waiting.add(again)
-        return [results[number] for number in range(len(tasks))]
+                    why = f"{name} failed {TRIES} times: {result['error']}"
+                    text = f"{why} What is finished is kept: the same command resumes."
+                    yield number, {**result, "status": FAILED, "error": text}
 
-    def _submit(self, task: Task) -> Any:
-        return self._client.submit(task.work, pure=False, resources=self._resources)
+    def _submit(self, task: Task, workers: Sequence[str] = ()) -> Future:
+        """Send a task to any worker, or to one of those named while there is one."""
+        return self._client.submit(
+            _done_here,
+            task.work,
+            pure=False,
+            resources=self._resources,
+            workers=list(workers) or None,
+            allow_other_workers=bool(workers),
+        )
+
+    def _left(self, result: Result) -> list[str]:
+        """Return the workers besides the one on which a task failed.
+
+        That one fails soonest, so the scheduler would give it this task again. Where
+        its device is lost, a new process may find it.
+        """
+        failed = result.get("worker")
+        if failed and result["kind"] == DeviceLostError.__name__:
+            with contextlib.suppress(ValueError, KeyError):  # without a nanny, or gone
+                self._client.restart_workers(
+                    [failed], timeout=RESTART_S, raise_for_error=False
+                )
+        return [worker for worker in self._client.nthreads() if worker != failed]
 
 
-@contextlib.contextmanager
-def connected(
-    address: str, insecure: bool, model: ModelFile, engine: dict[str, Any]
-) -> Iterator[Cluster]:
-    """Connect to a scheduler, or start workers on this machine.
+def resources_of(order: EngineOrder) -> dict[str, int]:
+    """Return the resources of a worker that an engine takes."""
+    return {"GPU": 1} if order.device in GPU_DEVICES else {}
 
-    Args:
-        address: See `scheduler_of`.
-        insecure: Whether a scheduler on another machine may do without TLS.
-        model: A verified model.
-        engine: Options of the engine: ``device``, ``threads``, ``tile`` and
-            ``max_memory_bytes``.
+
+def _done_here(work: Callable[[], Result]) -> Result:
+    """Do the work of a task on a worker, which the result of a failure names.
+
+    A bug travels as text: a client waits for ever for an exception without a pickle.
+    """
+    try:
+        result = work()
+    except Exception:
+        return {"bug": traceback.format_exc()}
+    if result.get("status") == AGAIN:
+        result["worker"] = distributed.get_worker().address
+    return result
+
+
+def _result_of(future: Future) -> Result:
+    """Return the result of a task, also where its workers died.
 
     Raises:
-        ClusterError: There is no scheduler.
-        ModelFileError: A worker has another model.
-        OptionError: The address is not safe.
+        ClusterError: The scheduler has lost it.
+        EngineError: The scheduler cannot read it.
     """
-    where = scheduler_of(address, insecure)
-    path = os.path.abspath(model.path)
-    order = EngineOrder(model=path, sha256=model.sha256, **engine)
-    with contextlib.ExitStack() as stack:
-        if isinstance(where, Local):
-            # A limit of a worker is --max-memory; the nanny's would kill it.
-            dask.config.set({"distributed.scheduler.allowed-failures": TRIES})
-            threads = max(engine_threads(order.threads) // where.workers, 1)
-            order = replace(order, threads=threads)
-            resources = {"GPU": 1} if order.device in GPU_DEVICES else {}
-            where = stack.enter_context(
-                LocalCluster(
-                    n_workers=where.workers,
-                    threads_per_worker=1,
-                    memory_limit=0,
-                    host="127.0.0.1",
-                    dashboard_address=None,
-                    resources=resources,
-                    silence_logs=logging.CRITICAL,
-                )
-            )
-        with _losing_explained():
-            client = stack.enter_context(Client(where, timeout=CONNECT_S))
-            client.register_plugin(ModelPlugin(order))
-        yield Cluster(client, order)
+    if future.status == "finished":
+        result: Result = future.result()
+        if "bug" in result:
+            raise RuntimeError(f"A worker met a bug.\n{result['bug']}")
+        return result
+    error = future.exception() if future.status == "error" else None
+    if error is None:
+        raise ClusterError(_lost("it has dropped the tasks"))
+    if isinstance(error, KilledWorker):
+        why = "Its workers died, as they do where memory runs out."
+        return working.failure(ClusterError(why), AGAIN)
+    if "deserializ" in str(error):
+        raise EngineError(
+            "The scheduler cannot read the tasks. Install the same version of hsi-edge "
+            "where it runs."
+        ) from error
+    raise error
+
+
+def _successful(
+    results: Iterator[tuple[int, Result]],
+) -> Iterator[tuple[int, Result]]:
+    """Raise the error of the first task that failed, of the kind that it had."""
+    for number, result in results:
+        if result.get("status") == FAILED:
+            raise working.error_of(result)
+        yield number, result
 
 
 @contextlib.contextmanager
-def _losing_explained() -> Iterator[None]:
+def losing_explained() -> Iterator[None]:
     """Tell of a scheduler that cannot be reached what to do about it."""
     try:
         yield
@@ -229,10 +261,3 @@ def _absolute(request: Request) -> Request:
     names = "scene", "output", *References._fields
     paths = {name: getattr(request, name) for name in names}
     return replace(request, **{n: p and p.absolute() for n, p in paths.items()})
-
-
-def _as_error(result: dict[str, Any]) -> HsiError:
-    """Return the error that a worker has told, of its kind by the exit code."""
-    error = HsiError(result["error"])
-    error.exit_code = result["exit_code"]  # type: ignore[misc]
-    return error

@@ -1,19 +1,25 @@
 """The options of hsi-run that belong to parts, and what they start."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from hsi_runtime import option_values as values
+from hsi_runtime.errors import OptionError
 
 if TYPE_CHECKING:
-    from hsi_runtime.model.model_file import ModelFile
-    from hsi_runtime.request import Options, Request
+    from hsi_runtime.request import Options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 OPTIONS = (
+    click.option(
+        "--shard",
+        metavar="I/N",
+        callback=values.shard,
+        help="Take part I of N (from 0) of the scenes: for job arrays.",
+    ),
     click.option(
         "--part",
         metavar="I/N",
@@ -47,38 +53,18 @@ def part_options(command: F) -> F:
     return command
 
 
-def run_on_cluster(
-    requests: "Sequence[Request]",
-    model: "ModelFile",
-    address: str,
-    insecure: bool,
-    engine: dict[str, Any],
-    progress: Callable[[int, int], None],
-) -> dict[str, Any]:
-    """Classify scenes on the workers of a scheduler.
+def check_whole(options: "Options") -> None:
+    """Refuse what a scheduler does itself, or cannot do.
 
-    Args:
-        requests: One scene, which is computed in parts, or many, each in one piece.
-        model: A verified model.
-        address: Address of the scheduler, or ``local[:N]``.
-        insecure: Whether another machine's scheduler may do without TLS.
-        engine: Device and threads of the workers' engine.
-        progress: Called with what is finished and all there is to do.
-
-    Returns:
-        What a run of one scene gives, or one of many.
+    Raises:
+        OptionError: A part, a join, or a scene that is followed was requested.
     """
-    from hsi_runtime.parts.address import scheduler_of
-
-    scheduler_of(address, insecure)  # before a package is missed
-    from hsi_runtime import batch
-    from hsi_runtime.parts.cluster import connected
-
-    first = requests[0]
-    engine = {"tile": first.tile, "max_memory_bytes": first.max_memory_bytes, **engine}
-    with connected(address, insecure, model, engine) as cluster:
-        results = cluster.classify(requests, model, progress)
-    return results[0] if len(requests) == 1 else batch.summed_up(results)
+    if options.part is not None or options.join or options.follow is not None:
+        raise OptionError(
+            "A scheduler deals out all parts and joins them. Leave out part, join and "
+            "follow.",
+            "scheduler",
+        )
 
 
 def runner_of(options: "Options") -> Callable[..., dict[str, Any]]:

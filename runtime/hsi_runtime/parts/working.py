@@ -13,10 +13,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from hsi_runtime import batch
+from hsi_runtime import batch, errors
 from hsi_runtime.engines.backend import Backend, InTurns
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import (
+    ClusterError,
     DeviceLostError,
     HsiError,
     ModelFileError,
@@ -29,6 +30,8 @@ from hsi_runtime.parts.computing import compute_part
 from hsi_runtime.planning import prepare
 from hsi_runtime.request import Request
 
+# Status of a task that failed: for good, or for now.
+FAILED, AGAIN = "failed", "again"
 _starting = Lock()
 
 
@@ -48,9 +51,9 @@ class EngineOrder:
     model: str
     sha256: str
     device: str
-    threads: int | None
-    tile: int | None
-    max_memory_bytes: int | None
+    threads: int | None = None
+    tile: int | None = None
+    max_memory_bytes: int | None = None
 
     def verified(self) -> ModelFile:
         """Read the model.
@@ -114,13 +117,30 @@ def scene(order: EngineOrder, request: Request) -> dict[str, Any]:
 
 
 def _told(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Do the work; return an error that another try cannot mend, and raise others."""
+    """Do the work; return an error as a result.
+
+    It is `AGAIN` where another try, on another machine, may succeed.
+    """
     try:
         return work()
-    except (DeviceLostError, ResourceError):
-        raise
     except HsiError as error:
-        return {"status": "failed", "error": str(error), "exit_code": error.exit_code}
+        again = isinstance(error, DeviceLostError | ResourceError)
+        return failure(error, AGAIN if again else FAILED)
     except (MemoryError, OSError) as error:
-        lack = resource_error(error)
-        raise lack or error from error
+        return failure(resource_error(error) or ClusterError(str(error)), AGAIN)
+
+
+def failure(error: HsiError, status: str) -> dict[str, Any]:
+    """Describe an error as the result of a task, with its kind."""
+    return {
+        "status": status,
+        "error": str(error),
+        "exit_code": error.exit_code,
+        "kind": type(error).__name__,
+    }
+
+
+def error_of(result: dict[str, Any]) -> HsiError:
+    """Return the error that a failure describes."""
+    kind: type[HsiError] = getattr(errors, result["kind"])
+    return kind(result["error"])

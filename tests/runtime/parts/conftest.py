@@ -1,8 +1,10 @@
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hsi_run import COLS, ROWS, command
 from mosaic import Mosaic
 from msgspec.structs import replace
 
@@ -35,3 +37,22 @@ def mosaic(
     )
     model = read_model(write_model(folder / "model.onnx", full))
     return Mosaic(folder, model, open_backend(model, "cpu", 1, 8))
+
+
+@pytest.fixture(scope="package")
+def place(
+    tmp_path_factory: pytest.TempPathFactory,
+    write_model: Callable[..., Path],
+    write_scene_tiff: Callable[..., Path],
+) -> Path:
+    """Return a folder with a scene, its model and its maps; see `hsi_run`."""
+    folder = tmp_path_factory.mktemp("place")
+    values = np.random.default_rng(0).integers(1, 9999, (4, ROWS, COLS))
+    write_scene_tiff(
+        *(folder / "scene.tif", values.astype(np.uint16)),
+        **{"tiled": True, "blockxsize": 64, "blockysize": 64},
+    )
+    write_model(folder / "model.onnx")
+    done = subprocess.run(command(folder, "plain.tif"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder

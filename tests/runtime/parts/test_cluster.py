@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from mosaic import LAYERS, Mosaic
 
+from hsi_runtime import Workers, classify, classify_all
 from hsi_runtime.cli import main
-from hsi_runtime.errors import ModelFileError, OptionError, SceneError
+from hsi_runtime.errors import EngineError, ModelFileError, OptionError, SceneError
 from hsi_runtime.parts import cluster
 from hsi_runtime.parts.address import Local, scheduler_of
 from hsi_runtime.parts.working import EngineOrder, part, scene, survey
@@ -110,7 +111,8 @@ def test_errors_that_no_other_try_mends_are_told(mosaic: Mosaic) -> None:
     lost = mosaic._replace(folder=mosaic.folder / "no")
     (mosaic.folder / "no").mkdir()
     told = part(order(mosaic), lost.request("x", part=(0, 2)))
-    assert (told["status"], told["exit_code"]) == ("failed", SceneError.exit_code)
+    assert (told["status"], told["kind"]) == ("failed", "SceneError")
+    assert told["exit_code"] == SceneError.exit_code
 
 
 def test_a_worker_with_another_model_is_refused(mosaic: Mosaic) -> None:
@@ -182,3 +184,64 @@ def test_a_killed_client_is_repeated(mosaic: Mosaic) -> None:
     for path in (mosaic.folder / "one").glob("*.tif"):
         assert (output.parent / path.name).read_bytes() == path.read_bytes()
     assert sum(row["attempts"] for row in json.loads(out)["parts"]) > 12
+
+
+def test_python_has_the_same_door(mosaic: Mosaic, tmp_path: Path) -> None:
+    """One scene in parts, then many, on the same workers."""
+    pytest.importorskip("distributed")
+    mosaic.plain("one", overwrite=True)
+    folder = mosaic.folder / "python"
+    folder.mkdir()
+    options = {"tile": 8, **LAYERS}
+    seen: list[tuple[int, int]] = []
+    with Workers(mosaic.model.path, "local:1", device="cpu", threads=1) as workers:
+        result = classify(
+            *(mosaic.folder / "scene.tif", workers, folder / "o.tif"),
+            *(lambda *done: seen.append(done),),
+            **options,
+        )
+        for path in (mosaic.folder / "one").glob("*.tif"):
+            assert (folder / path.name).read_bytes() == path.read_bytes()
+        with pytest.raises(SceneError, match="There is no file"):
+            classify(tmp_path / "none.tif", workers)
+        with pytest.raises(OptionError, match="Leave out part, join and follow"):
+            classify(mosaic.folder / "scene.tif", workers, join=True)
+        scenes = [mosaic.folder / "scene.tif", tmp_path / "none.tif"]
+        many = classify_all(scenes, workers, tmp_path, **options)
+    assert len(result["parts"]) == 12
+    assert seen[-1] == (96 * 40, 96 * 40)
+    assert [one["status"] for one in many["scenes"]] == ["done", "failed"]
+    assert many["scenes"][1]["exit_code"] == SceneError.exit_code
+    again = classify_all(scenes[:1], mosaic.model.path, tmp_path, **options)
+    assert again["summary"]["skipped"] == 1
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [("tcp://10.1.1.1:8786", "Use tls://"), ("nowhere", "is not local, local:N")],
+)
+def test_python_checks_the_address_alike(
+    address: str, reason: str, mosaic: Mosaic
+) -> None:
+    with pytest.raises(OptionError, match=reason):
+        Workers(mosaic.model.path, address)
+
+
+def test_a_missing_package_is_named(
+    mosaic: Mosaic, invoke: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("distributed", "hsi_runtime.parts.connecting"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "dask", None)
+    with pytest.raises(EngineError, match=r"dask; install it .*hsi-edge\[dask\]"):
+        Workers(mosaic.model.path, "local:1")
+    found = invoke(
+        *(main, mosaic.folder / "scene.tif", "-m", mosaic.model.path),
+        *("--scheduler", "local:1"),
+    )
+    assert (found.code, "pip install 'hsi-edge[dask]'" in found.err) == (4, True)
+
+
+def test_many_scenes_of_python_take_no_parts(mosaic: Mosaic) -> None:
+    with pytest.raises(OptionError, match="part, join and follow take one scene"):
+        classify_all([mosaic.folder / "scene.tif"], mosaic.model.path, part=(0, 2))

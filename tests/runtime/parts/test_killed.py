@@ -2,45 +2,14 @@
 
 import json
 import random
-import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
+from hsi_run import PIXELS, assert_same_maps, command, start_afresh
 
 PARTS = 3
-SCRIPT = "from hsi_runtime.cli import main; main()"
-
-
-@pytest.fixture(scope="module")
-def place(
-    tmp_path_factory: pytest.TempPathFactory,
-    write_model: Callable[..., Path],
-    write_scene_tiff: Callable[..., Path],
-) -> Path:
-    """A folder with a scene, its model and its map."""
-    folder = tmp_path_factory.mktemp("killed")
-    values = np.random.default_rng(0).integers(1, 9999, (4, 600, 500))
-    write_scene_tiff(
-        *(folder / "scene.tif", values.astype(np.uint16)),
-        **{"tiled": True, "blockxsize": 64, "blockysize": 64},
-    )
-    write_model(folder / "model.onnx")
-    done = subprocess.run(command(folder, "plain.tif"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return folder
-
-
-def command(folder: Path, output: str, *more: str) -> list[str]:
-    return [
-        *(sys.executable, "-c", SCRIPT, str(folder / "scene.tif")),
-        *("-m", str(folder / "model.onnx"), "-o", str(folder / output)),
-        *("--tile", "12", "--confidence", "--threads", "1", "--json", *more),
-    ]
 
 
 def kill_and_repeat(place: Path, kills: int, seed: int) -> None:
@@ -71,14 +40,9 @@ def kill_and_repeat(place: Path, kills: int, seed: int) -> None:
             assert not list((place / "many.tif.hsi-parts").glob("*.piece.*.part"))
         report = json.loads(out)
         if "status" not in report:  # not killed after all was done
-            assert sum(row["pixels"] for row in report["parts"]) <= 600 * 500
-        for kind in ("", "_confidence"):
-            made = (place / f"many{kind}.tif").read_bytes()
-            assert made == (place / f"plain{kind}.tif").read_bytes()
-        assert not (place / "many.tif.hsi-parts").exists()
-        assert not (place / "many.tif.hsi-part").exists()
-        for path in place.glob("many*"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            assert sum(row["pixels"] for row in report["parts"]) <= PIXELS
+        assert_same_maps(place)
+        start_afresh(place)
 
 
 def test_killed_parts_and_joins_are_repeated(place: Path) -> None:
@@ -109,4 +73,4 @@ def test_attempts_of_a_killed_part_are_counted(place: Path) -> None:
         assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)["parts"]
     assert (row["part"], row["attempts"]) == ("0/1", 2)
-    assert 0 < row["pixels"] < 600 * 500
+    assert 0 < row["pixels"] < PIXELS
