@@ -28,7 +28,9 @@ from hsi_runtime.walk.windows import Plan, Window
 
 log = logging.getLogger(__name__)
 
-PLAN_VERSION = 2  # 2: panels lag by the halo as strips do; squares are alike
+# 2: panels lag by the halo as strips do; squares are alike. 3: OpenVINO computes in
+# windows of fixed sizes, which round in their own way.
+PLAN_VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,8 @@ class Backend(Protocol):
         windows_at_once: Threads that may call `predict` at the same time. On a CPU
             each window has cores of its own; on a GPU one is copied while the other is
             computed.
+
+    An engine with ``fixed_windows = True`` gets windows of one size for a piece.
     """
 
     device: str
@@ -58,6 +60,10 @@ class InTurns:
         self.device, self.precision = backend.device, backend.precision
         self.windows_at_once = backend.windows_at_once
         self._free = threading.Semaphore(self.windows_at_once)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the engine says of itself, such as its accelerator."""
+        return getattr(self._backend, name)
 
     def predict(
         self, cube: NDArray[np.float32], outputs: Sequence[str] = (PROBABILITIES,)

@@ -14,7 +14,7 @@ from hsi_runtime.matching.units import Conversion
 from hsi_runtime.model.model_file import PROBABILITIES, ModelDocument
 from hsi_runtime.walk.strips import Strip
 from hsi_runtime.walk.threads import map_ahead
-from hsi_runtime.walk.windows import even_parts
+from hsi_runtime.walk.windows import even_parts, largest_part
 
 Interval = tuple[int, int]
 
@@ -73,9 +73,14 @@ class Classifier:
             yield square
 
     def _square(self, strip: Strip, rows: Interval, cols: Interval) -> Square:
-        cube, known = strip.cut(rows, cols)
+        window = self._window(strip.rows, rows), self._window(strip.cols, cols)
+        cube, known = strip.cut(*window)
         halo = self.document.halo
-        valid = known[halo : known.shape[0] - halo, halo : known.shape[1] - halo]
+        own = tuple(
+            slice(part[0] - whole[0], part[1] - whole[0])
+            for part, whole in zip((rows, cols), window, strict=True)
+        )
+        valid = known[halo : known.shape[0] - halo, halo : known.shape[1] - halo][own]
         if not valid.any():
             return Square(rows[0], cols[0], None, valid)
         values = self.units.apply(cube)
@@ -86,7 +91,16 @@ class Classifier:
         batch = predict_in_parts(self.backend, values[None], halo, self.outputs)
         outputs = {name: answer[0] for name, answer in batch.items()}
         self.document.check_answer(values.shape[1:], outputs)
+        outputs = {name: answer[:, *own] for name, answer in outputs.items()}
         return Square(rows[0], cols[0], outputs, valid)
+
+    def _window(self, interval: Interval, part: Interval) -> Interval:
+        """Return the rows or columns to compute for a part of a strip."""
+        if not getattr(self.backend, "fixed_windows", False):
+            return part
+        size = largest_part(interval, self.tile)
+        first = min(part[0], interval[1] - size)
+        return first, first + size
 
 
 def predict_in_parts(

@@ -90,7 +90,8 @@ def _start_cpu(
     if device == "openvino":
         from hsi_runtime.engines import openvino_cpu
 
-        return openvino_cpu.start(model, threads, at_once)
+        sizes = memory.sizes_kept(model.document, tile, max_memory_bytes, at_once)
+        return openvino_cpu.start(model, threads, at_once, sizes)
     from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 
     return OnnxruntimeCpu(model, threads // at_once, at_once)

@@ -23,6 +23,9 @@ MACS_PER_BYTE = 100
 # 1.05 to 1.11 times as fast in squares of 64 as of 48, lda slower (5 rounds, one core).
 CACHED_BYTES = 8_000_000
 TILE_STEP = 16
+# Graphs that are compiled for windows of one size, each with memory of its own.
+FIXED_BYTES = 256 * 1024**2
+FEWEST_SIZES, MOST_SIZES = 2, 8  # scenes of a list are classified two at a time
 
 
 class Pieces(NamedTuple):
@@ -78,6 +81,28 @@ def windows_at_once(
         engine, least = _engine_bytes(max_memory_bytes), SMALL_TILE
     one = ((tile or least) + 2 * document.halo) ** 2 * document.working_bytes
     return max(1, min(threads, int(engine / (one * ENGINE_MARGIN))))
+
+
+def sizes_kept(
+    document: ModelDocument,
+    tile: int | None,
+    max_memory_bytes: int | None,
+    windows_at_once: int,
+) -> int:
+    """Choose for how many sizes of windows an engine keeps a graph with its memory.
+
+    Args:
+        document: Model document; says what a pixel costs its engine.
+        tile: Side of the squares that the user asked for, or None.
+        max_memory_bytes: Limit of the whole process, which has room for one; or None.
+        windows_at_once: Windows that the engine computes at the same time.
+    """
+    if max_memory_bytes is not None:
+        return 1
+    side = tile or tile_on_cpu(document.macs_per_pixel, document.working_bytes)
+    one = (side + 2 * document.halo) ** 2 * document.working_bytes * ENGINE_MARGIN
+    most = int(FIXED_BYTES / (one * windows_at_once))
+    return min(max(most, FEWEST_SIZES), MOST_SIZES)
 
 
 def check_limit(

@@ -82,6 +82,11 @@ def even_parts(interval: tuple[int, int], side: int) -> Iterator[tuple[int, int]
     yield from pairwise([*cuts, stop])
 
 
+def largest_part(interval: tuple[int, int], side: int) -> int:
+    """Return the length of the largest of the `even_parts` of an interval."""
+    return -(-(interval[1] - interval[0]) // _count(interval, side))
+
+
 class Span(NamedTuple):
     """Rows or columns of a scene that are read at once, and the outputs they complete.
 

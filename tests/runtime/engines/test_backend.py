@@ -33,3 +33,11 @@ def test_engine_is_used_by_no_more_threads_than_it_computes_windows() -> None:
     with ThreadPoolExecutor(6) as pool:
         for answer in [pool.submit(shared.predict, cube) for _ in range(6)]:
             assert answer.result() == {}
+
+
+def test_engine_that_is_shared_says_all_that_it_says_alone() -> None:
+    alone = Pairs()
+    alone.accelerator = "Some GPU"  # type: ignore[attr-defined]
+    shared = InTurns(alone)
+    assert shared.accelerator == "Some GPU"
+    assert not hasattr(shared, "engine")

@@ -20,6 +20,7 @@ from hsi_runtime.walk.memory import (
     MACS_PER_BYTE,
     check_blocks,
     check_limit,
+    sizes_kept,
     tile_and_strip,
     tile_on_cpu,
     windows_at_once,
@@ -56,6 +57,21 @@ def test_more_memory_never_gives_smaller_squares(
     # What is handed out stays below the limit.
     engine = (tile + field - 1) ** 2 * working
     assert BASE_BYTES + engine + (BUFFERS + 1) * strip <= limit
+
+
+@given(
+    tile=st.none() | st.integers(1, 200),
+    working=st.floats(1, 1e6),
+    at_once=st.integers(1, 99),
+)
+def test_graphs_of_several_sizes_are_kept_where_memory_is_not_limited(
+    document: ModelDocument, tile: int | None, working: float, at_once: int
+) -> None:
+    described = replace(document, working_bytes=working)
+    assert sizes_kept(described, tile, 10**9, at_once) == 1
+    kept = sizes_kept(described, tile, None, at_once)
+    assert 2 <= kept <= 8  # scenes of a list are classified two at a time
+    assert kept >= sizes_kept(described, tile, None, at_once + 1)
 
 
 @given(
