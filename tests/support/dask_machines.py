@@ -60,6 +60,7 @@ class Machines:
     ) -> None:
         self.folder, self._host, self._protocol = folder, host, protocol
         self.environment = {**os.environ, **(environment or {})}
+        self._port = 0  # any; then always the same
         self.scheduler: subprocess.Popen[bytes] | None = None
         self.workers: list[subprocess.Popen[bytes]] = []
         folder.mkdir(parents=True)
@@ -101,10 +102,12 @@ class Machines:
         )
         self.scheduler = process = self._start(
             *("scheduler", *prefix, sys.executable, "-m", "dask", "scheduler"),
-            *("--host", self._host, "--port", "0", "--protocol", self._protocol),
-            *("--no-dashboard", "--preload", str(preload), *options),
+            *("--host", self._host, "--port", str(self._port)),
+            *("--protocol", self._protocol, "--no-dashboard"),
+            *("--preload", str(preload), *options),
         )
         wait_until(told.is_file, lambda: process.poll() is None)
+        self._port = int(self.address.rpartition(":")[2])
         return self.address
 
     def start_worker(

@@ -19,7 +19,7 @@ from hsi_runtime.engines.backend import GPU_DEVICES
 from hsi_runtime.errors import ClusterError, DeviceLostError, EngineError
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.parts import working
-from hsi_runtime.parts.joining import join_parts
+from hsi_runtime.parts.joining import is_joined, join_parts
 from hsi_runtime.parts.options import check_whole
 from hsi_runtime.parts.working import AGAIN, FAILED, EngineOrder
 from hsi_runtime.pipeline import Progress
@@ -109,6 +109,9 @@ class Cluster:
             HsiError: Any of its kinds; what is finished is kept.
         """
         check_whole(request)
+        joined = replace(request, join=True)
+        if is_joined(request, self.model):
+            return join_parts(joined, self.model)
         there, order = _absolute(request), self._order_for(request)
         survey = Task("the plan", partial(working.survey, order, there))
         ((_, plan),) = _successful(self._run([survey]))
@@ -123,7 +126,7 @@ class Cluster:
         for _, result in _successful(self._run(tasks)):
             pixels += result["pixels"] + result["resumed_pixels"]
             progress(pixels, plan["pixels"])
-        return join_parts(replace(request, join=True), self.model)
+        return join_parts(joined, self.model)
 
     def _order_for(self, request: Request) -> EngineOrder:
         return replace(

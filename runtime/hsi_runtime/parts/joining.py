@@ -14,6 +14,7 @@ from hsi_runtime.engines.backend import Backend
 from hsi_runtime.errors import HsiError, OutputError, VerificationError
 from hsi_runtime.model.model_file import PROBABILITIES, ModelFile
 from hsi_runtime.output.journal import Journal
+from hsi_runtime.output.journal_folder import was_publishing
 from hsi_runtime.parts.agreement import digest_of, pieces_of, strips_of, terms_of
 from hsi_runtime.parts.computing import places_of
 from hsi_runtime.parts.folder import UNCOMPARED, Attempt, PartsFolder
@@ -117,6 +118,19 @@ class FinishedParts:
             f"{self.folder.path} lacks {what} of the scene. Compute what is missing "
             "with --part, then join again."
         )
+
+
+def is_joined(request: Request, model: ModelFile) -> bool:
+    """Return True if a join has finished, or died when it gave files their names.
+
+    Parts would refuse outputs that exist; a join goes on, or finds nothing to do.
+
+    Raises:
+        SceneError: The outputs are there, but the scene cannot be read.
+    """
+    if request.resume and was_publishing(request.output):
+        return bool(PartsFolder(request.output).numbers())
+    return not request.overwrite and batch.finished_before(request, model)
 
 
 def join_parts(

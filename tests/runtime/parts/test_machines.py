@@ -111,6 +111,36 @@ def test_a_killed_client_is_repeated(machines: Machines, place: Path) -> None:
     assert sum(row["attempts"] for row in rows) == len(rows) + 1
 
 
+@pytest.mark.parametrize("moment", ["at the first name", "after all"])
+def test_a_client_that_is_killed_while_it_publishes(
+    moment: str, machines: Machines, place: Path
+) -> None:
+    """The outputs that are there are its own: the same command goes on, or is done."""
+    machines.start_worker("--no-nanny")
+    script = (
+        "import os, signal\n"
+        "from hsi_runtime.parts.folder import PartsFolder\n"
+        "replace = os.replace\n"
+        "def named(source, target):\n"
+        "    replace(source, target)\n"
+        f"    if str(target) == {str(place / 'many.tif')!r}: {DIE}\n"
+    )
+    script += (
+        "os.replace = named\n"
+        if moment == "at the first name"
+        else f"PartsFolder.remove = lambda self: {DIE}\n"
+    )
+    given = command(place, "many.tif", "--scheduler", machines.address)
+    given[2] = script + given[2]
+    killed = subprocess.run(given, capture_output=True, timeout=100)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (place / "many.tif").exists()
+    for _ in range(2):  # what is done is not done again
+        code, _, said = finish(start(place, machines))
+        assert code == 0, said
+        assert_same_maps(place)
+
+
 WITHOUT = "import sys\nsys.modules['hsi_runtime'] = None\n"
 OLDER = """
 import importlib.metadata as metadata
