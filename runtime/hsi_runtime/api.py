@@ -26,7 +26,7 @@ from hsi_runtime.model.model_file import (
     read_model,
 )
 from hsi_runtime.output.layers import Canvas, layers
-from hsi_runtime.parts.options import runner_of
+from hsi_runtime.parts.options import check, runner_of
 from hsi_runtime.parts.workers import Workers
 from hsi_runtime.planning import match_scene, plan_walk
 from hsi_runtime.request import MAX_TILE, Options, Request
@@ -312,6 +312,7 @@ def classify(
     request = Request(scene=path, output=target, **options)
     if isinstance(model, Workers):
         return model.cluster.classify(request, progress)
+    check(request, on_scheduler=False)
     run = runner_of(request) if request.follow is None else follow
     return run(request, *_on_engine(model, request), progress)
 

@@ -116,8 +116,9 @@ def make_requests(
     Raises:
         OutputError: ``-o`` is no folder for many scenes, or two scenes share an output.
     """
-    if many and options.vector is not None:
-        raise OutputError("--vector names one file; give one scene at a time.")
+    for name in ("vector", "report"):
+        if many and getattr(options, name) is not None:
+            raise OutputError(f"--{name} names one file; give one scene at a time.")
     if many and output is not None and not output.is_dir():
         raise OutputError(f"{len(scenes)} scenes: -o must be a folder that exists.")
     made = [

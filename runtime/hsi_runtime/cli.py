@@ -221,8 +221,7 @@ def _checked(
     with _option_errors():
         engine_threads(threads)
         chosen = Options(**following.taken(options))
-        if scheduler is not None:
-            part_options.check_whole(chosen)
+        part_options.check(chosen, scheduler is not None)
     return chosen
 
 

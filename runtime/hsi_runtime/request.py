@@ -57,6 +57,8 @@ class Options:
         part: Compute only this part: I, from 0, of N. It lies beside the output until
             all parts are joined.
         join: Publish the outputs from parts that are computed.
+        report: Also write what each part took to this HTML file; with ``join``, or on
+            workers of a scheduler.
 
     Raises:
         OptionError: A value is of another type or out of range.
@@ -86,6 +88,7 @@ class Options:
     follow: Following | None = None
     part: tuple[int, int] | None = None
     join: bool = False
+    report: Path | None = None
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
@@ -105,6 +108,7 @@ class Options:
             "frame_counter": _pair("frame_counter", self.frame_counter),
             "min_area_m2": _number("min_area_m2", self.min_area_m2),
             "part": _pair("part", self.part),
+            "report": _path(self.report, "report"),
         }
         problem = self.references.problem()
         if problem is not None:

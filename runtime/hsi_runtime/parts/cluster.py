@@ -18,9 +18,9 @@ from hsi_runtime.camera.references import References
 from hsi_runtime.engines.backend import GPU_DEVICES
 from hsi_runtime.errors import ClusterError, DeviceLostError, EngineError
 from hsi_runtime.model.model_file import ModelFile
-from hsi_runtime.parts import working
+from hsi_runtime.parts import run_report, working
 from hsi_runtime.parts.joining import is_joined, join_parts
-from hsi_runtime.parts.options import check_whole
+from hsi_runtime.parts.options import check
 from hsi_runtime.parts.working import AGAIN, FAILED, EngineOrder
 from hsi_runtime.pipeline import Progress
 from hsi_runtime.request import Request
@@ -81,7 +81,7 @@ class Cluster:
             OptionError: A request is not that of a whole scene.
         """
         for request in requests:
-            check_whole(request)
+            check(request, on_scheduler=True)
         tasks = [
             Task(str(r.scene), partial(working.scene, self._order_for(r), _absolute(r)))
             for r in requests
@@ -108,10 +108,11 @@ class Cluster:
         Raises:
             HsiError: Any of its kinds; what is finished is kept.
         """
-        check_whole(request)
+        check(request, on_scheduler=True)
         joined = replace(request, join=True)
         if is_joined(request, self.model):
             return join_parts(joined, self.model)
+        run_report.check(request, self.model)
         there, order = _absolute(request), self._order_for(request)
         survey = Task("the plan", partial(working.survey, order, there))
         ((_, plan),) = _successful(self._run([survey]))

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
 from numpy.typing import NDArray
 
 from hsi_runtime import machine, pipeline
 from hsi_runtime.engines.backend import Backend
-from hsi_runtime.errors import VerificationError
+from hsi_runtime.errors import OutputError, VerificationError
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.output.journal import Piece, piece_of
 from hsi_runtime.output.layers import Counts, Layer
+from hsi_runtime.parts import attempts
 from hsi_runtime.parts.agreement import (
     describe_engine,
     digest_of,
@@ -23,7 +23,7 @@ from hsi_runtime.parts.agreement import (
     strips_of,
     terms_of,
 )
-from hsi_runtime.parts.folder import Attempt, PartsFolder
+from hsi_runtime.parts.folder import PartsFolder
 from hsi_runtime.pipeline import Progress, Stopwatch
 from hsi_runtime.planning import Job, output_paths, prepare
 from hsi_runtime.request import Request
@@ -118,18 +118,23 @@ def compute_part(
     assert request.part is not None
     watch, folder = Stopwatch(), PartsFolder(request.output)
     with contextlib.closing(CountedReads(request.open_scene())) as scene:
-        pipeline.check_outputs(
-            request, output_paths(request), scene.info, model, ours=False
-        )
+        outputs = request, output_paths(request), scene.info, model
+        pipeline.check_outputs(*outputs, ours=False)
         job = prepare(request, model, scene, start)
         terms = terms_of(job, describe_engine(job.backend))
         folder.agree(terms, job.backend.windows_at_once)
+        try:
+            # Once more: a join may just have published, and removed the folder.
+            pipeline.check_outputs(*outputs, ours=False)
+        except OutputError:
+            folder.remove_plan()
+            raise
         strips = strips_of(job.plan, request.part)
         own = set(pieces_of(job.plan, strips))
         results = PartResults(folder, digest_of(terms), job.layers)
-        attempt = Attempt(request.part, f"{os.uname().nodename}:{os.getpid()}")
-        record = folder.note(attempt)
-        started = folder.time_of(record)
+        worker = f"{os.uname().nodename}:{os.getpid()}"
+        with folder.explaining():
+            record = attempts.Record(folder.path, request.part, worker)
         folder.remove_unfinished(own)
         if request.resume:
             places = {n: place for n, place in places_of(job).items() if n in own}
@@ -142,10 +147,8 @@ def compute_part(
         folder.sync(own - resumed)
         pipeline.check_unchanged(job)
     pixels = _pixels(results, own - resumed)
-    finished = msgspec.structs.replace(
-        attempt, started=started, done=True, seconds=watch.total, pixels=pixels
-    )
-    folder.note(finished, record)
+    with folder.explaining():
+        record.finish(watch.total, pixels)
     index, count = request.part
     return {
         "scene": str(request.scene),
@@ -160,8 +163,8 @@ def compute_part(
         "precision": job.backend.precision,
         "windows": job.plan.count_windows(own),
         "resumed_windows": job.plan.count_windows(resumed),
-        "attempt": folder.count_attempts(request.part),
-        "worker": attempt.worker,
+        "attempt": attempts.count(folder.path, request.part),
+        "worker": worker,
         "seconds": {"total": watch.total, **watch.seconds},
         "pixels_per_second": pixels / watch.total,
         "peak_memory_bytes": machine.peak_bytes(),

@@ -17,7 +17,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -49,6 +48,8 @@ _OWN = re.compile(
     r"(plan\.json|\d{6,9}\.piece|\d+-\d+\.[0-9a-f]{16}\.attempt)"
     r"(\.[0-9a-f]{8}\.part)?"
 )
+# NFS keeps a file that is open under such a name when it is removed.
+_THERE = re.compile(rf"{_OWN.pattern}|\.nfs[0-9a-f]+")
 # What a writer meets whose file another attempt has removed; each does so once.
 REMOVED = errno.ENOENT, errno.ESTALE
 REWRITES = 100
@@ -73,27 +74,6 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     terms: str
     piece: Piece
-
-
-class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One attempt at a part.
-
-    Attributes:
-        part: I, from 0, of N.
-        worker: Host and process.
-        started: When it began, seconds since 1970 by the clock of the folder's file
-            system, which all machines share.
-        done: False while it is at work, and for ever if it died.
-        seconds: How long it took.
-        pixels: Pixels that it computed.
-    """
-
-    part: tuple[int, int]
-    worker: str
-    started: float = 0.0
-    done: bool = False
-    seconds: float = 0.0
-    pixels: int = 0
 
 
 class PartsFolder:
@@ -135,9 +115,9 @@ class PartsFolder:
             OutputError: The parts there are of another plan, or the folder is not ours.
             ResourceError: The disk is full.
         """
-        with self._explaining():
+        with self.explaining():
             self.path.mkdir(exist_ok=True)
-            refuse_foreign(self.path, _OWN)
+            refuse_foreign(self.path, _THERE)
             if not (self.path / PLAN).is_file():
                 text = as_text(terms | {UNCOMPARED: windows_at_once})
                 files.write_bytes(self.path / PLAN, text)
@@ -215,7 +195,7 @@ class PartsFolder:
         """
         header = msgspec.json.encode(_Header(terms, piece)) + b"\n"
         path = self.piece_path(piece.number)
-        with self._explaining():
+        with self.explaining():
             for left in reversed(range(REWRITES)):
                 partial = files.unfinished(path)
                 try:
@@ -241,7 +221,7 @@ class PartsFolder:
             OutputError: The folder is gone.
             ResourceError: The disk is full.
         """
-        with self._explaining():
+        with self.explaining():
             for number in numbers:
                 files.sync(self.piece_path(number))
             files.sync(self.path)
@@ -300,46 +280,25 @@ class PartsFolder:
         """Name the file of a piece."""
         return self.path / f"{number:06}.piece"
 
-    def note(self, attempt: Attempt, name: str = "") -> str:
-        """Record an attempt, so that those that die are counted, too.
-
-        Args:
-            attempt: The attempt.
-            name: What this gave when the attempt began.
-
-        Returns:
-            Name of the record.
-        """
-        part = "{}-{}".format(*attempt.part)
-        name = name or f"{part}.{secrets.token_hex(8)}.attempt"
-        with self._explaining():
-            files.write_bytes(self.path / name, msgspec.json.encode(attempt))
-        return name
-
-    def time_of(self, name: str) -> float:
-        """Return when a record was written, by the clock of the file system."""
-        with self._explaining():
-            return (self.path / name).stat().st_mtime
-
-    def count_attempts(self, part: tuple[int, int]) -> int:
-        """Count the attempts at a part, without reading their records."""
-        return sum(1 for _ in self.path.glob("{}-{}.*.attempt".format(*part)))
-
-    def attempts(self) -> list[Attempt]:
-        """Read the records of all attempts; one that is torn is left out."""
-        found = []
-        for path in sorted(self.path.glob("*.attempt")):
-            with contextlib.suppress(OSError, msgspec.DecodeError):
-                found.append(msgspec.json.decode(path.read_bytes(), type=Attempt))
-        return found
-
     def remove(self) -> None:
         """Delete the folder: the outputs are published."""
         with contextlib.suppress(OSError):
-            for name in sorted(os.listdir(self.path), key=lambda n: n == PLAN):
-                if _OWN.fullmatch(name):
-                    (self.path / name).unlink(missing_ok=True)
-            self.path.rmdir()
+            for _ in range(REWRITES):
+                for name in sorted(os.listdir(self.path), key=lambda n: n == PLAN):
+                    if _OWN.fullmatch(name):
+                        (self.path / name).unlink(missing_ok=True)
+                try:
+                    self.path.rmdir()
+                except OSError as error:
+                    # A part that is computed once more has just added a piece.
+                    if error.errno != errno.ENOTEMPTY:
+                        raise
+
+    def remove_plan(self) -> None:
+        """Delete the folder if it holds nothing but a plan."""
+        with contextlib.suppress(OSError):
+            if os.listdir(self.path) == [PLAN]:
+                self.remove()
 
     @contextlib.contextmanager
     def _opened(self, number: int) -> Iterator[IO[bytes]]:
@@ -375,7 +334,7 @@ class PartsFolder:
         )
 
     @contextlib.contextmanager
-    def _explaining(self) -> Iterator[None]:
+    def explaining(self) -> Iterator[None]:
         """Turn errors of the operating system that happen inside into ours."""
         try:
             yield

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -15,9 +14,10 @@ from hsi_runtime.errors import HsiError, OutputError, VerificationError
 from hsi_runtime.model.model_file import PROBABILITIES, ModelFile
 from hsi_runtime.output.journal import Journal
 from hsi_runtime.output.journal_folder import was_publishing
+from hsi_runtime.parts import attempts, run_report
 from hsi_runtime.parts.agreement import digest_of, pieces_of, strips_of, terms_of
 from hsi_runtime.parts.computing import places_of
-from hsi_runtime.parts.folder import UNCOMPARED, Attempt, PartsFolder
+from hsi_runtime.parts.folder import UNCOMPARED, PartsFolder
 from hsi_runtime.pipeline import Progress
 from hsi_runtime.planning import Job
 from hsi_runtime.request import Request
@@ -100,7 +100,7 @@ class FinishedParts:
 
     def _missing(self, job: Job, missing: set[int]) -> str:
         """Name the parts that are missing, or their rows where parts were cut anew."""
-        counts = {attempt.part[1] for attempt in self.folder.attempts()}
+        counts = {attempt.part[1] for attempt in attempts.read(self.folder.path)}
         if len(counts) == 1:
             (count,) = counts
             owners = [
@@ -157,42 +157,30 @@ def join_parts(
     """
     folder = PartsFolder(request.output)
     if not request.overwrite and batch.finished_before(request, model):
-        folder.remove()
         named = {"scene": str(request.scene), "output": str(request.output)}
-        return {**named, "status": "skipped"}
+        result: dict[str, Any] = {**named, "status": "skipped"}
+    else:
+        result = _publish(folder, request, model, progress)
+    result["parts"] = attempts.accounts(attempts.read(folder.path))
+    if request.report is not None and result["parts"]:
+        run_report.write(request.report, result)
+    folder.remove()
+    return result
+
+
+def _publish(
+    folder: PartsFolder, request: Request, model: ModelFile, progress: Progress
+) -> dict[str, Any]:
     plan = folder.plan()
+    if not (request.resume and was_publishing(request.output)):
+        run_report.check(request, model)
     folder.check_locks()
     folder.remove_unfinished(folder.numbers())  # the scratch takes their room
     engine = plan["engine"]
     recorded = RecordedEngine(engine["device"], engine["precision"], plan[UNCOMPARED])
     with contextlib.closing(request.open_scene()) as scene:
         parts = FinishedParts(scene, folder, plan)
-        result = pipeline.run(request, model, lambda: recorded, progress, parts)
-    result["parts"] = accounts(folder.attempts())
-    folder.remove()
-    return result
-
-
-def accounts(attempts: list[Attempt]) -> list[dict[str, Any]]:
-    """Sum up what each part took: attempts, and the one that computed most."""
-    ordered = sorted(attempts, key=lambda a: (a.part[1], a.part[0], a.done, a.pixels))
-    rows = []
-    for part, group in groupby(ordered, key=lambda attempt: attempt.part):
-        tries = list(group)
-        last = tries[-1]
-        rows.append(
-            {
-                "part": "{}/{}".format(*part),
-                "attempts": len(tries),
-                "worker": last.worker,
-                "seconds": last.seconds,
-                "pixels": last.pixels,
-                "pixels_per_second": last.pixels / last.seconds
-                if last.seconds
-                else 0.0,
-            }
-        )
-    return rows
+        return pipeline.run(request, model, lambda: recorded, progress, parts)
 
 
 def _together(faults: list[HsiError]) -> HsiError:

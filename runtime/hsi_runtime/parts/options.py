@@ -1,6 +1,7 @@
 """The options of hsi-run that belong to parts, and what they start."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -33,6 +34,12 @@ OPTIONS = (
         help="Check the parts of one scene and publish its outputs; no engine runs.",
     ),
     click.option(
+        "--report",
+        type=click.Path(path_type=Path),
+        help="With --join, or one scene and --scheduler: also write what each part "
+        "took to this HTML file.",
+    ),
+    click.option(
         "--scheduler",
         metavar="ADDRESS|local[:N]",
         help="Compute parts, or scenes, on the workers of a dask.distributed scheduler "
@@ -53,18 +60,26 @@ def part_options(command: F) -> F:
     return command
 
 
-def check_whole(options: "Options") -> None:
-    """Refuse what a scheduler does itself, or cannot do.
+def check(options: "Options", on_scheduler: bool) -> None:
+    """Refuse options that do not fit to who computes.
+
+    Args:
+        options: The options.
+        on_scheduler: Whether the workers of a scheduler do.
 
     Raises:
-        OptionError: A part, a join, or a scene that is followed was requested.
+        OptionError: A scheduler got a part, a join, or a scene that is followed; or
+            a report was requested where there are no parts.
     """
-    if options.part is not None or options.join or options.follow is not None:
+    alone = options.part is not None or options.join or options.follow is not None
+    if on_scheduler and alone:
         raise OptionError(
             "A scheduler deals out all parts and joins them. Leave out part, join and "
             "follow.",
             "scheduler",
         )
+    if options.report is not None and not (options.join or on_scheduler):
+        raise OptionError("Only parts are reported on: join them.", "report")
 
 
 def runner_of(options: "Options") -> Callable[..., dict[str, Any]]:

@@ -47,8 +47,9 @@ class Chaos:
             if client.poll() is None:
                 assert self.killed.total() < kills, "the command does not end"
                 self._kill_one(client, by_hand)
-            if by_hand.poll() is not None and by_hand.returncode < 0:
-                by_hand.communicate()
+            if by_hand.poll() is not None:
+                _, said = by_hand.communicate()
+                assert by_hand.returncode in (0, -signal.SIGKILL, DONE_BEFORE), said
                 by_hand = self._part()
             if client.poll() is None:
                 continue

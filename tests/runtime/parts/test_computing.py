@@ -13,8 +13,10 @@ from mosaic import Mosaic
 
 from hsi_runtime import files
 from hsi_runtime.cli import main
+from hsi_runtime.engines.backend import Backend
 from hsi_runtime.errors import OutputError, ResourceError
 from hsi_runtime.parts.agreement import pieces_of, strips_of
+from hsi_runtime.parts.computing import compute_part
 from hsi_runtime.walk import windows
 from hsi_runtime.walk.windows import Window
 
@@ -122,11 +124,13 @@ def test_what_killed_attempts_left_is_removed(mosaic: Mosaic) -> None:
     mosaic.part("left", 0, 2)
     folder = mosaic.folder / "left" / "o.tif.hsi-parts"
     leave_unfinished(folder, 0, 0, 3, 7)
+    (folder / ".nfs0000000000a1b2c3").touch()  # one that a process still holds open
     mosaic.part("left", 1, 2)
     assert unfinished(folder) == ["000000.piece"] * 2 + ["000003.piece"]
     mosaic.part("left", 0, 2)
     assert unfinished(folder) == []
     leave_unfinished(folder, 2, 11)
+    (folder / ".nfs0000000000a1b2c3").unlink()
     mosaic.join("left")
     assert not folder.exists()
 
@@ -155,6 +159,41 @@ def test_an_attempt_whose_piece_is_removed_writes_it_again(
     assert len(set(removed)) == 3
     assert unfinished(folder) == []
     assert mosaic.part(name, 0, 2)["pixels"] == 0
+
+
+def test_a_part_that_begins_while_others_are_joined_leaves_nothing(
+    mosaic: Mosaic,
+) -> None:
+    """The outputs come, and the folder goes, after its first look at them."""
+    mosaic.part("late", 0, 1)
+
+    def start() -> Backend:
+        mosaic.join("late")
+        return mosaic.engine
+
+    with pytest.raises(OutputError, match=r"o\.tif exists"):
+        compute_part(mosaic.request("late", part=(0, 1)), mosaic.model, start)
+    assert not (mosaic.folder / "late" / "o.tif.hsi-parts").exists()
+
+
+def test_a_join_removes_what_a_late_part_adds(
+    mosaic: Mosaic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A piece that comes between the last look at the folder and its end."""
+    mosaic.part("adds", 0, 1)
+    folder = mosaic.folder / "adds" / "o.tif.hsi-parts"
+    rmdir = Path.rmdir
+    added: list[int] = []
+
+    def late(path: Path) -> None:
+        if path == folder and not added:
+            added.append((folder / "000003.piece").write_bytes(b"late"))
+        rmdir(path)
+
+    monkeypatch.setattr(Path, "rmdir", late)
+    mosaic.join("adds")
+    assert added
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("kind", ["file", "piece", "link"])
