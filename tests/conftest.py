@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from hypothesis import settings
 
-from hsi_runtime.engines import plugin
+from hsi_runtime.engines import openvino_cpu, plugin
 from hsi_runtime.engines.nvidia import cuda_memory, onnxruntime_cuda, tensorrt_gpu
 from hsi_runtime.errors import EngineError
 
@@ -34,6 +34,15 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # A busy machine is no failure.
 settings.register_profile("hsi", deadline=None)
 settings.load_profile("hsi")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_measured_choice(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let ``auto`` be the same engine each time, and leave the user's cache alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr(openvino_cpu, "is_installed", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="session")

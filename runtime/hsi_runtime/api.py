@@ -1,7 +1,7 @@
 """The runtime from Python: a model on an engine, arrays and files in, maps out."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike
@@ -84,7 +84,7 @@ class Model:
         self, path: AnyPath, device: str = "auto", threads: int | None = None
     ) -> None:
         self.file = read_model(Path(path))
-        self.backend = open_backend(self.file, device, threads)
+        self.backend = open_backend(self.file, device, threads, choose="measure")
 
     @property
     def classes(self) -> list[ClassEntry]:
@@ -314,7 +314,7 @@ def classify(
         return model.cluster.classify(request, progress)
     check(request, on_scheduler=False)
     run = runner_of(request) if request.follow is None else follow
-    return run(request, *_on_engine(model, request), progress)
+    return run(request, *_on_engine(model, [request]), progress)
 
 
 def classify_all(
@@ -352,16 +352,16 @@ def classify_all(
         return batch.summed_up(model.cluster.classify_all(requests, progress))
     if chosen.part is not None or chosen.join or chosen.follow is not None:
         raise OptionError("part, join and follow take one scene.", "scenes")
-    return batch.run_all(requests, *_on_engine(model, chosen), progress)
+    return batch.run_all(requests, *_on_engine(model, requests), progress)
 
 
 def _on_engine(
-    model: Model | AnyPath, options: Options
+    model: Model | AnyPath, requests: Sequence[Request]
 ) -> tuple[ModelFile, Callable[[], Backend]]:
     """Return a model and what gives its engine."""
     if isinstance(model, Model):
         ready = model
         return ready.file, lambda: ready.backend
     file = read_model(Path(model))
-    limits = options.tile, options.max_memory_bytes
-    return file, partial(open_backend, file, "auto", None, *limits)
+    opened_for = batch.engine_options(requests, requests[0])
+    return file, partial(open_backend, file, "auto", **opened_for)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from hsi_runtime import machine
 from hsi_runtime.engines.backend import CPU_DEVICES, Backend, InTurns
+from hsi_runtime.engines.choosing import Choosing
 from hsi_runtime.errors import (
     DeviceLostError,
     HsiError,
@@ -276,6 +277,25 @@ class _OneEngine:
         Not on a GPU: where that fails, one scene should have to be repeated.
         """
         return self._engine is not None and self._engine.device in CPU_DEVICES
+
+
+def engine_options(requests: Sequence[Request], options: Options) -> dict[str, Any]:
+    """Return for what the engine of some scenes is opened; see `open_backend`.
+
+    Which engine of a CPU is faster is not measured for less than that takes.
+    """
+    choose: Choosing = "never"
+    if options.engine_may_differ:
+        sizes = [
+            request.scene.stat().st_size if _is_small(request) else SMALL_BYTES
+            for request in requests
+        ]
+        choose = "recall" if sum(sizes) < SMALL_BYTES else "measure"
+    return {
+        "tile": options.tile,
+        "max_memory_bytes": options.max_memory_bytes,
+        "choose": choose,
+    }
 
 
 def _is_small(request: Request) -> bool:

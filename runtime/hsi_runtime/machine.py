@@ -79,6 +79,16 @@ def instruction_set() -> list[str]:
     return [platform.machine(), *(unit for unit in VECTOR_UNITS if unit in present)]
 
 
+def processor() -> str:
+    """Name the processor; empty where the system does not say."""
+    try:
+        text = CPU_INFO.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # not Linux
+        return platform.processor()
+    name = re.search(r"^(?:model name|CPU part)\s*:(.*)$", text, re.MULTILINE)
+    return name[1].strip() if name else ""
+
+
 def machine_bytes() -> int:
     """Return the memory of this machine, or its container's limit."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 from numpy.typing import NDArray
 
 from hsi_runtime import machine
+from hsi_runtime.engines import choosing
 from hsi_runtime.engines.backend import Backend
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import DeviceLostError, VerificationError
@@ -356,6 +357,7 @@ def result(
         "classes": _areas(job.document, counts, grid),
         "device": job.backend.device,
         "precision": job.backend.precision,
+        "device_choice": choosing.report(job.backend),
         "windows": job.plan.count_windows(),
         "seconds": {"total": seconds, **watch.seconds},
         "pixels_per_second": grid.rows * grid.cols / seconds,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hsi_runtime.engines import choosing
 from hsi_runtime.engines.backend import CPU_DEVICES, Backend
 from hsi_runtime.engines.classifying import Classifier
 from hsi_runtime.engines.opening import best_tile
@@ -17,6 +18,7 @@ from hsi_runtime.matching.units import Conversion, conversion
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.output import layers, names, provenance
 from hsi_runtime.output.journal import Journal
+from hsi_runtime.output.journal_plan import device_begun
 from hsi_runtime.output.layers import Layer
 from hsi_runtime.request import Request
 from hsi_runtime.scenes import fingerprint
@@ -304,6 +306,22 @@ class Job:
         )
 
 
+def _kept_to(backend: Backend, request: Request) -> Backend:
+    """Replace an engine that was chosen by a measurement where another one is due.
+
+    An interrupted run goes on with the engine that it began with, and all parts of a
+    scene are computed with the same one, whatever each machine measures.
+    """
+    choice: choosing.Choice | None = getattr(backend, "choice", None)
+    if choice is None:
+        return backend
+    due = choosing.REFERENCE
+    if request.part is None:
+        began = device_begun(request.output) if request.resume else None
+        due = began if began in choice.rates else backend.device
+    return backend if due == backend.device else choice.start(due)
+
+
 def prepare(
     request: Request, model: ModelFile, scene: Scene, start: Callable[[], Backend]
 ) -> Job:
@@ -322,7 +340,7 @@ def prepare(
     reject_below = request.threshold(document)
     least = request.set_threshold(document)
     matched = match_scene(scene, document, request)
-    backend = start()
+    backend = _kept_to(start(), request)
     if backend.precision == "fp16" and backend.device in CPU_DEVICES:
         log.warning(
             "The model is in half precision, which a CPU computes in float32; the "

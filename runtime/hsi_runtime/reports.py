@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from hsi_runtime.engines import choosing
 from hsi_runtime.engines import self_test as testing
 from hsi_runtime.engines.backend import CPU_DEVICES, WINDOWS_ON_GPU, Backend
 from hsi_runtime.engines.opening import best_tile, open_backend
+from hsi_runtime.engines.timing import pixels_per_second, window_of
 from hsi_runtime.errors import EngineError
 from hsi_runtime.machine import engine_threads
 from hsi_runtime.model.model_file import ModelFile
@@ -19,8 +21,6 @@ from hsi_runtime.planning import match_scene, plan_walk, windows_at_once
 from hsi_runtime.request import Request
 from hsi_runtime.scenes.products import scene_report
 from hsi_runtime.walk import memory
-from hsi_runtime.walk.threads import map_ahead
-from hsi_runtime.walk.windows import mirror
 
 LONGEST_NAME = 60  # of a class in the table of a summary
 MIN_ROUNDS = 3
@@ -87,12 +87,13 @@ def benchmark(
     values. A round is as many windows as the engine computes at once.
     """
     document = model.document
-    backend = open_backend(model, device, threads, tile)
+    backend = open_backend(model, device, threads, tile, choose="measure")
     side = tile or best_tile(document, backend.device)
     rates = _rates(model, backend, side, MIN_ROUNDS, BENCHMARK_S)
     return {
         "device": backend.device,
         "precision": backend.precision,
+        "device_choice": choosing.report(backend),
         "method": document.method,
         "bands": len(document.bands.used),
         "tile": side,
@@ -117,19 +118,12 @@ def _rates(
         rounds: Rounds to measure at least.
         seconds: Seconds to measure at least.
     """
-    document = model.document
-    sample = document.self_test.cube.unpack().astype(np.float32)
-    index = mirror(0, side + 2 * document.halo, sample.shape[1])
-    cube = np.ascontiguousarray(sample[:, index][:, :, index])[None]
+    cube = window_of(model.document, side)
     backend.predict(cube)  # engines prepare themselves on the first window
-    at_once = backend.windows_at_once
     rates: list[float] = []
     started = time.monotonic()
     while len(rates) < rounds or time.monotonic() - started < seconds:
-        before = time.perf_counter()
-        for _ in map_ahead(backend.predict, [cube] * at_once, at_once):
-            pass
-        rates.append(at_once * side * side / (time.perf_counter() - before))
+        rates.append(pixels_per_second(backend, cube, side))
     return rates
 
 
@@ -139,18 +133,20 @@ def dry_run(
     """Plan a run, without writing.
 
     With the device ``auto`` that is a run on the CPU: whether a GPU works is known when
-    its engine has started, which may take minutes. A CPU's engine is timed for a
-    moment.
+    its engine has started, which may take minutes. Which engine of the CPU is faster is
+    known if an earlier run has measured it. That engine is timed for a moment.
 
     Raises:
         SceneError: The scene cannot be read.
         BandMismatchError: The scene lacks what the model needs.
     """
+    if device == "auto":
+        device = _likely_device(model, request, threads)
     scene = request.open_scene()
     try:
         matched = match_scene(scene, model.document, request)
         at_once = WINDOWS_ON_GPU
-        if device in ("auto", *CPU_DEVICES):
+        if device in CPU_DEVICES:
             at_once = memory.windows_at_once(
                 model.document,
                 request.tile,
@@ -172,6 +168,7 @@ def dry_run(
     return {
         "scene": str(request.scene),
         "output": str(request.output),
+        "device": device,
         **scene_report.summary(info),
         "bands_found": matched.bands.method,
         "bands_matched": len(model.document.bands.used),
@@ -198,6 +195,14 @@ def dry_run(
     }
 
 
+def _likely_device(model: ModelFile, request: Request, threads: int | None) -> str:
+    """Return the engine of the CPU that ``auto`` would take, without a measurement."""
+    if not request.engine_may_differ:
+        return choosing.REFERENCE
+    side = request.tile or best_tile(model.document, choosing.REFERENCE)
+    return choosing.recalled_device(model, side, engine_threads(threads))
+
+
 def _compute_seconds(
     model: ModelFile,
     device: str,
@@ -211,7 +216,7 @@ def _compute_seconds(
 
     Args:
         model: The model.
-        device: Device that was asked for.
+        device: Device of the engine.
         threads: Threads of the engine, or None.
         limits: Side of the squares, px, and limit of the process, bytes.
         pixels: Pixels of the map.
@@ -219,13 +224,12 @@ def _compute_seconds(
     Returns:
         Seconds; None for an accelerator, or where no engine is installed.
     """
-    if device not in ("auto", *CPU_DEVICES):
+    if device not in CPU_DEVICES:
         return None
     key = model.sha256, device, threads, limits
     if key not in _measured:
-        engine = "cpu" if device == "auto" else device
         try:
-            backend = open_backend(model, engine, threads, *limits)
+            backend = open_backend(model, device, threads, *limits)
         except EngineError:
             return None
         rates = _rates(model, backend, limits[0], MIN_ROUNDS, PLAN_S)

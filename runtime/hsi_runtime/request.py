@@ -142,6 +142,16 @@ class Options:
             object.__setattr__(self, name, value)
 
     @property
+    def engine_may_differ(self) -> bool:
+        """Return False if it must be known without a measurement which engine runs.
+
+        Parts must take the same one, lines of a sensor wait for it, and with a limit
+        there may be no memory for two.
+        """
+        given = self.part, self.follow, self.max_memory_bytes
+        return given == (None, None, None)
+
+    @property
     def references(self) -> References:
         """The files that calibrate raw counts."""
         return References(self.dark, self.white, self.gain, self.offset)

@@ -266,14 +266,15 @@ def test_limits_reach_the_engine_of_a_file(
 ) -> None:
     started: list[tuple[Any, ...]] = []
 
-    def start(*given: Any) -> Any:
-        started.append(given)
+    def start(file: Any, device: str, **limits: Any) -> Any:
+        started.append((device, limits))
         return model.backend
 
     monkeypatch.setattr(api, "open_backend", start)
     scene = write_scene_tiff(tmp_path / "s.tif", cube)
     classify(scene, path, tmp_path / "o.tif", tile=7, max_memory_bytes=10**9)
-    assert [given[1:] for given in started] == [("auto", None, 7, 10**9)]
+    limits = {"tile": 7, "max_memory_bytes": 10**9, "choose": "never"}
+    assert started == [("auto", limits)]
     classify(scene, model, tmp_path / "p.tif", tile=7)
     assert len(started) == 1
 

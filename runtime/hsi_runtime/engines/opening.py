@@ -1,7 +1,9 @@
 """Starts the engine of a device."""
 
 import logging
+from functools import partial
 
+from hsi_runtime.engines import choosing, openvino_cpu
 from hsi_runtime.engines.backend import (
     CPU_DEVICES,
     DEVICES,
@@ -25,6 +27,7 @@ def open_backend(
     threads: int | None = None,
     tile: int | None = None,
     max_memory_bytes: int | None = None,
+    choose: choosing.Choosing = "never",
 ) -> Backend:
     """Start the engine of a device.
 
@@ -36,6 +39,7 @@ def open_backend(
         tile: Side of the largest square that will be classified at once, px; None for
             the default.
         max_memory_bytes: Limit of the whole process, or None.
+        choose: How ``auto`` chooses between the engines of a CPU.
 
     Raises:
         OptionError: The number of threads is out of range.
@@ -58,10 +62,17 @@ def open_backend(
 
         return plugin.start(model, device)
     if device in CPU_DEVICES:
-        return _start_cpu(model, device, threads, tile, max_memory_bytes)
+        return _start_cpu(model, threads, tile, max_memory_bytes, device)
     backend = _best_gpu(model, tile)
     if backend is None:
-        backend = _start_cpu(model, "cpu", threads, tile, max_memory_bytes)
+        limits = threads, tile, max_memory_bytes
+        if choose != "never" and openvino_cpu.is_installed():
+            side = tile or best_tile(model.document, "cpu")
+            start = partial(_start_cpu, model, *limits)
+            chosen = choosing.fastest(model, side, threads, start, choose == "measure")
+            if chosen is not None:
+                return chosen
+        backend = _start_cpu(model, *limits, "cpu")
     log.info(f"Engine: {backend.device}, the best that is present.")
     return backend
 
@@ -80,16 +91,14 @@ def _start_gpu(model: ModelFile, device: str, tile: int | None) -> Backend:
 
 def _start_cpu(
     model: ModelFile,
-    device: str,
     threads: int,
     tile: int | None,
     max_memory_bytes: int | None,
+    device: str,
 ) -> Backend:
     """Start a CPU engine; its windows share the threads evenly, and no more of them."""
     at_once = memory.windows_at_once(model.document, tile, max_memory_bytes, threads)
     if device == "openvino":
-        from hsi_runtime.engines import openvino_cpu
-
         sizes = memory.sizes_kept(model.document, tile, max_memory_bytes, at_once)
         return openvino_cpu.start(model, threads, at_once, sizes)
     from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu

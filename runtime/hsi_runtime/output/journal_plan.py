@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hsi_runtime.errors import OutputError
-from hsi_runtime.output.journal_folder import JOURNAL
+from hsi_runtime.output.journal_folder import JOURNAL, PLAN, folder_of
 from hsi_runtime.scenes.fingerprint import only_content_differs
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,17 @@ def may_resume(path: Path, plan: dict[str, Any]) -> bool:
         f"{difference(old, plan)}; repeat that run to resume it, or start "
         "afresh with --no-resume."
     )
+
+
+def device_begun(output: Path) -> str | None:
+    """Return the device of an interrupted run, or None if there is none."""
+    path = folder_of(output) / PLAN
+    try:
+        plan = json.loads(path.read_bytes())
+        device = str(plan["device"]).partition(",")[0]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return device if _has_pieces(path.with_name(JOURNAL)) else None
 
 
 def _has_pieces(journal: Path) -> bool:
