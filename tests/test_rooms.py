@@ -20,9 +20,9 @@ ROOMS = {
             parts command_line api cli
         """,
         "train/hsi_train": """
-            recipe layers changes data measuring splitting method linear
+            recipe processes layers changes data measuring splitting method linear
             fitting methods run_folder target report building rivals inputs finishing
-            training several accuracy simulate api cli
+            training several accuracy simulate api cli __main__
         """,
         "export/hsi_export": """
             tracing activations cost half precision parity package exporting cli

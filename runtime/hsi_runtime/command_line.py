@@ -181,8 +181,9 @@ def _exit_code(command: click.Command) -> int:
             raise
         click.echo(f"Error: {plain_lines(str(lack))}", err=True)
         return lack.exit_code
-    except SystemExit:  # all that click does when the reader of a pipe has gone
-        return 141
+    except SystemExit as error:
+        # 1 is all that click says when the reader of a pipe has gone.
+        return 141 if error.code in (1, None) else int(error.code)
     return code if isinstance(code, int) else 0
 
 

@@ -30,6 +30,7 @@ from hsi_train.linear.spectra import (
 )
 from hsi_train.measuring import metrics
 from hsi_train.method import Problem
+from hsi_train.processes.group import of_first
 from hsi_train.recipe import Recipe, expanded, training_seed
 
 log = logging.getLogger(__name__)
@@ -263,4 +264,4 @@ def reserve(trainer: Trainer, data: LabelledData, budget: Budget) -> None:
     tile = time.monotonic() - began
     slower = max(tile / max(time.process_time() - worked, TINY), 1.0)
     tiles = sum(count_tiles(s.valid) + 2 * count_tiles(s.roles > 0) for s in scenes)
-    budget.reserve = slower * REPORTING_S + tile * tiles
+    budget.reserve = of_first(slower * REPORTING_S + tile * tiles)

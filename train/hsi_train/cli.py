@@ -12,6 +12,7 @@ import click
 from hsi_runtime import command_line
 from hsi_runtime.errors import RecipeError
 from hsi_train import methods
+from hsi_train.processes.launch import rank
 
 if TYPE_CHECKING:
     from hsi_train.fitting.progress import Epoch, Watch
@@ -143,6 +144,7 @@ def command(
         raise click.UsageError("--seeds, --folds and --members exclude each other.")
     if what is None:
         raise click.UsageError("Missing METHOD or RECIPE.toml; --list shows them.")
+    quiet = quiet or rank() > 0  # of the processes of torchrun, the first speaks
     command_line.start_messages(quiet)
     from hsi_train import recipe
 
@@ -151,6 +153,8 @@ def command(
     if output is None and not quiet:
         click.echo(f"Run folder: {run}", err=True)
     result = _train(settings, run, seeds, device, resume, overwrite, quiet)
+    if rank() > 0:
+        return
     if as_json:
         command_line.print_json(result)
         return

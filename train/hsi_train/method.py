@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from hsi_runtime.model.model_file import PROBABILITIES
 from hsi_train.layers import LinearFit, LinearPath, Probabilities, WithLinearPath
+from hsi_train.processes.dealing import deal
 
 IGNORED = -1  # class index of an output that the loss leaves out
 
@@ -215,7 +216,7 @@ class BaseMethod(nn.Module):
 
         A batch without any such output gives zero, with finite gradients.
         """
-        return self.cross_entropy(self.network(batch.cube), batch)
+        return self.cross_entropy(deal(self.network, batch.cube), batch)
 
     def cross_entropy(self, scores: Tensor, batch: Batch) -> Tensor:
         """Average the weighted cross-entropy over the outputs that have a class.

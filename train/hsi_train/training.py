@@ -25,6 +25,8 @@ from hsi_train.fitting.length.budget import Budget
 from hsi_train.fitting.progress import LEFT_OUT, UNWATCHED, Epoch, Watch
 from hsi_train.fitting.trainer import Trainer
 from hsi_train.inputs import Inputs, read
+from hsi_train.processes import group
+from hsi_train.processes.launch import rank
 from hsi_train.recipe import Fit, Recipe, seconds_of, training_seed
 from hsi_train.run_folder import folder, origin
 from hsi_train.run_folder.scalars import scalars
@@ -73,19 +75,26 @@ def train(
         evidence: What folds found, for a model that is trained on all labels.
 
     Returns:
-        The content of ``metrics.json``.
+        The content of ``metrics.json``; nothing in a process that torchrun started
+        beside the first.
 
     Raises:
         HsiError: Any of its kinds; an unusable input leaves nothing in ``run``.
     """
     started = time.monotonic()
-    job = check(recipe, run, device, resume, overwrite)
-    _check_single(recipe, evidence)
-    inputs = read(recipe)
-    job = replace(job, recipe=inputs.recipe)
-    trainer, resolved = build(job, inputs)
-    # A resumed run took what its finished epochs took, too.
-    started -= fit(job, inputs, resolved, trainer, watch, evidence)
+    with group.together(torch_device(device)) as where:
+        with group.agreed():
+            job = check(recipe, run, where, resume, overwrite)
+            _check_single(recipe, evidence)
+            inputs = read(recipe)
+            job = replace(job, recipe=inputs.recipe)
+            trainer, resolved = build(job, inputs)
+        with group.folder(run, folder.RESUMED) as own:
+            job = replace(job, run=own)
+            # A resumed run took what its finished epochs took, too.
+            started -= fit(job, inputs, resolved, trainer, watch, evidence)
+    if rank() > 0:
+        return {}
     trained = finishing.trained(trainer)
     if evidence is None:
         result = finishing.measure(recipe, run, inputs, trained)
@@ -95,12 +104,14 @@ def train(
     return result
 
 
-def check(recipe: Recipe, run: Path, device: str, resume: bool, overwrite: bool) -> Job:
+def check(
+    recipe: Recipe, run: Path, device: torch.device, resume: bool, overwrite: bool
+) -> Job:
     """Refuse a job that cannot be done, before anything is read."""
-    folder.check_folder(run, resume, overwrite)
-    if overwrite:
-        folder.check_inputs(run, recipe)
-    where = torch_device(device)
+    if rank() == 0:
+        folder.check_folder(run, resume, overwrite)
+        if overwrite:
+            folder.check_inputs(run, recipe)
     kind = methods.method_class(recipe.method)
     methods.check_options(recipe.method, recipe.options)
     if recipe.pretrain is not None and not issubclass(kind, pretrain.Pretrainable):
@@ -108,7 +119,9 @@ def check(recipe: Recipe, run: Path, device: str, resume: bool, overwrite: bool)
             f"{recipe.method} has no encoder to pre-train; leave out "
             "--pretrain-scene, --init and [pretrain]."
         )
-    return Job(recipe=recipe, run=run, device=where, resume=resume, overwrite=overwrite)
+    return Job(
+        recipe=recipe, run=run, device=device, resume=resume, overwrite=overwrite
+    )
 
 
 def _check_single(recipe: Recipe, evidence: Evidence | None) -> None:

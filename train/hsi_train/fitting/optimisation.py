@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from hsi_runtime.errors import RecipeError
 from hsi_train.fitting.device import trains_in_bf16
 from hsi_train.fitting.resume_state import random_state, restore_random
+from hsi_train.processes.dealing import average
 
 MAX_GRADIENT_NORM = 1.0
 
@@ -64,6 +65,7 @@ class Optimisation:
         """
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        average(self._parameters)
         torch.nn.utils.clip_grad_norm_(
             self._parameters, MAX_GRADIENT_NORM, error_if_nonfinite=False
         )

@@ -27,6 +27,9 @@ from hsi_train.fitting.windows import Windows, augment, shuffled
 from hsi_train.linear.gate import Gate, choose_gate, loss_of
 from hsi_train.measuring import metrics
 from hsi_train.method import BaseMethod, Batch, Corner
+from hsi_train.processes import layers
+from hsi_train.processes.dealing import deal
+from hsi_train.processes.group import of_first
 
 GAIN = 0.005  # share by which the loss must fall to count as better
 LEAST_GAIN = 0.001  # and by how much; a loss near zero may be halved again and again
@@ -64,6 +67,7 @@ class Trainer:
         origin: Origin | None = None,
     ) -> None:
         self.method = method.to(device)
+        layers.prepare(self.method)
         self._data, self._windows = data, windows
         self.origin = origin or {}
         self._settings, self._device = settings, device
@@ -111,7 +115,7 @@ class Trainer:
         if self.validates:
             began = time.monotonic()
             self.score(Role.VALIDATION)
-            self._scoring = time.monotonic() - began
+            self._scoring = of_first(time.monotonic() - began)
 
     def prepare(self) -> None:
         """Let the method look at the training windows, before the first step."""
@@ -143,7 +147,7 @@ class Trainer:
             if measured is not None:
                 self._keep(measured, epoch)
                 if (allowed := self.schedule.allowance) is not None:
-                    allowed.measuring = time.monotonic() - trained
+                    allowed.measuring = of_first(time.monotonic() - trained)
             progress.history.append(
                 Epoch(
                     epoch=epoch,
@@ -200,7 +204,8 @@ class Trainer:
             total += value
             after_step(progress.steps, schedule.expected_steps(epoch), value)
             if schedule.allowance is not None and epoch == 1:
-                settling = PASS_SHARE * SETTLING * (time.monotonic() - began) / step
+                took = of_first(time.monotonic() - began) / step
+                settling = PASS_SHARE * SETTLING * took
                 schedule.allowance.measuring = 2 * self._scoring + settling
             if schedule.time_is_up:
                 break
@@ -212,7 +217,8 @@ class Trainer:
         path = self.method.path
         if path is None or path.apart:
             return batch
-        return batch._replace(linear=path(batch.cube.to(self._device)).cpu())
+        linear = deal(path, batch.cube.to(self._device))
+        return batch._replace(linear=linear.cpu())
 
     def _train_step(self, batch: Batch) -> float:
         """Take an optimiser step for each loss of the method; return the first."""
@@ -318,7 +324,7 @@ class Trainer:
         batches = shuffled(places, self._settings.batch, np.random.default_rng(0))
         for chosen, _ in zip(batches, range(SETTLING), strict=False):
             cube = self._windows.batch(chosen, outputs).cube
-            network(method.shown(cube.to(self._device)))
+            deal(network, method.shown(cube.to(self._device)))
         for norm in norms:
             norm.momentum = 0.1
         method.eval()

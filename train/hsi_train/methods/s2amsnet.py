@@ -46,6 +46,7 @@ from torch.nn import functional as F
 
 from hsi_train import changes
 from hsi_train.method import IGNORED, BaseMethod, Batch, Defaults, Problem
+from hsi_train.processes.dealing import deal
 
 FEATURES = 128
 PLANES = 3  # channels that share an involution kernel
@@ -482,7 +483,8 @@ class Method(BaseMethod):
             classes: Class index or `IGNORED`, shape ``(batch, row, col)``.
         """
         cubes = self.learned(x, copies)
-        scores = self.network(torch.cat(cubes))  # one pass shares batch statistics
+        # One pass shares batch statistics.
+        scores = deal(self.network, torch.cat(cubes))
         total = F.cross_entropy(
             scores,
             classes.repeat(len(cubes), 1, 1),
@@ -503,7 +505,7 @@ class Method(BaseMethod):
             classes: Class index or `IGNORED`, shape ``(batch, row, col)``.
         """
         with frozen(self.network):
-            scores = self.network(torch.cat(copies))
+            scores = deal(self.network, torch.cat(copies))
         consistency = inconsistency(scores.chunk(len(copies)), classes)
         loss = -self.options.kl_weight * consistency
         if self.encoder is not None:

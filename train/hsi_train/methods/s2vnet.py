@@ -31,7 +31,7 @@ abundance is a share under the convention that every endmember peaks at one.
 import copy
 import math
 from collections.abc import Iterator
-from functools import reduce
+from functools import partial, reduce
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -51,6 +51,7 @@ from hsi_train.layers import (
     norm_affine,
 )
 from hsi_train.method import IGNORED, BaseMethod, Batch, Defaults, Problem
+from hsi_train.processes.dealing import deal
 
 CHANNELS, HEADS = 32, 4
 REACH = 3  # pixels to each side that retention attends to
@@ -503,7 +504,8 @@ class Method(BaseMethod):
     def _objective(self, batch: Batch) -> Tensor:
         unmixed = self.unmix(batch.cube)
         constants = fold(unmixed.endmembers)
-        scores = self.network.scores(batch.cube, unmixed.abundances, constants)
+        classify = partial(self.network.scores, constants=constants)
+        scores = deal(classify, batch.cube, unmixed.abundances)
         own = crop_to(unmixed.abundances, *scores.shape[-2:])
         anchored = self.options.anchor_weight * label_loss(own, batch.classes)
         return self.cross_entropy(scores, batch) + unmixed.loss + anchored
@@ -515,21 +517,39 @@ class Method(BaseMethod):
             cube: Stored units, shape ``(batch, band, row, col)``.
         """
         endmembers, variation = self._vary(sample=True)
-        abundances = self.network.abundances(cube)
-        linear = F.conv2d(abundances, endmembers[..., None, None])
+        reconstruct = partial(self._reconstruct, endmembers)
+        abundances, angles, *sizes = deal(reconstruct, cube)
         loss = self.options.tv_weight * roughness(abundances)
-        mixture = linear
-        if self.nonlinear is not None:
-            term = self.nonlinear(linear)
-            loss = loss + self.options.nonlinear_weight * relative_size(term, linear)
-            mixture = linear + term
-        loss = loss + spectral_angle(cube / self.network.scale, mixture)
+        for size in sizes:
+            loss = loss + self.options.nonlinear_weight * size.mean()
+        loss = loss + angles.mean()
         if variation is not None:
             loss = loss + self.options.kl_weight * divergence(variation)
             # Used bands are compared with the next one, also across dropped bands.
             steps = variation.shift.diff(dim=0).abs()
             loss = loss + self.options.tv_weight * steps.sum() / max(steps.numel(), 1)
         return Unmixing(loss, abundances, endmembers)
+
+    def _reconstruct(self, endmembers: Tensor, cube: Tensor) -> tuple[Tensor, ...]:
+        """Unmix a cube and mix it again.
+
+        Args:
+            endmembers: Shape ``(band, endmember)``.
+            cube: Stored units, shape ``(batch, band, row, col)``.
+
+        Returns:
+            Abundances ``(batch, endmember, row, col)``; the angle between each spectrum
+            and its reconstruction, ``(batch, row, col)``; and the relative size of the
+            nonlinear part, if there is one, shaped like the angles.
+        """
+        abundances = self.network.abundances(cube)
+        linear = F.conv2d(abundances, endmembers[..., None, None])
+        spectra = cube / self.network.scale
+        if self.nonlinear is None:
+            return abundances, spectral_angles(spectra, linear)
+        term = self.nonlinear(linear)
+        angles = spectral_angles(spectra, linear + term)
+        return abundances, angles, relative_sizes(term, linear)
 
     def inference_graph(self) -> nn.Module:
         return UnmixingGraph(self.network, self.probabilities, self.path)
@@ -553,24 +573,24 @@ def initial_theta(class_means: Tensor) -> Tensor:
     return (means / peaks).clamp(min=FLOOR).expm1().log().float()
 
 
-def spectral_angle(spectra: Tensor, reconstruction: Tensor) -> Tensor:
-    """Average the angle between spectra, rad; axis 1 is the band axis.
+def spectral_angles(spectra: Tensor, reconstruction: Tensor) -> Tensor:
+    """Return the angles between spectra, rad; axis 1 is the band axis.
 
     Its gradient is finite at equality and for a spectrum of zeros.
     """
     product = (spectra * reconstruction).sum(dim=1)
     norms = spectra.norm(dim=1) * reconstruction.norm(dim=1)
     cosine = product / (norms + 1e-5)
-    return torch.arccos(cosine.clamp(-1 + 1e-6, 1 - 1e-6)).mean()
+    return torch.arccos(cosine.clamp(-1 + 1e-6, 1 - 1e-6))
 
 
-def relative_size(term: Tensor, mixture: Tensor) -> Tensor:
-    """Average the length of a term over that of its mixture; axis 1 is the band axis.
+def relative_sizes(term: Tensor, mixture: Tensor) -> Tensor:
+    """Return the lengths of a term over those of its mixture; axis 1 is the band axis.
 
     Its gradient is finite for a term of zeros.
     """
     lengths = (term.square().sum(dim=1) + 1e-12).sqrt()
-    ratio: Tensor = (lengths / (mixture.norm(dim=1) + 1e-5)).mean()
+    ratio: Tensor = lengths / (mixture.norm(dim=1) + 1e-5)
     return ratio
 
 

@@ -25,6 +25,7 @@ from hsi_train.run_folder import checkpoint
 
 RECIPE, STATE, METRICS = "recipe.toml", "resume.pt", "metrics.json"
 FIRST_STATE = "resume_first.pt"  # of a training that finds the length
+RESUMED = (RECIPE, STATE, PRETRAIN_STATE, FIRST_STATE)  # what --resume reads
 TENSORBOARD = "tensorboard"
 # What a run folder may hold, exported models included.
 OWN_FILES = (

@@ -12,6 +12,7 @@ from hsi_runtime.errors import OutputError, RecipeError
 from hsi_train import training
 from hsi_train.finishing import Evidence
 from hsi_train.fitting.progress import Watch
+from hsi_train.processes.launch import started
 from hsi_train.recipe import Recipe, seconds_of
 from hsi_train.run_folder import checkpoint
 from hsi_train.run_folder import folder as run_folder
@@ -61,6 +62,11 @@ def prepare(
         OutputError: It holds something else, or cannot be written.
         RecipeError: The runs to resume have another recipe.
     """
+    if started() > 1:
+        raise RecipeError(
+            f"torchrun has started {started()} processes for one training, and "
+            f"{kind.option} makes several. Start hsi-train without torchrun."
+        )
     if run.exists() and not run.is_dir():
         raise OutputError(f"{run} is a file; -o names the folder of the runs.")
     present: set[Path] = set()

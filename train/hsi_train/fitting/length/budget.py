@@ -5,9 +5,16 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hsi_train.processes.group import of_first
+
 WARM_UP = 0.1  # share of a known length in which the learning rate rises
 DECAY = 0.3  # share of any length in which it falls to zero
 TINY = 1e-9  # seconds
+
+
+def clock_of_first() -> float:
+    """Return the seconds of a clock that all processes of a training share."""
+    return of_first(time.monotonic())
 
 
 class Budget:
@@ -19,7 +26,7 @@ class Budget:
     """
 
     def __init__(
-        self, seconds: float, clock: Callable[[], float] = time.monotonic
+        self, seconds: float, clock: Callable[[], float] = clock_of_first
     ) -> None:
         """Start the clock."""
         self.seconds, self.reserve = seconds, 0.0

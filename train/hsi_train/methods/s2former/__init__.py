@@ -31,6 +31,7 @@ Axes: tokens last, ``(batch, row, col, [group,] feature)``.
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,6 +55,7 @@ from hsi_train.methods.s2former.network import (
     Options,
 )
 from hsi_train.methods.s2former.pretraining import Pretraining
+from hsi_train.processes.dealing import deal
 
 FEW_LABELS = 1000  # up to so many, the head of a pre-trained encoder is fitted
 CUT = 128  # windows encoded at once for the fit
@@ -112,7 +114,7 @@ class Method(Pretrainable):
         return Adapter(mean, std)
 
     def pretraining_loss(self, cube: Tensor) -> Tensor:
-        loss: Tensor = self.pretraining(self.encoder, cube)
+        loss: Tensor = self.pretraining(partial(deal, self.encoder), cube)
         return loss
 
     @property
@@ -222,13 +224,15 @@ class Method(Pretrainable):
 
     def _distilled(self, daft: Distillation, batch: Batch) -> Tensor:
         network, labelled = self.network, batch.classes != IGNORED
-        features = network.features(batch.cube)  # (batch, row, col, feature)
+        # (batch, row, col, feature)
+        features = deal(network.features, batch.cube)
         scores = network.head(features)
         loss = self.cross_entropy(scores.permute(0, 3, 1, 2), batch)
         if not labelled.any():
             return loss
         with torch.no_grad():
-            seen = another_view(daft.teacher.eval().features, batch.cube)
+            theirs_of = partial(deal, daft.teacher.eval().features)
+            seen = another_view(theirs_of, batch.cube)
             their_scores = daft.teacher.head(seen)[labelled]
             theirs = unit(daft.teacher.head.standardise(seen)[labelled])
         ours = unit(network.head.standardise(features)[labelled])  # (pixel, feature)

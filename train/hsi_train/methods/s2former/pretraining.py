@@ -1,5 +1,6 @@
 """S2Former's pre-training: reconstruction of hidden pixels, in space and frequency."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from hsi_train.methods.s2former.network import (
     crop,
 )
 
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
 CLIP = 5.0  # standard deviations, in pre-training
 
 
@@ -41,7 +43,7 @@ class Pretraining(nn.Module):
         )
 
     def encode(
-        self, encoder: nn.Module, spectra: Tensor, masked: Tensor
+        self, encoder: Encode, spectra: Tensor, masked: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Encode with some pixels hidden, ``masked`` of shape ``(batch, row, col)``.
 
@@ -49,10 +51,9 @@ class Pretraining(nn.Module):
         reaches any token.
         """
         hidden = torch.where(masked[:, None], self.mask_vector[:, None, None], spectra)
-        tokens: tuple[Tensor, Tensor] = encoder(hidden)
-        return tokens
+        return encoder(hidden)
 
-    def forward(self, encoder: nn.Module, spectra: Tensor) -> Tensor:
+    def forward(self, encoder: Encode, spectra: Tensor) -> Tensor:
         """Return the loss of windows ``(batch, 128, row, col)``, masks drawn anew."""
         options = self._options
         spectra = spectra.clamp(-CLIP, CLIP)
