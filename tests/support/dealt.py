@@ -35,7 +35,8 @@ def loss_of(network: Network, cube: Tensor, dealt: bool, weight: Tensor) -> Tens
     """Use results twice, one of them in another function that is dealt out."""
 
     def again(x: Tensor) -> Tensor:
-        return (x * weight).square().mean(dim=(1, 2, 3))
+        sizes: Tensor = (x * weight).square().mean(dim=(1, 2, 3))
+        return sizes
 
     if dealt:
         scores, features = deal(network, cube)
@@ -45,7 +46,8 @@ def loss_of(network: Network, cube: Tensor, dealt: bool, weight: Tensor) -> Tens
         sizes = again(features)
     target = torch.arange(len(cube)) % 3
     total: Tensor = F.cross_entropy(scores.mean(dim=(2, 3)), target)
-    return total + sizes.mean() + (features.mean() - weight).square()
+    total = total + sizes.mean() + (features.mean() - weight).square()
+    return total
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ def train(
     device: str = "auto",
     resume: bool = False,
     overwrite: bool = False,
+    workers: int = 1,
     progress: Callable[[int, int, float], None] = lambda *_: None,
 ) -> Run:
     """Train one method, as ``hsi-train`` does.
@@ -49,6 +50,7 @@ def train(
         device: ``auto``, ``cpu`` or ``cuda``.
         resume: Continue an interrupted run.
         overwrite: Replace a run that is there.
+        workers: Runs that are trained at once, of a recipe with folds or members.
         progress: Called with finished steps, all steps and the loss.
 
     Raises:
@@ -66,5 +68,7 @@ def train(
         settings, name = recipe.parse(recipe.load(str(path))), path.stem
     folder = Path("runs") / name if output is None else Path(output)
     watch = Watch(step=progress)
-    metrics = dispatch.train(settings, folder, device, resume, overwrite, watch)
+    metrics = dispatch.train(
+        settings, folder, device, resume, overwrite, watch, workers
+    )
     return Run(folder=folder, metrics=metrics)

@@ -90,6 +90,14 @@ def _budget(
     help="Train K networks on one split; the model averages their probabilities.",
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    metavar="K",
+    help="Train K of the runs of --seeds, --folds or --members at once.",
+)
+@click.option(
     "--epochs",
     type=click.IntRange(min=1),
     help="[default: until nothing more is learned]",
@@ -121,6 +129,7 @@ def command(
     what: str | None,
     output: Path | None,
     seeds: int | None,
+    workers: int,
     device: str,
     resume: bool,
     overwrite: bool,
@@ -152,7 +161,7 @@ def command(
     run = output or Path("runs") / Path(what).stem
     if output is None and not quiet:
         click.echo(f"Run folder: {run}", err=True)
-    result = _train(settings, run, seeds, device, resume, overwrite, quiet)
+    result = _train(settings, run, seeds, workers, device, resume, overwrite, quiet)
     if rank() > 0:
         return
     if as_json:
@@ -320,6 +329,7 @@ def _train(
     recipe: Any,
     run: Path,
     seeds: int | None,
+    workers: int,
     device: str,
     resume: bool,
     overwrite: bool,
@@ -340,8 +350,10 @@ def _train(
     ):
         watch = _Bar(bar).watch()
         if seeds is None:
-            return train(recipe, run, device, resume, overwrite, watch)
-        return train_seeds(recipe, run, seeds, device, resume, overwrite, watch)
+            return train(recipe, run, device, resume, overwrite, watch, workers)
+        return train_seeds(
+            recipe, run, seeds, device, resume, overwrite, watch, workers
+        )
 
 
 class _Bar:

@@ -1,12 +1,14 @@
 import json
 from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hsi_runtime.errors import OutputError, RecipeError
+from hsi_runtime.errors import OutputError, RecipeError, ResourceError
 from hsi_train import recipe, training
 from hsi_train.fitting.progress import Watch
 from hsi_train.recipe import Recipe
@@ -151,3 +153,35 @@ def test_command(cli: Cli, example: Any, tmp_path: Path) -> None:
     assert json.loads(again.out) == json.loads((run / "seeds.json").read_text())
     refused = cli(*arguments, "--seeds", "1")
     assert (refused.code, refused.out) == (2, "")
+
+
+def test_workers_train_the_same_runs_at_once(
+    finished: tuple[Path, Any], cli: Cli, example: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "runs"
+    result = seeds.train_seeds(asked(example), run, 3, "cpu", workers=2)
+    assert result == finished[1]
+    for name in ("seed-3", "seed-5"):
+        file = f"{name}/checkpoint.safetensors"
+        assert (run / file).read_bytes() == (finished[0] / file).read_bytes()
+
+
+def test_a_killed_worker_is_told(
+    example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(Future, "result", killed)
+    with pytest.raises(ResourceError, match="A worker was killed"):
+        seeds.train_seeds(asked(example), tmp_path / "runs", 2, "cpu", workers=2)
+
+
+def test_workers_are_refused_for_one_run(
+    cli: Cli, example: Any, tmp_path: Path
+) -> None:
+    arguments = ("--scene", example.scene, "--labels", example.labels)
+    done = cli("mf2cnet", *arguments, "--workers", 2, "-o", tmp_path / "run")
+    assert done.code == 2
+    assert "workers: several runs are trained at once, and this is one" in done.err
+    assert not (tmp_path / "run").exists()

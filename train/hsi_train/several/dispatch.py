@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from hsi_runtime.errors import OptionError
 from hsi_train import training
 from hsi_train.fitting.progress import UNWATCHED, Watch
 from hsi_train.recipe import Recipe
@@ -16,6 +17,7 @@ def train(
     resume: bool = False,
     overwrite: bool = False,
     watch: Watch = UNWATCHED,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Train what a recipe asks for.
 
@@ -26,6 +28,7 @@ def train(
         resume: Continue what was interrupted.
         overwrite: Replace what is there.
         watch: As for `training.train`.
+        workers: Runs that are trained at once, where there are several.
 
     Returns:
         The content of ``metrics.json``, ``folds.json`` or ``members.json``.
@@ -33,11 +36,18 @@ def train(
     Raises:
         HsiError: Any of its kinds.
     """
+    common = recipe, run, device, resume, overwrite, watch
     if recipe.split.mode == "folds" and recipe.split.fold is None:
-        return folds.train_folds(recipe, run, device, resume, overwrite, watch)
+        return folds.train_folds(*common, workers)
     if recipe.members > 1:
-        return members.train_members(recipe, run, device, resume, overwrite, watch)
-    return training.train(recipe, run, device, resume, overwrite, watch)
+        return members.train_members(*common, workers)
+    if workers > 1:
+        raise OptionError(
+            "several runs are trained at once, and this is one. Give --seeds, --folds "
+            "or --members, or start it by torchrun.",
+            "workers",
+        )
+    return training.train(*common)
 
 
 def table(result: dict[str, Any]) -> str | None:

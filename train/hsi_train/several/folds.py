@@ -40,6 +40,7 @@ def train_folds(
     resume: bool = False,
     overwrite: bool = False,
     watch: Watch = UNWATCHED,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Train once for each fold of the recipe, and then on all labels.
 
@@ -50,6 +51,7 @@ def train_folds(
         resume: Skip finished runs and continue an interrupted one.
         overwrite: Replace the runs that are there.
         watch: As for `training.train`.
+        workers: Runs that are trained at once.
 
     Returns:
         The content of ``folds.json``.
@@ -60,13 +62,13 @@ def train_folds(
     count = recipe.split.folds
     assert count is not None
     runs.prepare(run, recipe, KIND, resume, overwrite)
-    one = runs.with_shared_budget(recipe, count + 1)
+    one = runs.with_shared_budget(recipe, runs.turns_of(count, workers) + 1)
     parts = [
         runs.Part(f"fold-{number}", _with_split(one, fold=number))
         for number in range(1, count + 1)
     ]
     present = runs.data_present(recipe, resume)
-    results = runs.train_parts(run, parts, device, present, watch)
+    results = runs.train_parts(run, parts, device, present, watch, workers)
     result = summary(results)
     last = runs.Part(checkpoint.MODEL, _with_split(one, mode="all", folds=None))
     found = evidence(results, result)

@@ -36,6 +36,7 @@ def train_members(
     resume: bool = False,
     overwrite: bool = False,
     watch: Watch = UNWATCHED,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Train the members of the recipe, and measure their mean.
 
@@ -46,6 +47,7 @@ def train_members(
         resume: Skip finished runs and continue an interrupted one.
         overwrite: Replace the runs that are there.
         watch: As for `training.train`.
+        workers: Runs that are trained at once.
 
     Returns:
         The content of ``members.json``.
@@ -54,7 +56,7 @@ def train_members(
         HsiError: Any of its kinds.
     """
     runs.prepare(run, recipe, KIND, resume, overwrite)
-    one = runs.with_shared_budget(recipe, recipe.members)
+    one = runs.with_shared_budget(recipe, runs.turns_of(recipe.members, workers))
     parts = [
         runs.Part(
             f"member-{number}", msgspec.structs.replace(one, members=1, member=number)
@@ -62,7 +64,7 @@ def train_members(
         for number in range(1, recipe.members + 1)
     ]
     present = runs.data_present(recipe, resume)
-    results = runs.train_parts(run, parts, device, present, watch)
+    results = runs.train_parts(run, parts, device, present, watch, workers)
     joined = join(recipe, run, [run / part.name for part in parts], device, results)
     result = summary(results, joined)
     files.write_text(run / KIND.summary, json.dumps(result, indent=1) + "\n")

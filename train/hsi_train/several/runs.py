@@ -1,17 +1,24 @@
 """The folders of several runs: each is an ordinary run, and is trained only once."""
 
 import json
+import multiprocessing
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import torch
 
-from hsi_runtime.errors import OutputError, RecipeError
+from hsi_runtime import command_line
+from hsi_runtime.errors import OutputError, RecipeError, ResourceError
+from hsi_runtime.machine import usable_cores
 from hsi_train import training
 from hsi_train.finishing import Evidence
-from hsi_train.fitting.progress import Watch
+from hsi_train.fitting.progress import UNWATCHED, Watch
 from hsi_train.processes.launch import started
 from hsi_train.recipe import Recipe, seconds_of
 from hsi_train.run_folder import checkpoint
@@ -44,11 +51,19 @@ class Part(NamedTuple):
     recipe: Recipe
 
 
-def with_shared_budget(recipe: Recipe, parts: int) -> Recipe:
-    """Give each of several trainings an equal part of a budget."""
+def turns_of(count: int, workers: int) -> int:
+    """Return how many trainings come one after another."""
+    return -(-count // workers)
+
+
+def with_shared_budget(recipe: Recipe, turns: int) -> Recipe:
+    """Give each of several trainings that come one after another its part of a budget.
+
+    They are equal.
+    """
     if recipe.fit.budget is None:
         return recipe
-    budget = f"{seconds_of(recipe.fit.budget) / parts:.3f}s"
+    budget = f"{seconds_of(recipe.fit.budget) / turns:.3f}s"
     fit = msgspec.structs.replace(recipe.fit, budget=budget)
     return msgspec.structs.replace(recipe, fit=fit)
 
@@ -101,10 +116,49 @@ def data_present(recipe: Recipe, resume: bool) -> Digests:
 
 
 def train_parts(
-    run: Path, parts: Sequence[Part], device: str, present: Digests, watch: Watch
+    run: Path,
+    parts: Sequence[Part],
+    device: str,
+    present: Digests,
+    watch: Watch,
+    workers: int = 1,
 ) -> list[dict[str, Any]]:
-    """Train each run that is not finished; return the ``metrics.json`` of all."""
-    return [train_part(run, part, device, present, watch) for part in parts]
+    """Train each run that is not finished; return the ``metrics.json`` of all.
+
+    Args:
+        run: Folder of all runs.
+        parts: The runs.
+        device: As for `training.train`.
+        present: What `data_present` returned.
+        watch: As for `training.train`; is told nothing of several workers.
+        workers: Runs that are trained at once, each in a process of its own with an
+            equal part of the cores.
+
+    Raises:
+        ResourceError: A worker was killed.
+    """
+    if workers == 1:
+        return [train_part(run, part, device, present, watch) for part in parts]
+    threads = max(usable_cores() // workers, 1)
+    with ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), _begin_worker, (threads,)
+    ) as pool:
+        ask = partial(train_part, run, device=device, present=present, watch=UNWATCHED)
+        futures = [pool.submit(ask, part) for part in parts]
+        try:
+            return [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            raise ResourceError(
+                "A worker was killed, as happens where memory runs out. Repeat the "
+                "command with --resume and fewer --workers."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker(threads: int) -> None:
+    command_line.start_messages(quiet=False)
+    torch.set_num_threads(threads)
 
 
 def train_part(

@@ -30,6 +30,7 @@ def train_seeds(
     resume: bool = False,
     overwrite: bool = False,
     watch: Watch = UNWATCHED,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Train with ``count`` seeds, from the recipe's own upwards.
 
@@ -41,6 +42,7 @@ def train_seeds(
         resume: Skip finished runs and continue an interrupted one.
         overwrite: Replace the runs that are there.
         watch: As for `training.train`.
+        workers: Runs that are trained at once.
 
     Returns:
         The content of ``seeds.json``.
@@ -49,14 +51,15 @@ def train_seeds(
         HsiError: Any of its kinds.
     """
     runs.prepare(run, recipe, KIND, resume, overwrite)
-    one = runs.with_shared_budget(recipe, count)
+    one = runs.with_shared_budget(recipe, runs.turns_of(count, workers))
     seeds = [recipe.seed + k for k in range(count)]
     parts = [
         runs.Part(f"seed-{seed}", msgspec.structs.replace(one, seed=seed))
         for seed in seeds
     ]
     present = runs.data_present(recipe, resume)
-    result = summary(seeds, runs.train_parts(run, parts, device, present, watch))
+    results = runs.train_parts(run, parts, device, present, watch, workers)
+    result = summary(seeds, results)
     files.write_text(run / KIND.summary, json.dumps(result, indent=1) + "\n")
 
     from hsi_train.report.seeds import write_report
