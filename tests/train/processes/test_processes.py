@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,16 @@ from hsi_train.several.seeds import train_seeds
 
 SMALL = {"mf2cnet": {"features": 4, "hidden": 4}}
 STEPS_OF_EPOCH = 13
+METHODS = pytest.mark.parametrize(
+    "method",
+    [
+        "mf2cnet",
+        *(
+            pytest.param(name, marks=pytest.mark.soak)
+            for name in ("s2amsnet", "s2former", "s2vnet")
+        ),
+    ],
+)
 
 
 def recipe_of(example: Any, method: str, **changes: Any) -> dict[str, Any]:
@@ -81,10 +92,11 @@ def test_losses_are_those_of_one_process(
         assert found == pytest.approx(expected, abs=1e-5), name
 
 
+@METHODS
 def test_a_repetition_is_equal_to_the_last_bit(
-    example: Any, tmp_path: Path, torchrun: Any
+    method: str, example: Any, tmp_path: Path, torchrun: Any
 ) -> None:
-    content = recipe_of(example, "mf2cnet")
+    content = recipe_of(example, method)
     runs = [Training(content, str(tmp_path / name)) for name in ("first", "again")]
     done = torchrun(2, runs)
     assert done.returncode == 0, done.stderr
@@ -92,27 +104,30 @@ def test_a_repetition_is_equal_to_the_last_bit(
     assert first == again
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3])
+@METHODS
 def test_a_killed_process_ends_all_and_any_number_goes_on(
-    processes: int, example: Any, tmp_path: Path, torchrun: Any
+    method: str, example: Any, tmp_path: Path, torchrun: Any
 ) -> None:
-    content = recipe_of(example, "mf2cnet")
+    content = recipe_of(example, method)
     killed = Training(content, str(tmp_path / "run"), die_at=30)
     done = torchrun(2, [killed])
     assert done.returncode != 0
-    assert "SIGKILL" in done.stderr or "Signal 9" in done.stderr
+    assert "Signal 9 (SIGKILL)" in done.stderr
     before = history(killed)
     assert 1 <= len(before) < 4
-    resumed = killed._replace(resume=True, die_at=0)
-    if processes == 1:
-        trainings.run([resumed])
-    else:
-        done = torchrun(processes, [resumed])
-        assert done.returncode == 0, done.stderr
-    after = history(killed)
-    assert len(after) == 4
-    assert after[: len(before)] == before
-    assert Path(killed.run, "metrics.json").is_file()
+    for processes in (3, 2, 1):
+        run = tmp_path / f"by_{processes}"
+        shutil.copytree(killed.run, run)
+        resumed = Training(content, str(run), resume=True)
+        if processes == 1:
+            trainings.run([resumed])
+        else:
+            done = torchrun(processes, [resumed])
+            assert done.returncode == 0, done.stderr
+        after = history(resumed)
+        assert len(after) == 4
+        assert after[: len(before)] == before
+        assert (run / "metrics.json").is_file()
 
 
 def history(training: Training) -> list[dict[str, str]]:
