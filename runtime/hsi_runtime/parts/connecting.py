@@ -23,6 +23,7 @@ from hsi_runtime.parts.working import EngineOrder
 log = logging.getLogger(__name__)
 
 CONNECT_S = 30
+TASKS = 2  # of a worker here: one reads and writes while the other computes
 
 
 class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
@@ -97,10 +98,11 @@ def _local(workers: int, resources: dict[str, int]) -> Iterator[LocalCluster]:
         dask.config.set({"distributed.scheduler.allowed-failures": 0}),
         LocalCluster(
             n_workers=workers,
-            threads_per_worker=1,
+            threads_per_worker=TASKS,
             memory_limit=0,
             host="127.0.0.1",
-            dashboard_address=None,
+            dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
             resources=resources,
             silence_logs=logging.CRITICAL,
         ) as cluster,

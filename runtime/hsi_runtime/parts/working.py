@@ -32,7 +32,7 @@ from hsi_runtime.request import Request
 
 # Status of a task that failed: for good, or for now.
 FAILED, AGAIN = "failed", "again"
-_starting = Lock()
+_starting, _alone = Lock(), Lock()
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,15 @@ def _engine(order: EngineOrder) -> tuple[ModelFile, Backend]:
         return _opened(order)
 
 
+def _room(order: EngineOrder) -> contextlib.AbstractContextManager[Any]:
+    """Return what keeps a process within its limit: one task at a time.
+
+    Otherwise one reads and writes while another computes; the engine serves in turns.
+    """
+    limited = order.max_memory_bytes is not None
+    return _alone if limited else contextlib.nullcontext()
+
+
 def survey(order: EngineOrder, request: Request) -> dict[str, Any]:
     """Tell how many parts a scene has at most, which its walk says."""
     return _told(partial(_survey, order, request))
@@ -101,7 +110,8 @@ def part(order: EngineOrder, request: Request) -> dict[str, Any]:
 
     def work() -> dict[str, Any]:
         model, backend = _engine(order)
-        return compute_part(request, model, lambda: backend)
+        with _room(order):
+            return compute_part(request, model, lambda: backend)
 
     return _told(work)
 
@@ -111,7 +121,8 @@ def scene(order: EngineOrder, request: Request) -> dict[str, Any]:
 
     def work() -> dict[str, Any]:
         model, backend = _engine(order)
-        return batch.run_unless_finished(request, model, lambda: backend)
+        with _room(order):
+            return batch.run_unless_finished(request, model, lambda: backend)
 
     return _told(work)
 

@@ -40,7 +40,7 @@ class Chaos:
         """Make a map while things are killed; return what the command printed."""
         client, by_hand = self._client(), self._part()
         while True:
-            wait = self._random.uniform(0.05, 1.5)
+            wait = self._random.uniform(0.05, 5)
             limit = time.monotonic() + (wait if self.killed.total() < kills else 100)
             while client.poll() is None and time.monotonic() < limit:
                 time.sleep(0.01)

@@ -1,11 +1,16 @@
 """Parts and scenes on the workers of dask.distributed, which may die."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ from mosaic import LAYERS, Mosaic
 from hsi_runtime import Workers, classify, classify_all
 from hsi_runtime.cli import main
 from hsi_runtime.errors import EngineError, ModelFileError, OptionError, SceneError
-from hsi_runtime.parts import cluster
+from hsi_runtime.parts import cluster, working
 from hsi_runtime.parts.address import Local, scheduler_of
 from hsi_runtime.parts.working import EngineOrder, part, scene, survey
 from hsi_runtime.request import Request
@@ -107,6 +112,31 @@ def test_work_of_a_worker_is_that_of_a_part(mosaic: Mosaic) -> None:
     assert scene(order(mosaic), mosaic.request("whole"))["status"] == "skipped"
 
 
+@pytest.mark.parametrize("limit", [None, 2**31])
+def test_a_limit_of_memory_is_that_of_one_task(
+    limit: int | None, mosaic: Mosaic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one, a worker that is given two tasks does both at the same time."""
+    both = threading.Barrier(2)
+    most = at_work = 0
+
+    def compute(*_: Any) -> dict[str, Any]:
+        nonlocal most, at_work
+        at_work += 1
+        most = max(most, at_work)
+        if limit is None:
+            both.wait(60)
+        at_work -= 1
+        return {}
+
+    monkeypatch.setattr(working, "compute_part", compute)
+    ordered = replace(order(mosaic), max_memory_bytes=limit)
+    request = mosaic.request("room", part=(0, 2))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: part(ordered, request), range(2)))
+    assert most == (2 if limit is None else 1)
+
+
 def test_errors_that_no_other_try_mends_are_told(mosaic: Mosaic) -> None:
     lost = mosaic._replace(folder=mosaic.folder / "no")
     (mosaic.folder / "no").mkdir()
@@ -186,6 +216,14 @@ def test_a_killed_client_is_repeated(mosaic: Mosaic) -> None:
     assert sum(row["attempts"] for row in json.loads(out)["parts"]) > 12
 
 
+def port_of_another_scheduler() -> contextlib.AbstractContextManager[Any]:
+    """Take the port of dask's pages, which then warns; or somebody has it already."""
+    try:
+        return socket.create_server(("127.0.0.1", 8787))
+    except OSError:
+        return contextlib.nullcontext()
+
+
 def test_python_has_the_same_door(mosaic: Mosaic, tmp_path: Path) -> None:
     """One scene in parts, then many, on the same workers."""
     pytest.importorskip("distributed")
@@ -194,7 +232,10 @@ def test_python_has_the_same_door(mosaic: Mosaic, tmp_path: Path) -> None:
     folder.mkdir()
     options = {"tile": 8, **LAYERS}
     seen: list[tuple[int, int]] = []
-    with Workers(mosaic.model.path, "local:1", device="cpu", threads=1) as workers:
+    with (
+        port_of_another_scheduler(),
+        Workers(mosaic.model.path, "local:1", device="cpu", threads=1) as workers,
+    ):
         result = classify(
             *(mosaic.folder / "scene.tif", workers, folder / "o.tif"),
             *(lambda *done: seen.append(done),),

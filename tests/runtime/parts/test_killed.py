@@ -14,6 +14,7 @@ PARTS = 3
 
 def kill_and_repeat(place: Path, kills: int, seed: int) -> None:
     """Kill parts and joins at random moments until enough were; compare every map."""
+    start_afresh(place)
     moments, killed = random.Random(seed), 0
     while killed < kills:
         tasks = [[f"--part={index}/{PARTS}"] for index in range(PARTS)]
@@ -56,6 +57,7 @@ def test_fifty_kills(place: Path) -> None:
 
 
 def test_attempts_of_a_killed_part_are_counted(place: Path) -> None:
+    start_afresh(place)
     process = subprocess.Popen(
         command(place, "many.tif", "--part", "0/1"), stderr=subprocess.DEVNULL
     )
