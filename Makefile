@@ -98,10 +98,11 @@ accuracy: .venv/dev
 	-$(PIP) -e '.[tensorrt]'
 	touch $@
 
-# Needs a GPU: the tests marked gpu, then every method timed on CUDA and TensorRT.
+# Needs a GPU: 12 minutes in which every figure is measured that needs one, then the
+# tests marked gpu. Without one, `benchmarks/gpu.py --dry-run` tries the script.
 gpu: .venv-gpu/all
-	$(BIN)/python -m pytest -q -m gpu
 	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python -m pytest -q -m gpu
 
 clean:
 	rm -rf .venv .venv-gpu build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,194 +1,152 @@
 """Do the engines of a GPU compute what training computed, and how fast are they?
 
-    python benchmarks/gpu.py
+    python benchmarks/gpu.py               on a machine with a GPU: 12 minutes
+    python benchmarks/gpu.py --dry-run     the same code in short, on the processor
 
-Trains every method briefly on a simulated scene, exports it in both precisions, and
-runs each file on the CPU, on CUDA and on TensorRT, as far as they are installed.
-Measures the start of the engine, its self-test, its agreement with the CPU, and pixels
-per second by size of the window, for one window at a time and for two at once as in
-hsi-run. Without a GPU it ends with exit code 4 and writes nothing. The result names
-engines that are not installed; an engine that fails is an error in the result, not a
-gap.
+Trains every method briefly on a simulated scene and exports it in both precisions. Then
+measures, as far as CUDA and TensorRT are installed: the start of an engine, its
+self-test and pixels per second by size of the window, for one window at a time and for
+two at once as in hsi-run; the difference of both precisions from the processor's
+float32; the share of the rate of plain matrix products; lines per second of a flight
+that is followed; the time of a training step in bfloat16 and float32; and joules per
+megapixel, by NVML or, on a Jetson, by tegrastats.
+
+Every section is a process of its own with a share of the time: one that fails or hangs
+is an error in the result, and the others go on. The result is written after each.
+Without a GPU it ends with exit code 4 and writes nothing. A dry run proves that the
+script works, on the processor and on WebGPU where ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER
+is set; its figures mean nothing and go into its folder.
 """
 
 import contextlib
+import json
 import os
-import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections import deque
-from itertools import repeat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 import code_digest
 import common
-import numpy as np
+import torch
+from gpu_sections import SECTIONS, Bench, Figures, kept
 
-from hsi_export.exporting import export
-from hsi_runtime.engines.backend import GPU_DEVICES, WINDOWS_ON_GPU, Backend
-from hsi_runtime.engines.nvidia import cuda_memory, onnxruntime_cuda, tensorrt_gpu
-from hsi_runtime.engines.opening import open_backend
-from hsi_runtime.engines.self_test import self_test
-from hsi_runtime.errors import EngineError, HsiError
-from hsi_runtime.model.model_file import PROBABILITIES, ModelFile, read_model
-from hsi_runtime.walk.threads import map_ahead
-from hsi_train import recipe
+from hsi_runtime.engines.backend import GPU_DEVICES
+from hsi_runtime.engines.nvidia import cuda_memory, tensorrt_gpu
+from hsi_runtime.errors import EngineError
 from hsi_train.methods import names
-from hsi_train.simulate import SceneSpec, band_centres, write_scene
-from hsi_train.training import train
-
-SCENE_SIDE = 160  # px
-SAMPLES = 20  # training pixels of each class
-TILES = (128, 512)
-ROUNDS = 5
-ROUND_S = 2.0
-MIN_WINDOWS = 4  # of a round
 
 
-def make_models(
-    folder: Path, methods: tuple[str, ...], bands: int, epochs: int
-) -> dict[str, ModelFile | HsiError]:
-    """Train and export: model files, or why there is none, by method and precision."""
-    scene, labels = folder / "scene.tif", folder / "labels.tif"
-    centres = band_centres(bands, 400, 2500)
-    spec = SceneSpec(rows=SCENE_SIDE, cols=SCENE_SIDE, wavelengths_nm=centres, seed=3)
-    write_scene(spec, scene, truth=labels)
-    models: dict[str, ModelFile | HsiError] = {}
-    for method in methods:
-        content = {
-            "method": method,
-            "data": {"scenes": [str(scene)], "labels": [str(labels)]},
-            "split": {"mode": "per-class", "samples_per_class": SAMPLES},
-            "fit": {"epochs": epochs},
-        }
-        train(recipe.parse(content), folder / method, "auto")
-        for precision in ("fp32", "fp16"):
-            name = f"{method} {precision}"
-            path = folder / f"{method}.{precision}.onnx"
-            try:
-                export(folder / method, path, fp16=precision == "fp16")
-                models[name] = read_model(path)
-            except HsiError as error:
-                models[name] = error
-            print(f"exported {name}", flush=True)
-    return models
+def run_section(bench: Bench, name: str, seconds: float) -> None:
+    """Measure a section; every figure is on the disk before the next begins."""
+    until = time.monotonic() + seconds
+    with (bench.folder / f"{name}.jsonl").open("a") as file:
+        for key, measure in SECTIONS[name][0](bench):
+            if time.monotonic() > until:
+                figures: Figures = {"left_out": "no time was left"}
+            else:
+                try:
+                    figures = measure()
+                except Exception as error:  # one that fails must not end the others
+                    figures = {"error": f"{type(error).__name__}: {error}"}
+            file.write(json.dumps({key: figures}) + "\n")
+            file.flush()
+            print(f"{name}, {key}: {figures}", flush=True)
 
 
-def measure(model: ModelFile, device: str, rng: np.random.Generator) -> dict[str, Any]:
-    """Start an engine, test it, compare it with the CPU, and time it."""
-    tile = max(TILES)
-    started = time.perf_counter()
-    backend = open_backend(model, device, tile=tile)
-    cold = time.perf_counter() - started
-    started = time.perf_counter()
-    backend = open_backend(model, device, tile=tile)
-    warm = time.perf_counter() - started
-    tested = self_test(model, backend)
-    cube = window(model, TILES[0], rng)
-    reference = open_backend(model, "cpu").predict(cube)[PROBABILITIES]
-    answer = backend.predict(cube)[PROBABILITIES]
-    equal = answer.argmax(axis=1) == reference.argmax(axis=1)
-    return {
-        "first_start_seconds": round(cold, 2),
-        "second_start_seconds": round(warm, 2),
-        "self_test_max_difference": tested.max_abs_difference,
-        "max_difference_from_cpu": float(np.abs(answer - reference).max()),
-        "equal_classes_with_cpu": float(equal.mean()),
-        "pixels_per_second": {
-            str(side): rates(backend, window(model, side, rng), side * side)
-            for side in TILES
-        },
-    }
+def run_alone(bench: Bench, name: str, seconds: float) -> Figures:
+    """Measure a section in a process of its own, which has so many seconds."""
+    given = [*(f"--method={m}" for m in bench.methods), f"--bands={bench.bands}"]
+    command = [sys.executable, __file__, f"--section={name}", f"--seconds={seconds}"]
+    command += [f"--folder={bench.folder}", *given, *(["--dry-run"] * bench.dry)]
+    try:
+        # An item that is at work when the time is over may end.
+        code = subprocess.run(command, check=False, timeout=1.25 * seconds).returncode
+        problem = f"ended with {code}" if code else ""
+    except subprocess.TimeoutExpired:
+        problem = f"did not end within {1.25 * seconds:.0f} s"
+    figures = kept(bench, name)
+    return figures | ({"error": f"The section {problem}."} if problem else {})
 
 
-def window(
-    model: ModelFile, tile: int, rng: np.random.Generator
-) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Draw pixels of the model's stored sample: ``(1, band, row, col)``."""
-    sample = model.document.self_test.cube.unpack().astype(np.float32)
-    side = tile + 2 * model.document.halo
-    spectra = sample.reshape(len(sample), -1)
-    drawn = rng.integers(0, spectra.shape[1], (side, side))
-    return np.ascontiguousarray(spectra[:, drawn])[None]
+def described(bench: Bench) -> Figures:
+    """Say what is measured.
 
-
-def rates(backend: Backend, cube: Any, pixels: int) -> dict[str, Any]:
-    """Pixels per second, one window at a time and several at once: median of rounds."""
-    backend.predict(cube)  # engines prepare themselves on the first window
-    started = time.perf_counter()
-    backend.predict(cube)
-    windows = max(MIN_WINDOWS, round(ROUND_S / (time.perf_counter() - started)))
-    rates: dict[str, list[float]] = {"alone": [], "overlapped": []}
-    for _ in range(ROUNDS):
-        for kind, depth in (("alone", 1), ("overlapped", WINDOWS_ON_GPU)):
-            started = time.perf_counter()
-            deque(map_ahead(backend.predict, repeat(cube, windows), depth), maxlen=0)
-            rates[kind].append(windows * pixels / (time.perf_counter() - started))
-    return {
-        kind: {
-            "median": round(statistics.median(values)),
-            "range": [round(min(values)), round(max(values))],
-        }
-        for kind, values in rates.items()
-    }
-
-
-def devices() -> tuple[dict[str, bool], dict[str, str]]:
-    """Say which engines of the GPU are installed, and of which versions."""
+    Raises:
+        EngineError: There is no GPU, or no engine for it.
+    """
     import onnxruntime
 
-    installed = {
-        "tensorrt": tensorrt_gpu.is_installed(),
-        "cuda": onnxruntime_cuda.is_installed(),
-    }
-    versions = {"onnxruntime": onnxruntime.__version__}
+    versions = {"onnxruntime": onnxruntime.__version__, "torch": torch.__version__}
+    figures: Figures = {"bands": bench.bands, "versions": versions}
+    if bench.dry:
+        return figures | {"dry_run": True, "devices": bench.devices}
+    gpu = cuda_memory.probe(cuda_memory.load())
+    if not bench.devices:
+        raise EngineError("No engine for a GPU is installed.")
     with contextlib.suppress(EngineError):  # its failure is told when it is measured
         versions["tensorrt"] = tensorrt_gpu.load()[0].__version__
-    return installed, versions
+    missing = [device for device in GPU_DEVICES if device not in bench.devices]
+    return figures | {"gpu": gpu._asdict(), "not_installed": missing}
+
+
+def measure_all(bench: Bench, seconds: float, report: Callable[[Figures], None]) -> int:
+    """Measure every section within the time; return the exit code."""
+    until = time.monotonic() + seconds
+    figures = described(bench)
+    for name, (_, share) in SECTIONS.items():
+        left = until - time.monotonic()
+        figures[name] = (
+            run_alone(bench, name, min(share, left / 1.25))
+            if left > 1
+            else {"error": "No time was left."}
+        )
+        report(figures)
+    failed = '"error": ' in json.dumps([figures[name] for name in SECTIONS])
+    return EngineError.exit_code if failed else 0
 
 
 @click.command()
 @click.option("--method", "methods", multiple=True, default=names())
 @click.option("--bands", default=204)
-@click.option("--epochs", default=5)
-def main(methods: tuple[str, ...], bands: int, epochs: int) -> None:
-    try:
-        gpu = cuda_memory.probe(cuda_memory.load())
-        installed, versions = devices()
-    except EngineError as error:
-        print(f"Nothing was measured. {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    if not any(installed.values()):
-        print("Nothing was measured: no engine for a GPU.", file=sys.stderr)
-        sys.exit(EngineError.exit_code)
-    figures: dict[str, Any] = {
-        "gpu": gpu._asdict(),
-        "versions": versions,
-        "not_installed": [d for d in GPU_DEVICES if not installed[d]],
-        "bands": bands,
-    }
-    rng = np.random.default_rng(0)
-    failed = False
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ["XDG_CACHE_HOME"] = folder  # a first start builds the engine
-        for name, model in make_models(Path(folder), methods, bands, epochs).items():
-            if isinstance(model, HsiError):
-                figures[name], failed = {"error": str(model)}, True
-                continue
-            figures[name] = {}
-            for device in ("cpu", *(d for d in GPU_DEVICES if installed[d])):
-                try:
-                    figures[name][device] = measure(model, device, rng)
-                except HsiError as error:
-                    figures[name][device] = {"error": str(error)}
-                    failed = True
-                print(f"{name} on {device}: {figures[name][device]}", flush=True)
-    common.report("gpu", figures, code_digest.of_running(*methods))
-    if failed:
-        sys.exit(EngineError.exit_code)
+@click.option("--seconds", default=720.0, help="Time for everything.")
+@click.option("--dry-run", is_flag=True, help="Try the script without a GPU.")
+@click.option("--folder", type=click.Path(path_type=Path), help="For a dry run.")
+@click.option("--section", type=click.Choice(list(SECTIONS)), hidden=True)
+def main(
+    methods: tuple[str, ...],
+    bands: int,
+    seconds: float,
+    dry_run: bool,
+    folder: Path | None,
+    section: str | None,
+) -> None:
+    with contextlib.ExitStack() as stack:
+        given = folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        given.mkdir(parents=True, exist_ok=True)
+        bench = Bench(given.absolute(), methods, bands, dry_run)
+        os.environ["XDG_CACHE_HOME"] = str(bench.folder)  # a first start builds
+        if section is not None:
+            run_section(bench, section, seconds)
+            return
+
+        def report(figures: Figures) -> None:
+            code = code_digest.of_running(*methods)
+            if not dry_run:
+                common.report("gpu", figures, code)
+                return
+            path = bench.folder / "gpu.json"
+            path.write_text(json.dumps({**figures, "code": code}, indent=1))
+
+        try:
+            code = measure_all(bench, seconds, report)
+        except EngineError as error:
+            print(f"Nothing was measured. {error}", file=sys.stderr)
+            code = error.exit_code
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,8 @@ class Model:
         path: The ``.onnx`` file.
         device: ``auto``, ``cpu``, ``cuda``, ``tensorrt``, ``openvino``, ``webgpu``,
             ``tensorrt-rtx`` or ``qnn``. If you name one, it is used or an error is
-            raised.
+            raised. ``auto`` takes the best that is present, and measures once which
+            engine of the CPU is faster with the model.
         threads: Threads of the engine; None for all usable cores.
 
     Raises:
