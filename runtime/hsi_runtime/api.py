@@ -85,7 +85,7 @@ class Model:
         self, path: AnyPath, device: str = "auto", threads: int | None = None
     ) -> None:
         self.file = read_model(Path(path))
-        self.backend = open_backend(self.file, device, threads, choose="measure")
+        self.backend = open_backend(self.file, device, threads, measure=True)
 
     @property
     def classes(self) -> list[ClassEntry]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hsi_runtime import batch
 from hsi_runtime.engines import choosing
 from hsi_runtime.engines import self_test as testing
 from hsi_runtime.engines.backend import CPU_DEVICES, WINDOWS_ON_GPU, Backend
@@ -87,7 +88,7 @@ def benchmark(
     values. A round is as many windows as the engine computes at once.
     """
     document = model.document
-    backend = open_backend(model, device, threads, tile, choose="measure")
+    backend = open_backend(model, device, threads, tile, measure=True)
     side = tile or best_tile(document, backend.device)
     rates = _rates(model, backend, side, MIN_ROUNDS, BENCHMARK_S)
     return {
@@ -197,7 +198,7 @@ def dry_run(
 
 def _likely_device(model: ModelFile, request: Request, threads: int | None) -> str:
     """Return the engine of the CPU that ``auto`` would take, without a measurement."""
-    if not request.engine_may_differ:
+    if not batch.engine_options([request], request)["measure"]:
         return choosing.REFERENCE
     side = request.tile or best_tile(model.document, choosing.REFERENCE)
     return choosing.recalled_device(model, side, engine_threads(threads))

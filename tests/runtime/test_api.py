@@ -273,7 +273,7 @@ def test_limits_reach_the_engine_of_a_file(
     monkeypatch.setattr(api, "open_backend", start)
     scene = write_scene_tiff(tmp_path / "s.tif", cube)
     classify(scene, path, tmp_path / "o.tif", tile=7, max_memory_bytes=10**9)
-    limits = {"tile": 7, "max_memory_bytes": 10**9, "choose": "never"}
+    limits = {"tile": 7, "max_memory_bytes": 10**9, "measure": False}
     assert started == [("auto", limits)]
     classify(scene, model, tmp_path / "p.tif", tile=7)
     assert len(started) == 1

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hsi_runtime import files, machine
 from hsi_runtime.engines import openvino_cpu
@@ -34,8 +34,6 @@ REFERENCE, RIVAL = CPU_DEVICES
 FASTER = 1.2
 ROUNDS, MEASURE_S = 7, 1.0  # of both engines, whichever ends first
 LIBRARIES = ("hsi-edge", "onnxruntime", "onnxruntime-gpu", "openvino")
-# "measure" takes about two seconds, and is kept; "recall" takes what was kept, if any.
-Choosing = Literal["never", "recall", "measure"]
 Rates = dict[str, float]  # pixels per second by device
 
 
@@ -80,20 +78,15 @@ def report(backend: Backend) -> dict[str, Any] | None:
 
 
 def fastest(
-    model: ModelFile,
-    side: int,
-    threads: int,
-    start: Callable[[str], Backend],
-    measure: bool = True,
+    model: ModelFile, side: int, threads: int, start: Callable[[str], Backend]
 ) -> Backend | None:
-    """Start the faster engine; None where that is not known.
+    """Start the faster engine; None where the reference's rival does not work.
 
     Args:
         model: A verified model file.
         side: Side of the squares that will be classified at once, px.
         threads: Threads of an engine.
         start: Starts the engine of a device.
-        measure: Measure what is not remembered.
 
     Raises:
         HsiError: The reference cannot be started.
@@ -101,8 +94,6 @@ def fastest(
     place = _place(model, side, threads)
     rates = None if place is None else _recalled(place)
     remembered = rates is not None
-    if not (measure or remembered):
-        return None
     started: dict[str, Backend] = {}
     try:
         if rates is None:

@@ -27,7 +27,7 @@ def open_backend(
     threads: int | None = None,
     tile: int | None = None,
     max_memory_bytes: int | None = None,
-    choose: choosing.Choosing = "never",
+    measure: bool = False,
 ) -> Backend:
     """Start the engine of a device.
 
@@ -39,7 +39,8 @@ def open_backend(
         tile: Side of the largest square that will be classified at once, px; None for
             the default.
         max_memory_bytes: Limit of the whole process, or None.
-        choose: How ``auto`` chooses between the engines of a CPU.
+        measure: Let ``auto`` choose between the engines of a CPU by a measurement of
+            about two seconds, which is kept.
 
     Raises:
         OptionError: The number of threads is out of range.
@@ -66,10 +67,10 @@ def open_backend(
     backend = _best_gpu(model, tile)
     if backend is None:
         limits = threads, tile, max_memory_bytes
-        if choose != "never" and openvino_cpu.is_installed():
+        if measure and openvino_cpu.is_installed():
             side = tile or best_tile(model.document, "cpu")
             start = partial(_start_cpu, model, *limits)
-            chosen = choosing.fastest(model, side, threads, start, choose == "measure")
+            chosen = choosing.fastest(model, side, threads, start)
             if chosen is not None:
                 return chosen
         backend = _start_cpu(model, *limits, "cpu")

@@ -83,7 +83,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     return made
 
 
-measured = partial(open_backend, device="auto", threads=1, choose="measure")
+measured = partial(open_backend, device="auto", threads=1, measure=True)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_the_faster_engine_is_taken_and_remembered(
     assert machine.rounds == 2 * choosing.ROUNDS
     assert caplog.messages == [f"Engine: {said} with this model, as this run measured."]
     machine.started.clear()
-    again = open_backend(model, threads=1, choose="recall")
+    again = measured(model)
     assert machine.started == [device]
     assert machine.rounds == 2 * choosing.ROUNDS  # not measured again
     assert f"{said} with this model, as an earlier run measured." in caplog.messages[1]
@@ -124,10 +124,9 @@ def test_the_faster_engine_is_taken_and_remembered(
 def test_nothing_is_measured_unless_asked_for(
     machine: Machine, model: ModelFile
 ) -> None:
-    for choose in ("never", "recall"):
-        backend = open_backend(model, threads=1, choose=choose)
-        assert backend.device == "cpu"
-        assert choosing.report(backend) is None
+    backend = open_backend(model)
+    assert backend.device == "cpu"
+    assert choosing.report(backend) is None
     assert measured(model).device == "openvino"
     assert open_backend(model).device == "cpu"  # parts of a scene
     assert measured(model, device="cpu").device == "cpu"
@@ -295,7 +294,7 @@ def test_both_doors_tell_why_an_engine_was_chosen(
     invoke: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch, "SMALL_BYTES", 100)
+    monkeypatch.setattr(batch, "LARGE_BYTES", 100)
     result = hsi_runtime.classify(scene, model.path, scene.with_name("o.tif"))
     assert result["device"] == "openvino"
     threads = usable_cores()
@@ -318,16 +317,15 @@ def test_both_doors_tell_why_an_engine_was_chosen(
 def test_only_what_takes_longer_than_a_measurement_is_measured(
     scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def choose(scenes: Sequence[Path], **options: Any) -> str:
+    def asks(scenes: Sequence[Path], **options: Any) -> bool:
         requests = [Request(s, s.with_suffix(".o.tif"), **options) for s in scenes]
-        chosen = batch.engine_options(requests, Options(**options))
-        return str(chosen["choose"])
+        return bool(batch.engine_options(requests, Options(**options))["measure"])
 
-    assert choose([scene]) == "recall"
-    assert choose([tmp_path]) == "measure"  # a product
-    size = scene.stat().st_size
-    monkeypatch.setattr(batch, "SMALL_BYTES", 3 * size)
-    assert choose([scene] * 2) == "recall"
-    assert choose([scene] * 3) == "measure"
-    assert choose([scene] * 3, part=(0, 2)) == "never"
-    assert choose([scene] * 3, max_memory_bytes=10**9) == "never"
+    assert not asks([scene])
+    assert not asks([scene.with_name("missing.tif")])
+    assert asks([tmp_path])  # a product
+    monkeypatch.setattr(batch, "LARGE_BYTES", 3 * scene.stat().st_size)
+    assert not asks([scene] * 2)
+    assert asks([scene] * 3)
+    assert not asks([scene] * 3, part=(0, 2))
+    assert not asks([scene] * 3, max_memory_bytes=10**9)
