@@ -72,6 +72,10 @@ def another_engine(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(OnnxruntimeCpu, "predict", wrong)
 
 
+def impatient(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("hsi_runtime.parts.connecting.CONNECT_S", 1)
+
+
 def without(package: str) -> Patch:
     return lambda patch: patch.setitem(sys.modules, package, None)
 
@@ -226,6 +230,19 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
     "Parts of another run": (
         hsi_run,
         f"scene.tif {MODEL} -o map.tif --tile 32 --part 1/2 --reject 0.5",
+    ),
+    "A scheduler on another machine": (
+        hsi_run,
+        f"scene.tif {MODEL} -o n.tif --scheduler tcp://10.0.0.7:8786",
+    ),
+    "TLS without certificates": (
+        hsi_run,
+        f"scene.tif {MODEL} -o n.tif --scheduler tls://10.0.0.7:8786",
+    ),
+    "No scheduler": (
+        hsi_run,
+        f"scene.tif {MODEL} -o n.tif --scheduler 127.0.0.1:9",
+        impatient,
     ),
     "A part is damaged": (hsi_run, f"scene.tif {MODEL} -o hurt.tif --tile 32 --join"),
     "The model file is damaged": (hsi_run, "scene.tif -m damaged.onnx -o n.tif"),

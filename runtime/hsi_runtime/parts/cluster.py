@@ -219,13 +219,13 @@ def _result_of(future: Future) -> Result:
         result: Result = future.result()
         if "bug" in result:
             raise RuntimeError(f"A worker met a bug.\n{result['bug']}")
-        return result
+        return working.received(result)
     error = future.exception() if future.status == "error" else None
     if error is None:
         raise ClusterError(_lost("it has dropped the tasks"))
     if isinstance(error, KilledWorker):
         why = "Its workers died, as they do where memory runs out."
-        return working.failure(ClusterError(why), AGAIN)
+        return working.received(working.failure(ClusterError(why), AGAIN))
     if "deserializ" in str(error):
         raise EngineError(
             "The scheduler cannot read the tasks. Install the same version of hsi-edge "

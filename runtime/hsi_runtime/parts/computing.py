@@ -146,6 +146,8 @@ def compute_part(
             pipeline.compute(job, scene, results, watch, progress, others)
         folder.sync(own - resumed)
         pipeline.check_unchanged(job)
+        # Another part may have begun at the same moment, and have written its plan.
+        folder.compare(folder.plan(), terms)
     pixels = _pixels(results, own - resumed)
     with folder.explaining():
         record.finish(watch.total, pixels)

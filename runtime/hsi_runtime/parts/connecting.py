@@ -151,7 +151,7 @@ def _check_machines(
         workers = client.run_on_scheduler(_workers_with, resources)
         answers = client.run(_problem_with, plugin)
         for answer in filter(None, answers.values()):
-            raise working.error_of(answer)
+            raise working.error_of(working.received(answer))
         client.register_plugin(plugin)
     except (HsiError, *LOST):
         raise

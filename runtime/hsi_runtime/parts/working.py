@@ -142,13 +142,22 @@ def _told(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def failure(error: HsiError, status: str) -> dict[str, Any]:
-    """Describe an error as the result of a task, with its kind."""
+    """Describe an error as the result of a task, with its kind and this machine."""
     return {
         "status": status,
         "error": str(error),
         "exit_code": error.exit_code,
         "kind": type(error).__name__,
+        "host": os.uname().nodename,
     }
+
+
+def received(result: dict[str, Any]) -> dict[str, Any]:
+    """Add the machine to an error from another one, where other files may be."""
+    host = result.pop("host", None)
+    if host is not None and host != os.uname().nodename:
+        result["error"] = f"On {host}: {result['error']}"
+    return result
 
 
 def error_of(result: dict[str, Any]) -> HsiError:

@@ -22,7 +22,15 @@ from hsi_runtime.cli import main
 from hsi_runtime.errors import EngineError, ModelFileError, OptionError, SceneError
 from hsi_runtime.parts import cluster, working
 from hsi_runtime.parts.address import Local, scheduler_of
-from hsi_runtime.parts.working import EngineOrder, part, scene, survey
+from hsi_runtime.parts.working import (
+    EngineOrder,
+    error_of,
+    failure,
+    part,
+    received,
+    scene,
+    survey,
+)
 from hsi_runtime.request import Request
 
 SCRIPT = "from hsi_runtime.cli import main; main()"
@@ -143,6 +151,15 @@ def test_errors_that_no_other_try_mends_are_told(mosaic: Mosaic) -> None:
     told = part(order(mosaic), lost.request("x", part=(0, 2)))
     assert (told["status"], told["kind"]) == ("failed", "SceneError")
     assert told["exit_code"] == SceneError.exit_code
+
+
+def test_errors_from_elsewhere_name_the_machine() -> None:
+    """There, a folder may not be mounted."""
+    here = failure(SceneError("There is no file s.tif."), "failed")
+    assert str(error_of(received(dict(here)))) == "There is no file s.tif."
+    there = error_of(received({**here, "host": "node7"}))
+    assert isinstance(there, SceneError)
+    assert str(there) == "On node7: There is no file s.tif."
 
 
 def test_a_worker_with_another_model_is_refused(mosaic: Mosaic) -> None:

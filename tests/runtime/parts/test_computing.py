@@ -2,11 +2,15 @@
 
 import errno
 import os
+import random
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import largest_file
 from hypothesis import given
 from hypothesis import strategies as st
 from mosaic import Mosaic
@@ -15,8 +19,10 @@ from hsi_runtime import files
 from hsi_runtime.cli import main
 from hsi_runtime.engines.backend import Backend
 from hsi_runtime.errors import OutputError, ResourceError
+from hsi_runtime.parts import attempts
 from hsi_runtime.parts.agreement import pieces_of, strips_of
 from hsi_runtime.parts.computing import compute_part
+from hsi_runtime.parts.folder import PartsFolder
 from hsi_runtime.walk import windows
 from hsi_runtime.walk.windows import Window
 
@@ -194,6 +200,80 @@ def test_a_join_removes_what_a_late_part_adds(
     mosaic.join("adds")
     assert added
     assert not folder.exists()
+
+
+def test_two_that_begin_at_the_same_moment_with_other_options(mosaic: Mosaic) -> None:
+    """Each finds no plan, and the later one's takes the place of the first."""
+    folder = mosaic.folder / "moment" / "o.tif.hsi-parts"
+    mosaic.part("other", 0, 2, reject_below=0.0)
+    other = mosaic.folder / "other" / "o.tif.hsi-parts" / "plan.json"
+
+    def start() -> Backend:
+        return Late(mosaic.engine)
+
+    class Late:
+        def __init__(self, engine: Backend) -> None:
+            self._engine = engine
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._engine, name)
+
+        def predict(self, *arguments: Any) -> Any:
+            (folder / "plan.json").write_bytes(other.read_bytes())
+            return self._engine.predict(*arguments)
+
+    with pytest.raises(OutputError, match="parts of another reject"):
+        compute_part(mosaic.request("moment", part=(0, 2)), mosaic.model, start)
+
+
+STEPS = ["Record", "remove_unfinished", "write", "sync", "compare", "finish"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_folder_that_is_removed_under_way(
+    step: str, mosaic: Mosaic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whenever it goes, it is told, or is nobody's loss; the command is repeated."""
+    name = f"removed-{step}"
+    folder = mosaic.folder / name / "o.tif.hsi-parts"
+    home: Any = {"Record": attempts, "finish": attempts.Record}.get(step, PartsFolder)
+    plain = getattr(home, step)
+    calls = 0
+
+    def removed(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == (2 if step == "compare" else 1):
+            shutil.rmtree(folder)
+        return plain(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(home, step, removed)
+        with pytest.raises(OutputError, match=r"not there any more|no parts in"):
+            mosaic.part(name, 0, 1)
+    assert mosaic.part(name, 0, 1)["resumed_pixels"] == 0
+    mosaic.join(name)
+
+
+def test_a_full_disk_at_any_byte(mosaic: Mosaic) -> None:
+    """Of the plan, a record, a piece, or what the join writes: told, and resumed."""
+    expected = mosaic.folder / "whole"
+    mosaic.plain("whole")
+    sizes, failures = random.Random(1), 0
+    largest = max(path.stat().st_size for path in expected.iterdir())
+    for number in range(20):
+        name = f"bytes{number}"
+        for step in (partial(mosaic.part, name, 0, 1), partial(mosaic.join, name)):
+            try:
+                with largest_file(sizes.randrange(largest)):
+                    step()
+            except ResourceError:
+                failures += 1
+                step()
+        for path in expected.iterdir():
+            assert (mosaic.folder / name / path.name).read_bytes() == path.read_bytes()
+        assert not (mosaic.folder / name / "o.tif.hsi-parts").exists()
+    assert failures > 10
 
 
 @pytest.mark.parametrize("kind", ["file", "piece", "link"])

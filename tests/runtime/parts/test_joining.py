@@ -1,6 +1,7 @@
 """A join names what is missing, torn or foreign; publishing is that of any run."""
 
 import fcntl
+import importlib.metadata
 import json
 import os
 import shutil
@@ -116,6 +117,31 @@ def test_parts_of_another_engine_are_refused(
     with pytest.raises(OutputError, match=r"000000.piece is of another .* engine"):
         mosaic.join("j")
     assert not (parts.parent / "o.tif").exists()
+
+
+def test_parts_of_another_version_are_refused(
+    mosaic: Mosaic, parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that was not updated, or too early."""
+    version = importlib.metadata.version
+
+    def newer(name: str) -> str:
+        return "9.9" if name == "hsi-edge" else version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", newer)
+    with pytest.raises(OutputError, match="parts of another version"):
+        mosaic.part("j", 0, 3)
+    with pytest.raises(OutputError, match="parts of another version"):
+        mosaic.join("j")
+
+
+def test_no_clock_counts(mosaic: Mosaic, parts: Path) -> None:
+    """Machines differ in theirs: pieces may be of the future, or very old."""
+    for number, path in enumerate(sorted(parts.iterdir())):
+        moment = 4e9 if number % 2 else 0
+        os.utime(path, (moment, moment))
+    assert mosaic.part("j", 0, 3)["pixels"] == 0
+    mosaic.join("j")
 
 
 def test_a_foreign_piece_is_named(mosaic: Mosaic, parts: Path) -> None:

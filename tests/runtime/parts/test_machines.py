@@ -157,6 +157,22 @@ def fail(*_):
 
 working.compute_part = fail
 """
+# The same, but only for who takes the token.
+ONCE = """
+from pathlib import Path
+from hsi_runtime.parts import working
+compute_part = getattr(working.compute_part, "original", working.compute_part)
+{failing}
+def once(*arguments):
+    try:
+        Path({token!r}).unlink()
+    except FileNotFoundError:
+        return compute_part(*arguments)
+    fail()
+
+once.original = compute_part  # of ours where this is loaded twice
+working.compute_part = once
+"""
 BUG = FAILING.replace("errors.{kind}(", "RecursionError(")
 
 
@@ -209,13 +225,26 @@ def test_a_worker_with_another_model_is_refused(
     machines.wait_for_workers()
 
 
-@pytest.mark.parametrize("kind", ["ResourceError", "DeviceLostError"])
+@pytest.mark.parametrize(
+    ("kind", "nanny"),
+    [
+        ("ResourceError", "--no-nanny"),
+        ("DeviceLostError", "--no-nanny"),
+        ("DeviceLostError", "--nanny"),
+    ],
+)
 def test_what_a_worker_lacks_another_may_have(
-    kind: str, machines: Machines, place: Path
+    kind: str, nanny: str, machines: Machines, place: Path
 ) -> None:
-    """The first fails at once with each part, while the other computes."""
+    """The first fails at once with each part, while the other computes.
+
+    A nanny starts a new process where a device was lost.
+    """
     failing = FAILING.format(kind=kind)
-    machines.start_worker("--no-nanny", preload=failing)
+    if nanny == "--nanny":
+        failing = ONCE.format(failing=failing, token=str(machines.folder / "token"))
+        (machines.folder / "token").touch()
+    machines.start_worker(nanny, preload=failing)
     machines.start_worker("--no-nanny")
     machines.wait_for_workers()
     process = start(place, machines)
@@ -223,6 +252,8 @@ def test_what_a_worker_lacks_another_may_have(
     assert code == 0, said
     assert_same_maps(place)
     assert f"is tried again: it is {kind} here" in said
+    processes = machines.log("worker0").count("Start worker at:")
+    assert processes == (2 if nanny == "--nanny" else 1)
 
 
 @pytest.mark.parametrize(("kind", "code"), [("ResourceError", 6), ("OutputError", 5)])
