@@ -347,6 +347,8 @@ def classify_all(
     """
     chosen = Options(**options)
     listed = batch.expand([Path(scene) for scene in scenes])
+    if not listed:
+        raise OptionError("There is no scene.", "scenes")
     folder = None if output is None else Path(output)
     requests = batch.make_requests(listed, folder, chosen, many=True)
     if isinstance(model, Workers):

@@ -303,3 +303,5 @@ def test_a_missing_package_is_named(
 def test_many_scenes_of_python_take_no_parts(mosaic: Mosaic) -> None:
     with pytest.raises(OptionError, match="part, join and follow take one scene"):
         classify_all([mosaic.folder / "scene.tif"], mosaic.model.path, part=(0, 2))
+    with pytest.raises(OptionError, match="There is no scene"):
+        classify_all([], mosaic.model.path)
