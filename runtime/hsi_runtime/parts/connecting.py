@@ -1,7 +1,6 @@
 """Connects to a dask.distributed scheduler, and checks that its workers are alike."""
 
 import contextlib
-import importlib.metadata
 import logging
 import os
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import dask
-from distributed import Client, LocalCluster, Security, WorkerPlugin
+from distributed import Client, LocalCluster, Security
 from distributed.utils import silence_logging_cmgr
 
 from hsi_runtime.errors import ClusterError, EngineError, HsiError, OptionError
@@ -24,28 +23,6 @@ log = logging.getLogger(__name__)
 
 CONNECT_S = 30
 TASKS = 2  # of a worker here: one reads and writes while the other computes
-
-
-class ModelPlugin(WorkerPlugin):  # type: ignore[misc]
-    """Lets only workers begin that have the version and the model of this command."""
-
-    def __init__(self, order: EngineOrder) -> None:
-        self.name = f"hsi-edge-{order.sha256[:16]}"
-        self._order = order
-        self._version = _version()
-
-    def setup(self, worker: Any) -> None:
-        """Verify version and model of a worker."""
-        if _version() != self._version:
-            raise EngineError(
-                f"{os.uname().nodename} has version {_version()} of hsi-edge, this "
-                f"command {self._version}. Install the same version there."
-            )
-        self._order.verified()
-
-
-def _version() -> str:
-    return importlib.metadata.version("hsi-edge")
 
 
 @contextlib.contextmanager
@@ -72,7 +49,8 @@ def connected(
         OptionError: The address is not safe, or its certificates are not there.
     """
     where = scheduler_of(address, insecure)
-    order = EngineOrder(os.path.abspath(model.path), model.sha256, device, threads)
+    path = os.path.abspath(model.path)
+    order = EngineOrder(path, model.sha256, working.version(), device, threads)
     with contextlib.ExitStack() as stack:
         # A lost connection is told by us, in a sentence.
         stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
@@ -83,10 +61,8 @@ def connected(
         elif where.startswith("tls://"):
             _check_certificates()
         client = stack.enter_context(_client(where))
-        plugin = ModelPlugin(order)
         with losing_explained():
-            _check_machines(client, plugin, resources_of(order))
-        stack.callback(_unregister, client, plugin)
+            _check_machines(client, order)
         yield Cluster(client, model, order)
 
 
@@ -137,22 +113,22 @@ def _check_certificates() -> None:
         )
 
 
-def _check_machines(
-    client: Client, plugin: ModelPlugin, resources: dict[str, int]
-) -> None:
-    """Check scheduler and workers, those that join later included.
+def _check_machines(client: Client, order: EngineOrder) -> None:
+    """Check scheduler and workers; those that come later are checked by their tasks.
+
+    Nothing of it stays there: machines may serve others as well.
 
     Raises:
         ClusterError: The scheduler is lost.
         EngineError: One of them has another version of hsi-edge, or none.
         ModelFileError: A worker has another model.
     """
+    resources = resources_of(order)
     try:
         workers = client.run_on_scheduler(_workers_with, resources)
-        answers = client.run(_problem_with, plugin)
+        answers = client.run(working.misfit, order)
         for answer in filter(None, answers.values()):
             raise working.error_of(working.received(answer))
-        client.register_plugin(plugin)
     except (HsiError, *LOST):
         raise
     except Exception as error:  # of any kind: dask cannot send it as it was
@@ -163,22 +139,6 @@ def _check_machines(
     if not workers:
         option = " with --resources GPU=1" if resources else ""
         log.warning(f"The scheduler has no worker{option} yet; waiting for one.")
-
-
-def _problem_with(plugin: ModelPlugin) -> dict[str, Any] | None:
-    """Return what a worker lacks, as a result; errors may not arrive as they are."""
-    try:
-        plugin.setup(None)
-    except HsiError as error:
-        return working.failure(error, working.FAILED)
-    return None
-
-
-def _unregister(client: Client, plugin: ModelPlugin) -> None:
-    """Let workers of other commands begin without the model."""
-    if client.status == "running":  # one that is lost would be waited for
-        with contextlib.suppress(*LOST, ValueError):
-            client.unregister_worker_plugin(plugin.name)
 
 
 def _workers_with(resources: dict[str, int], dask_scheduler: Any) -> int:

@@ -5,6 +5,7 @@ all machines share.
 """
 
 import contextlib
+import importlib.metadata
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import (
     ClusterError,
     DeviceLostError,
+    EngineError,
     HsiError,
     ModelFileError,
     ResourceError,
@@ -42,6 +44,7 @@ class EngineOrder:
     Attributes:
         model: Path of the model.
         sha256: Hash of the model that the user named.
+        version: Version of hsi-edge that the user runs.
         device: One of `hsi_runtime.engines.backend.DEVICES`.
         threads: Threads of the engine, or None.
         tile: Side of the squares, px, or None.
@@ -50,37 +53,60 @@ class EngineOrder:
 
     model: str
     sha256: str
+    version: str
     device: str
     threads: int | None = None
     tile: int | None = None
     max_memory_bytes: int | None = None
 
-    def verified(self) -> ModelFile:
-        """Read the model.
 
-        Raises:
-            ModelFileError: It is not the one that the user named.
-        """
-        model = read_model(Path(self.model))
-        if model.sha256 != self.sha256:
-            raise ModelFileError(
-                f"{self.model} on {os.uname().nodename} is another model than the one "
-                "of this command. Put the same file there."
-            )
-        return model
+def version() -> str:
+    """Return the version of hsi-edge that is installed here."""
+    return importlib.metadata.version("hsi-edge")
 
 
 @cache
-def _opened(order: EngineOrder) -> tuple[ModelFile, Backend]:
-    model = order.verified()
+def _model(order: EngineOrder) -> ModelFile:
+    """Read the model.
+
+    Raises:
+        EngineError: The version of hsi-edge is another one than the user's.
+        ModelFileError: The model is not the one that the user named.
+    """
+    if version() != order.version:
+        raise EngineError(
+            f"hsi-edge has version {version()} on {os.uname().nodename}, and "
+            f"{order.version} here. Install the same version there."
+        )
+    model = read_model(Path(order.model))
+    if model.sha256 != order.sha256:
+        raise ModelFileError(
+            f"{order.model} on {os.uname().nodename} is another model than the one "
+            "of this command. Put the same file there."
+        )
+    return model
+
+
+@cache
+def _opened(order: EngineOrder) -> Backend:
     options = order.device, order.threads, order.tile, order.max_memory_bytes
-    return model, InTurns(open_backend(model, *options))
+    return InTurns(open_backend(_model(order), *options))
 
 
 def _engine(order: EngineOrder) -> tuple[ModelFile, Backend]:
     """Return model and engine, which a process opens once."""
     with _starting:
-        return _opened(order)
+        return _model(order), _opened(order)
+
+
+def misfit(order: EngineOrder) -> dict[str, Any] | None:
+    """Return why this machine cannot work for the user, as a result; None if it can."""
+    try:
+        with _starting:
+            _model(order)
+    except HsiError as error:
+        return failure(error, AGAIN)
+    return None
 
 
 def _room(order: EngineOrder) -> contextlib.AbstractContextManager[Any]:
@@ -94,7 +120,7 @@ def _room(order: EngineOrder) -> contextlib.AbstractContextManager[Any]:
 
 def survey(order: EngineOrder, request: Request) -> dict[str, Any]:
     """Tell how many parts a scene has at most, which its walk says."""
-    return _told(partial(_survey, order, request))
+    return _told(order, partial(_survey, order, request))
 
 
 def _survey(order: EngineOrder, request: Request) -> dict[str, Any]:
@@ -113,7 +139,7 @@ def part(order: EngineOrder, request: Request) -> dict[str, Any]:
         with _room(order):
             return compute_part(request, model, lambda: backend)
 
-    return _told(work)
+    return _told(order, work)
 
 
 def scene(order: EngineOrder, request: Request) -> dict[str, Any]:
@@ -124,16 +150,16 @@ def scene(order: EngineOrder, request: Request) -> dict[str, Any]:
         with _room(order):
             return batch.run_unless_finished(request, model, lambda: backend)
 
-    return _told(work)
+    return _told(order, work)
 
 
-def _told(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _told(order: EngineOrder, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Do the work; return an error as a result.
 
     It is `AGAIN` where another try, on another machine, may succeed.
     """
     try:
-        return work()
+        return misfit(order) or work()
     except HsiError as error:
         again = isinstance(error, DeviceLostError | ResourceError)
         return failure(error, AGAIN if again else FAILED)

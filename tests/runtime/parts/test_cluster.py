@@ -19,7 +19,7 @@ from mosaic import LAYERS, Mosaic
 
 from hsi_runtime import Workers, classify, classify_all
 from hsi_runtime.cli import main
-from hsi_runtime.errors import EngineError, ModelFileError, OptionError, SceneError
+from hsi_runtime.errors import EngineError, OptionError, SceneError
 from hsi_runtime.parts import cluster, working
 from hsi_runtime.parts.address import Local, scheduler_of
 from hsi_runtime.parts.working import (
@@ -97,10 +97,11 @@ def test_what_does_not_fit_is_a_usage_error(
     assert found.code == 2
 
 
-def order(mosaic: Mosaic, sha256: str | None = None) -> EngineOrder:
+def order(mosaic: Mosaic) -> EngineOrder:
     return EngineOrder(
         model=str(mosaic.model.path),
-        sha256=sha256 or mosaic.model.sha256,
+        sha256=mosaic.model.sha256,
+        version=working.version(),
         device="cpu",
         threads=1,
         tile=8,
@@ -162,9 +163,25 @@ def test_errors_from_elsewhere_name_the_machine() -> None:
     assert str(there) == "On node7: There is no file s.tif."
 
 
-def test_a_worker_with_another_model_is_refused(mosaic: Mosaic) -> None:
-    with pytest.raises(ModelFileError, match="is another model than the one"):
-        order(mosaic, sha256="0" * 64).verified()
+@pytest.mark.parametrize(
+    ("other", "kind", "reason"),
+    [
+        ({"sha256": "0" * 64}, "ModelFileError", "is another model than the one"),
+        ({"version": "9.9"}, "EngineError", "Install the same version there"),
+        ({"model": "/none.onnx"}, "ModelFileError", "cannot be read"),
+    ],
+)
+def test_a_worker_that_does_not_fit(
+    other: dict[str, Any], kind: str, reason: str, mosaic: Mosaic
+) -> None:
+    """It says so, and its tasks are for others."""
+    wanted = replace(order(mosaic), **other)
+    answer = working.misfit(wanted)
+    assert answer is not None
+    assert answer["kind"] == kind
+    assert reason in answer["error"]
+    assert survey(wanted, mosaic.request("unfit"))["status"] == "again"
+    assert working.misfit(order(mosaic)) is None
 
 
 def on_cluster(mosaic: Mosaic, output: Path, *scenes: Path) -> "subprocess.Popen[str]":

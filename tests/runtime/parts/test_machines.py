@@ -147,6 +147,17 @@ import importlib.metadata as metadata
 version = metadata.version
 metadata.version = lambda name: "0.0.1" if name == "hsi-edge" else version(name)
 """
+OTHER_MODEL = """
+from pathlib import Path
+from types import SimpleNamespace
+from hsi_runtime.parts import working
+
+def read_model(path):
+    Path({late!r}).touch()
+    return SimpleNamespace(sha256="0")
+
+working.read_model = read_model
+"""
 # Works as a worker whose engine fails, or whose disk or memory is full.
 FAILING = """
 from hsi_runtime import errors
@@ -180,7 +191,7 @@ BUG = FAILING.replace("errors.{kind}(", "RecursionError(")
     ("preload", "reason"),
     [
         (WITHOUT, "cannot do this work: .*hsi_runtime.* Install the same version of"),
-        (OLDER, r"has version 0\.0\.1 of hsi-edge, this command .* Install the same"),
+        (OLDER, r"hsi-edge has version 0\.0\.1 on .* here\. Install the same version"),
     ],
     ids=["none", "older"],
 )
@@ -210,19 +221,33 @@ def test_a_worker_with_another_model_is_refused(
     machines: Machines, place: Path
 ) -> None:
     """It has other bytes under the same path."""
-    other = (
-        "from types import SimpleNamespace\n"
-        "from hsi_runtime.parts import working\n"
-        "working.read_model = lambda path: SimpleNamespace(sha256='0')\n"
-    )
-    machines.start_worker("--no-nanny", preload=other)
+    asked = machines.folder / "asked"
+    machines.start_worker("--no-nanny", preload=OTHER_MODEL.format(late=str(asked)))
     machines.wait_for_workers()
     code, _, said = finish(start(place, machines))
     assert code == 4
     assert "is another model than the one of this command" in said
-    # It was only for this command that the scheduler refused it.
-    machines.start_worker("--no-nanny", preload=other)
+
+
+def test_a_worker_with_another_model_that_comes_later_is_avoided(
+    machines: Machines, place: Path
+) -> None:
+    """The first waits with its second part until the other has come, and tried."""
+    late = place / "late"
+    late.unlink(missing_ok=True)
+    wait = f"[time.sleep(0.01) for _ in iter(Path({str(late)!r}).exists, True)]"
+    machines.start_worker("--no-nanny", preload=machines.at_a_piece(wait))
     machines.wait_for_workers()
+    process = start(place, machines)
+    wait_until(
+        lambda: list((place / PARTS).glob("*.piece")), lambda: process.poll() is None
+    )
+    machines.start_worker("--no-nanny", preload=OTHER_MODEL.format(late=str(late)))
+    code, _, said = finish(process)
+    assert code == 0, said
+    assert_same_maps(place)
+    assert "is tried again: " in said
+    assert "is another model than the one of this command" in said
 
 
 @pytest.mark.parametrize(
