@@ -91,7 +91,8 @@ class Cluster:
             request = requests[number]
             # As this machine names them; a worker was given absolute names.
             named = {"scene": str(request.scene), "output": str(request.output)}
-            result.pop("kind", None)
+            for key in ("kind", "worker"):
+                result.pop(key, None)
             results[number] = {**named, **result, **named}
             if result["status"] == FAILED:
                 log.error(f"{request.scene}: {result['error']}")

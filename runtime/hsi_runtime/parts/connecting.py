@@ -11,7 +11,7 @@ import dask
 from distributed import Client, LocalCluster, Security
 from distributed.utils import silence_logging_cmgr
 
-from hsi_runtime.errors import ClusterError, EngineError, HsiError, OptionError
+from hsi_runtime.errors import ClusterError, EngineError, OptionError
 from hsi_runtime.machine import engine_threads
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.parts import working
@@ -126,19 +126,28 @@ def _check_machines(client: Client, order: EngineOrder) -> None:
     resources = resources_of(order)
     try:
         workers = client.run_on_scheduler(_workers_with, resources)
-        answers = client.run(working.misfit, order)
-        for answer in filter(None, answers.values()):
-            raise working.error_of(working.received(answer))
-    except (HsiError, *LOST):
+    except LOST:
         raise
     except Exception as error:  # of any kind: dask cannot send it as it was
-        raise EngineError(
-            f"The scheduler or a worker cannot do this work: {error!r}. Install the "
-            "same version of hsi-edge there."
-        ) from error
+        raise _unfit("The scheduler", error) from error
+    answers = client.run(working.misfit, order, on_error="return")
+    for address, answer in answers.items():
+        if isinstance(answer, LOST):
+            log.warning(f"Worker {address} does not answer.")
+        elif isinstance(answer, BaseException):
+            raise _unfit(f"Worker {address}", answer)
+        elif answer is not None:
+            raise working.error_of(working.received(answer))
     if not workers:
         option = " with --resources GPU=1" if resources else ""
         log.warning(f"The scheduler has no worker{option} yet; waiting for one.")
+
+
+def _unfit(who: str, error: BaseException) -> EngineError:
+    return EngineError(
+        f"{who} cannot do this work: {error!r}. Install the same version of hsi-edge "
+        "there."
+    )
 
 
 def _workers_with(resources: dict[str, int], dask_scheduler: Any) -> int:

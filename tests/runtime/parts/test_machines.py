@@ -190,7 +190,10 @@ BUG = FAILING.replace("errors.{kind}(", "RecursionError(")
 @pytest.mark.parametrize(
     ("preload", "reason"),
     [
-        (WITHOUT, "cannot do this work: .*hsi_runtime.* Install the same version of"),
+        (
+            WITHOUT,
+            "Worker tcp://.* cannot do this work: .*hsi_runtime.* Install the same",
+        ),
         (OLDER, r"hsi-edge has version 0\.0\.1 on .* here\. Install the same version"),
     ],
     ids=["none", "older"],
@@ -205,16 +208,31 @@ def test_a_worker_of_another_version_is_refused(
     assert re.search(reason, said), said
 
 
-def test_a_scheduler_without_hsi_edge_is_refused(place: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("preload", "reason"),
+    [
+        (WITHOUT, "The scheduler cannot do this work: "),
+        (
+            "from hsi_runtime.parts import cluster\n"
+            "vars(cluster).pop('_done_here', None)\n",
+            "The scheduler cannot read the tasks. Install the same version of hsi-edge",
+        ),
+    ],
+    ids=["none", "older"],
+)
+def test_a_scheduler_of_another_version_is_refused(
+    preload: str, reason: str, place: Path, tmp_path: Path
+) -> None:
     start_afresh(place)
-    without = tmp_path / "without.py"
-    without.write_text(WITHOUT)
+    script = tmp_path / "other.py"
+    script.write_text(preload)
     with Machines(tmp_path / "dask") as machines:
-        machines.start_scheduler("--preload", str(without))
+        machines.start_scheduler("--preload", str(script))
         machines.start_worker("--no-nanny")
+        machines.wait_for_workers()
         code, _, said = finish(start(place, machines))
     assert code == 4
-    assert "The scheduler or a worker cannot do this work: " in said
+    assert reason in said
 
 
 def test_a_worker_with_another_model_is_refused(
