@@ -289,6 +289,7 @@ class PartsFolder:
                         (self.path / name).unlink(missing_ok=True)
                 try:
                     self.path.rmdir()
+                    return
                 except OSError as error:
                     # A part that is computed once more has just added a piece.
                     if error.errno != errno.ENOTEMPTY:
