@@ -9,7 +9,7 @@ import importlib.metadata
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -34,6 +34,8 @@ from hsi_runtime.request import Request
 
 # Status of a task that failed: for good, or for now.
 FAILED, AGAIN = "failed", "again"
+# Kept by a process: workers that run for weeks serve many commands.
+ENGINES = 2
 _starting, _alone = Lock(), Lock()
 
 
@@ -65,7 +67,7 @@ def version() -> str:
     return importlib.metadata.version("hsi-edge")
 
 
-@cache
+@lru_cache(ENGINES)
 def _model(order: EngineOrder) -> ModelFile:
     """Read the model.
 
@@ -87,7 +89,7 @@ def _model(order: EngineOrder) -> ModelFile:
     return model
 
 
-@cache
+@lru_cache(ENGINES)
 def _opened(order: EngineOrder) -> Backend:
     options = order.device, order.threads, order.tile, order.max_memory_bytes
     return InTurns(open_backend(_model(order), *options))

@@ -1,6 +1,7 @@
 """Parts and scenes on the workers of dask.distributed, which may die."""
 
 import contextlib
+import gc
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -144,6 +146,15 @@ def test_a_limit_of_memory_is_that_of_one_task(
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: part(ordered, request), range(2)))
     assert most == (2 if limit is None else 1)
+
+
+def test_a_worker_keeps_the_engines_of_the_last_commands(mosaic: Mosaic) -> None:
+    orders = [replace(order(mosaic), tile=side) for side in (8, 9, 10)]
+    engines = [weakref.ref(working._engine(one)[1]) for one in orders]
+    gc.collect()
+    kept = [engine() is not None for engine in engines]
+    assert kept == [False, True, True]
+    assert working._engine(orders[2])[1] is engines[2]()
 
 
 def test_errors_that_no_other_try_mends_are_told(mosaic: Mosaic) -> None:
