@@ -79,6 +79,7 @@ bench: .venv/dev
 	$(BIN)/python benchmarks/end_to_end.py
 	$(BIN)/python benchmarks/half_precision.py
 	$(BIN)/python benchmarks/openvino_speed.py
+	$(BIN)/python benchmarks/cpu_engines.py
 
 # Every method and baseline on the real scenes in HSI_DATA: hours, and goes on where it
 # was stopped.

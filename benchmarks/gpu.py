@@ -32,7 +32,8 @@ import click
 import code_digest
 import common
 import torch
-from gpu_sections import SECTIONS, Bench, Figures, kept
+from gpu_bench import Bench, Figures, kept
+from gpu_sections import SECTIONS
 
 from hsi_runtime.engines.backend import GPU_DEVICES
 from hsi_runtime.engines.nvidia import cuda_memory, tensorrt_gpu

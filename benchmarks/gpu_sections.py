@@ -2,15 +2,12 @@
 
 import contextlib
 import json
-import os
 import statistics
 import subprocess
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise, product, repeat
 from pathlib import Path
 from typing import Any
@@ -18,147 +15,22 @@ from typing import Any
 import numpy as np
 import power
 import torch
+from gpu_bench import PRECISIONS, Bench, Figures, Sizes, kept, training_device
 
 from hsi_export.exporting import export
-from hsi_runtime.engines.backend import GPU_DEVICES, WINDOWS_ON_GPU, Backend
-from hsi_runtime.engines.nvidia import onnxruntime_cuda, tensorrt_gpu
+from hsi_runtime.engines.backend import WINDOWS_ON_GPU, Backend
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.engines.self_test import self_test
 from hsi_runtime.errors import EngineError, HsiError
-from hsi_runtime.model.model_file import PROBABILITIES, ModelFile, read_model
+from hsi_runtime.model.model_file import PROBABILITIES, ModelFile
 from hsi_runtime.walk.threads import map_ahead
-from hsi_train import recipe
 from hsi_train.fitting import optimisation
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
 from hsi_train.training import train
 
-LINEAR = "lda"  # has no network beside its linear path
-PRECISIONS = ("fp32", "fp16")
+LEAST_BLOCKS = 3  # of a flight
 WARM_STEPS = 5  # of a training, which do not count
-WEBGPU = "ORT_WEBGPU_EP_ALLOW_SOFTWARE_ADAPTER"
-Figures = dict[str, Any]
 Items = Iterator[tuple[str, Callable[[], Figures]]]
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much is measured.
-
-    Attributes:
-        side: Side of the scene that is trained on, px.
-        samples: Training pixels of each class.
-        epochs: Epochs of a training.
-        timed_epochs: Epochs of a training whose steps are timed.
-        tiles: Sides of windows, px.
-        rounds: Rounds of a measurement.
-        round_s: Seconds of a round.
-        matrix: Side of the matrices whose products are timed.
-        flight: Lines and columns of the flight that is followed.
-        energy_s: Seconds for which energy is measured.
-    """
-
-    side: int
-    samples: int
-    epochs: int
-    timed_epochs: int
-    tiles: tuple[int, ...]
-    rounds: int
-    round_s: float
-    matrix: int
-    flight: tuple[int, int]
-    energy_s: float
-
-
-FULL = Sizes(
-    side=160,
-    samples=20,
-    epochs=5,
-    timed_epochs=20,
-    tiles=(128, 512),
-    rounds=3,
-    round_s=0.4,
-    matrix=8192,
-    flight=(2000, 640),
-    energy_s=4.0,
-)
-DRY = Sizes(
-    side=64,
-    samples=4,
-    epochs=1,
-    timed_epochs=8,
-    tiles=(8, 16),
-    rounds=1,
-    round_s=0.0,
-    matrix=64,
-    flight=(24, 16),
-    energy_s=0.3,
-)
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all sections share.
-
-    Attributes:
-        folder: Where models and figures are kept.
-        methods: Methods to measure.
-        bands: Bands of the scenes.
-        dry: True for a dry run.
-    """
-
-    folder: Path
-    methods: tuple[str, ...]
-    bands: int
-    dry: bool
-
-    @property
-    def sizes(self) -> Sizes:
-        """How much is measured."""
-        return DRY if self.dry else FULL
-
-    @cached_property
-    def devices(self) -> list[str]:
-        """Devices to measure: those of the GPU, or what stands for them."""
-        if self.dry:
-            return ["cpu", "webgpu"] if os.environ.get(WEBGPU) else ["cpu"]
-        return [device for device in GPU_DEVICES if installed()[device]]
-
-    def model(self, method: str, precision: str) -> ModelFile:
-        """Read a model that the section `models` made."""
-        return read_model(self.folder / f"{method}.{precision}.onnx")
-
-    def engines(self) -> Iterator[tuple[str, str, str]]:
-        """Go through method, precision and device; quick starts come first."""
-        for device in reversed(self.devices):
-            yield from product(self.methods, PRECISIONS, [device])
-
-    def recipe(self, method: str, epochs: int) -> recipe.Recipe:
-        """Return how a method is trained.
-
-        The linear path, on which so short a training might not improve, is left out:
-        the network would not be in the file.
-        """
-        fit: Figures = {"epochs": epochs}
-        if method != LINEAR:
-            fit["linear_path"] = False
-        files = {"scenes": ["scene.tif"], "labels": ["labels.tif"]}
-        paths = {k: [str(self.folder / n) for n in v] for k, v in files.items()}
-        return recipe.parse(
-            {
-                "method": method,
-                "data": paths,
-                "split": {"mode": "per-class", "samples_per_class": self.sizes.samples},
-                "fit": fit,
-            }
-        )
-
-
-def installed() -> dict[str, bool]:
-    """Return which engines of the GPU are installed."""
-    return {
-        "tensorrt": tensorrt_gpu.is_installed(),
-        "cuda": onnxruntime_cuda.is_installed(),
-    }
 
 
 def models(bench: Bench) -> Items:
@@ -188,11 +60,6 @@ def models(bench: Bench) -> Items:
 
     for method in bench.methods:
         yield method, lambda method=method: make(method)  # type: ignore[misc]
-
-
-def training_device(bench: Bench) -> str:
-    """Return where networks are trained."""
-    return "cpu" if bench.dry or not torch.cuda.is_available() else "cuda"
 
 
 def speed(bench: Bench) -> Items:
@@ -341,8 +208,16 @@ def follow(bench: Bench) -> Items:
         )
         if done.returncode:
             raise EngineError(done.stderr.strip().splitlines()[-1])
-        result = json.loads(done.stdout.splitlines()[-1])
-        return {"lines_per_second": round(result["pixels_per_second"] / cols, 1)}
+        told = [json.loads(line) for line in done.stdout.splitlines()]
+        blocks = [event for event in told if event.get("event") == "classified"]
+        if len(blocks) < LEAST_BLOCKS:
+            return {"left_out": f"{len(blocks)} blocks: nothing to time"}
+        # From block to block: the start of the process is no part of the speed.
+        first, last = blocks[0], blocks[-2]
+        seconds = last["time"] - first["time"]
+        return {
+            "lines_per_second": round((last["rows"][1] - first["rows"][1]) / seconds, 1)
+        }
 
     for given in bench.engines():
         yield " ".join(given), lambda given=given: fly(*given)  # type: ignore[misc]
@@ -426,20 +301,13 @@ def energy(bench: Bench) -> Items:
             yield name, lambda given=given: measure(*given)  # type: ignore[misc]
 
 
-def kept(bench: Bench, name: str) -> Figures:
-    """Read what a section has measured."""
-    path = bench.folder / f"{name}.jsonl"
-    lines = path.read_text().splitlines() if path.is_file() else []
-    return {key: value for line in lines for key, value in json.loads(line).items()}
-
-
 # With the seconds that each may take: 12 minutes in all.
 SECTIONS: dict[str, tuple[Callable[[Bench], Items], float]] = {
-    "models": (models, 150),
-    "speed": (speed, 240),
-    "parity": (parity, 60),
-    "roofline": (roofline, 30),
-    "follow": (follow, 90),
-    "training": (training, 90),
+    "models": (models, 240),
+    "speed": (speed, 200),
+    "parity": (parity, 50),
+    "roofline": (roofline, 20),
+    "follow": (follow, 70),
+    "training": (training, 80),
     "energy": (energy, 60),
 }

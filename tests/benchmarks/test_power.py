@@ -8,7 +8,7 @@ from typing import Any
 import gpu
 import power
 import pytest
-from gpu_sections import Bench, kept
+from gpu_bench import Bench, kept
 
 # Made up after the names that boards have: Orin NX, AGX Orin, Thor, the first Nano.
 ORIN = "RAM 2/30 MB CPU [1%@729] VDD_IN 5000mW/4800mW VDD_SOC 1000mW/1000mW"

@@ -23,7 +23,6 @@ from hsi_runtime.engines.self_test import self_test
 from hsi_runtime.errors import (
     DeviceLostError,
     EngineError,
-    ModelFileError,
     ResourceError,
 )
 from hsi_runtime.model.model_file import INPUT_NAME, PROBABILITIES, ModelFile
@@ -73,8 +72,8 @@ class OnnxruntimePlugin:
         device: One of `PLUGINS`.
 
     Raises:
-        EngineError: No such plug-in or accelerator, or it would leave work to the CPU.
-        ModelFileError: onnxruntime refuses the graph.
+        EngineError: No such plug-in or accelerator, it does not know the graph, or it
+            would leave work to the CPU.
         ResourceError: Memory ran out.
     """
 
@@ -99,8 +98,10 @@ class OnnxruntimePlugin:
         except Exception as error:  # its errors share no base but Exception
             if is_out_of_memory(error):
                 raise ResourceError(f"The memory of {device} ran out.") from error
-            raise ModelFileError(
-                f"{model.path} is refused by {device}: {_first_line(error)}"
+            # Not the model's fault: many accelerators lack half precision.
+            why = _first_line(error).rstrip(".")
+            raise EngineError(
+                f"{device} cannot compute this model: {why}. Use --device cpu."
             ) from error
         _check_work(self._session, provider, device)
 
@@ -133,7 +134,6 @@ def start(model: ModelFile, device: str) -> OnnxruntimePlugin:
 
     Raises:
         EngineError: See `OnnxruntimePlugin`.
-        ModelFileError: onnxruntime refuses the graph.
         ResourceError: Memory ran out.
         VerificationError: It does not answer like training.
     """

@@ -1,5 +1,6 @@
 """Graphs of OpenVINO that are compiled for windows of one size."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from hsi_runtime.engines import openvino_cpu
 from hsi_runtime.engines.openvino_cpu import SIZE_BITS, OpenvinoCpu, fixed_side
 from hsi_runtime.model.model_file import PROBABILITIES, ModelFile
 
@@ -59,6 +61,56 @@ def test_what_lies_beyond_a_window_does_not_count(
         assert answer.shape[2:] == (high, wide)
         np.testing.assert_allclose(answer, expected[:, :, :high, :wide], atol=1e-6)
     assert (rows, cols) == (23, 31)
+
+
+class Noted:
+    """An OpenVINO without OpenVINO: core, graph and request in one.
+
+    Attributes:
+        made: Requests that were made.
+        touched: Those whose ``data`` was used, by the thread that came first.
+    """
+
+    def __init__(self) -> None:
+        self.made: list[Noted] = []
+        self.touched: dict[int, str] = {}
+
+    def read_model(self, model: bytes) -> "Noted":
+        return self
+
+    def clone(self) -> "Noted":
+        return self
+
+    def reshape(self, shape: list[int]) -> None:
+        self.shape = shape
+
+    def compile_model(self, *_: Any) -> "Noted":
+        return self
+
+    def create_infer_request(self) -> "Noted":
+        self.made.append(self)
+        return self
+
+    def get_tensor(self, name: str) -> "Noted":
+        return self
+
+    @property
+    def data(self) -> NDArray[np.float32]:
+        thread = threading.current_thread().name
+        self.touched.setdefault(len(self.made), thread)
+        return np.zeros(self.shape, np.float32)
+
+
+def test_memory_is_prepared_by_the_thread_that_starts_the_engine(
+    model: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # OpenVINO 2026.4 prepares ``data`` for all threads at its first use, and lets go of
+    # Python's lock meanwhile: two threads that come first wait for each other for ever.
+    noted = Noted()
+    monkeypatch.setattr(openvino_cpu, "_core", lambda: noted)
+    OpenvinoCpu(model, 2, 2)
+    assert len(noted.made) == 2
+    assert noted.touched == dict.fromkeys((1, 2), threading.current_thread().name)
 
 
 def test_only_the_graphs_used_last_are_kept(
