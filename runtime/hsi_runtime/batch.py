@@ -40,7 +40,8 @@ MAX_LIST_BYTES, MAX_LISTED = 16_000_000, 100_000  # of a list, and of its scenes
 SMALL_BYTES = 64 * 1024**2
 SMALL_AT_ONCE = 2
 # Of all scenes together. OpenVINO starts about a second later than onnxruntime, and
-# s2vnet makes up for it within 600,000 pixels of 200 bands.
+# s2vnet makes up for it within 700,000 pixels of 200 bands
+# (`benchmarks/cpu_engines.py`).
 LARGE_BYTES = 256 * 1024**2
 # Names of files that hold the values themselves, and do not only describe them.
 WHOLE_SUFFIXES = (".tif", ".tiff", ".bsq", ".bil", ".bip", ".img", ".dat", ".raw")

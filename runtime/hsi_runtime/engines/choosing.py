@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 REFERENCE, RIVAL = CPU_DEVICES
 # A smaller gain of the engine is lost: to its start, and to windows that are rounded up
-# (mf2cnet in float32: 1.15 measured here, 1.02 in a run of 1.4 million pixels).
+# (mf2cnet in float32: 1.08 alone, 1.01 in a run; `benchmarks/cpu_engines.py`).
 FASTER = 1.2
 ROUNDS, MEASURE_S = 7, 1.0  # of both engines, whichever ends first
 LIBRARIES = ("hsi-edge", "onnxruntime", "onnxruntime-gpu", "openvino")
