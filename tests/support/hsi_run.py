@@ -1,4 +1,4 @@
-"""hsi-run as a process of its own, on a scene of ten strips or so."""
+"""hsi-run as a process of its own, on a scene of 25 strips."""
 
 import shutil
 import sys
@@ -15,7 +15,7 @@ def command(folder: Path, output: str, *more: str) -> list[str]:
     return [
         *(sys.executable, "-c", SCRIPT, str(folder / "scene.tif")),
         *("-m", str(folder / "model.onnx"), "-o", str(folder / output)),
-        *("--tile", "12", "--confidence", "--probabilities", "--threads", "1"),
+        *("--tile", "24", "--confidence", "--probabilities", "--threads", "1"),
         *("--device", "cpu", "--json", *more),
     ]
 

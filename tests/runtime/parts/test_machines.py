@@ -108,7 +108,7 @@ def test_a_killed_client_is_repeated(machines: Machines, place: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
     rows = succeed(place, machines)
-    assert sum(row["attempts"] for row in rows) == len(rows) + 1
+    assert sum(row["attempts"] for row in rows) > len(rows)
 
 
 @pytest.mark.parametrize("moment", ["at the first name", "after all"])
