@@ -182,6 +182,18 @@ def trained(cli: Cli, example: Any, run: Path, *more: object) -> Any:
     return json.loads((run / "metrics.json").read_text())["training"]
 
 
+@pytest.mark.parametrize("length", [["--quick"], ["--budget", "60s"]])
+def test_what_is_fitted_in_closed_form_takes_no_steps(
+    length: list[str], cli: Cli, example: Any, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    arguments = ("--scene", example.scene, "--labels", example.labels, "-o", run)
+    done = cli("lda", *arguments, *length, "--samples-per-class", "60", "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out)["training"]
+    assert (found["steps"], found["stop_reason"]) == (0, "fitted")
+
+
 def test_a_first_look_takes_few_steps(cli: Cli, example: Any, tmp_path: Path) -> None:
     found = trained(
         cli, example, tmp_path / "run", "--quick", "--samples-per-class", "60"

@@ -52,7 +52,7 @@ class Schedule:
         self.validates = validates
         self.allowance: Allowance | None = None
         self._patience, self._given = settings.patience, settings.epochs is not None
-        if settings.quick:
+        if settings.quick and settings.epochs is None:
             self.plan(QUICK_ROUNDS, QUICK)
         elif settings.epochs is not None:
             self.steps = steps_of_pass
