@@ -22,6 +22,13 @@ from hsi_runtime.parts.working import EngineOrder
 log = logging.getLogger(__name__)
 
 CONNECT_S = 30
+LOCAL = {
+    # Each death is told, and counts as a try.
+    "distributed.scheduler.allowed-failures": 0,
+    # A quarter of the time: malloc gives memory back at once, a profiler stops threads.
+    "distributed.nanny.pre-spawn-environ": {},
+    "distributed.worker.profile.enabled": False,
+}
 TASKS = 2  # of a worker here: one reads and writes while the other computes
 
 
@@ -68,10 +75,10 @@ def connected(
 
 @contextlib.contextmanager
 def _local(workers: int, resources: dict[str, int]) -> Iterator[LocalCluster]:
-    # Each death is told, and counts as a try. The limit of a worker is --max-memory:
-    # that of its nanny would kill it without a reason.
+    # The limit of a worker is --max-memory: that of its nanny would kill it without a
+    # reason.
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        dask.config.set(LOCAL),
         LocalCluster(
             n_workers=workers,
             threads_per_worker=TASKS,

@@ -328,6 +328,28 @@ def test_a_missing_package_is_named(
     assert (found.code, "pip install 'hsi-edge[dask]'" in found.err) == (4, True)
 
 
+def test_workers_here_run_as_a_plain_run_does(
+    mosaic: Mosaic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """dask's own settings for malloc and its profiler cost a quarter of the time."""
+    pytest.importorskip("distributed")
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    before = dict(os.environ)
+    with Workers(mosaic.model.path, "local:1", device="cpu", threads=1) as workers:
+        (there,) = workers.cluster._client.run(settings_of_a_worker).values()
+    assert there == (None, False)
+    assert {k: v for k, v in os.environ.items() if k != "PYTHONHASHSEED"} == {
+        k: v for k, v in before.items() if k != "PYTHONHASHSEED"
+    }
+
+
+def settings_of_a_worker() -> tuple[str | None, bool]:
+    import dask
+
+    profiled = dask.config.get("distributed.worker.profile.enabled")
+    return os.environ.get("MALLOC_TRIM_THRESHOLD_"), profiled
+
+
 def test_many_scenes_of_python_take_no_parts(mosaic: Mosaic) -> None:
     with pytest.raises(OptionError, match="part, join and follow take one scene"):
         classify_all([mosaic.folder / "scene.tif"], mosaic.model.path, part=(0, 2))
