@@ -25,7 +25,7 @@ ROOMS = {
             training several accuracy simulate api cli __main__
         """,
         "export/hsi_export": """
-            tracing activations cost half precision parity package exporting cli
+            tracing activations cost half precision compact parity package exporting cli
         """,
     }.items()
 }

@@ -16,13 +16,19 @@ from hsi_runtime import command_line
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Model file.  [default: RUN/model.onnx, with --fp16 RUN/model.fp16.onnx]",
+    help="Model file.  [default: RUN/model.onnx; with --compact, --fp16 or both "
+    "model.compact.onnx, model.fp16.onnx, model.compact.fp16.onnx]",
 )
 @click.option("--fp16", is_flag=True, help="Convert to half precision, for GPUs.")
 @click.option(
     "--tensorrt",
     is_flag=True,
     help="Also build the engine of this machine's GPU, into the engine cache.",
+)
+@click.option(
+    "--compact",
+    is_flag=True,
+    help="Let layers that read all bands share a projection: faster, nearly equal.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing file.")
 @command_line.common_options
@@ -31,6 +37,7 @@ def command(
     output: Path | None,
     fp16: bool,
     tensorrt: bool,
+    compact: bool,
     overwrite: bool,
     quiet: bool,
     as_json: bool,
@@ -43,8 +50,8 @@ def command(
     command_line.start_messages(quiet)
     from hsi_export.exporting import export
 
-    default = run / ("model.fp16.onnx" if fp16 else "model.onnx")
-    result = export(run, output or default, overwrite, fp16, tensorrt)
+    name = f"model{'.compact' * compact}{'.fp16' * fp16}.onnx"
+    result = export(run, output or run / name, overwrite, fp16, tensorrt, compact)
     if as_json:
         command_line.print_json(result)
         return
@@ -65,6 +72,12 @@ def command(
                     f"{entry['pixels']} pixels.",
                     err=True,
                 )
+        for shared in result.get("shared", ()):
+            click.echo(
+                f"{len(shared['layers'])} layers read {shared['rank']} mixtures of "
+                f"{shared['channels']} channels.",
+                err=True,
+            )
         if fp16:
             kept = result["kept_fp32"]
             click.echo(f"Kept in fp32: {', '.join(kept) or 'nothing'}.", err=True)

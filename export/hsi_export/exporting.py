@@ -21,6 +21,7 @@ from hsi_runtime.errors import (
     DISK_FULL,
     EngineError,
     HsiError,
+    OptionError,
     OutputError,
     ResourceError,
     VerificationError,
@@ -33,10 +34,12 @@ from hsi_train.run_folder import checkpoint
 from hsi_train.run_folder.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
+    from hsi_export.compact import Shared
     from hsi_export.precision import Half
 
 FP32 = Limits(max_abs_difference=1e-4, equal_class_share=0.9999)
 FP16 = Limits(max_abs_difference=2e-2, equal_class_share=0.999)
+COMPACT = Limits(max_abs_difference=1e-2, equal_class_share=0.999)
 
 
 class Candidate(NamedTuple):
@@ -48,6 +51,7 @@ class Candidate(NamedTuple):
         contract: Model document, its checksum still blank.
         limits: Largest accepted differences from torch.
         half: Report of the conversion to half precision; None in float32.
+        shared: Projections that layers share; None where none was asked for.
     """
 
     trained: Checkpoint
@@ -55,6 +59,7 @@ class Candidate(NamedTuple):
     contract: ModelDocument
     limits: Limits
     half: "Half | None"
+    shared: "list[Shared] | None"
 
 
 def export(
@@ -63,6 +68,7 @@ def export(
     overwrite: bool = False,
     fp16: bool = False,
     tensorrt: bool = False,
+    compact: bool = False,
 ) -> dict[str, Any]:
     """Export a run to a model file, after proving that it answers like torch.
 
@@ -74,6 +80,7 @@ def export(
         overwrite: Replace existing files.
         fp16: Convert to half precision, after an audit of the value ranges.
         tensorrt: Also build the engine of this machine's GPU, into the engine cache.
+        compact: Let the layers that read all bands share a projection of them.
 
     Returns:
         The report that ``hsi-export --json`` prints.
@@ -86,7 +93,7 @@ def export(
         tensorrt_gpu.load()  # a missing GPU is reported before any work
     trained = checkpoint.load(run)
     item = _check_outputs(run, output, overwrite)
-    candidate = _convert(trained, fp16)
+    candidate = _convert(trained, fp16, compact)
     limits = candidate.limits
     with _published_together(output, item) as (partial, partial_item):
         model = _write(candidate, partial)
@@ -110,13 +117,16 @@ def _check_outputs(run: Path, output: Path, overwrite: bool) -> Path:
     return item
 
 
-def _convert(trained: Checkpoint, fp16: bool) -> Candidate:
-    """Trace the network, convert it to half precision if asked, and describe it."""
+def _convert(trained: Checkpoint, fp16: bool, compact: bool) -> Candidate:
+    """Trace the network, make it smaller if asked, and describe it."""
     bands = len(trained.description.bands.used)
     proto = tracing.trace(trained.method, bands, folded=not fp16)
+    shared = None
+    if compact:
+        proto, shared = _compacted(proto, trained)
     pixel_cost = cost.measure(proto, trained.method.receptive_field)
     half = _halve(proto, trained) if fp16 else None
-    limits = FP16 if fp16 else FP32
+    limits = FP16 if fp16 else COMPACT if compact else FP32
     return Candidate(
         trained=trained,
         proto=proto if half is None else half.proto,
@@ -125,7 +135,30 @@ def _convert(trained: Checkpoint, fp16: bool) -> Candidate:
         ),
         limits=limits,
         half=half,
+        shared=shared,
     )
+
+
+def _compacted(proto: Any, trained: Checkpoint) -> tuple[Any, "list[Shared]"]:
+    """Let layers share a projection of the bands.
+
+    Raises:
+        OptionError: There are none for which that would pay.
+    """
+    from hsi_export import compact
+
+    method = trained.method
+    real = parity.windows_of(trained.sample, method.receptive_field)[-1]
+    means = method.problem.class_means.numpy()
+    mixed = compact.mixtures(means, method.receptive_field + compact.MIXED_OUTPUTS)
+    smaller, shared = compact.share_projections(proto, [real, mixed])
+    if not shared:
+        raise OptionError(
+            "no layers of this network read so many bands that a shared projection "
+            "would pay. Export it without.",
+            "compact",
+        )
+    return smaller, shared
 
 
 @contextmanager
@@ -259,6 +292,8 @@ def _report(
         "engines": engines,
         "dropped": candidate.trained.method.training_only(),
     }
+    if candidate.shared is not None:
+        report["shared"] = [asdict(one) for one in candidate.shared]
     if half is not None:
         report["kept_fp32"] = half.kept
         report["bfloat16"] = model.proved_in_bfloat16
