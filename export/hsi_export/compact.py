@@ -22,8 +22,9 @@ from hsi_export.activations import open_activations
 from hsi_runtime.model.model_file import INPUT_NAME
 from hsi_train.layers import LINEAR_WEIGHTS
 
-RANKS = (16, 24, 32, 48, 64)
-LOST = 1e-5  # share of the variance of the layers' outputs that may be lost
+WIDE = 32  # channels, from which on a layer may share
+RANKS = tuple(range(8, 72, 8))
+LOST = 5e-6  # share of the variance of the layers' outputs that may be lost
 RIDGE = 1e-4  # of the mean variance of a channel: what spectra elsewhere may have
 MOST_LEFT = 0.7  # share of the products that may be left, or nothing is changed
 MIXED_OUTPUTS = 40  # side of what is classified of a window of mixtures
@@ -83,7 +84,7 @@ def _wide_layers(graph: Any, weights: dict[str, NDArray[Any]]) -> dict[str, list
         weight = weights[node.input[1]]
         plain = attributes.get("group", 1) == 1 and not any(attributes.get("pads", ()))
         exact = any(name in node.input[1] for name in LINEAR_WEIGHTS)
-        if plain and not exact and weight.ndim == 4 and weight.shape[1] > min(RANKS):
+        if plain and not exact and weight.ndim == 4 and weight.shape[1] > WIDE:
             layers[node.input[0]].append(node)
     return layers
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 FP32 = Limits(max_abs_difference=1e-4, equal_class_share=0.9999)
 FP16 = Limits(max_abs_difference=2e-2, equal_class_share=0.999)
-COMPACT = Limits(max_abs_difference=1e-2, equal_class_share=0.999)
+COMPACT = Limits(max_abs_difference=2e-2, equal_class_share=0.999)
 
 
 class Candidate(NamedTuple):
