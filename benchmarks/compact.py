@@ -25,7 +25,7 @@ from hsi_train import recipe
 from hsi_train.data import loading
 
 METHOD = "s2vnet"
-SCENES = ("salinas_a", "enmap_potsdam", "neon_mlbs")
+SCENES = ("salinas_a", "enmap_potsdam")
 DEVICES = ("cpu", "openvino")
 ROUNDS = 7
 
