@@ -166,6 +166,17 @@ def test_workers_train_the_same_runs_at_once(
         assert (run / file).read_bytes() == (finished[0] / file).read_bytes()
 
 
+@pytest.mark.parametrize("quiet", [True, False])
+def test_workers_say_as_much_as_the_command(
+    quiet: bool, cli: Cli, example: Any, tmp_path: Path
+) -> None:
+    arguments = ["--scene", example.scene, "--labels", example.labels]
+    arguments += ["--samples-per-class", 6, "-o", tmp_path / "runs"]
+    done = cli("lda", *arguments, "--seeds", 2, "--workers", 2, *["-q"] * quiet)
+    assert done.code == 0
+    assert ("warning: " in done.err) is not quiet
+
+
 def test_a_killed_worker_is_told(
     example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """The folders of several runs: each is an ordinary run, and is trained only once."""
 
 import json
+import logging
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -25,6 +26,7 @@ from hsi_train.run_folder import checkpoint
 from hsi_train.run_folder import folder as run_folder
 from hsi_train.run_folder.origin import by_name, digests, stamps, training_files
 
+log = logging.getLogger(__name__)
 REPORT = "report.html"
 Digests = dict[str, str]
 
@@ -140,8 +142,9 @@ def train_parts(
     if workers == 1:
         return [train_part(run, part, device, present, watch) for part in parts]
     threads = max(usable_cores() // workers, 1)
+    level = log.getEffectiveLevel()
     with ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _begin_worker, (threads,)
+        workers, multiprocessing.get_context("spawn"), _begin_worker, (threads, level)
     ) as pool:
         ask = partial(train_part, run, device=device, present=present, watch=UNWATCHED)
         futures = [pool.submit(ask, part) for part in parts]
@@ -156,8 +159,9 @@ def train_parts(
             pool.shutdown(cancel_futures=True)
 
 
-def _begin_worker(threads: int) -> None:
-    command_line.start_messages(quiet=False)
+def _begin_worker(threads: int, level: int) -> None:
+    """Say as much as the process that started this one."""
+    command_line.start_messages(quiet=level >= logging.ERROR)
     torch.set_num_threads(threads)
 
 
