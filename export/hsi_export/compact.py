@@ -63,9 +63,10 @@ def share_projections(
     out.CopyFrom(proto)
     graph = out.graph
     weights = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
-    seen = _values(proto, windows, [*_wide_layers(graph, weights)])
+    layers = _wide_layers(graph, weights)
+    seen = _values(proto, windows, [*layers])
     shared = []
-    for source, nodes in _wide_layers(graph, weights).items():
+    for source, nodes in layers.items():
         replacement = _shared_projection(source, nodes, weights, seen[source])
         if replacement is not None:
             _replace(graph, nodes, replacement)

@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 import pytest
@@ -39,12 +38,7 @@ class Namespaces:
             pytest.skip(f"network namespaces are not allowed here: {reason}")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for name in self.names:
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 

@@ -91,13 +91,13 @@ class _Gather(torch.autograd.Function):
         shape = share.windows, *own.shape[1:]
         whole = own.new_zeros(shape, dtype=group.summed(own))
         whole[share.own] = own
-        group.add_up([whole])
+        group.add_up(whole)
         return whole.to(own.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         total = gradient.to(group.summed(gradient)).contiguous().clone()
-        group.add_up([total])
+        group.add_up(total)
         return total[ctx.own].to(gradient.dtype), None
 
 
@@ -107,13 +107,13 @@ class Sum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:
         total = own.clone()
-        group.add_up([total])
+        group.add_up(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.contiguous().clone()
-        group.add_up([total])
+        group.add_up(total)
         return total
 
 
@@ -131,7 +131,7 @@ def average(parameters: Sequence[nn.Parameter]) -> None:
     if not gradients:
         return
     together = torch.cat([gradient.flatten() for gradient in gradients])
-    group.add_up([together])
+    group.add_up(together)
     together /= group.count()
     parts = torch.split(together, [gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):

@@ -83,7 +83,7 @@ def agreed() -> Iterator[None]:
     if count() > 1:
         codes = torch.zeros(count(), dtype=torch.int32)
         codes[rank()] = 0 if failed is None else failed.exit_code
-        add_up([codes])
+        add_up(codes)
         first = int(codes.count_nonzero() and codes.nonzero()[0])
         if codes.any() and (failed is None or first != rank()):
             raise SystemExit(int(codes[first]))
@@ -96,15 +96,14 @@ def summed(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def add_up(tensors: Sequence[Tensor]) -> None:
-    """Sum tensors over all processes, in place; all get the same bits.
+def add_up(tensor: Tensor) -> None:
+    """Sum a tensor over all processes, in place; all get the same bits.
 
     Raises:
         ClusterError: A process has ended.
     """
     with _losing_explained():
-        for tensor in tensors:
-            dist.all_reduce(tensor)
+        dist.all_reduce(tensor)
 
 
 def of_first(value: float) -> float:

@@ -24,7 +24,7 @@ class _Norm(_BatchNorm):
         with torch.autocast(x.device.type, enabled=False):
             values = x.to(group.summed(x))
             number = values.new_tensor(x.numel() // x.shape[1])
-            group.add_up([number])
+            group.add_up(number)
             mean = _sum(values.sum(dim=axes)) / number
             centred = values - mean.view(shape)
             variance = _sum(centred.square().sum(dim=axes)) / number

@@ -59,10 +59,7 @@ def turns_of(count: int, workers: int) -> int:
 
 
 def with_shared_budget(recipe: Recipe, turns: int) -> Recipe:
-    """Give each of several trainings that come one after another its part of a budget.
-
-    They are equal.
-    """
+    """Divide a budget equally among trainings that come one after another."""
     if recipe.fit.budget is None:
         return recipe
     budget = f"{seconds_of(recipe.fit.budget) / turns:.3f}s"
