@@ -19,7 +19,7 @@ from hsi_runtime.engines.backend import GPU_DEVICES
 from hsi_runtime.errors import ClusterError, DeviceLostError, EngineError
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.parts import run_report, working
-from hsi_runtime.parts.joining import is_joined, join_parts
+from hsi_runtime.parts.joining import EarlyHash, is_joined, join_parts
 from hsi_runtime.parts.options import check
 from hsi_runtime.parts.working import AGAIN, FAILED, EngineOrder
 from hsi_runtime.pipeline import Progress
@@ -114,6 +114,17 @@ class Cluster:
         if is_joined(request, self.model):
             return join_parts(joined, self.model)
         run_report.check(request, self.model)
+        early = EarlyHash.of(request)
+        with early.content:
+            self._compute(request, progress)
+            return join_parts(joined, self.model, early=early)
+
+    def _compute(self, request: Request, progress: Progress) -> None:
+        """Compute all parts of a scene.
+
+        Raises:
+            HsiError: Any of its kinds; what is finished is kept.
+        """
         there, order = _absolute(request), self._order_for(request)
         survey = Task("the plan", partial(working.survey, order, there))
         ((_, plan),) = _successful(self._run([survey]))
@@ -128,7 +139,6 @@ class Cluster:
         for _, result in _successful(self._run(tasks)):
             pixels += result["pixels"] + result["resumed_pixels"]
             progress(pixels, plan["pixels"])
-        return join_parts(joined, self.model)
 
     def _order_for(self, request: Request) -> EngineOrder:
         return replace(

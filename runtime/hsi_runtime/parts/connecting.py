@@ -28,6 +28,8 @@ LOCAL = {
     # A quarter of the time: malloc gives memory back at once, a profiler stops threads.
     "distributed.nanny.pre-spawn-environ": {},
     "distributed.worker.profile.enabled": False,
+    # Event loops wake this often to see whether they are late: 20 ms is for servers.
+    "distributed.admin.tick.interval": "1s",
 }
 TASKS = 2  # of a worker here: one reads and writes while the other computes
 

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from hsi_runtime.parts.folder import UNCOMPARED, PartsFolder
 from hsi_runtime.pipeline import Progress
 from hsi_runtime.planning import Job
 from hsi_runtime.request import Request
+from hsi_runtime.scenes import fingerprint
 from hsi_runtime.scenes.fingerprint import ContentHash
 from hsi_runtime.scenes.scene import Scene, SceneInfo
 
@@ -45,6 +46,31 @@ class RecordedEngine:
 
 
 @dataclass(frozen=True)
+class EarlyHash:
+    """The hash of a scene's content, begun before its parts are computed.
+
+    Reading a large scene takes longer than joining its parts.
+
+    Attributes:
+        content: The hash.
+        before: What identified the scene when it began.
+    """
+
+    content: ContentHash
+    before: dict[str, Any]
+
+    @classmethod
+    def of(cls, request: Request) -> Self:
+        """Prepare the hash of a scene; entering `content` begins it.
+
+        Raises:
+            SceneError: The scene cannot be read.
+        """
+        with contextlib.closing(request.open_scene()) as scene:
+            return cls(ContentHash(scene.info), fingerprint.of_scene(scene.info))
+
+
+@dataclass(frozen=True)
 class FinishedParts:
     """All parts of a scene, as `pipeline.Precomputed`.
 
@@ -52,14 +78,18 @@ class FinishedParts:
         scene: The scene.
         folder: The finished pieces.
         plan: What the parts have in common.
+        early: Hash of the content, if it was begun before.
     """
 
     scene: Scene
     folder: PartsFolder
     plan: dict[str, Any]
+    early: EarlyHash | None = None
 
     def content(self, info: SceneInfo) -> ContentHash:
         """Return the hash of the scene's content."""
+        if self.early and self.early.before == fingerprint.of_scene(info):
+            return self.early.content
         return ContentHash(info)
 
     def check_unchanged(self, job: Job) -> None:
@@ -138,6 +168,7 @@ def join_parts(
     model: ModelFile,
     start: Callable[[], Backend] | None = None,
     progress: Progress = lambda *_: None,
+    early: EarlyHash | None = None,
 ) -> dict[str, Any]:
     """Publish the outputs of a scene from its parts; no engine is started.
 
@@ -148,6 +179,7 @@ def join_parts(
         model: A verified model.
         start: Not called; it is there because a run has it.
         progress: Called with finished and all output pixels.
+        early: Hash of the scene's content, if it was begun before.
 
     Returns:
         What ``hsi-run --json`` prints, and ``parts``: what each part took.
@@ -160,7 +192,7 @@ def join_parts(
         named = {"scene": str(request.scene), "output": str(request.output)}
         result: dict[str, Any] = {**named, "status": "skipped"}
     else:
-        result = _publish(folder, request, model, progress)
+        result = _publish(folder, request, model, progress, early)
     result["parts"] = attempts.accounts(attempts.read(folder.path))
     if request.report is not None and result["parts"]:
         run_report.write(request.report, result)
@@ -169,7 +201,11 @@ def join_parts(
 
 
 def _publish(
-    folder: PartsFolder, request: Request, model: ModelFile, progress: Progress
+    folder: PartsFolder,
+    request: Request,
+    model: ModelFile,
+    progress: Progress,
+    early: EarlyHash | None,
 ) -> dict[str, Any]:
     plan = folder.plan()
     if not (request.resume and was_publishing(request.output)):
@@ -179,7 +215,7 @@ def _publish(
     engine = plan["engine"]
     recorded = RecordedEngine(engine["device"], engine["precision"], plan[UNCOMPARED])
     with contextlib.closing(request.open_scene()) as scene:
-        parts = FinishedParts(scene, folder, plan)
+        parts = FinishedParts(scene, folder, plan, early)
         return pipeline.run(request, model, lambda: recorded, progress, parts)
 
 

@@ -97,7 +97,7 @@ def _sha256(path: Path, stop: Callable[[], bool]) -> str:
 class ContentHash:
     """The hash of a scene's content, computed while something else is.
 
-    A context manager; leaving it stops what is not finished.
+    A context manager; leaving it stops what is not finished. Entered again, it goes on.
     """
 
     def __init__(
@@ -109,7 +109,8 @@ class ContentHash:
         self._thread = threading.Thread(target=self._run, daemon=True, name="hash")
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        if self._thread.ident is None:
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,21 +1,26 @@
 """A join names what is missing, torn or foreign; publishing is that of any run."""
 
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import rasterio
 from mosaic import Mosaic
 
 from hsi_runtime import pipeline
 from hsi_runtime.errors import OutputError, SceneError, VerificationError
 from hsi_runtime.output.publish import publish
-from hsi_runtime.parts.joining import join_parts
+from hsi_runtime.parts.computing import compute_part
+from hsi_runtime.parts.joining import EarlyHash, join_parts
+from hsi_runtime.request import Request
 
 
 @pytest.fixture
@@ -57,9 +62,9 @@ def test_where_parts_were_cut_anew_rows_are_named(mosaic: Mosaic, parts: Path) -
         mosaic.join("j")
 
 
-def flip(path: Path) -> None:
+def flip(path: Path, place: int = -9) -> None:
     data = bytearray(path.read_bytes())
-    data[-9] ^= 1
+    data[place] ^= 1
     path.write_bytes(data)
 
 
@@ -251,8 +256,25 @@ def test_a_join_starts_no_engine(mosaic: Mosaic, parts: Path) -> None:
 
 
 def test_a_scene_that_cannot_be_read_is_no_join(mosaic: Mosaic, parts: Path) -> None:
-    from dataclasses import replace
-
     request = replace(mosaic.request("j", join=True), scene=mosaic.folder / "no.tif")
     with pytest.raises(SceneError, match="There is no file"):
         join_parts(request, mosaic.model)
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_hash_begun_early_is_of_the_scene_that_is_joined(
+    mosaic: Mosaic, tmp_path: Path, changed: bool
+) -> None:
+    scene = tmp_path / "scene.tif"
+    shutil.copy(mosaic.folder / "scene.tif", scene)
+    request = Request(scene, tmp_path / "o.tif", tile=8)
+    early = EarlyHash.of(request)
+    with early.content:
+        early.content.result()
+        if changed:
+            flip(scene, scene.stat().st_size // 2)
+        compute_part(replace(request, part=(0, 1)), mosaic.model, mosaic.start)
+        join_parts(replace(request, join=True), mosaic.model, early=early)
+    with rasterio.open(tmp_path / "o.tif") as output:
+        found = output.tags()["HSI_SCENE_SHA256"]
+    assert found == hashlib.sha256(scene.read_bytes()).hexdigest()
