@@ -13,6 +13,7 @@ is measured is kept, so a benchmark that was stopped goes on where it was.
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -76,6 +77,7 @@ def measure(folder: Path, size: Size, case: str, kind: str) -> Row:
     """Measure one run, in a process of its own."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     (folder / "out").mkdir()
+    os.sync()  # what the run before wrote is not part of this one
     started = time.time()
     command = [sys.executable, __file__, "--folder", str(folder), "--child", case, kind]
     options = [f"--{name}={value}" for name, value in size._asdict().items()]
@@ -198,7 +200,7 @@ def main(
     cases = [only] if only else CASES
     for number in range(rounds):
         for case in cases:
-            for kind in KINDS:
+            for kind in KINDS[:: 1 if number % 2 == 0 else -1]:
                 key = {"case": case, "kind": kind, "round": number, "size": [*size]}
                 key["code"] = code["sha256"]
                 if not any(
