@@ -65,6 +65,7 @@ def document(
         values=described.values,
         reject_below=described.reject_below,
         set_levels=described.set_levels,
+        training=described.training,
         outputs=list(trained.method.outputs),
         endmembers=None if spectra is None else Array.pack(spectra.float().numpy()),
         precision=precision,

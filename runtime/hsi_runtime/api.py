@@ -264,7 +264,7 @@ def _collected(
         name: np.full((len(codes), *size), np.nan, dtype=np.float32)
         for name in document.outputs
     }
-    for row, col, outputs, valid in squares:
+    for row, col, outputs, valid, _ in squares:
         if outputs is None:
             continue
         canvas.paint(row, col, outputs, valid, reject_below)

@@ -393,6 +393,7 @@ def finished_before(request: Request, model: ModelFile) -> bool:
         request.region_text,
         request.threshold(model.document),
         request.frame_counter,
+        request.adapt,
     )
     level = {SETS_KEY: repr(request.sets)}
     return all(

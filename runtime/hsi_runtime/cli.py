@@ -94,6 +94,18 @@ if TYPE_CHECKING:
     help="Also write *_sets.tif: the classes that cannot be excluded, among which the "
     "right one is for the share P of the pixels. The model offers some P (--describe).",
 )
+@click.option(
+    "--novelty",
+    is_flag=True,
+    help="Also write *_novelty.tif: how far spectra are from those of training. At "
+    "0.99, one in a hundred of its own pixels is as far.",
+)
+@click.option(
+    "--adapt",
+    metavar="moments",
+    help="Move and scale the bands to the mean and deviation of the training scene. "
+    "For another day or sensor where land cover is alike; elsewhere it does harm.",
+)
 @click.option("--preview", is_flag=True, help="Also write *_preview.png.")
 @click.option("--stac", is_flag=True, help="Also write a STAC item, *.stac.json.")
 @click.option(

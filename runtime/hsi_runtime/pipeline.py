@@ -15,6 +15,8 @@ from hsi_runtime.engines import choosing
 from hsi_runtime.engines.backend import Backend
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import DeviceLostError, VerificationError
+from hsi_runtime.matching import novelty
+from hsi_runtime.matching.novelty import Comparison
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.output import names, qgis_style, stac
 from hsi_runtime.output.journal import Journal, Piece
@@ -152,7 +154,7 @@ def run(
             if precomputed:
                 precomputed.fill(job, journal)
             with _telling_what_is_kept(journal, job.plan):
-                compute(job, scene, journal, watch, progress)
+                compared = compute(job, scene, journal, watch, progress)
             counts = total_counts(job, journal)
             check = precomputed.check_unchanged if precomputed else check_unchanged
             check(job)
@@ -160,7 +162,20 @@ def run(
                 counts = on_output_grid(job, journal, counts)
                 publish_outputs(job, journal, counts, job.tags(content.result()))
             journal.remove()
-    return result(job, counts, resumed, watch, scene.decoded_bytes)
+    seen = None if compared is None else compared.report()
+    if seen is not None:
+        _tell(seen, request)
+    return {
+        **result(job, counts, resumed, watch, scene.decoded_bytes),
+        "training_distance": seen,
+    }
+
+
+def _tell(seen: dict[str, Any], request: Request) -> None:
+    """Log how far the scene is from training."""
+    sentence, far = novelty.describe(seen)
+    level = logging.WARNING if far else logging.INFO
+    log.log(level, f"{request.scene.name}: {sentence}")
 
 
 def compute(
@@ -170,7 +185,7 @@ def compute(
     watch: Stopwatch,
     progress: Progress,
     others: Collection[int] = (),
-) -> None:
+) -> Comparison | None:
     """Classify what is not there yet: read ahead, infer, write behind.
 
     Args:
@@ -180,7 +195,12 @@ def compute(
         watch: Adds up the seconds of each stage.
         progress: Called with finished and all pixels.
         others: Numbers of the pieces that others compute.
+
+    Returns:
+        How far what was computed now is from training, if the model can tell.
     """
+    training = job.document.training
+    compared = None if training is None else Comparison(training)
     region, classifier = job.matched.region, job.classifier
     codes = [c.code for c in job.document.classes]
     pixels = sum(
@@ -222,9 +242,12 @@ def compute(
                         square.valid,
                         job.reject_below,
                     )
+                if compared is not None and square.compared is not None:
+                    compared.add(*square.compared)
                 done += square.valid.size
                 progress(done, pixels)
             behind.do(partial(write, strip, canvas))
+    return compared
 
 
 @contextlib.contextmanager

@@ -3,17 +3,19 @@
 import importlib.metadata
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hsi_runtime.engines import choosing
 from hsi_runtime.engines.backend import CPU_DEVICES, Backend
-from hsi_runtime.engines.classifying import Classifier
+from hsi_runtime.engines.classifying import Classifier, Compared
 from hsi_runtime.engines.opening import best_tile
 from hsi_runtime.errors import ModelFileError
+from hsi_runtime.matching.adapting import fit_moments
 from hsi_runtime.matching.bands import BandMatch, match_bands
 from hsi_runtime.matching.missing import Missing, missing_in
+from hsi_runtime.matching.novelty import Novelty
 from hsi_runtime.matching.units import Conversion, conversion
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.output import layers, names, provenance
@@ -77,6 +79,7 @@ def match_scene(
             "unmixes, such as s2vnet."
         )
     request.set_threshold(document)
+    request.check_training(document)
     bands = match_bands(
         info,
         model_bands.wavelengths_nm,
@@ -256,12 +259,19 @@ class Job:
                 self.backend.windows_at_once,
             ),
             outputs=sorted({layer.source for layer in self.layers}),
+            novelty=Novelty.of_model(self.document),
+            compared=None
+            if self.document.training is None
+            else Compared.of(self.plan.count_windows()),
         )
 
     def tags(self, scene_sha256: str) -> dict[str, str]:
         """Collect the tags that say where the map comes from."""
-        sets, counter = self.request.sets, self.request.frame_counter
-        options = {provenance.SETS_KEY: sets, provenance.COUNTER_KEY: counter}
+        options = {
+            provenance.SETS_KEY: self.request.sets,
+            provenance.COUNTER_KEY: self.request.frame_counter,
+            provenance.ADAPT_KEY: self.request.adapt,
+        }
         chosen = {key: repr(v) for key, v in options.items() if v is not None}
         return chosen | provenance.provenance(
             self.model,
@@ -292,6 +302,7 @@ class Job:
             "reject": self.reject_below,
             "sets": self.request.sets,
             "frame_counter": self.request.frame_counter,
+            "adapt": self.request.adapt,
             "outputs": [layer.name for layer in self.layers],
         }
 
@@ -340,6 +351,11 @@ def prepare(
     reject_below = request.threshold(document)
     least = request.set_threshold(document)
     matched = match_scene(scene, document, request)
+    if request.adapt is not None:
+        assert document.training is not None
+        read = scene, matched.bands.indices, matched.missing
+        units = fit_moments(read, matched.units, document.training)
+        matched = replace(matched, units=units)
     backend = _kept_to(start(), request)
     if backend.precision == "fp16" and backend.device in CPU_DEVICES:
         log.warning(

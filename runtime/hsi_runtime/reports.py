@@ -15,6 +15,7 @@ from hsi_runtime.engines.opening import best_tile, open_backend
 from hsi_runtime.engines.timing import pixels_per_second, window_of
 from hsi_runtime.errors import EngineError
 from hsi_runtime.machine import engine_threads
+from hsi_runtime.matching.novelty import Novelty
 from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.model.plain_text import plain
 from hsi_runtime.output import layers as class_map
@@ -49,6 +50,7 @@ def describe_model(model: ModelFile) -> dict[str, Any]:
         "macs_per_pixel": document.macs_per_pixel,
         "reject_below": document.reject_below,
         "sets": [one.level for one in document.set_levels],
+        "novelty": Novelty.of_model(document) is not None,
         "outputs": document.outputs,
         "overall_accuracy": document.provenance.overall_accuracy,
         "average_accuracy": document.provenance.average_accuracy,

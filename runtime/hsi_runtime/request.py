@@ -19,6 +19,7 @@ from hsi_runtime.walk.regions import Bounds
 from hsi_runtime.walk.windows import Window
 
 COMPRESSIONS = ("deflate", "zstd", "lzw", "none")
+ADAPTATIONS = ("moments",)
 MAX_TILE = 65_536  # px: no raster of ours has larger blocks
 MAX_BYTES = 2**60
 
@@ -38,6 +39,9 @@ class Options:
         abundances: Also write the abundances of a model that unmixes.
         sets: Also write which classes cannot be excluded, at this level: the share of
             pixels for which the right class is among them. The model offers some.
+        novelty: Also write how far spectra are from those of training.
+        adapt: ``moments`` moves and scales the bands so that the scene's mean and
+            deviation are those of the training scene; or None.
         preview: Also write a PNG.
         stac: Also write a STAC item.
         vector: Also write polygons to this GeoPackage, ``.gpkg``.
@@ -73,6 +77,8 @@ class Options:
     probabilities: bool = False
     abundances: bool = False
     sets: float | None = None
+    novelty: bool = False
+    adapt: str | None = None
     preview: bool = False
     stac: bool = False
     vector: Path | None = None
@@ -133,6 +139,14 @@ class Options:
             raise OptionError(
                 f"{self.compress!r} is not one of {', '.join(COMPRESSIONS)}.",
                 "compress",
+            )
+        if self.adapt not in (None, *ADAPTATIONS):
+            raise OptionError(
+                f"{self.adapt!r} is not one of {', '.join(ADAPTATIONS)}.", "adapt"
+            )
+        if self.adapt is not None and self.follow is not None:
+            raise OptionError(
+                "A scene that is followed has no mean before its last line.", "adapt"
             )
         for field in fields(Options):
             value = getattr(self, field.name)
@@ -207,6 +221,24 @@ class Request(Options):
             )
         return offered[self.sets]
 
+    def check_training(self, document: ModelDocument) -> None:
+        """Refuse a request for what a model does not know of its training.
+
+        Raises:
+            ModelFileError: It does not.
+        """
+        training = document.training
+        if self.adapt is not None and training is None:
+            raise ModelFileError(
+                "The model does not hold the mean of its training scene: its release "
+                "is too old for --adapt. Train it again."
+            )
+        if self.novelty and (training is None or training.known is None):
+            raise ModelFileError(
+                "The model cannot tell --novelty: its release is too old, or it had "
+                "too few labels. Train it again, with more of them."
+            )
+
     @property
     def region_text(self) -> str:
         """The part of the scene to classify, as text for the output's tags."""
@@ -240,6 +272,7 @@ class Request(Options):
             "probabilities": self.probabilities,
             "abundances": self.abundances,
             "sets": self.sets is not None,
+            "novelty": self.novelty,
             "preview": self.preview,
             "stac": self.stac,
             "vector": self.vector is not None,

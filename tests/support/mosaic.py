@@ -11,7 +11,7 @@ from hsi_runtime.pipeline import run
 from hsi_runtime.request import Request
 
 LAYERS: dict[str, Any] = {
-    **dict.fromkeys(("confidence", "probabilities", "abundances"), True),
+    **dict.fromkeys(("confidence", "probabilities", "abundances", "novelty"), True),
     "sets": 0.9,
     "reject_below": 0.4,
 }

@@ -11,6 +11,7 @@ import msgspec
 
 from hsi_runtime import files
 from hsi_train import target
+from hsi_train.building import bears_changes
 from hsi_train.data.roles import Role
 from hsi_train.fitting import encoder_file, pretrain
 from hsi_train.fitting.length.schedule import UNFINISHED
@@ -26,9 +27,11 @@ from hsi_train.method import BaseMethod
 from hsi_train.recipe import Recipe
 from hsi_train.report.run_result import RunResult
 from hsi_train.rivals import comparing
-from hsi_train.run_folder import checkpoint, folder
+from hsi_train.run_folder import checkpoint, folder, novelty
 from hsi_train.run_folder.description import describe, sample_window
 from hsi_train.splitting import split
+
+UNCHOSEN_SIDE = 3  # px over which spectra are averaged where no folds chose one
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ def measure(
             data,
             method.problem,
             scorer,
-            fitted=inputs.linear,
+            # A rival need not bear what the path of this map does.
+            fitted=None if bears_changes(inputs.recipe) else inputs.linear,
             every=recipe.rivals == "all",
         )
         result["rivals"] = comparing.report(rivals)
@@ -203,8 +207,12 @@ def write(
 ) -> None:
     """Write checkpoint, split, metrics and report; complete ``result`` in place."""
     data, method = inputs.data, trained.method
+    side = inputs.linear.choice.best.view.side if inputs.linear else UNCHOSEN_SIDE
+    seen = novelty.describe_training(
+        data, min(side, method.receptive_field), inputs.problem.fill
+    )
     description = describe(
-        resolved, data, inputs.bands, inputs.values, inputs.data_sha256, result
+        resolved, data, inputs.bands, inputs.values, inputs.data_sha256, result, seen
     )
     sample = sample_window(data, method.halo, inputs.problem.fill)
     checkpoint.save(run, method, description, sample)

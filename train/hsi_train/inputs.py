@@ -8,7 +8,7 @@ from hsi_runtime.camera.calibration import calibration_of
 from hsi_runtime.camera.references import References
 from hsi_runtime.model.model_file import Bands, Values
 from hsi_train import methods, target
-from hsi_train.building import bears_changes, decided, with_path
+from hsi_train.building import decided, with_path
 from hsi_train.data import loading
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
@@ -32,7 +32,7 @@ class Inputs:
         recipe: The recipe, with what the training pixels decide.
         data: Labelled scenes with the roles of their pixels.
         problem: Statistics of the training pixels.
-        linear: Discriminants of the linear path, if rivals may share them.
+        linear: Discriminants of the linear path; None without one.
         bands: Bands that the model will use.
         values: Values that the model will expect.
         target_data: Target scenes to measure the trained network on.
@@ -84,8 +84,7 @@ def read(recipe: Recipe) -> Inputs:
         recipe=recipe,
         data=data,
         problem=problem,
-        # A rival need not bear what the path of this map does.
-        linear=None if bears_changes(recipe) else linear,
+        linear=linear,
         bands=bands,
         values=values,
         target_data=target_data,

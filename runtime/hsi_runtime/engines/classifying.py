@@ -1,22 +1,27 @@
 """Classifies the squares of a strip on an engine, several at once."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.engines.backend import Backend
 from hsi_runtime.errors import ResourceError
+from hsi_runtime.matching.novelty import Novelty
 from hsi_runtime.matching.units import Conversion
-from hsi_runtime.model.model_file import PROBABILITIES, ModelDocument
+from hsi_runtime.model.model_file import NOVELTY, PROBABILITIES, ModelDocument
 from hsi_runtime.walk.strips import Strip
 from hsi_runtime.walk.threads import map_ahead
 from hsi_runtime.walk.windows import even_parts, largest_part
 
 Interval = tuple[int, int]
+Spectra = NDArray[np.float32]
+MOST_COMPARED = 512  # squares of a scene; of fewer, about as many pixels
+LEAST_SIDE = 4  # px
 
 
 class Square(NamedTuple):
@@ -28,12 +33,35 @@ class Square(NamedTuple):
         outputs: Outputs of the model by name, shape ``(class, row, col)``, or None if
             no pixel has data.
         valid: Pixels with data, shape ``(row, col)``.
+        compared: Some of its spectra ``(pixel, band)``, model's stored units, and their
+            novelty ``(pixel,)`` where the document can tell it; None if not asked for.
     """
 
     row: int
     col: int
     outputs: dict[str, NDArray[np.float32]] | None
     valid: NDArray[np.bool_]
+    compared: tuple[Spectra, NDArray[np.float32] | None] | None = None
+
+
+class Compared(NamedTuple):
+    """Which spectra of a scene are compared with those of training.
+
+    Attributes:
+        every: Of so many squares, one is looked at.
+        side: Side of the patch in its middle, px.
+    """
+
+    every: int
+    side: int
+
+    @classmethod
+    def of(cls, squares: int) -> Self:
+        """Take enough spectra of a scene of so many squares, in next to no time."""
+        return cls(
+            every=-(-squares // MOST_COMPARED),
+            side=max(LEAST_SIDE, math.ceil(math.sqrt(MOST_COMPARED / squares))),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +74,9 @@ class Classifier:
         units: Conversion from the scene's stored values to the model's.
         tile: Side of the largest squares that are classified at once, px.
         at_once: Squares that are classified at the same time.
-        outputs: Names of the model's outputs to compute.
+        outputs: Names of the outputs to compute: of the model, or `NOVELTY`.
+        novelty: What tells how far spectra are from those of training, if known.
+        compared: Which spectra are compared with training; None for none.
     """
 
     document: ModelDocument
@@ -55,6 +85,8 @@ class Classifier:
     tile: int
     at_once: int
     outputs: Sequence[str]
+    novelty: Novelty | None = None
+    compared: Compared | None = None
 
     def squares(self, strip: Strip) -> Iterator[Square]:
         """Classify a strip square by square, in the order of its rows.
@@ -66,13 +98,19 @@ class Classifier:
             even_parts(strip.rows, self.tile), even_parts(strip.cols, self.tile)
         )
 
-        def classify(place: tuple[Interval, Interval]) -> Square:
-            return self._square(strip, *place)
+        def classify(numbered: tuple[int, tuple[Interval, Interval]]) -> Square:
+            number, place = numbered
+            compared = self.compared
+            if compared is None or (strip.number + number) % compared.every:
+                return self._square(strip, *place)
+            return self._square(strip, *place, compared.side)
 
-        for _, square in map_ahead(classify, places, self.at_once):
+        for _, square in map_ahead(classify, enumerate(places), self.at_once):
             yield square
 
-    def _square(self, strip: Strip, rows: Interval, cols: Interval) -> Square:
+    def _square(
+        self, strip: Strip, rows: Interval, cols: Interval, side: int = 0
+    ) -> Square:
         window = self._window(strip.rows, rows), self._window(strip.cols, cols)
         cube, known = strip.cut(*window)
         halo = self.document.halo
@@ -88,11 +126,50 @@ class Classifier:
         if not known.all():
             fill = np.array(self.document.values.fill, dtype=np.float32)
             values = np.where(known, values, fill[:, None, None])
-        batch = predict_in_parts(self.backend, values[None], halo, self.outputs)
+        asked = [name for name in self.outputs if name != NOVELTY]
+        batch = predict_in_parts(self.backend, values[None], halo, asked)
         outputs = {name: answer[0] for name, answer in batch.items()}
         self.document.check_answer(values.shape[1:], outputs)
+        if NOVELTY in self.outputs and self.novelty is not None:
+            outputs[NOVELTY] = self.novelty.map(values, halo)[None]
         outputs = {name: answer[:, *own] for name, answer in outputs.items()}
-        return Square(rows[0], cols[0], outputs, valid)
+        compared = self._compared(values, valid, own, side) if side else None
+        return Square(rows[0], cols[0], outputs, valid, compared)
+
+    def _compared(
+        self,
+        values: Spectra,
+        valid: NDArray[np.bool_],
+        own: tuple[slice, ...],
+        side: int,
+    ) -> tuple[Spectra, NDArray[np.float32] | None]:
+        """Take the spectra in the middle of a square, and their novelty.
+
+        Args:
+            values: The window, model's stored units, shape ``(band, row, col)``.
+            valid: Pixels of the square with data, shape ``(row, col)``.
+            own: Rows and columns of the square among the window's outputs.
+            side: Side of the patch to take, px.
+        """
+        halo = self.document.halo
+        middle = [
+            slice(first, first + side)
+            for first in (max(size - side, 0) // 2 for size in valid.shape)
+        ]
+        first = [
+            whole.start + part.start for whole, part in zip(own, middle, strict=True)
+        ]
+        measured = valid[*middle]
+        rows, cols = measured.shape
+        window = values[
+            :,
+            first[0] : first[0] + rows + 2 * halo,
+            first[1] : first[1] + cols + 2 * halo,
+        ]
+        spectra = window[:, halo : halo + rows, halo : halo + cols][:, measured].T
+        if self.novelty is None:
+            return spectra, None
+        return spectra, self.novelty.map(window, halo)[measured]
 
     def _window(self, interval: Interval, part: Interval) -> Interval:
         """Return the rows or columns to compute for a part of a strip."""

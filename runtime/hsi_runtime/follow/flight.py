@@ -32,6 +32,7 @@ from hsi_runtime.follow.sources.opening import open_source
 from hsi_runtime.follow.sources.source import LineSource
 from hsi_runtime.follow.sources.stream import Stream
 from hsi_runtime.follow_options.options import Following
+from hsi_runtime.matching.novelty import Novelty
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.output.journal_folder import folder_of, was_publishing
 from hsi_runtime.output.layers import Canvas, layers
@@ -302,6 +303,7 @@ class Flight:
             tile=self.pace.tile,
             at_once=self.pace.at_once,
             outputs=sorted({layer.source for layer in live.layers}),
+            novelty=Novelty.of_model(document),
         )
         look = self._quick_look(live)
         with ReadAhead(blocks.after(live.rows)) as ahead, WriteBehind() as behind:

@@ -19,7 +19,8 @@ class Conversion:
     """From a scene's stored values to a model's, band by band.
 
     First ``value * gain + offset``, then resampling, then division by the model's
-    scale; a step that changes nothing is None.
+    scale, then what fits the bands to the training scene; a step that changes nothing
+    is None.
 
     Attributes:
         gain: Shape ``(band, 1, 1)``.
@@ -27,6 +28,7 @@ class Conversion:
         resampling: Weights, shape ``(model band, band)``.
         model_scale: Shape ``(model band, 1, 1)``.
         model_offset: Shape ``(model band, 1, 1)``.
+        fit: Factor and summand, each ``(model band, 1, 1)``; see `adapting`.
         warnings: Sentences the user should read.
     """
 
@@ -35,6 +37,7 @@ class Conversion:
     resampling: NDArray[np.float32] | None = None
     model_scale: NDArray[np.float32] | None = None
     model_offset: NDArray[np.float32] | None = None
+    fit: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
     warnings: tuple[str, ...] = ()
 
     def apply(self, cube: NDArray[Any]) -> NDArray[np.float32]:
@@ -53,6 +56,11 @@ class Conversion:
         if self.model_scale is not None and self.model_offset is not None:
             values -= self.model_offset
             values /= self.model_scale
+        if self.fit is not None:
+            gain, offset = self.fit
+            with np.errstate(over="ignore", invalid="ignore"):
+                values *= gain
+                values += offset
         return values
 
 

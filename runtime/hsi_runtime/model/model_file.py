@@ -31,8 +31,10 @@ SCHEMA_VERSION = 1
 INPUT_NAME = "cube"
 PROBABILITIES = "probabilities"
 ABUNDANCES = "abundances"
+NOVELTY = "novelty"  # computed beside the graph, from spectra of the document
 MAX_BYTES = 2 * 1024**3  # the format's own limit for one file
 MOST_ENTRIES = 100_000  # fields outside the graph
+MOST_QUANTILES = 10_001
 MOST_ARRAY_BYTES = 64 * 1024**2  # of a sample; a real one has some hundred kilobytes
 UNSIGNED = "0" * 64  # stands for the checksum while the checksum is computed
 
@@ -191,6 +193,47 @@ class SetLevel(_Part, frozen=True):
     threshold: Annotated[float, Meta(ge=0, le=1)]
 
 
+class KnownClasses(_Part, frozen=True):
+    """Classes of training as `hsi_runtime.matching.novelty` measures spectra by them.
+
+    Attributes:
+        side: Side of the square over which a spectrum is averaged, px; odd.
+        projection: From stored units to coordinates in which the classes scatter alike
+            in all directions, shape ``(component, band)``.
+        centres: Mean of each class in these coordinates, ``(class, component)``.
+        scatter: Mean distance of the training pixels of each class from its centre.
+        distances: Of left-out training pixels to the nearest centre, over its scatter:
+            quantiles, in even steps from 0 to 1.
+    """
+
+    side: Positive
+    projection: Array
+    centres: Array
+    scatter: list[Annotated[float, Meta(gt=0)]]
+    distances: Annotated[list[float], Meta(min_length=2, max_length=MOST_QUANTILES)]
+
+    def __post_init__(self) -> None:
+        """Refuse quantiles that are none."""
+        pairs = zip(self.distances, self.distances[1:], strict=False)
+        if self.side % 2 == 0 or not all(0 <= a <= b < math.inf for a, b in pairs):
+            raise ValueError("training.known has an even side, or no quantiles")
+
+
+class Training(_Part, frozen=True):
+    """What training saw, to tell how far a scene is from it; lists run over the bands.
+
+    Attributes:
+        mean: Of all pixels of the training scenes, stored units.
+        deviation: Standard deviation of the same.
+        known: Classes to measure spectra by; null where training pixels were too few to
+            leave some out.
+    """
+
+    mean: list[float]
+    deviation: list[Annotated[float, Meta(ge=0)]]
+    known: KnownClasses | None
+
+
 class ModelDocument(_Part, frozen=True, omit_defaults=True):
     """All that a runtime must know of a model.
 
@@ -216,6 +259,7 @@ class ModelDocument(_Part, frozen=True, omit_defaults=True):
         checksum: SHA-256 of the whole file with this field zeroed.
         set_levels: Sets of classes that validation pixels can promise, lowest level
             first. Left out where there are none, as in files of earlier releases.
+        training: What training saw. Left out in files of earlier releases.
     """
 
     schema_version: Literal[1]
@@ -235,6 +279,7 @@ class ModelDocument(_Part, frozen=True, omit_defaults=True):
     self_test: SelfTest
     checksum: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     set_levels: list[SetLevel] = []
+    training: Training | None = None
 
     @property
     def halo(self) -> int:
@@ -256,6 +301,9 @@ class ModelDocument(_Part, frozen=True, omit_defaults=True):
             "values.offset": self.values.offset,
             "values.fill": self.values.fill,
         }
+        if self.training is not None:
+            lists["training.mean"] = self.training.mean
+            lists["training.deviation"] = self.training.deviation
         for name, values in lists.items():
             if values is not None and len(values) != count:
                 raise ValueError(f"{name} has {len(values)} values for {count} bands")
@@ -276,6 +324,7 @@ class ModelDocument(_Part, frozen=True, omit_defaults=True):
         if declared and not usable_units(np.array(scale), np.array(offset)).all():
             raise ValueError("values.scale and values.offset give no quantity")
         self._check_sample()
+        self._check_known()
         if PROBABILITIES not in self.outputs:
             raise ValueError(f"outputs lack {PROBABILITIES}")
         spectra = None if self.endmembers is None else self.endmembers.shape
@@ -291,6 +340,23 @@ class ModelDocument(_Part, frozen=True, omit_defaults=True):
             raise ValueError(
                 f"self_test has a cube of {cube} and probabilities of {answer}; with "
                 f"receptive_field {self.receptive_field} they contradict each other"
+            )
+
+    def _check_known(self) -> None:
+        """Refuse known classes that contradict the bands or receptive field."""
+        if self.training is None or self.training.known is None:
+            return
+        known = self.training.known
+        projection, centres = known.projection.shape, known.centres.shape
+        if (
+            len(projection) != 2
+            or projection[1] != len(self.bands.used)
+            or centres != [len(known.scatter), projection[0]]
+            or known.side > self.receptive_field
+        ):
+            raise ValueError(
+                f"training.known has a projection of {projection}, centres of "
+                f"{centres} and squares of {known.side} px"
             )
 
     def check_answer(

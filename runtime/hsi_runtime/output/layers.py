@@ -7,10 +7,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.model.model_file import ABUNDANCES, PROBABILITIES, ModelDocument
+from hsi_runtime.model.model_file import (
+    ABUNDANCES,
+    NOVELTY,
+    PROBABILITIES,
+    ModelDocument,
+)
 from hsi_runtime.model.plain_text import plain
 
-LAYERS = ("classes", "confidence", "probabilities", "abundances", "sets")
+LAYERS = ("classes", "confidence", "probabilities", "abundances", "sets", NOVELTY)
 UNCLASSIFIED = 0
 PROBABILITY_STEPS = 200  # probabilities are stored in steps of 1/200
 PROBABILITY_NODATA = 255
@@ -30,7 +35,7 @@ class Layer:
 
     Attributes:
         name: One of `LAYERS`.
-        source: Output of the model that it shows.
+        source: Output of the model that it shows, or `NOVELTY`.
         dtype: Type of its values.
         nodata: Value of pixels without data.
         bands: Description of each band.
@@ -113,6 +118,11 @@ def layers(
             bands=each,
             resampling="MODE",
             least=least,
+        ),
+        Layer(
+            name=NOVELTY,
+            bands=["share of training pixels that are nearer"],
+            **shares | {"source": NOVELTY},
         ),
     ]
     return [layer for layer in every if layer.name in requested]

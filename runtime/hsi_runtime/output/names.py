@@ -27,6 +27,7 @@ def paths_of(output: Path) -> dict[str, Path]:
         "probabilities": output.with_name(f"{stem}_probabilities.tif"),
         "abundances": output.with_name(f"{stem}_abundances.tif"),
         "sets": output.with_name(f"{stem}_sets.tif"),
+        "novelty": output.with_name(f"{stem}_novelty.tif"),
         "preview": output.with_name(f"{stem}_preview.png"),
         "qml": output.with_suffix(".qml"),
         "stac": output.with_suffix(".stac.json"),

@@ -16,6 +16,7 @@ from hsi_runtime.scenes.geotiff import open_tiff
 from hsi_runtime.scenes.scene import SceneInfo
 
 SETS_KEY = "HSI_SETS"  # where sets are written: their level
+ADAPT_KEY = "HSI_ADAPT"  # where bands were fitted to the training scene: how
 COUNTER_KEY = "HSI_FRAME_COUNTER"  # where lines hold their number: its column and band
 
 
@@ -67,6 +68,7 @@ def identity(
     part: str,
     reject_below: float,
     frame_counter: tuple[int, int] | None = None,
+    adapt: str | None = None,
 ) -> dict[str, str | None]:
     """Collect the tags that every output of a run has, besides the scene's hash.
 
@@ -75,11 +77,13 @@ def identity(
         part: Part of the scene, as text.
         reject_below: Smallest accepted probability.
         frame_counter: Column and band of the number that each line holds, or None.
+        adapt: How bands are fitted to the training scene, or None.
     """
     return {
         "HSI_MODEL_SHA256": model.sha256,
         "HSI_PART": part,
         "HSI_REJECT": repr(reject_below),
+        ADAPT_KEY: None if adapt is None else repr(adapt),
         COUNTER_KEY: None if frame_counter is None else repr(frame_counter),
     }
 

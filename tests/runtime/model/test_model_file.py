@@ -174,7 +174,8 @@ def test_other_schema_versions(
 
 
 @pytest.mark.parametrize(
-    "field", [f for f in ModelDocument.__struct_fields__ if f != "set_levels"]
+    "field",
+    [f for f in ModelDocument.__struct_fields__ if f not in ("set_levels", "training")],
 )
 def test_every_field_is_required(
     field: str, model_bytes: bytes, tmp_path: Path

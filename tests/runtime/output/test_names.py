@@ -15,6 +15,7 @@ def test_outputs_are_named_after_the_class_map() -> None:
         "probabilities": "b_probabilities.tif",
         "abundances": "b_abundances.tif",
         "sets": "b_sets.tif",
+        "novelty": "b_novelty.tif",
         "preview": "b_preview.png",
         "qml": "b_classes.qml",
         "stac": "b_classes.stac.json",

@@ -9,7 +9,14 @@ from mosaic import Mosaic
 from msgspec.structs import replace
 
 from hsi_runtime.engines.opening import open_backend
-from hsi_runtime.model.model_file import Array, ModelDocument, SetLevel, read_model
+from hsi_runtime.model.model_file import (
+    Array,
+    KnownClasses,
+    ModelDocument,
+    SetLevel,
+    Training,
+    read_model,
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +41,17 @@ def mosaic(
         outputs=["probabilities", "abundances"],
         endmembers=Array.pack(spectra / spectra.max(axis=1, keepdims=True)),
         set_levels=[SetLevel(level=0.9, threshold=0.3)],
+        training=Training(
+            mean=[4000.0] * 4,
+            deviation=[2000.0] * 4,
+            known=KnownClasses(
+                side=3,
+                projection=Array.pack(np.eye(4, dtype=np.float32) / 2000),
+                centres=Array.pack(spectra * 4),
+                scatter=[1.0, 0.5, 2.0],
+                distances=[0.0, 1.0, 2.0],
+            ),
+        ),
     )
     model = read_model(write_model(folder / "model.onnx", full))
     return Mosaic(folder, model, open_backend(model, "cpu", 1, 8))

@@ -106,8 +106,8 @@ def test_a_join_writes_it_on_request(
     request = mosaic.request("report")
     given = [
         *(request.scene, "-m", mosaic.model.path, "-o", request.output, "--tile", 8),
-        *("--confidence", "--probabilities", "--abundances", "--sets", 0.9),
-        *("--reject", 0.4, "--join", "--json"),
+        *("--confidence", "--probabilities", "--abundances", "--novelty"),
+        *("--sets", 0.9, "--reject", 0.4, "--join", "--json"),
     ]
     (tmp_path / "there.html").write_text("mine")
     refused = invoke(main, *given, "--report", tmp_path / "there.html")

@@ -103,6 +103,30 @@ def training_pixels(
     return TrainingPixels(spectra, classes, on_ground(scenes, places), counts)
 
 
+def averaged(
+    scenes: list[LabelledScene],
+    places: NDArray[np.intp],
+    fill: NDArray[np.float64],
+    side: int,
+) -> NDArray[np.float64]:
+    """Average spectra over the square around each place.
+
+    Args:
+        scenes: Labelled scenes.
+        places: Scene, row and column, shape ``(pixel, 3)``.
+        fill: What stands for a missing value, shape ``(band,)``.
+        side: Side of the square, pixels; at most the largest of `VIEWS`.
+
+    Returns:
+        Stored units, shape ``(pixel, band)``.
+    """
+    inner = slice(HALO - side // 2, HALO + side // 2 + 1)
+    spectra = np.empty((len(places), len(fill)))
+    for number, window in enumerate(windows_at(scenes, places, fill)):
+        spectra[number] = window[:, inner, inner].mean(axis=(1, 2))
+    return spectra
+
+
 def bearing_changes(pixels: TrainingPixels, level: float) -> TrainingPixels:
     """Ask for discriminants that bear changes of sensor and sky.
 

@@ -21,6 +21,7 @@ from hsi_runtime.model.model_file import (
     ClassEntry,
     Provenance,
     SetLevel,
+    Training,
     Values,
 )
 from hsi_train import methods
@@ -53,6 +54,7 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     provenance: Provenance
     reject_below: float | None = None
     set_levels: list[SetLevel] = []
+    training: Training | None = None
     members: int = 1
 
 

@@ -6,7 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hsi_runtime.matching.units import REFLECTANCE, UNKNOWN
-from hsi_runtime.model.model_file import Bands, Provenance, SetLevel, Values
+from hsi_runtime.model.model_file import (
+    Bands,
+    Provenance,
+    SetLevel,
+    Training,
+    Values,
+)
 from hsi_train import recipe
 from hsi_train.data.cutting import cut_cube
 from hsi_train.data.labelled_scene import LabelledData
@@ -55,6 +61,7 @@ def describe(
     values: Values,
     data_sha256: dict[str, str],
     result: dict[str, Any],
+    training: Training,
 ) -> checkpoint.Description:
     """Collect what an exported model must say about itself."""
     return checkpoint.Description(
@@ -70,6 +77,7 @@ def describe(
             SetLevel(level=one["level"], threshold=one["threshold"])
             for one in result["sets"]
         ],
+        training=training,
         provenance=Provenance(
             version=result["version"],
             seed=resolved.seed,

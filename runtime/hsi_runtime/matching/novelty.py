@@ -1,0 +1,199 @@
+"""Tells how far spectra are from those of training, which no class probability tells.
+
+A network is as sure of a material that it has never seen as of any other. A spectrum,
+averaged over a small square, is compared with the nearest class of training, in
+coordinates in which the classes scatter alike in all directions (Mahalanobis distance),
+and in units of the scatter of that class. Its novelty is the share of training pixels
+that were nearer when they were left out: 0.99 is as far as one in a hundred of them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_runtime.model.model_file import KnownClasses, ModelDocument, Training
+
+UNLIKE = 0.99  # novelty from which a spectrum is unlike those of training
+WARNED = 0.2  # share of a scene's spectra; 0.01 is that of the training scene
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """Measures novelty by the classes that a model's document holds.
+
+    Attributes:
+        side: Side of the square over which a spectrum is averaged, px.
+        projection: Shape ``(component, band)``.
+        origin: Mean of the centres, ``(component,)``: differences of small numbers need
+            fewer digits.
+        centres: Less the origin, shape ``(class, component)``.
+        scatter: Of each class, ``(class,)``.
+        distances: Quantiles of the distances of left-out training pixels.
+    """
+
+    side: int
+    projection: Floats
+    origin: Floats
+    centres: Floats
+    scatter: Floats
+    distances: NDArray[np.float64]
+
+    @classmethod
+    def of_model(cls, document: ModelDocument) -> Self | None:
+        """Unpack what a model's document holds; None if it knows no classes.
+
+        Raises:
+            ModelFileError: It is damaged.
+        """
+        training = document.training
+        if training is None or training.known is None:
+            return None
+        return cls.of(training.known)
+
+    @classmethod
+    def of(cls, known: KnownClasses) -> Self:
+        """Unpack projection and centres.
+
+        Raises:
+            ModelFileError: They are damaged.
+        """
+        centres = known.centres.unpack().astype(np.float32)
+        origin = centres.mean(axis=0)
+        return cls(
+            side=known.side,
+            projection=known.projection.unpack().astype(np.float32),
+            origin=origin,
+            centres=centres - origin,
+            scatter=np.array(known.scatter, np.float32),
+            distances=np.array(known.distances),
+        )
+
+    def map(self, cube: Floats, halo: int) -> Floats:
+        """Measure every pixel of a window.
+
+        Args:
+            cube: Model's stored units, shape ``(band, row + 2 halo, col + 2 halo)``.
+            halo: Context on each side, px; at least half the square.
+
+        Returns:
+            Shape ``(row, col)``, 0 to 1.
+        """
+        spare = halo - self.side // 2
+        rows, cols = cube.shape[1:]
+        cube = cube[:, spare : rows - spare, spare : cols - spare]
+        # The mean of projections is the projection of the mean, of fewer numbers.
+        projected = np.tensordot(self.projection, cube, axes=1)
+        averaged = _mean_along(_mean_along(projected, 1, self.side), 2, self.side)
+        shape = averaged.shape[1:]
+        distances = self._distance(averaged.reshape(len(averaged), -1).T)
+        return self._ranked(distances).reshape(shape)
+
+    def of_spectra(self, spectra: NDArray[Any]) -> Floats:
+        """Measure the novelty of averaged spectra.
+
+        Args:
+            spectra: Stored units, shape ``(pixel, band)``.
+
+        Returns:
+            Shape ``(pixel,)``.
+        """
+        return self._ranked(self.distance(spectra))
+
+    def distance(self, spectra: NDArray[Any]) -> Floats:
+        """Measure the distance of averaged spectra to the nearest class.
+
+        Args:
+            spectra: Stored units, shape ``(pixel, band)``.
+
+        Returns:
+            In units of the scatter of that class, shape ``(pixel,)``.
+        """
+        return self._distance(spectra.astype(np.float32) @ self.projection.T)
+
+    def _ranked(self, distances: Floats) -> Floats:
+        steps = np.linspace(0, 1, len(self.distances))
+        return np.interp(distances, self.distances, steps).astype(np.float32)
+
+    def _distance(self, projected: Floats) -> Floats:
+        part = projected - self.origin
+        products = np.square(self.centres).sum(axis=1) - 2 * part @ self.centres.T
+        squares = products + np.square(part).sum(axis=1, keepdims=True)
+        distances = np.sqrt(np.maximum(squares, 0)) / self.scatter  # (pixel, class)
+        nearest: Floats = distances.min(axis=1)
+        return nearest
+
+
+@dataclass
+class Comparison:
+    """Compares a scene with the training scenes while it is classified.
+
+    Attributes:
+        training: What training saw.
+        pixels: Pixels that were compared.
+    """
+
+    training: Training
+    pixels: int = 0
+    _total: NDArray[np.float64] | float = 0.0
+    _novelty: list[Floats] = field(default_factory=list)
+
+    def add(self, spectra: Floats, novelty: Floats | None) -> None:
+        """Add some pixels.
+
+        Args:
+            spectra: Model's stored units, shape ``(pixel, band)``.
+            novelty: Their novelty, ``(pixel,)``, where the document can tell it.
+        """
+        self.pixels += len(spectra)
+        self._total = self._total + spectra.sum(axis=0, dtype=np.float64)
+        if novelty is not None:
+            self._novelty.append(novelty)
+
+    def report(self) -> dict[str, Any] | None:
+        """Tell how far the scene is from training; None if no pixel was compared.
+
+        ``shift`` is the difference of the mean spectra in standard deviations of the
+        training scene: the median over the bands, and the largest. ``unlike`` is the
+        share of the spectra whose novelty is at least `UNLIKE`, or None.
+        """
+        if not self.pixels:
+            return None
+        deviation = np.array(self.training.deviation)
+        mean = self._total / self.pixels
+        shift = np.abs(mean - np.array(self.training.mean))
+        shift = shift[deviation > 0] / deviation[deviation > 0]
+        unlike = None
+        if self._novelty:
+            unlike = float((np.concatenate(self._novelty) >= UNLIKE).mean())
+        return {
+            "pixels": self.pixels,
+            "median_shift": float(np.median(shift)) if len(shift) else 0.0,
+            "largest_shift": float(shift.max(initial=0)),
+            "unlike": unlike,
+        }
+
+
+def describe(report: dict[str, Any]) -> tuple[str, bool]:
+    """Say in a sentence how far a scene is from training, and whether to worry."""
+    shift, unlike = report["median_shift"], report["unlike"]
+    text = f"The mean spectrum is {shift:.1f} deviations from that of training"
+    if unlike is None:
+        return f"{text}.", False
+    text += f"; {unlike:.0%} of the spectra are unlike those of training."
+    if unlike < WARNED:
+        return text, False
+    return f"{text} Expect errors there: --novelty maps them.", True
+
+
+def _mean_along(values: Floats, axis: int, side: int) -> Floats:
+    """Average over a sliding span, of which the result has ``side - 1`` fewer."""
+    length = values.shape[axis] - side + 1
+    total = np.zeros_like(np.take(values, range(length), axis=axis))
+    for first in range(side):
+        total += np.take(values, range(first, first + length), axis=axis)
+    total /= side
+    return total
