@@ -6,9 +6,11 @@
 All variants train on the same pixels of one scene and see nothing else. Their test
 pixels are then classified as they are, under simulated shifts of sensor and sky (five
 draws at three strengths each; the gain falls towards the infrared in one draw and rises
-in the next), and under shifts of other families: see `shift_families`. Each finished
-run is one line, so repeat the command to continue. Runs of an earlier version of the
-training code do not count.
+in the next), and under shifts of other families: see `shift_families`. Each variant is
+measured once more on scenes whose moments were fitted to those of the training scene,
+as `hsi-run --adapt moments` does: land cover is the same here, which is the best case.
+Each finished run is one line, so repeat the command to continue. Runs of an earlier
+version of the training code do not count.
 """
 
 import dataclasses
@@ -27,7 +29,7 @@ import numpy as np
 import torch
 from common import SHARES
 from numpy.typing import NDArray
-from shift_families import FAMILIES, Shift, sensor_and_sky
+from shift_families import FAMILIES, Cube, Shift, sensor_and_sky
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC
@@ -61,6 +63,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "svm": {"copies": 0},
     "svm on copies": {"copies": 6},
 }
+ADAPTED = "adapted"
 STRENGTHS = (1, 2, 3)
 DRAWS = 5
 KEYS = ("scene", "variant", "seed", "epochs", "draws", "strengths")
@@ -102,25 +105,41 @@ def measure(
         confusion, updates = trained(settings, alone=chosen.get("alone", False))
     seconds = time.monotonic() - started
 
-    def accuracy(shift: Shift | None) -> dict[str, float]:
-        scenes = data.scenes
-        if shift is not None:
-            scenes = [
-                dataclasses.replace(s, cube=shift(s.cube, centres)) for s in scenes
-            ]
+    def accuracy(shift: Shift, adapt: bool) -> dict[str, float]:
+        scenes = []
+        for scene in data.scenes:
+            cube = shift(scene.cube, centres)
+            if adapt:
+                cube = fitted(cube, scene.cube, scene.valid)
+            scenes.append(dataclasses.replace(scene, cube=cube))
         return common.shares_of(confusion(dataclasses.replace(data, scenes=scenes)))
+
+    def measured(adapt: bool) -> dict[str, Any]:
+        return {
+            "unshifted": accuracy(lambda cube, _: cube, adapt),
+            "shifted": [
+                {"draw": d, "strength": s, **accuracy(sensor_and_sky(d, s), adapt)}
+                for d in shifts["draws"]
+                for s in shifts["strengths"]
+            ],
+            "families": {n: accuracy(shift, adapt) for n, shift in FAMILIES.items()},
+        }
 
     return {
         "updates": updates,
         "seconds": round(seconds, 1),
-        "unshifted": accuracy(None),
-        "shifted": [
-            {"draw": draw, "strength": s, **accuracy(sensor_and_sky(draw, s))}
-            for draw in shifts["draws"]
-            for s in shifts["strengths"]
-        ],
-        "families": {name: accuracy(shift) for name, shift in FAMILIES.items()},
+        **measured(adapt=False),
+        ADAPTED: measured(adapt=True),
     }
+
+
+def fitted(cube: Cube, source: Cube, valid: NDArray[np.bool_]) -> Cube:
+    """Give the bands of a cube the means and deviations of the source's."""
+    own, target = cube[:, valid].astype(np.float64), source[:, valid]
+    gain = target.std(axis=1) / np.maximum(own.std(axis=1), 1e-9)
+    offset = target.mean(axis=1) - gain * own.mean(axis=1)
+    moved = cube * gain[:, None, None] + offset[:, None, None]
+    return np.asarray(moved.astype(np.float32))
 
 
 def trained(settings: recipe.Recipe, *, alone: bool) -> tuple[Confusion, int]:
@@ -191,8 +210,9 @@ def mean_lines(runs: list[dict[str, Any]]) -> Iterator[str]:
     names = ["unshifted", *strengths, "all shifted", "other families", "below"]
     yield "| scene, variant (seeds, updates) | " + " | ".join(names) + " |"
     yield "|---" * (len(names) + 1) + "|"
+    runs = [*runs, *(_adapted_run(run) for run in runs if ADAPTED in run)]
     for scene in dict.fromkeys(r["scene"] for r in runs):
-        for variant in VARIANTS:
+        for variant in (*VARIANTS, *map(_adapted, VARIANTS)):
             own = [r for r in runs if (r["scene"], r["variant"]) == (scene, variant)]
             if not own:
                 continue
@@ -213,6 +233,15 @@ def mean_lines(runs: list[dict[str, Any]]) -> Iterator[str]:
         largest = next(r for r in runs if r["scene"] == scene)["unshifted"]
         share = 100 * largest["largest_class_share"]
         yield f"| {scene}, largest class everywhere | {share:.1f}" + " |" * len(names)
+
+
+def _adapted(variant: str) -> str:
+    return f"{variant}, moments fitted"
+
+
+def _adapted_run(run: dict[str, Any]) -> dict[str, Any]:
+    """Return the results with fitted moments as those of a variant of its own."""
+    return run | run[ADAPTED] | {"variant": _adapted(run["variant"])}
 
 
 def _cell(results: list[dict[str, float]]) -> str:

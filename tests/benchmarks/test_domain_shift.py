@@ -5,6 +5,7 @@ from typing import Any
 import code_digest
 import common
 import domain_shift
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -108,3 +109,22 @@ def test_quick_is_one_seed(measured: list[tuple[str, int]], tmp_path: Path) -> N
     first = json.loads(path.read_text().splitlines()[0])
     assert first["epochs"] == 2
     assert len(first["shifted"]) == 2
+
+
+def test_fitted_moments_have_rows_of_their_own() -> None:
+    shares = dict.fromkeys((*common.SHARES, "largest_class_share"), 0.4)
+    better = dict.fromkeys((*common.SHARES, "largest_class_share"), 0.9)
+    row = {"scene": "salinas_a", "variant": "plain", "seed": 0, "updates": 9}
+    results = {"unshifted": shares, "shifted": [], "families": {"noise": shares}}
+    adapted = {"unshifted": better, "shifted": [], "families": {"noise": better}}
+    lines = list(domain_shift.mean_lines([row | results | {"adapted": adapted}]))
+    (line,) = [x for x in lines if "plain, moments fitted" in x]
+    assert "| 90.0 90.0 90.0 |" in line
+
+
+def test_fitting_moments_takes_back_gain_and_offset() -> None:
+    source = np.random.default_rng(0).uniform(1, 9, (3, 20, 20)).astype(np.float32)
+    valid = np.ones((20, 20), dtype=bool)
+    valid[:3] = False
+    fitted = domain_shift.fitted(2 * source + 5, source, valid)
+    assert fitted == pytest.approx(source, abs=1e-4)
