@@ -241,7 +241,8 @@ def _adapted(variant: str) -> str:
 
 def _adapted_run(run: dict[str, Any]) -> dict[str, Any]:
     """Return the results with fitted moments as those of a variant of its own."""
-    return run | run[ADAPTED] | {"variant": _adapted(run["variant"])}
+    adapted: dict[str, Any] = run[ADAPTED]
+    return run | adapted | {"variant": _adapted(run["variant"])}
 
 
 def _cell(results: list[dict[str, float]]) -> str:
