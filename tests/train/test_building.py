@@ -167,6 +167,30 @@ def test_changes_are_learned_where_they_cost_little(
 
 
 @pytest.mark.parametrize(
+    ("accuracies", "pixels", "bears"),
+    [
+        ((0.978, 0.967), 60, True),  # one pixel
+        ((0.978, 0.969), 100_000, True),  # below the price
+        ((0.95, 0.93), 100_000, False),
+        ((0.93, 0.67), 60, False),
+    ],
+)
+def test_chance_does_not_decide_whether_changes_are_learned(
+    make_data: MakeData,
+    monkeypatch: pytest.MonkeyPatch,
+    accuracies: tuple[float, float],
+    pixels: int,
+    bears: bool,
+) -> None:
+    shares = iter(accuracies)
+    monkeypatch.setattr(
+        building, "_linear_accuracy", lambda *_: building.Held(next(shares), pixels)
+    )
+    decided, _ = building.decided(s2amsnet(), divided(make_data, 0.2))
+    assert building.bears_changes(decided) is bears
+
+
+@pytest.mark.parametrize(
     "options", [{"generators": True}, {"spectral_randomisation": False}]
 )
 def test_what_the_recipe_says_is_not_decided(

@@ -1,9 +1,11 @@
 """Builds the method and its trainer, and finds how long to train without validation."""
 
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -41,6 +43,23 @@ BEARING = "spectral_randomisation"  # option of a method that may bear changes
 MAX_PRICE = 0.01  # share of the held-out pixels that bearing changes may cost
 
 
+class Held(NamedTuple):
+    """What the linear path has right of pixels that it was not fitted on.
+
+    Attributes:
+        accuracy: Share of them.
+        pixels: How many there are.
+    """
+
+    accuracy: float
+    pixels: int
+
+    @property
+    def variance(self) -> float:
+        """Variance of the share, as of pixels drawn one by one."""
+        return self.accuracy * (1 - self.accuracy) / max(self.pixels, 1)
+
+
 def bears_changes(recipe: Recipe) -> bool | None:
     """Return True if the map shall bear changes of sensor and sky, None if open."""
     options = methods.check_options(recipe.method, recipe.options)
@@ -52,7 +71,8 @@ def decided(recipe: Recipe, data: LabelledData) -> tuple[Recipe, str | None]:
 
     What bears them is blind to what they look like. Where the classes differ by just
     that, the scene itself would be mapped worse: the linear path tells by how much, in
-    seconds, on the validation pixels or on folds of the training pixels.
+    seconds, on the validation pixels or on folds of the training pixels. Of few pixels,
+    one alone may be more than the price: it counts beyond its standard error only.
 
     Returns:
         The recipe, with the option set where it was left open, and a sentence where it
@@ -66,17 +86,16 @@ def decided(recipe: Recipe, data: LabelledData) -> tuple[Recipe, str | None]:
     )
     problem = describe_problem(data)
     pixels = _linear_pixels(recipe, data, problem)
-    accuracies = [
+    before, after = (
         _linear_accuracy(seen, problem, data)
         for seen in (pixels, bearing_changes(pixels, problem.level))
-    ]
-    if None in accuracies:
+    )
+    if before is None or after is None:
         return bearing, None
-    before, after = accuracies
-    assert before is not None
-    assert after is not None
-    told = f"{100 * after:.1f} instead of {100 * before:.1f} % of the held-out pixels"
-    if before - after > MAX_PRICE:
+    shares = f"{100 * after.accuracy:.1f} instead of {100 * before.accuracy:.1f} %"
+    told = f"{shares} of the held-out pixels"
+    error = math.sqrt(before.variance + after.variance)
+    if before.accuracy - after.accuracy > MAX_PRICE + error:
         return plain, (
             f"Changes of sensor and sky are not learned: the scene itself would be "
             f"mapped worse ({told}, by the linear path). Do not expect this model to "
@@ -87,14 +106,17 @@ def decided(recipe: Recipe, data: LabelledData) -> tuple[Recipe, str | None]:
 
 def _linear_accuracy(
     pixels: TrainingPixels, problem: Problem, data: LabelledData
-) -> float | None:
-    """Return the accuracy of the linear path on held-out pixels; None without any."""
+) -> Held | None:
+    """Measure the linear path on held-out pixels; None without any."""
     chosen = choice.choose(pixels)
     if not any((scene.roles == Role.VALIDATION).any() for scene in data.scenes):
-        return chosen.accuracy
+        if chosen.accuracy is None:
+            return None
+        return Held(chosen.accuracy, len(pixels.classes))
     fit = choice.fit(pixels, chosen.shares, problem)
     scorer = Scorer.of_linear(fit, problem, torch.device("cpu"))
-    return metrics.overall_accuracy(scorer.score(data, Role.VALIDATION).confusion())
+    matrix = scorer.score(data, Role.VALIDATION).confusion()
+    return Held(metrics.overall_accuracy(matrix), int(matrix.sum()))
 
 
 def _linear_pixels(
