@@ -68,6 +68,7 @@ def document(
         training=described.training,
         outputs=list(trained.method.outputs),
         endmembers=None if spectra is None else Array.pack(spectra.float().numpy()),
+        endmember_scale="peak" if spectra is None else "stored",
         precision=precision,
         parameters=parameter_count(trained.method.network),
         macs_per_pixel=pixel_cost.macs,

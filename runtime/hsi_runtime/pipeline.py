@@ -370,6 +370,7 @@ def result(
         "output": str(request.output),
         "outputs": {name: str(job.paths[name]) for name in _output_names(request)},
         "method": job.document.method,
+        "abundances": job.document.share_meaning if request.abundances else None,
         "rows": grid.rows,
         "cols": grid.cols,
         "pixels": {

@@ -52,6 +52,7 @@ def describe_model(model: ModelFile) -> dict[str, Any]:
         "sets": [one.level for one in document.set_levels],
         "novelty": Novelty.of_model(document) is not None,
         "outputs": document.outputs,
+        "abundances": document.share_meaning,
         "overall_accuracy": document.provenance.overall_accuracy,
         "average_accuracy": document.provenance.average_accuracy,
         "kappa": document.provenance.kappa,

@@ -46,6 +46,8 @@ def test_raster_holds_what_the_engine_says(
     )
     result = run(request, model)
     assert result["outputs"]["abundances"] == str(tmp_path / "o_abundances.tif")
+    assert result["abundances"] == model.document.share_meaning
+    assert result["abundances"]["share_of"] == "coefficients"  # of an earlier release
     with rasterio.open(tmp_path / "o_abundances.tif") as file:
         found, mask = file.read(), file.dataset_mask() > 0
         assert file.dtypes == ("uint16",) * 3

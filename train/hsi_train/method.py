@@ -291,7 +291,7 @@ class BaseMethod(nn.Module):
         return self.network
 
     def endmembers(self) -> Tensor | None:
-        """Return the endmember spectra, ``(class, band)``, each with a peak of 1.
+        """Return the endmember spectra, ``(class, band)``, in stored units.
 
         None if the method does not unmix.
         """

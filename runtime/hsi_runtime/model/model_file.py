@@ -40,6 +40,7 @@ UNSIGNED = "0" * 64  # stands for the checksum while the checksum is computed
 
 Positive = Annotated[int, Meta(ge=1)]
 Precision = Literal["fp32", "fp16"]
+EndmemberScale = Literal["peak", "stored"]
 Color = Annotated[str, Meta(pattern="^#[0-9a-f]{6}$")]
 
 
@@ -248,8 +249,8 @@ class ModelDocument(_Part, frozen=True, omit_defaults=True):
             validation pixels suggest; null where they cannot tell. Applied only when
             the user asks.
         outputs: Names of the graph's outputs.
-        endmembers: Spectra that abundances refer to, shape ``(class, band)``, each with
-            a largest value of one; null where the model does not unmix.
+        endmembers: Spectra that abundances refer to, shape ``(class, band)``; null
+            where the model does not unmix.
         precision: Precision of the weights in the graph.
         parameters: Number of weights.
         macs_per_pixel: Multiplications of the layers for each pixel of a window.
@@ -260,6 +261,10 @@ class ModelDocument(_Part, frozen=True, omit_defaults=True):
         set_levels: Sets of classes that validation pixels can promise, lowest level
             first. Left out where there are none, as in files of earlier releases.
         training: What training saw. Left out in files of earlier releases.
+        endmember_scale: ``stored`` where endmembers are in stored units and abundances
+            are shares of the area; ``peak``, and left out, where each endmember has a
+            largest value of one and abundances are shares of coefficients, as in files
+            of earlier releases.
     """
 
     schema_version: Literal[1]
@@ -280,6 +285,7 @@ class ModelDocument(_Part, frozen=True, omit_defaults=True):
     checksum: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
     set_levels: list[SetLevel] = []
     training: Training | None = None
+    endmember_scale: EndmemberScale = "peak"
 
     @property
     def halo(self) -> int:
@@ -290,6 +296,14 @@ class ModelDocument(_Part, frozen=True, omit_defaults=True):
     def unmixes(self) -> bool:
         """True if the model gives abundances, too."""
         return ABUNDANCES in self.outputs
+
+    @property
+    def share_meaning(self) -> dict[str, Any] | None:
+        """What abundances are shares of; None where the model does not unmix."""
+        if not self.unmixes:
+            return None
+        of = {"stored": "area", "peak": "coefficients"}[self.endmember_scale]
+        return {"sum": 1, "share_of": of, "endmember_scale": self.endmember_scale}
 
     def __post_init__(self) -> None:
         """Refuse a document that contradicts itself."""

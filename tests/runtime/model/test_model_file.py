@@ -175,7 +175,11 @@ def test_other_schema_versions(
 
 @pytest.mark.parametrize(
     "field",
-    [f for f in ModelDocument.__struct_fields__ if f not in ("set_levels", "training")],
+    [
+        f
+        for f in ModelDocument.__struct_fields__
+        if f not in ("set_levels", "training", "endmember_scale")
+    ],
 )
 def test_every_field_is_required(
     field: str, model_bytes: bytes, tmp_path: Path
@@ -196,6 +200,31 @@ def test_a_model_of_an_earlier_release_offers_no_sets(
     level = SetLevel(level=0.9, threshold=0.25)
     path = write_model(tmp_path / "more.onnx", replace(document, set_levels=[level]))
     assert read_model(path).document.set_levels == [level]
+
+
+def test_what_abundances_of_each_release_are_shares_of(document: ModelDocument) -> None:
+    """The field is left out, as in earlier files, where endmembers have a peak of 1."""
+    assert document.share_meaning is None
+    spectra = Array.pack(
+        np.ones((len(document.classes), len(document.bands.used)), "f4")
+    )
+    unmixing = replace(
+        document, outputs=["probabilities", "abundances"], endmembers=spectra
+    )
+    earlier = json.loads(msgspec.json.encode(unmixing))
+    assert "endmember_scale" not in earlier
+    read = msgspec.json.decode(json.dumps(earlier), type=ModelDocument)
+    assert read.share_meaning == {
+        "sum": 1,
+        "share_of": "coefficients",
+        "endmember_scale": "peak",
+    }
+    present = replace(unmixing, endmember_scale="stored")
+    assert (
+        msgspec.json.decode(msgspec.json.encode(present), type=ModelDocument) == present
+    )
+    assert present.share_meaning is not None
+    assert present.share_meaning["share_of"] == "area"
 
 
 def test_unknown_fields_are_refused(model_bytes: bytes, tmp_path: Path) -> None:

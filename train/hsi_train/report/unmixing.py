@@ -52,9 +52,9 @@ def unmixing(method: BaseMethod, data: LabelledData, device: torch.device) -> Sa
     ]
     parts = [
         paragraph(
-            "Line: endmember, its largest value set to 1; dashed: mean of the training "
-            "pixels, scaled alike. Where they differ much, the endmember is not the "
-            "spectrum of the class."
+            "Line: endmember, in the values of the scene; dashed: mean of the training "
+            "pixels. Where they differ much, the endmember is not the spectrum of the "
+            "class."
         ),
         grid(panels, 1, 3),
     ]
@@ -64,7 +64,15 @@ def unmixing(method: BaseMethod, data: LabelledData, device: torch.device) -> Sa
         limit = MAP_PIXELS // (len(small) * len(maps))
         parts += [
             Safe(f"<h3>Abundances in {text(scene.info.path.name)}</h3>"),
-            paragraph(joined("Share of each class in a pixel:", share_scale())),
+            paragraph(
+                joined(
+                    "Share of each class in the area of a pixel, 0 to 1; the shares of "
+                    "a pixel sum to 1, and its brightness is no part of them. Where "
+                    "true shares are known, python -m hsi_train.accuracy --shares "
+                    "measures the error:",
+                    share_scale(),
+                )
+            ),
             abundance_maps(maps, scene, data, limit),
         ]
     return joined(*parts)
@@ -77,15 +85,15 @@ def draw_endmember(
     color: str,
 ) -> Figure:
     """Plot an endmember over the mean of its class, both of shape ``(band,)``."""
-    drawn, plot = spectral_plot(axis, "largest value = 1")
+    drawn, plot = spectral_plot(axis, "stored value")
     line = axis.values(spectrum)
     plot.fill_between(axis.places, 0, line, color=color, alpha=0.55, lw=0)
     plot.plot(
         axis.places, line, color=INK, lw=1.2, marker=".", ms=3, markevery=axis.marks()
     )
     dashes = (0, (4, 2))
-    plot.plot(axis.places, axis.values(mean / mean.max()), color=INK, lw=0.9, ls=dashes)
-    plot.set_ylim(0, 1.05)
+    plot.plot(axis.places, axis.values(mean), color=INK, lw=0.9, ls=dashes)
+    plot.set_ylim(bottom=min(0, mean.min()))
     return drawn
 
 

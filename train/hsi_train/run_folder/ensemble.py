@@ -85,8 +85,7 @@ class Ensemble(BaseMethod):
         present = [one for one in spectra if one is not None]
         if not present:
             return None
-        mean = torch.stack(present).mean(dim=0)
-        return mean / mean.amax(dim=1, keepdim=True).clamp(min=1e-6)
+        return torch.stack(present).mean(dim=0)
 
     def training_only(self) -> list[str]:
         return [

@@ -221,6 +221,7 @@ class Landscape:
         self.trees = self.indices(("broadleaf", "conifer"))
         self.water = self.indices(("water",))
         self.sand = self.indices(("sand",))
+        self.shade = self.indices(("shade",))
 
     def indices(self, names: tuple[str, ...]) -> IndexArray:
         """Return the positions of those names that are among the materials."""
@@ -297,7 +298,11 @@ class Landscape:
         off_y -= along * np.float32(SHADOW[0])
         off_x -= along * np.float32(SHADOW[1])
         shadow = off_y * off_y + off_x * off_x < reach
-        cover.light[shadow & ~crown & ~inside] *= np.float32(SHADOW_LIGHT)
+        dark = shadow & ~crown & ~inside
+        if self.shade.size:
+            np.copyto(cover.material, self.shade[0], where=dark)
+        else:
+            cover.light[dark] *= np.float32(SHADOW_LIGHT)
 
         leaves = smooth_noise(seed, 10, y, x, 3.1)
         tree = crown | inside
@@ -380,7 +385,10 @@ class Landscape:
             inside = np.maximum(np.abs(v) - half_v, np.abs(u) - half_u) < 3
             yard = inside & (key >> np.uint32(9) & np.uint32(3) == 0)
             material = np.where(yard, self.yards[0], material)
-        light = light * np.where(shadow, np.float32(SHADOW_LIGHT), np.float32(1))
+        if self.shade.size:
+            material = np.where(shadow, self.shade[0], material)
+        else:
+            light = light * np.where(shadow, np.float32(SHADOW_LIGHT), np.float32(1))
         # The two sides of a gable: the one that looks to the sun is brighter.
         tilt = np.where(v > 0, np.float32(-0.22), np.float32(0.22)) * shade_v
         light = np.where(roof, 1 + tilt, light)

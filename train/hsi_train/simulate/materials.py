@@ -140,6 +140,12 @@ def metal_roof(w: FloatArray, p: Parameters) -> FloatArray:
     return base * step(w, 385, 18) * binder
 
 
+def shade(w: FloatArray, p: Parameters) -> FloatArray:
+    """Ground that only the sky lights: dark, bluish; ``ground`` is its reflectance."""
+    sky = 0.05 + 0.2 * np.square(450 / w)
+    return p["ground"] * sky * (0.5 + 0.5 * rise(w, 500))
+
+
 def leaves(
     chlorophyll: tuple[float, float],
     nir: tuple[float, float],
@@ -226,6 +232,7 @@ MATERIALS: dict[str, Material] = {
     "metal_roof": Material(
         (140, 190, 220), metal_roof, {"brightness": (0.3, 0.6), "tilt": (-0.15, 0.15)}
     ),
+    "shade": Material((40, 36, 52), shade, {"ground": (0.2, 0.6)}),
 }
 
 
