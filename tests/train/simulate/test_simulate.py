@@ -24,7 +24,7 @@ from hsi_train.simulate import (
 from hsi_train.simulate import files as scene_files
 from hsi_train.simulate.__main__ import command
 from hsi_train.simulate.files import Layout
-from hsi_train.simulate.landscape import Landscape
+from hsi_train.simulate.landscape import SHADOW_LIGHT, Landscape
 from hsi_train.simulate.materials import MATERIALS
 
 SMALL = SceneSpec(rows=150, cols=170, wavelengths_nm=band_centres(7), seed=3)
@@ -437,3 +437,15 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "exists" in capsys.readouterr().err
     assert run([str(scene), "--shift", "fog=1"]) == 2
     assert "haze" in capsys.readouterr().err
+
+
+def test_shade_is_a_material_where_it_is_named() -> None:
+    covers = ("grass", "broadleaf", "red_tile", "asphalt")
+    at = np.arange(400, dtype=np.float64)
+    plain = Landscape(5, covers).cover(at, at)
+    shaded = Landscape(5, (*covers, "shade")).cover(at, at)
+    dark = shaded.material == len(covers)
+    assert 0.005 < dark.mean() < 0.1
+    np.testing.assert_array_equal(shaded.material[~dark], plain.material[~dark])
+    # Its own spectrum is dark: it is lit like the ground around it.
+    assert (plain.light[dark] <= shaded.light[dark] * SHADOW_LIGHT * 1.0001).all()
