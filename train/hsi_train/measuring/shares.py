@@ -161,7 +161,7 @@ def _read(file: Any, window: Window) -> tuple[Floats, NDArray[np.bool_]]:
     scale = np.array(file.scales)[:, None, None]
     offset = np.array(file.offsets)[:, None, None]
     values: Floats = np.ma.filled(stored * scale + offset, np.nan).astype(np.float64)
-    valid: NDArray[np.bool_] = np.isfinite(values).all(axis=0)
+    valid: NDArray[np.bool_] = np.all(np.isfinite(values), axis=0)
     return np.where(valid, values, 0.0), valid
 
 
