@@ -130,9 +130,10 @@ def lines(make_data: MakeData, roles: tuple[Role, ...]) -> LabelledData:
     """Build classes that differ by one narrow line, below what bands may err by."""
     rng = np.random.default_rng(0)
     codes = np.kron(rng.integers(1, 4, (8, 8)), np.ones((3, 3), dtype=int))
-    cube = np.full((30, *codes.shape), 1000.0) + rng.normal(0, 0.2, (30, *codes.shape))
+    cube = np.full((30, *codes.shape), 1000.0)
+    cube += rng.normal(0, 0.02, cube.shape)
     for code in (1, 2, 3):
-        cube[5 * code, codes == code] += 3
+        cube[5 * code, codes == code] += 0.3
     data = make_data(codes, bands=30, cubes=[cube.astype(np.float32)])
     drawn = rng.choice(np.array(roles, dtype=np.uint8), codes.shape)
     return data.divided([drawn])
@@ -146,7 +147,7 @@ def test_changes_are_not_learned_where_the_scene_would_pay(
     make_data: MakeData, roles: tuple[Role, ...]
 ) -> None:
     decided, message = building.decided(s2amsnet(), lines(make_data, roles))
-    assert building.bears_changes(decided) is False
+    assert building.bears_changes(decided) == 0
     assert message is not None
     assert "not learned" in message
     assert "spectral_randomisation=true" in message
@@ -161,33 +162,41 @@ def test_changes_are_learned_where_they_cost_little(
     data = make_data(codes, bands=30)
     drawn = rng.choice(np.array(roles, dtype=np.uint8), codes.shape)
     decided, message = building.decided(s2amsnet(), data.divided([drawn]))
-    assert building.bears_changes(decided) is True
+    assert building.bears_changes(decided) == 1
     assert message is not None
     assert "learned, too" in message
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "pixels", "bears"),
+    ("accuracies", "pixels", "strength"),
     [
-        ((0.978, 0.967), 60, True),  # one pixel
-        ((0.978, 0.969), 100_000, True),  # below the price
-        ((0.95, 0.93), 100_000, False),
-        ((0.93, 0.67), 60, False),
+        ((0.978, 0.967), 60, 1),  # one pixel
+        ((0.978, 0.969), 100_000, 1),  # below the price
+        ((0.95, 0.93, 0.93, 0.93, 0.93), 100_000, 0),
+        ((0.93, 0.67, 0.7, 0.8, 0.82), 60, 0),
+        ((0.97, 0.94, 0.945, 0.953), 500, 0.25),
     ],
 )
-def test_chance_does_not_decide_whether_changes_are_learned(
+def test_the_strongest_changes_are_learned_whose_price_is_not_beyond_chance(
     make_data: MakeData,
     monkeypatch: pytest.MonkeyPatch,
-    accuracies: tuple[float, float],
+    accuracies: tuple[float, ...],
     pixels: int,
-    bears: bool,
+    strength: float,
 ) -> None:
     shares = iter(accuracies)
     monkeypatch.setattr(
         building, "_linear_accuracy", lambda *_: building.Held(next(shares), pixels)
     )
     decided, _ = building.decided(s2amsnet(), divided(make_data, 0.2))
-    assert building.bears_changes(decided) is bears
+    assert building.bears_changes(decided) == strength
+    assert not list(shares)
+
+
+def test_a_given_strength_is_the_only_one_that_is_tried(make_data: MakeData) -> None:
+    asked = s2amsnet(randomisation_strength=0.3)
+    decided, _ = building.decided(asked, lines(make_data, (Role.TRAIN,)))
+    assert building.bears_changes(decided) in (0, 0.3)
 
 
 @pytest.mark.parametrize(

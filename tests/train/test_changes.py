@@ -72,6 +72,18 @@ def test_the_covariance_is_that_of_drawn_copies(
     assert error < 0.05
 
 
+def test_weaker_changes_are_smaller_in_proportion() -> None:
+    several = spectra(4)
+    for free in (False, True):
+        whole = changes.covariance(several, LEVEL, free)
+        half = changes.covariance(several, LEVEL, free, 0.5)
+        assert np.allclose(half, whole / 4)
+    cube = torch.from_numpy(several.T[None, :, :, None]).float()
+    torch.manual_seed(3)
+    weak = changes.draw(cube, LEVEL, 1e-6)
+    torch.testing.assert_close(weak, cube, rtol=1e-4, atol=1e-4)
+
+
 def test_the_covariance_of_pixels_is_the_mean_of_theirs() -> None:
     several = spectra(4)
     for free in (False, True):

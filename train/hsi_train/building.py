@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 FIRST_SHARE = 0.5  # of a budget, for the training that finds the length
 REPORTING_S = 8.0  # seconds of a report beside the maps
 BEARING = "spectral_randomisation"  # option of a method that may bear changes
+STRENGTH = "randomisation_strength"  # and how strong they are
+STRENGTHS = (1.0, 0.5, 0.25, 0.125)  # tried in turn
 MAX_PRICE = 0.01  # share of the held-out pixels that bearing changes may cost
 
 
@@ -60,14 +62,14 @@ class Held(NamedTuple):
         return self.accuracy * (1 - self.accuracy) / max(self.pixels, 1)
 
 
-def bears_changes(recipe: Recipe) -> bool | None:
-    """Return True if the map shall bear changes of sensor and sky, None if open."""
+def bears_changes(recipe: Recipe) -> float | None:
+    """Return how strong the changes are that the map shall bear, None if open."""
     options = methods.check_options(recipe.method, recipe.options)
     return methods.method_class(recipe.method).bears_changes(options)
 
 
 def decided(recipe: Recipe, data: LabelledData) -> tuple[Recipe, str | None]:
-    """Decide from held-out pixels whether the map shall bear changes of sensor and sky.
+    """Decide from held-out pixels what changes of sensor and sky the map shall bear.
 
     What bears them is blind to what they look like. Where the classes differ by just
     that, the scene itself would be mapped worse: the linear path tells by how much, in
@@ -75,33 +77,40 @@ def decided(recipe: Recipe, data: LabelledData) -> tuple[Recipe, str | None]:
     one alone may be more than the price: it counts beyond its standard error only.
 
     Returns:
-        The recipe, with the option set where it was left open, and a sentence where it
-        was.
+        The recipe, with the options set where they were left open, and a sentence where
+        they were.
     """
     if bears_changes(recipe) is not None:
         return recipe, None
-    plain, bearing = (
-        msgspec.structs.replace(recipe, options=recipe.options | {BEARING: bears})
-        for bears in (False, True)
-    )
     problem = describe_problem(data)
     pixels = _linear_pixels(recipe, data, problem)
-    before, after = (
-        _linear_accuracy(seen, problem, data)
-        for seen in (pixels, bearing_changes(pixels, problem.level))
+    before = _linear_accuracy(pixels, problem, data)
+    told = ""
+    given = recipe.options.get(STRENGTH)
+    for strength in STRENGTHS if given is None else (given,):
+        bearing = _with_options(recipe, {BEARING: True, STRENGTH: strength})
+        if before is None:
+            return bearing, None
+        seen = bearing_changes(pixels, problem.level, strength)
+        after = _linear_accuracy(seen, problem, data)
+        assert after is not None
+        shares = f"{100 * after.accuracy:.1f} instead of {100 * before.accuracy:.1f} %"
+        told = f"{shares} of the held-out pixels"
+        error = math.sqrt(before.variance + after.variance)
+        if before.accuracy - after.accuracy <= MAX_PRICE + error:
+            return bearing, (
+                f"Changes of sensor and sky are learned, too, at {strength:.0%} of "
+                f"their full size: {told} are right."
+            )
+    return _with_options(recipe, {BEARING: False}), (
+        f"Changes of sensor and sky are not learned: the scene itself would be "
+        f"mapped worse ({told}, by the linear path). Do not expect this model to "
+        f"map other days or places well; options.{BEARING}=true learns them anyway."
     )
-    if before is None or after is None:
-        return bearing, None
-    shares = f"{100 * after.accuracy:.1f} instead of {100 * before.accuracy:.1f} %"
-    told = f"{shares} of the held-out pixels"
-    error = math.sqrt(before.variance + after.variance)
-    if before.accuracy - after.accuracy > MAX_PRICE + error:
-        return plain, (
-            f"Changes of sensor and sky are not learned: the scene itself would be "
-            f"mapped worse ({told}, by the linear path). Do not expect this model to "
-            f"map other days or places well; options.{BEARING}=true learns them anyway."
-        )
-    return bearing, f"Changes of sensor and sky are learned, too: {told} are right."
+
+
+def _with_options(recipe: Recipe, options: dict[str, Any]) -> Recipe:
+    return msgspec.structs.replace(recipe, options=recipe.options | options)
 
 
 def _linear_accuracy(
@@ -139,8 +148,8 @@ def with_path(recipe: Recipe, data: LabelledData) -> tuple[Problem, Linear | Non
     if not (recipe.fit.linear_path and kind.joins_path(options)):
         return problem, None
     pixels = _linear_pixels(recipe, data, problem)
-    if bears_changes(recipe):
-        pixels = bearing_changes(pixels, problem.level)
+    if strength := bears_changes(recipe):
+        pixels = bearing_changes(pixels, problem.level, strength)
     linear = choice.fit_chosen(pixels, problem)
     log.info(choice.describe(linear.choice))
     return problem._replace(linear=linear.total), linear

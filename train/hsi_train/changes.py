@@ -66,7 +66,9 @@ def widening(bands: int) -> FloatArray:
     return matrix - np.eye(bands)
 
 
-def covariance(spectra: FloatArray, level: float, brightness_free: bool) -> FloatArray:
+def covariance(
+    spectra: FloatArray, level: float, brightness_free: bool, strength: float = 1.0
+) -> FloatArray:
     """Return the covariance that the changes give to spectra, on average over them.
 
     Args:
@@ -74,6 +76,7 @@ def covariance(spectra: FloatArray, level: float, brightness_free: bool) -> Floa
         level: Mean value of the scene, which offsets are relative to.
         brightness_free: The spectra are scaled to the mean 0 and the deviation 1 over
             their bands after the change; its covariance is that of the linear part.
+        strength: Share of the standard deviations.
 
     Returns:
         Shape ``(band, band)``, in the units of the spectra as they are seen.
@@ -97,7 +100,7 @@ def covariance(spectra: FloatArray, level: float, brightness_free: bool) -> Floa
     total = np.diag(alone.sum(axis=0))
     for direction in directions:
         total += direction.T @ direction
-    averaged: FloatArray = total / max(len(alone), 1)
+    averaged: FloatArray = total * (strength**2 / max(len(alone), 1))
     return averaged
 
 
@@ -108,12 +111,13 @@ def _of_shape(change: FloatArray, shape: FloatArray) -> FloatArray:
     return left
 
 
-def draw(cube: Tensor, level: float) -> Tensor:
+def draw(cube: Tensor, level: float, strength: float = 1.0) -> Tensor:
     """Change every sample as another sensor or sky would.
 
     Args:
         cube: Stored units, shape ``(sample, band, row, col)``.
         level: Mean value of the scene, which offsets are relative to.
+        strength: Share of the standard deviations.
 
     Returns:
         Same shape; a sample's changes are the same in all of its pixels.
@@ -125,12 +129,12 @@ def draw(cube: Tensor, level: float) -> Tensor:
 
     def drawn(count: int) -> Tensor:
         """Draw on the CPU, whose random state a resumed run restores."""
-        return torch.randn(samples, count).to(cube)
+        return strength * torch.randn(samples, count).to(cube)
 
     curves = constant(cosines(bands)).T
     factor = 1 + FACTOR * drawn(COSINES) @ curves + ERROR * drawn(bands)
     offset = OFFSET * level * drawn(COSINES) @ curves
-    wider = (torch.rand(samples, bands) < WIDER).to(cube)
+    wider = (torch.rand(samples, bands) < WIDER * strength**2).to(cube)
     # One matrix a sample: what moves and what is wider, (sample, band, band).
     moved = MOVED * drawn(1)[:, :, None] * constant(slope(bands))
     mixing = moved + constant(widening(bands)) * wider[:, None, :]

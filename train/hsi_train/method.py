@@ -161,13 +161,13 @@ class BaseMethod(nn.Module):
         return True
 
     @classmethod
-    def bears_changes(cls, options: msgspec.Struct) -> bool | None:
-        """Return True if the map shall bear changes of sensor and sky.
+    def bears_changes(cls, options: msgspec.Struct) -> float | None:
+        """Return the strength of the changes of sensor and sky that the map shall bear.
 
         None leaves it to the training pixels: see `hsi_train.building.decided`, which
-        then sets the option ``spectral_randomisation``.
+        then sets ``spectral_randomisation`` and ``randomisation_strength``.
         """
-        return False
+        return 0.0
 
     @property
     def last_layer(self) -> nn.Module | None:

@@ -423,14 +423,17 @@ def test_the_gate_goes_from_the_path_to_the_classifier() -> None:
     ("options", "bears"),
     [
         ({}, None),
-        ({"spectral_randomisation": True}, True),
-        ({"spectral_randomisation": False}, False),
-        ({"generators": True}, False),
+        ({"spectral_randomisation": True}, 1),
+        ({"spectral_randomisation": True, "randomisation_strength": 0.5}, 0.5),
+        ({"spectral_randomisation": False, "randomisation_strength": 0.5}, 0),
+        ({"generators": True}, 0),
     ],
 )
-def test_whether_changes_are_borne(options: dict[str, Any], bears: bool | None) -> None:
+def test_whether_changes_are_borne(
+    options: dict[str, Any], bears: float | None
+) -> None:
     parsed = methods.check_options("s2amsnet", options)
-    assert Method.bears_changes(parsed) is bears
+    assert Method.bears_changes(parsed) == bears
 
 
 def test_randomisation_and_generators_exclude_each_other() -> None:

@@ -127,16 +127,19 @@ def averaged(
     return spectra
 
 
-def bearing_changes(pixels: TrainingPixels, level: float) -> TrainingPixels:
+def bearing_changes(
+    pixels: TrainingPixels, level: float, strength: float
+) -> TrainingPixels:
     """Ask for discriminants that bear changes of sensor and sky.
 
     Args:
         pixels: Training pixels.
         level: Mean value of the scene, stored units.
+        strength: Share of the standard deviations of `hsi_train.changes`.
     """
     covariances = {
         view: changes.covariance(
-            pixels.seen(View(view.side, False)), level, view.brightness_free
+            pixels.seen(View(view.side, False)), level, view.brightness_free, strength
         )
         for view in pixels.spectra
     }

@@ -29,6 +29,7 @@ from hsi_train.layers import Standardise, crop_to, norm_affine
 from hsi_train.method import BaseMethod, Defaults, Problem
 
 GROUPS = 4
+BLOCKS = 2  # of six rows and columns each
 LARGEST_STRIDE, FEWEST_STEPS = 8, 15  # of the first convolution along the bands
 STEM_REACH = 3  # bands that the first convolution sees on each side, or more
 
@@ -179,7 +180,7 @@ def stride_for(bands: int) -> int:
 
 
 class Network(nn.Module):
-    """From a cube to class scores, with twelve rows and columns fewer."""
+    """From a cube to class scores, with six rows and columns fewer for each block."""
 
     def __init__(self, problem: Problem, options: Options) -> None:
         super().__init__()
@@ -202,7 +203,7 @@ class Network(nn.Module):
             nn.BatchNorm3d(features),
             nn.ReLU(),
         )
-        self.blocks = nn.Sequential(GranularBlock(features), GranularBlock(features))
+        self.blocks = nn.Sequential(*(GranularBlock(features) for _ in range(BLOCKS)))
         self.head: nn.Sequential = Head(
             nn.Conv2d(features * depth, options.hidden, 1, bias=False),
             nn.BatchNorm2d(options.hidden),
@@ -273,7 +274,7 @@ def folded(network: Network) -> Network:
 class Method(BaseMethod):
     """MF2CNet with a plain cross-entropy; all of it is exported."""
 
-    receptive_field = 13
+    receptive_field = 1 + 2 * (GROUPS - 1) * BLOCKS
     defaults = Defaults(batch=16)
 
     def __init__(self, problem: Problem, options: Options) -> None:

@@ -69,6 +69,8 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         spectral_randomisation: Learn copies with random changes of sensor and sky, too;
             replaces the generators. Left open: yes, unless the held-out pixels of the
             scene itself lose more than a point by it.
+        randomisation_strength: Size of these changes, as a share of the full ones.
+            Where both are left open, the strongest that cost no more than that point.
         ce_on_source: Classify the clean source, too, not its altered copies only.
         kl_weight: Weight of the consistency between copies.
         mi_weight: Weight of the mutual information between a copy and its source.
@@ -81,6 +83,7 @@ class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generators: bool = False
     max_step: bool = True
     spectral_randomisation: bool | None = None
+    randomisation_strength: Annotated[float, Meta(gt=0, le=1)] = 1.0
     ce_on_source: bool = True
     kl_weight: Weight = 0.1
     mi_weight: Weight = 1.0
@@ -417,9 +420,12 @@ class Method(BaseMethod):
         return not options.generators
 
     @classmethod
-    def bears_changes(cls, options: msgspec.Struct) -> bool | None:
+    def bears_changes(cls, options: msgspec.Struct) -> float | None:
         assert isinstance(options, Options)
-        return False if options.generators else options.spectral_randomisation
+        bears = options.spectral_randomisation
+        if bears is None and not options.generators:
+            return None
+        return options.randomisation_strength if bears else 0.0
 
     @property
     def last_layer(self) -> nn.Module:
@@ -464,7 +470,8 @@ class Method(BaseMethod):
     def shown(self, cube: Tensor) -> Tensor:
         """Return the source with its altered copies, as a min step does."""
         if self.options.spectral_randomisation:
-            return torch.cat([cube, changes.draw(cube, self.problem.level)])
+            strength = self.options.randomisation_strength
+            return torch.cat([cube, changes.draw(cube, self.problem.level, strength)])
         if not self.options.generators:
             return cube
         x = self.network.unit_spectra(cube)
