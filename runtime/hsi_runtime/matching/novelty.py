@@ -86,8 +86,9 @@ class Novelty:
         rows, cols = cube.shape[1:]
         cube = cube[:, spare : rows - spare, spare : cols - spare]
         # The mean of projections is the projection of the mean, of fewer numbers.
-        projected = np.tensordot(self.projection, cube, axes=1)
-        averaged = _mean_along(_mean_along(projected, 1, self.side), 2, self.side)
+        with np.errstate(over="ignore", invalid="ignore"):
+            projected = np.tensordot(self.projection, cube, axes=1)
+            averaged = _mean_along(_mean_along(projected, 1, self.side), 2, self.side)
         shape = averaged.shape[1:]
         distances = self._distance(averaged.reshape(len(averaged), -1).T)
         return self._ranked(distances).reshape(shape)
@@ -119,11 +120,16 @@ class Novelty:
         return np.interp(distances, self.distances, steps).astype(np.float32)
 
     def _distance(self, projected: Floats) -> Floats:
-        part = projected - self.origin
-        products = np.square(self.centres).sum(axis=1) - 2 * part @ self.centres.T
-        squares = products + np.square(part).sum(axis=1, keepdims=True)
-        distances = np.sqrt(np.maximum(squares, 0)) / self.scatter  # (pixel, class)
-        nearest: Floats = distances.min(axis=1)
+        # Values that overflow are far from everything: they cost no pixel its class.
+        with np.errstate(over="ignore", invalid="ignore"):
+            part = projected - self.origin
+            products = np.square(self.centres).sum(axis=1) - 2 * part @ self.centres.T
+            squares = products + np.square(part).sum(axis=1, keepdims=True)
+            distances = np.sqrt(np.maximum(squares, 0)) / self.scatter
+        # From (pixel, class).
+        nearest: Floats = np.nan_to_num(distances, nan=np.inf, posinf=np.inf).min(
+            axis=1
+        )
         return nearest
 
 

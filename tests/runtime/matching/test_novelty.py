@@ -64,6 +64,14 @@ def test_distances_are_in_units_of_the_scatter() -> None:
     )
 
 
+def test_values_that_overflow_are_far_from_everything() -> None:
+    novelty = Novelty.of(make()[0])
+    cube = np.full((BANDS, 5, 5), 3e38, np.float32)
+    assert (novelty.map(cube, 1) == 1).all()
+    cube[::2] *= -1
+    assert (novelty.map(cube, 1) == 1).all()
+
+
 def test_quantiles_are_steps_from_zero_to_one() -> None:
     novelty = Novelty.of(make()[0])
     found = novelty._ranked(np.array([0, 0.1, 0.35, 2, 9], np.float32))
