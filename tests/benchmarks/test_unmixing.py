@@ -66,6 +66,7 @@ def test_labels_are_of_covered_pixels_or_of_the_nearest_spectra() -> None:
 
 def test_the_table_has_a_row_for_each_scene_and_way() -> None:
     own: dict[str, Any] = {"angle_rad": 0.1, "rmse": 0.2, "largest_area_error": 0.012}
+    own["block_rmse"] = 0.01
     own["area_errors"] = [[0.012, 0.002, 0.022], [-0.012, -0.022, -0.002]]
     counted = {k: v for k, v in own.items() if k != "angle_rad"}
     peak = {"angle_rad": 0.1, "rmse": 0.2, "rmse_at_peak": 0.3}
@@ -79,8 +80,8 @@ def test_the_table_has_a_row_for_each_scene_and_way() -> None:
     ]
     rows = unmixing.markdown(lines).splitlines()[-3:]
     assert rows[0].startswith("| samson | VCA + FCLS | 2 | 0.100 ± 0.000 | 0.200 ± 0.0")
-    assert "; 0.300 ± 0.000 |  |  |  |" in rows[0]
-    assert rows[1].endswith("| 1.20 ± 0.00 | 1.20 ± 0.00 | 1.00 |")
+    assert "; 0.300 ± 0.000 |  |  |  |  |" in rows[0]
+    assert rows[1].endswith("| 1.20 ± 0.00 | 1.20 ± 0.00 | 1.00 | 1.00 ± 0.00 |")
     assert rows[2].startswith(
         "| simulated_8m | pixels of S2VNet's class map, counted |"
     )

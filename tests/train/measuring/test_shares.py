@@ -57,6 +57,18 @@ def test_errors_are_those_of_the_pixels() -> None:
     assert result["largest_area_error"] == pytest.approx(np.abs(errors[:, 0]).max())
 
 
+def test_errors_of_blocks_do_not_cancel() -> None:
+    true = np.full((2, 20, 40), 0.5)
+    found = true.copy()
+    found[0, :, :20] += 0.1
+    found[0, :, 20:] -= 0.1
+    found[1] = 1 - found[0]
+    blocks = shares.sum_blocks(found, true, np.ones((20, 40), dtype=bool))
+    result = shares.errors(blocks)
+    assert result["largest_area_error"] == pytest.approx(0, abs=1e-12)
+    assert result["block_rmse"] == pytest.approx(0.1)
+
+
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 1000), bias=st.floats(-0.2, 0.2))
 def test_an_error_that_all_blocks_share_has_no_interval(seed: int, bias: float) -> None:

@@ -274,9 +274,7 @@ def test_abundances_are_shares() -> None:
     assert shares.shape == probabilities.shape == (8, CLASSES, 5, 5)
     assert shares.min() >= 0
     assert (shares.sum(dim=1) - 1).abs().max() < 1e-6
-    torch.testing.assert_close(
-        shares, 0.75 * among_neighbours(whole) + 0.25 * probabilities
-    )
+    torch.testing.assert_close(shares, (among_neighbours(whole) + probabilities) / 2)
 
 
 @settings(deadline=None, max_examples=20)

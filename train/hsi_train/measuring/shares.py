@@ -75,7 +75,8 @@ def errors(blocks: Blocks) -> dict[str, Any]:
     Returns:
         ``rmse`` of the shares over pixels and classes; ``true_areas`` and ``areas``,
         shares of the scene by class; ``area_errors``, for each class the error with
-        the ends of its 95 % interval over blocks; ``largest_area_error``.
+        the ends of its 95 % interval over blocks; ``largest_area_error``; and
+        ``block_rmse``, the root mean square error of the areas of single blocks.
     """
     total = blocks.pixels.sum()
     count = blocks.true.shape[1]
@@ -83,6 +84,7 @@ def errors(blocks: Blocks) -> dict[str, Any]:
     error = difference.sum(axis=0) / total
     residual = difference - error * blocks.pixels[:, None]
     n = len(blocks.pixels)
+    local = np.square(difference).sum(axis=1) / blocks.pixels
     variance = np.square(residual).sum(axis=0) * n / max(n - 1, 1)
     half = Z * np.sqrt(variance) / total
     return {
@@ -93,6 +95,7 @@ def errors(blocks: Blocks) -> dict[str, Any]:
         "areas": (blocks.estimated.sum(axis=0) / total).tolist(),
         "area_errors": np.stack([error, error - half, error + half], axis=1).tolist(),
         "largest_area_error": float(np.abs(error).max()),
+        "block_rmse": float(np.sqrt(local.sum() / (total * count))),
     }
 
 
@@ -143,6 +146,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"shares within pixels: root mean square error {result['rmse']:.4f}, sums "
         f"within {result['sum_error']:.4f} of 1",
+        f"areas of blocks of {BLOCK} x {BLOCK} pixels: root mean square error "
+        f"{100 * result['block_rmse']:.2f} % of the block",
         "area, %  true   error (95 % over blocks)",
     ]
     for name, true, interval in zip(
