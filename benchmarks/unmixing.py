@@ -4,8 +4,9 @@
 
 S2VNet as it ships on the Samson scene (three materials, one of them dark water) and on
 three simulated scenes whose true shares are known, with water, shade and asphalt among
-their materials and pixels of 6, 8 and 10 m. Beside it vertex component analysis (VCA) with fully constrained (FCLS) and with non-negative least
-squares (NNLS), and the same with the means of the labels that S2VNet learns from.
+their materials and pixels of 6, 8 and 10 m. Beside it vertex component analysis (VCA)
+with fully constrained (FCLS) and with non-negative least squares (NNLS), and the same
+with the means of the labels that S2VNet learns from.
 
 One setting for all, chosen on other simulated scenes (seeds 5, 7 and 8). Two decisions
 came after the first seed had been seen. Endmembers also have to reproduce the mixtures:
