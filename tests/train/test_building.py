@@ -51,6 +51,17 @@ def test_few_labels_are_mapped_by_the_linear_path(
     assert trainer.method.with_path(trainer.method.network) is trainer.method.path
 
 
+def test_with_few_labels_a_network_that_bears_changes_shares_the_map(
+    make_data: MakeData, tmp_path: Path
+) -> None:
+    wanted, data = s2amsnet(spectral_randomisation=True), divided(make_data, 0.02)
+    trainer = trainer_of(wanted, data)
+    building.select(trainer, wanted, data, tmp_path / "first.pt")
+    assert trainer.shut_out is None
+    assert trainer.trains
+    assert trainer.summary()["gate"] == 0.5
+
+
 def test_length_and_gate_come_from_held_out_pixels(
     make_data: MakeData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ REPORTING_S = 8.0  # seconds of a report beside the maps
 BEARING = "spectral_randomisation"  # option of a method that may bear changes
 STRENGTH = "randomisation_strength"  # and how strong they are
 STRENGTHS = (1.0, 0.5, 0.25, 0.125)  # tried in turn
+EQUAL = 0.5  # gate of a network beside the path, where nothing can be held out
 MAX_PRICE = 0.01  # share of the held-out pixels that bearing changes may cost
 
 
@@ -213,8 +214,10 @@ def select(
     """Find length and gate on held-out training pixels, where none validate.
 
     A fold of them is left out of a first training; all then train as long. With few
-    labels nothing can be held out, and the linear path is the safer map. Of a budget
-    the first training gets a half; if that ends it, the other half ends the second.
+    labels nothing can be held out, and the linear path is the safer map; a network that
+    was trained by itself shares it equally, for what both bear is borne better. Of a
+    budget the first training gets a half; if that ends it, the other half ends the
+    second.
 
     Args:
         trainer: What will train on all pixels; its plan and gate are set.
@@ -230,7 +233,7 @@ def select(
     inner = hold_out(data)
     if inner is None:
         if path is not None:
-            path.gate.fill_(0.0)
+            path.gate.fill_(EQUAL if path.apart else 0.0)
         return
     device = trainer.scorer.device
     problem, _ = with_path(recipe, inner)
