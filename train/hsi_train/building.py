@@ -134,6 +134,8 @@ def _linear_pixels(
 ) -> TrainingPixels:
     """Collect the training pixels as a method's linear path may see them."""
     side = methods.method_class(recipe.method).receptive_field
+    if data.spectra is not None:
+        side = 1  # what lies beside a spectrum is no neighbour
     return training_pixels(data.scenes, problem.fill, len(data.classes), side)
 
 

@@ -36,7 +36,19 @@ def _budget(
 @click.argument("what", metavar="METHOD|RECIPE.toml", required=False)
 @click.option("--scene", multiple=True, help="Scene, or folder of scenes; repeatable.")
 @click.option("--labels", multiple=True, help="Raster per scene, or one vector file.")
-@click.option("--label-field", help="Field of the vector file that holds the class.")
+@click.option(
+    "--spectra",
+    multiple=True,
+    help="In place of scenes: ENVI library (.sli), CSV or points; repeatable.",
+)
+@click.option("--label-field", help="Field of vector file or spectra with the class.")
+@click.option("--group-field", help="Field of spectra that names what was measured.")
+@click.option(
+    "--scale",
+    type=click.FloatRange(0, 1e6, min_open=True),
+    help="Reflectance = value * scale, of spectra whose file does not state it.",
+)
+@click.option("--bands-of", help="Scene to whose bands spectra are resampled.")
 @click.option("--classes", help="JSON file with class names and colours.")
 @click.option("--dark", help="Lines without light, of scenes that are raw counts.")
 @click.option("--white", help="Lines of a white panel, of the same camera.")
@@ -190,7 +202,11 @@ def _summary(result: dict[str, Any]) -> str:
     )
     from hsi_train.fitting.progress import describe
 
-    lines = [f"Test pixels: {figures}; {{seconds:.0f}} s".format(**result)]
+    units = result.get("units", "pixels")
+    tested = f"Test {units}: {figures}; {{seconds:.0f}} s"
+    if result["overall_accuracy"] is None:
+        tested = f"All {units} train, and none tests; {{seconds:.0f}} s"
+    lines = [tested.format(**result)]
     lines.append(describe(result["training"]))
     for rival in result.get("rivals", []):
         lines.append(_rival(rival))
@@ -245,11 +261,15 @@ def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
         "white": options["white"],
         "gain": options["gain"],
         "offset": options["offset"],
+        "spectra": list(options["spectra"]),
+        "group_field": options["group_field"],
+        "scale": options["scale"],
+        "bands_of": options["bands_of"],
     }.items():
         if value:
             data[key] = value
     for name, key in (("--scene", "scenes"), ("--labels", "labels")):
-        if not data.get(key):
+        if not data.get(key) and not data.get("spectra"):
             raise click.UsageError(f"Missing {name}.")
     _add_target(content, options)
     split = _split(options)

@@ -130,7 +130,8 @@ def measure(
         mapped = scorer.pixels_by_class(data)
         result["area_adjusted"], messages = area_estimate.measure(matrix, mapped, data)
         caveats += logged(messages)
-    if recipe.rivals != "none":
+    # The linear rivals of spectra are what is trained.
+    if recipe.rivals != "none" and data.spectra is None:
         rivals, tested_blocks = comparing.measure(
             data,
             method.problem,
@@ -178,6 +179,7 @@ def facts(
     return {
         "method": recipe.method,
         "seed": recipe.seed,
+        **({} if data.spectra is None else {"units": data.units}),
         "version": importlib.metadata.version("hsi-edge"),
         "classes": [{"code": c.code, "name": c.name} for c in data.classes],
         **metrics.report(matrix, data.classes),

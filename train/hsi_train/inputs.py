@@ -19,7 +19,7 @@ from hsi_train.method import Problem
 from hsi_train.recipe import Recipe, expanded
 from hsi_train.run_folder import origin
 from hsi_train.run_folder.description import bands_of, values_of
-from hsi_train.splitting import blocks, folds, split
+from hsi_train.splitting import blocks, folds, objects, split
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,9 @@ def read(recipe: Recipe) -> Inputs:
     data = divide(recipe, read_data(recipe, kind.halo_of()), kind.receptive_field)
     validated = int(data.pixels_by_role()[:, Role.VALIDATION].sum())
     caveats = [*data.warnings]
-    if recipe.split.mode != "all":
+    if recipe.split.mode != "all" and data.spectra is not None:
+        caveats += objects.caveats(data)
+    elif recipe.split.mode != "all":
         caveats += split.caveats(data, kind.halo_of())
         caveats += calibration.caveats(validated)
     logged(caveats)
@@ -95,8 +97,10 @@ def read(recipe: Recipe) -> Inputs:
 
 
 def read_data(recipe: Recipe, halo: int) -> LabelledData:
-    """Read scenes and labels of a recipe."""
+    """Read scenes and labels, or spectra, of a recipe."""
     source, settings = recipe.data, recipe.split
+    if source.spectra is not None:
+        return loading.load_spectra(source)
     test_labels = settings.files if settings.mode == "test-labels" else ()
     named = source.references
     files = (None if file is None else Path(expanded(str(file))) for file in named)
@@ -121,7 +125,13 @@ def divide(recipe: Recipe, data: LabelledData, receptive_field: int) -> Labelled
         return split.from_files(data, paths, settings.probability_sample)
     if settings.mode == "all":
         return split.all_train(data)
+    if data.spectra is not None and settings.mode == "disjoint":
+        return objects.held_out(data, recipe.seed)
     if settings.folds is not None and settings.fold is not None:
+        if data.spectra is not None:
+            count = settings.folds
+            parts = objects.cross_validated(data, count, recipe.seed)
+            return parts[settings.fold - 1]
         divided = folds.spatial(data, receptive_field, settings.folds, recipe.seed)
         return divided[settings.fold - 1]
     if settings.mode == "test-labels":

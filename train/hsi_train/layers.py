@@ -108,7 +108,8 @@ class LinearFit(NamedTuple):
     """Linear class scores of the spectra around a pixel, fitted in closed form.
 
     A pixel is seen by its standardised bands and by its brightness-free spectrum, each
-    averaged over squares of the sides `LINEAR_SIDES`.
+    averaged over squares of the sides `LINEAR_SIDES`; or over the first of them only,
+    for spectra that were measured one by one and have no neighbours.
 
     Attributes:
         bands: Weights of the standardised bands, shape ``(side, class, band)``.
@@ -185,7 +186,7 @@ class LinearPath(nn.Module):
         self.halo = halo
         used = [
             index
-            for index in range(len(LINEAR_SIDES))
+            for index in range(len(fit.bands))
             if fit.bands[index].any() or fit.shape[index].any()
         ]
         self.sides = [LINEAR_SIDES[index] for index in used]

@@ -126,7 +126,8 @@ class BaseMethod(nn.Module):
     into the output of the exported graph; training uses the scores themselves.
     """
 
-    receptive_field: ClassVar[int]
+    receptive_field: int
+    bears_lone_spectra: ClassVar[bool] = False  # can be trained without neighbours
     outputs: ClassVar[tuple[str, ...]] = (PROBABILITIES,)
     defaults: ClassVar[Defaults] = Defaults()
     network: nn.Module
@@ -209,7 +210,7 @@ class BaseMethod(nn.Module):
     @property
     def halo(self) -> int:
         """Context needed on each side of an output, in pixels."""
-        return self.halo_of()
+        return (self.receptive_field - 1) // 2
 
     def loss(self, batch: Batch) -> Tensor:
         """Average the weighted cross-entropy over the outputs that have a class.

@@ -53,7 +53,7 @@ class Data(_Table, frozen=True):
     Attributes:
         scenes: Scenes or folders of scenes; ``$VARIABLES`` are expanded.
         labels: One raster for each scene, or one vector file.
-        label_field: Field of the vector file that holds the class.
+        label_field: Field of the vector file, or of the spectra, that holds the class.
         classes: JSON file of class names and colours.
         exclude: Classes, by name or code, whose pixels count as unlabelled.
         quantity: What the values are: reflectance, radiance, ...
@@ -61,10 +61,17 @@ class Data(_Table, frozen=True):
         white: Reference of the same camera: lines of a white panel.
         gain: In place of these: one line of factors, for each column and band.
         offset: One line of summands; the value is count * gain + offset.
+        spectra: In place of scenes and labels: ENVI spectral libraries, CSV files or
+            points with spectra.
+        group_field: Field of the spectra that names what was measured: spectra of one
+            object train or test together.
+        scale: Quantity = value * scale, where the file of the spectra does not state
+            it.
+        bands_of: Scene to whose bands the spectra are resampled.
     """
 
-    scenes: tuple[str, ...]
-    labels: tuple[str, ...]
+    scenes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
     label_field: str | None = None
     classes: str | None = None
     exclude: tuple[str | int, ...] = ()
@@ -73,9 +80,23 @@ class Data(_Table, frozen=True):
     white: str | None = None
     gain: str | None = None
     offset: str | None = None
+    spectra: tuple[str, ...] | None = None
+    group_field: str | None = None
+    scale: Annotated[float, Meta(gt=0, le=1e6)] | None = None
+    bands_of: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a run without data, or with half a calibration."""
+        """Refuse a run without data, with two kinds, or with half a calibration."""
+        if self.spectra is not None:
+            if not self.spectra:
+                raise ValueError("spectra must name a file")
+            if self.scenes or self.labels or any(self.references):
+                raise ValueError(
+                    "spectra are given in place of scenes, labels and their references"
+                )
+            return
+        if self.group_field or self.scale or self.bands_of:
+            raise ValueError("group_field, scale and bands_of need spectra")
         if not self.scenes or not self.labels:
             raise ValueError("scenes and labels must each name a file")
         problem = self.references.problem()
@@ -270,6 +291,8 @@ class Recipe(_Table, frozen=True):
         """Refuse settings that exclude each other."""
         if self.members > 1 and (self.member or self.split.mode == "folds"):
             raise ValueError("members exclude a single member, and folds")
+        if self.data.spectra is not None:
+            _check_spectra(self)
         if any(self.data.references) and (self.pretrain or self.target):
             raise ValueError(
                 "data.dark, data.white and data.gain calibrate the training scenes "
@@ -281,6 +304,25 @@ class Recipe(_Table, frozen=True):
                 "data.exclude takes pixels out of the random sample of "
                 "split.probability_sample; use one of the two"
             )
+
+
+def _check_spectra(recipe: Recipe) -> None:
+    """Refuse what needs pixels of a scene, where spectra train."""
+    mode = recipe.split.mode
+    if mode in ("file", "test-labels"):
+        raise ValueError(
+            f"mode is {mode!r}, whose rasters lie on the grid of a scene; spectra have "
+            "none"
+        )
+    if recipe.data.group_field and mode in ("per-class", "fraction"):
+        raise ValueError(
+            f"mode is {mode!r}, which parts spectra of one object; leave out "
+            "data.group_field, or the mode"
+        )
+    if recipe.members > 1:
+        raise ValueError("members are trained on scenes; of spectra they are all alike")
+    if recipe.rivals == "all":
+        raise ValueError("rivals 'all' see neighbours, which spectra have not")
 
 
 def training_seed(recipe: Recipe) -> int:

@@ -114,6 +114,11 @@ def check(
             folder.check_inputs(run, recipe)
     kind = methods.method_class(recipe.method)
     methods.check_options(recipe.method, recipe.options)
+    if recipe.data.spectra is not None and not kind.bears_lone_spectra:
+        raise RecipeError(
+            f"{recipe.method} learns from the pixels around each pixel, which spectra "
+            "have not. Train lda, or give --scene and --labels."
+        )
     if recipe.pretrain is not None and not issubclass(kind, pretrain.Pretrainable):
         raise RecipeError(
             f"{recipe.method} has no encoder to pre-train; leave out "

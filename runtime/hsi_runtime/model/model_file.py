@@ -105,7 +105,7 @@ class Provenance(_Part, frozen=True):
         recipe: The resolved recipe, TOML.
         data_sha256: Checksum of each scene and label file, by file name.
         counts: Pixels by role: train, validation, test.
-        overall_accuracy: On the held-out test pixels.
+        overall_accuracy: On the held-out test pixels; None where all pixels train.
         average_accuracy: On the held-out test pixels.
         kappa: On the held-out test pixels.
     """
@@ -115,9 +115,9 @@ class Provenance(_Part, frozen=True):
     recipe: str
     data_sha256: dict[str, str]
     counts: dict[str, int]
-    overall_accuracy: float
-    average_accuracy: float
-    kappa: float
+    overall_accuracy: float | None
+    average_accuracy: float | None
+    kappa: float | None
 
 
 class Array(_Part, frozen=True):

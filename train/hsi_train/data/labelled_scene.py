@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,6 +83,20 @@ def on_ground(
     return np.column_stack([numbers, places[:, 1:] + np.column_stack(corner)])
 
 
+class Spectra(NamedTuple):
+    """Which spectra a scene of one column holds, in order of row.
+
+    Attributes:
+        names: What the files call them.
+        objects: Number of the object that each is of, such as a leaf, ``(row,)``.
+        grouped: True if the user named the objects; else each spectrum is its own.
+    """
+
+    names: list[str]
+    objects: NDArray[np.intp]
+    grouped: bool
+
+
 @dataclass(frozen=True)
 class LabelledData:
     """All scenes of a training run, on one list of bands and one list of classes.
@@ -92,6 +107,8 @@ class LabelledData:
         bands: 0-based bands of the first scene that are used.
         warnings: Sentences the user should read.
         labelled: For every scene given, True if it has a label and is in ``scenes``.
+        spectra: Of spectra that were measured one by one: they are the pixels of the
+            one scene, side by side by chance. None for real scenes.
     """
 
     scenes: list[LabelledScene]
@@ -99,6 +116,12 @@ class LabelledData:
     bands: NDArray[np.intp]
     warnings: list[str]
     labelled: list[bool]
+    spectra: Spectra | None = None
+
+    @property
+    def units(self) -> str:
+        """What is classified, for messages."""
+        return "pixels" if self.spectra is None else "spectra"
 
     def by_file(self) -> list[list[LabelledScene]]:
         """Group the parts by the scene that they belong to."""

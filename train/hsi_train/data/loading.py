@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,8 @@ from hsi_train.data.classes import ClassTable, composed
 from hsi_train.data.labelled_scene import UNLABELLED, LabelledData, LabelledScene
 from hsi_train.data.parts import MASK_BYTES, LabelledPart, check_room, labelled_parts
 from hsi_train.data.roles import Role
+from hsi_train.data.spectra import reading
+from hsi_train.recipe import Data, expanded
 
 
 class _Part(NamedTuple):
@@ -135,6 +138,37 @@ def load(
     bands, parts = _drop_empty_bands(parts, reader.bands, warnings)
     labelled = [bool(parts_of_one) for parts_of_one in scenes]
     return _assemble(parts, bands, table, warnings, labelled)
+
+
+def load_spectra(source: Data) -> LabelledData:
+    """Read spectra that were measured one by one, as a scene of one column.
+
+    Args:
+        source: The ``[data]`` table.
+
+    Raises:
+        SceneError: The spectra, or their classes, cannot be used.
+    """
+    class_file = source.classes
+    table = ClassTable.from_json(expanded(class_file)) if class_file else ClassTable()
+    sensor = None
+    if source.bands_of is not None:
+        scene = open_any(expanded(source.bands_of))
+        sensor = scene.info
+        scene.close()
+    read = reading.read(source, sensor, table.names)
+    part = _Part(
+        info=read.info,
+        cube=read.cube,
+        codes=read.codes,
+        row=0,
+        col=0,
+        nodata=read.info.nodata[read.bands],
+    )
+    table = read.table.updated(table)
+    _drop_classes([part], table, source.exclude)
+    data = _assemble([part], read.bands, table, read.messages, [True])
+    return replace(data, spectra=read.spectra)
 
 
 class _Reader:

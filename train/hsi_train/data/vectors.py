@@ -35,11 +35,11 @@ class VectorLabels:
     ) -> None:
         self._path = path
         features = read_features(path)
-        name = _field(path, list(features.columns), label_field)
+        name = field_of(path, list(features.columns), label_field)
         self._crs = features.crs
         if len(features.geometry) == 0:
             raise SceneError(f"{path} has no feature.")
-        self._codes, self._table, self._empty, self._unlisted = _codes_of(
+        self._codes, self._table, self._empty, self._unlisted = codes_of(
             path, name, features.columns[name], named or {}
         )
         try:
@@ -225,7 +225,12 @@ def _check_kinds(path: str, shapes: NDArray[Any]) -> None:
         raise SceneError(f"{path} holds lines; labels are polygons or points.")
 
 
-def _field(path: str, fields: list[str], requested: str | None) -> str:
+def field_of(path: str, fields: list[str], requested: str | None) -> str:
+    """Choose the field that holds the class: the requested one, or the only one.
+
+    Raises:
+        SceneError: There is no such field, or none was named among several.
+    """
     if requested is None and len(fields) == 1:
         return fields[0]
     if requested not in fields:
@@ -237,7 +242,7 @@ def _field(path: str, fields: list[str], requested: str | None) -> str:
     return requested
 
 
-def _codes_of(
+def codes_of(
     path: str, name: str, values: NDArray[Any], named: Mapping[int, str]
 ) -> tuple[Codes, ClassTable, int, list[str]]:
     """Number the classes: whole numbers stay, texts take the codes of the class file.

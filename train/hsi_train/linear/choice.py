@@ -147,9 +147,11 @@ def fit(
         problem: Statistics of the training pixels.
     """
     classes, bands = len(pixels.counts), len(problem.band_mean)
+    alone = all(view.side == 1 for view in pixels.spectra)
+    sides = LINEAR_SIDES[:1] if alone else LINEAR_SIDES
     mean, std = problem.band_mean.numpy(), problem.band_std.numpy()
     centre = pixels.seen(View(1, True)).mean(axis=0)  # a side that all fields hold
-    weights = {free: np.zeros((len(LINEAR_SIDES), classes, bands)) for free in (0, 1)}
+    weights = {free: np.zeros((len(sides), classes, bands)) for free in (0, 1)}
     bias = np.zeros(classes)
     for (view, shrinkage), share in shares.items():
         fitted = discriminant.fit(
@@ -162,7 +164,7 @@ def fit(
         free = view.brightness_free
         origin, unit = (centre, np.ones(bands)) if free else (mean, std)
         bias += share * (fitted.bias + fitted.weight @ (origin - fitted.centre))
-        weights[free][LINEAR_SIDES.index(view.side)] += share * fitted.weight * unit
+        weights[free][sides.index(view.side)] += share * fitted.weight * unit
     parts = (weights[False], weights[True], centre, bias)
     return LinearFit(*(torch.from_numpy(part) for part in parts))
 

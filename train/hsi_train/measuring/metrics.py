@@ -69,7 +69,7 @@ def kappa(matrix: Confusion) -> float:
 
 
 def report(matrix: Confusion, classes: Sequence[ClassEntry]) -> dict[str, Any]:
-    """Collect the accuracy keys of ``metrics.json``."""
+    """Collect the accuracy keys of ``metrics.json``; None where nothing was tested."""
     per_class = []
     for k, (info, recall) in enumerate(zip(classes, recalls(matrix), strict=True)):
         precision = _ratio(matrix[k, k], matrix[:, k].sum())
@@ -86,10 +86,11 @@ def report(matrix: Confusion, classes: Sequence[ClassEntry]) -> dict[str, Any]:
                 "support": int(matrix[k].sum()),
             }
         )
+    measured = bool(matrix.any())
     return {
-        "overall_accuracy": overall_accuracy(matrix),
-        "average_accuracy": average_accuracy(matrix),
-        "kappa": kappa(matrix),
+        "overall_accuracy": overall_accuracy(matrix) if measured else None,
+        "average_accuracy": average_accuracy(matrix) if measured else None,
+        "kappa": kappa(matrix) if measured else None,
         "per_class": per_class,
         "confusion": matrix.tolist(),
     }

@@ -60,9 +60,9 @@ def write_report(
     values = described.values
     counts = data.pixels_by_role()
     contents = {
-        "Maps": maps(method, data, device),
+        "Maps": Safe() if data.spectra else maps(method, data, device),
         "Simple rivals": rivals_table(result),
-        "Accuracy of each class": class_table(result, data.classes, counts),
+        "Accuracy of each class": class_table(result, data.classes, counts, data.units),
         "Confusion matrix": _confusion(result, data),
         "Area-adjusted accuracy": _area_adjusted(result, data),
         "Source and target": _target(run),
@@ -83,7 +83,7 @@ def write_report(
     content = page(
         described.method,
         _head(data, result, described),
-        cards(result),
+        cards(result, data.units),
         *(paragraph(sentence, "warning") for sentence in result["warnings"]),
         Safe(f"<nav>{links}</nav>"),
         *(section(title, inside) for title, inside in present.items()),
@@ -94,25 +94,29 @@ def write_report(
 def _head(data: LabelledData, result: dict[str, Any], described: Description) -> Safe:
     scene = data.reference.path.name
     more = f" and {len(data.scenes) - 1} more" if len(data.scenes) > 1 else ""
-    headline = (
-        f"{described.method}: {percent(result['overall_accuracy'])} of the test pixels "
-        "are right"
-    )
+    headline = f"{described.method}: trained on all {data.units}, tested on none"
+    if result["overall_accuracy"] is not None:
+        headline = (
+            f"{described.method}: {percent(result['overall_accuracy'])} of the test "
+            f"{data.units} are right"
+        )
     summary = (
         f"Trained on {scene}{more}: {len(data.classes)} classes, {len(data.bands)} "
-        f"bands, {result['counts']['train']:,} training pixels."
+        f"bands, {result['counts']['train']:,} training {data.units}."
     )
     return joined(Safe(f"<h1>{text(headline)}</h1>"), paragraph(summary, "soft"))
 
 
 def _confusion(result: dict[str, Any], data: LabelledData) -> Safe:
+    if result["overall_accuracy"] is None:
+        return Safe()
     drawn = draw_confusion(result["confusion"], [c.name for c in data.classes])
     picture = figure(
         svg(drawn),
         f"Confusion matrix of {len(data.classes)} classes; confusion.csv holds it as "
         "numbers",
-        "Test pixels. Colour: share of the true class, on a square-root scale; a grey "
-        "row has no test pixel.",
+        f"Test {data.units}. Colour: share of the true class, on a square-root scale; "
+        f"a grey row has no test {data.units}.",
         width_px=96 * drawn.get_size_inches()[0],
     )
     worst = confusion_table(result, data.classes)

@@ -16,10 +16,12 @@ def write_report(path: Path, summary: dict[str, Any], method: str) -> None:
         method: Name of the method.
     """
     seeds, overall = summary["seeds"], summary["overall_accuracy"]
-    headline = (
-        f"{method}: {_spread(overall)} of the test pixels are right, "
-        f"mean of {len(seeds)} seeds"
-    )
+    headline = f"{method}: {len(seeds)} seeds, tested on nothing"
+    if overall["mean"] is not None:
+        headline = (
+            f"{method}: {_spread(overall)} of the test pixels are right, "
+            f"mean of {len(seeds)} seeds"
+        )
     links = [Safe(f'<a href="seed-{k}/report.html">seed {k}</a>') for k in seeds]
     head = ["", "mean", "standard deviation", *links]
     names = {
@@ -29,7 +31,7 @@ def write_report(path: Path, summary: dict[str, Any], method: str) -> None:
     kappa = summary["kappa"]
     figures = [
         *(_row(text(name), figure) for name, figure in names.items()),
-        ["Kappa", *(f"{v:.3f}" for v in _figures(kappa))],
+        ["Kappa", *("-" if v is None else f"{v:.3f}" for v in _figures(kappa))],
     ]
     recalls = [
         _row(Safe(f"<bdi>{text(c['name'])}</bdi>"), c)
@@ -50,7 +52,7 @@ def write_report(path: Path, summary: dict[str, Any], method: str) -> None:
     files.write_text(path, content)
 
 
-def _figures(figure: dict[str, Any]) -> list[float]:
+def _figures(figure: dict[str, Any]) -> list[float | None]:
     return [figure["mean"], figure["std"], *figure["values"]]
 
 

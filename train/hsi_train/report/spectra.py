@@ -155,14 +155,14 @@ def spectra_section(
             limits=limits,
             unit=f"{unit}, as stored",
         )
-        pixels = f": {train.pixels[k]:,} training, {test.pixels[k]:,} test pixels"
+        pixels = f": {train.pixels[k]:,} training, {test.pixels[k]:,} test {data.units}"
         caption = Safe(named(info) + text(pixels))
         alt = f"Mean spectrum of class {info.name}"
         panels.append(figure(svg(drawn), alt, caption))
     note = (
-        "Line: mean of the training pixels; shade: one standard deviation to each "
-        "side; dashed: mean of the test pixels. All panels share their axes; lines "
-        "break where bands are missing."
+        f"Line: mean of the training {data.units}; shade: one standard deviation to "
+        f"each side; dashed: mean of the test {data.units}. All panels share their "
+        "axes; lines break where bands are missing."
     )
     if cut:
         note += " Spikes of one or two bands reach beyond them."

@@ -25,14 +25,25 @@ MAX_CONFUSIONS = 10
 UNITS = ((1e8, 1e6, 1, "km²"), (1e6, 1e4, 1, "ha"), (0.0, 1.0, 0, "m²"))
 
 
-def cards(result: dict[str, Any]) -> Safe:
-    """Return the figures by which to judge the run."""
+def cards(result: dict[str, Any], units: str = "pixels") -> Safe:
+    """Return the figures by which to judge the run; none where nothing was tested.
+
+    Args:
+        result: The content of ``metrics.json``.
+        units: What was tested, such as pixels.
+    """
+    if result["overall_accuracy"] is None:
+        return Safe()
     tested = sum(c["support"] for c in result["per_class"])
     entries = [
-        ("Overall accuracy", percent(result["overall_accuracy"]), "of the test pixels"),
+        (
+            "Overall accuracy",
+            percent(result["overall_accuracy"]),
+            f"of the test {units}",
+        ),
         ("Average accuracy", percent(result["average_accuracy"]), "mean recall"),
         ("Kappa", f"{result['kappa']:.3f}", "beyond chance"),
-        ("Test pixels", f"{tested:,}", _seen(result)),
+        (f"Test {units}", f"{tested:,}", _seen(result)),
     ]
     recalls = [c for c in result["per_class"] if c["recall"] is not None]
     worst = min(recalls, key=lambda c: c["recall"])
@@ -60,7 +71,10 @@ def _seen(result: dict[str, Any]) -> str:
 
 
 def class_table(
-    result: dict[str, Any], classes: Sequence[ClassEntry], counts: NDArray[np.int64]
+    result: dict[str, Any],
+    classes: Sequence[ClassEntry],
+    counts: NDArray[np.int64],
+    units: str = "pixels",
 ) -> Safe:
     """Tabulate precision, recall and F1.
 
@@ -68,13 +82,14 @@ def class_table(
         result: The content of ``metrics.json``.
         classes: By class index.
         counts: Pixels, shape ``(class, role)``.
+        units: What was tested, such as pixels.
     """
     head = [
         "class",
         "precision",
         "recall",
         "F1",
-        "test pixels",
+        f"test {units}",
         "training",
         "validation",
     ]

@@ -191,7 +191,8 @@ def _check_problem(path: Path, problem: Problem, description: Description) -> No
     }
     if linear is not None:
         tensors |= linear._asdict()
-        views = len(LINEAR_SIDES), classes, bands
+        sides = len(LINEAR_SIDES) if len(linear.bands) > 1 else 1
+        views = sides, classes, bands
         expected |= {"bands": views, "shape": views, "centre": (bands,)}
         expected["bias"] = (classes,)
     for name, shape in expected.items():

@@ -37,7 +37,8 @@ def values_of(settings: Recipe, data: LabelledData, problem: Problem) -> Values:
     """Describe the values that the model will expect."""
     info, used = data.reference, data.bands
     quantity = settings.data.quantity
-    if settings.data.dark is not None and quantity == UNKNOWN:
+    stated = settings.data.dark is not None or settings.data.spectra is not None
+    if stated and quantity == UNKNOWN:
         quantity = REFLECTANCE
     return Values(
         quantity=quantity,
@@ -97,7 +98,7 @@ def sample_window(
     """Cut a real window round the first training pixels, as large as the scene gives.
 
     Missing values are filled, so that the window needs no mask; ``fill`` has the shape
-    ``(band,)``.
+    ``(band,)``. Spectra fill a whole square, each of them several times.
     """
     scene = next(s for s in data.scenes if (s.roles == Role.TRAIN).any())
     side = checkpoint.SAMPLE_OUTPUTS + 2 * halo
@@ -105,6 +106,8 @@ def sample_window(
     rows, cols = scene.valid.shape
     # A scene smaller than the receptive field is continued by mirroring.
     height, width = (max(min(side, n), 2 * halo + 1) for n in (rows, cols))
+    if data.spectra is not None:
+        height = width = side
     top = min(max(row - halo, 0), max(rows - height, 0))
     left = min(max(col - halo, 0), max(cols - width, 0))
     cube = cut_cube(

@@ -16,8 +16,9 @@ from hsi_runtime.errors import OutputError, RecipeError, reason, resource_error
 from hsi_runtime.model.plain_text import plain
 from hsi_train import recipe
 from hsi_train.data import matlab
-from hsi_train.data.labelled_scene import LabelledData
+from hsi_train.data.labelled_scene import UNLABELLED, LabelledData, Spectra
 from hsi_train.data.rasters import write_raster
+from hsi_train.data.roles import Role
 from hsi_train.fitting.encoder_file import ENCODER, PRETRAIN_STATE
 from hsi_train.fitting.progress import Epoch
 from hsi_train.recipe import Recipe
@@ -30,7 +31,14 @@ TENSORBOARD = "tensorboard"
 # What a run folder may hold, exported models included.
 OWN_FILES = (
     *(RECIPE, STATE, METRICS, checkpoint.FILE_NAME, "report.html"),
-    *("history.csv", "confusion.csv", "split.tif", "split_*.tif", "model.*"),
+    *(
+        "history.csv",
+        "confusion.csv",
+        "split.csv",
+        "split.tif",
+        "split_*.tif",
+        "model.*",
+    ),
     *(TENSORBOARD, ENCODER, PRETRAIN_STATE, FIRST_STATE),
 )
 
@@ -107,6 +115,7 @@ def check_inputs(run: Path, settings: Recipe) -> None:
     """
     data = settings.data
     sources = [*data.scenes, *data.labels, *settings.split.files, data.classes or ""]
+    sources += [*(data.spectra or ()), data.bands_of or ""]
     if settings.target is not None:
         target = settings.target
         sources += [*target.scenes, *target.labels, target.classes or ""]
@@ -170,8 +179,23 @@ def _write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
     files.write_text(path, text.getvalue())
 
 
+def _write_split_table(path: Path, data: LabelledData, spectra: Spectra) -> None:
+    """Write the class and the role of each spectrum."""
+    (scene,) = data.scenes
+    labels, roles = scene.classes[:, 0], scene.roles[:, 0]
+    lines = [
+        [name, data.classes[index].name, Role(role).name.lower()]
+        for name, index, role in zip(spectra.names, labels, roles, strict=True)
+        if index != UNLABELLED
+    ]
+    _write_csv(path, [["spectrum", "class", "role"], *lines])
+
+
 def write_splits(run: Path, data: LabelledData) -> None:
-    """Write each scene's roles as a GeoTIFF on its whole grid."""
+    """Write each scene's roles as a GeoTIFF on its whole grid; of spectra, a table."""
+    if data.spectra is not None:
+        _write_split_table(run / "split.csv", data, data.spectra)
+        return
     groups = data.by_file()
     infos = [parts[0].info for parts in groups]
     stems = [info.path.stem for info in infos]

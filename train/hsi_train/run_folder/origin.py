@@ -15,11 +15,12 @@ from hsi_runtime.scenes.scene import Scene
 from hsi_train import recipe
 from hsi_train.data import matlab
 from hsi_train.data.loading import expand_scenes
+from hsi_train.data.spectra.reading import files_of as spectra_files
 from hsi_train.recipe import Recipe
 
 # Endings of files beside a scene or a label file that belong to it.
 SIDE_CARS = ("hdr", "aux.xml", "dbf", "shx", "prj", "cpg", "tfw", "wld", "msk")
-ENVI_DATA = ("dat", "img", "raw", "bin", "bsq", "bil", "bip")  # beside a header
+ENVI_DATA = ("sli", "dat", "img", "raw", "bin", "bsq", "bil", "bip")  # beside a header
 
 Stamp = tuple[int, int]  # bytes, time of the last change in ns
 
@@ -29,6 +30,8 @@ def training_files(settings: Recipe) -> list[Path]:
     data = settings.data
     sources = [*data.labels, *settings.split.files, data.classes or ""]
     sources += [str(file) for file in data.references if file is not None]
+    for path in data.spectra or ():
+        sources += spectra_files(recipe.expanded(path))
     scenes = expand_scenes([recipe.expanded(p) for p in data.scenes])
     if settings.pretrain is not None:
         given = [recipe.expanded(p) for p in settings.pretrain.scenes]

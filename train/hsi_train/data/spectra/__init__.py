@@ -1,0 +1,1 @@
+"""Reads spectra that were measured one by one: libraries, and tables of points."""

@@ -1,0 +1,186 @@
+"""Reads the spectra of a training: one list of bands, their classes and objects."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hsi_runtime.errors import SceneError
+from hsi_runtime.scenes.scene import Cube, SceneInfo
+from hsi_train.data.bands import good_bands, matching_bands
+from hsi_train.data.classes import ClassTable, Codes
+from hsi_train.data.labelled_scene import Spectra
+from hsi_train.data.spectra import envi_library, tables
+from hsi_train.data.spectra.library import (
+    BY_NAME,
+    Library,
+    checked,
+    fine_bands,
+    listed,
+    on_bands_of,
+)
+from hsi_train.data.vectors import codes_of, field_of
+from hsi_train.recipe import Data, expanded
+
+WORKBOOKS = (".xlsx", ".xls", ".ods")
+
+
+class Collected(NamedTuple):
+    """The spectra of all files, as a scene of one column.
+
+    Attributes:
+        info: Bands and units.
+        cube: Shape ``(band, spectrum, 1)``.
+        codes: Label codes, shape ``(spectrum, 1)``.
+        bands: 0-based bands of ``info`` that are in the cube.
+        table: Class names by code.
+        spectra: Names, and which belong together.
+        messages: Sentences the user should read.
+    """
+
+    info: SceneInfo
+    cube: Cube
+    codes: Codes
+    bands: NDArray[np.intp]
+    table: ClassTable
+    spectra: Spectra
+    messages: list[str]
+
+
+def read(source: Data, sensor: SceneInfo | None, named: Mapping[int, str]) -> Collected:
+    """Read the spectra that a recipe names.
+
+    Args:
+        source: The ``[data]`` table.
+        sensor: Scene whose bands the spectra are resampled to, or None.
+        named: Class names by code, from the class file.
+
+    Raises:
+        SceneError: A file cannot be used, or files do not fit together.
+    """
+    paths = [expanded(path) for path in source.spectra or ()]
+    libraries = [_library(path, source, sensor) for path in paths]
+    first = libraries[0].info
+    bands = good_bands(first)
+    messages = [note for library in libraries for note in library.notes]
+    if sensor is None:
+        messages += fine_bands(libraries[0])
+    parts = [
+        library.spectra[:, matching_bands(first, library.info, bands, messages)]
+        for library in libraries
+    ]
+    classes = [
+        _classes(path, library, source)
+        for path, library in zip(paths, libraries, strict=True)
+    ]
+    where = ", ".join(paths)
+    name = source.label_field or "class"
+    codes, table, empty, unlisted = codes_of(where, name, _joined(classes), named)
+    if empty == len(codes):
+        raise SceneError(f"{where}: no spectrum has a class. Fill in the field {name}.")
+    if empty:
+        messages.append(f"{empty} spectra have no class and are not used.")
+    if unlisted:
+        messages.append(
+            "Classes that the class file does not name get codes of their own: "
+            f"{', '.join(unlisted)}."
+        )
+    spectra, names = np.concatenate(parts), [n for one in libraries for n in one.names]
+    kept = (codes != 0) & _first_of_same(where, spectra, codes, names, messages)
+    objects = _objects(paths, libraries, source.group_field)
+    chosen = np.flatnonzero(kept)
+    return Collected(
+        info=replace(first, rows=len(chosen), block=(len(chosen), 1)),
+        cube=np.ascontiguousarray(spectra[chosen].T)[:, :, None],
+        codes=codes[chosen][:, None],
+        bands=bands,
+        table=table,
+        spectra=Spectra(
+            names=[names[index] for index in chosen],
+            objects=objects[chosen],
+            grouped=source.group_field is not None,
+        ),
+        messages=messages,
+    )
+
+
+def files_of(path: str) -> list[str]:
+    """List the files that may be read for one that is given."""
+    return [path, *(str(p) for p in envi_library.side_tables(path))]
+
+
+def _library(path: str, source: Data, sensor: SceneInfo | None) -> Library:
+    """Read one file, on its own bands or on those of a scene."""
+    if path.lower().endswith(WORKBOOKS):
+        raise SceneError(f"{path} is a workbook. Save the table as CSV.")
+    if tables.is_table(path):
+        contents = tables.read(path)
+    else:
+        contents = envi_library.read(path, source.label_field, source.group_field)
+    library = checked(contents, source.scale, source.quantity)
+    return library if sensor is None else on_bands_of(library, sensor)
+
+
+def _classes(path: str, library: Library, source: Data) -> NDArray[Any]:
+    """Return what tells the class of each spectrum of a file."""
+    field = source.label_field
+    if field is None and BY_NAME in library.columns:
+        field = BY_NAME
+    fields = [name for name in library.columns if name != source.group_field]
+    return library.columns[field_of(path, fields, field)]
+
+
+def _joined(columns: list[NDArray[Any]]) -> NDArray[Any]:
+    """Join the classes of all files: as texts, if those of one are texts."""
+    if all(column.dtype.kind in "iuf" for column in columns):
+        return np.concatenate(columns)
+    return np.concatenate([column.astype(object) for column in columns])
+
+
+def _objects(
+    paths: list[str], libraries: list[Library], group_field: str | None
+) -> NDArray[np.intp]:
+    """Number the objects that the spectra are of; without a field each is its own."""
+    total = sum(len(library.names) for library in libraries)
+    if group_field is None:
+        return np.arange(total)
+    groups: list[str] = []
+    for path, library in zip(paths, libraries, strict=True):
+        if group_field not in library.columns:
+            raise SceneError(
+                f"{path} has no field {group_field!r} for --group-field. Fields: "
+                f"{', '.join(library.columns) or 'none'}."
+            )
+        groups += [str(value) for value in library.columns[group_field]]
+    return np.unique(np.array(groups), return_inverse=True)[1].ravel()
+
+
+def _first_of_same(
+    where: str,
+    spectra: NDArray[np.float32],
+    codes: Codes,
+    names: list[str],
+    messages: list[str],
+) -> NDArray[np.bool_]:
+    """Find the spectra to keep where some come twice, which would test what trained.
+
+    Raises:
+        SceneError: Equal spectra have two classes.
+    """
+    _, first, same = np.unique(spectra, axis=0, return_index=True, return_inverse=True)
+    original = first[same.ravel()]
+    labelled = codes != 0
+    differ = labelled & labelled[original] & (codes != codes[original])
+    if differ.any():
+        twin = names[original[np.flatnonzero(differ)[0]]]
+        raise SceneError(
+            f"{where}: {listed(names, differ)} and {twin} are equal spectra of "
+            "different classes. Correct the classes."
+        )
+    kept = np.zeros(len(codes), dtype=bool)
+    kept[first] = True
+    if lost := int((labelled & ~kept).sum()):
+        messages.append(f"{lost} spectra equal another one, and are used once.")
+    return kept
