@@ -151,7 +151,11 @@ def with_path(recipe: Recipe, data: LabelledData) -> tuple[Problem, Linear | Non
     if not (recipe.fit.linear_path and kind.joins_path(options)):
         return problem, None
     pixels = _linear_pixels(recipe, data, problem)
-    if strength := bears_changes(recipe):
+    strength = bears_changes(recipe)
+    if data.spectra is not None:
+        # Another sensor, under another sky, saw the scenes that they will map.
+        strength = 1.0
+    if strength:
         pixels = bearing_changes(pixels, problem.level, strength)
     linear = choice.fit_chosen(pixels, problem)
     log.info(choice.describe(linear.choice))

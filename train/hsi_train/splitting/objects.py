@@ -111,4 +111,7 @@ def _folds(data: LabelledData, count: int, least: int, seed: int) -> NDArray[np.
         fold = int(np.lexsort([load.sum(axis=1), own])[0])
         load[fold] += members[one]
         fold_of[one] = fold
+    for own in members.T > 0:
+        if len(np.unique(fold_of[own])) == 1:  # that fold would not learn the class
+            fold_of[own] = ALWAYS_TRAINED
     return fold_of[objects]

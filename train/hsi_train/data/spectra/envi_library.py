@@ -9,8 +9,15 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import local_file, open_binary, read_whole
-from hsi_runtime.scenes.envi_files import find_envi
-from hsi_runtime.scenes.envi_header import Header, Layout, layout_of, read_header
+from hsi_runtime.scenes.envi_files import header_beside
+from hsi_runtime.scenes.envi_header import (
+    Header,
+    Layout,
+    is_header,
+    layout_of,
+    read_header,
+)
+from hsi_runtime.scenes.scene import representable
 from hsi_runtime.scenes.wavelengths import choose, list_place
 from hsi_train.data.parts import check_room
 from hsi_train.data.spectra.library import BY_NAME, Columns, Contents
@@ -18,6 +25,7 @@ from hsi_train.data.spectra.tables import read_columns
 
 # What tells the spectra of a class apart, at the end of a name: asphalt_01, grass (3).
 NUMBER = re.compile(r"[\s_.#-]*(\(\s*#?\d+\s*\)|\d+)\s*$")
+SUFFIXES = (".sli", ".SLI", "", ".slb", ".dat", ".img", ".bin")  # of the data file
 VALUE_BYTES = 16  # of a value in memory: stored, and in double precision
 
 
@@ -46,8 +54,7 @@ def read(path: str, label_field: str | None, group_field: str | None) -> Content
     raw = read_whole(data, size)
     values = layout.cube(raw)[0].astype(np.float64)
     ignored = header.number("data ignore value")
-    if ignored is not None:
-        values[values == layout.dtype.type(ignored)] = np.nan
+    values[values == representable(ignored, layout.dtype)] = np.nan
     marks = header.numbers("bbl", bands)
     for key in ("wavelength", "fwhm"):
         header.numbers(key, bands)  # one for each band, or an error
@@ -89,13 +96,18 @@ def _files(path: str) -> tuple[Header, Path]:
     """Find the header and the data file of a library."""
     file = local_file(path)
     with open_binary(file) as stream:
-        found = find_envi(file, stream.read(8))
-    if found is None:
+        given_header = is_header(stream.read(8))
+    header_path = file if given_header else header_beside(file)
+    data: Path | None = file
+    if given_header:
+        beside = [file.with_suffix(suffix) for suffix in SUFFIXES]
+        data = next((p for p in beside if p != file and p.is_file()), None)
+    if header_path is None or data is None:
+        lacks = "no data file" if data is None else "no ENVI header"
         raise SceneError(
-            f"{path} has no ENVI header beside it ({file.stem}.hdr). Copy both files "
-            "of the library."
+            f"{path} has {lacks} beside it. A library is two files, such as "
+            f"{file.stem}.sli and {file.stem}.hdr; copy both."
         )
-    header_path, data = found
     header = read_header(header_path)
     if "library" not in header.text("file type").lower():
         raise SceneError(

@@ -153,7 +153,12 @@ def _objects(
                 f"{path} has no field {group_field!r} for --group-field. Fields: "
                 f"{', '.join(library.columns) or 'none'}."
             )
-        groups += [str(value) for value in library.columns[group_field]]
+        groups += [
+            "" if value is None else str(value).strip()
+            for value in library.columns[group_field]
+        ]
+    # What belongs to no group is an object of its own.
+    groups = [name or f"\0{index}" for index, name in enumerate(groups)]
     return np.unique(np.array(groups), return_inverse=True)[1].ravel()
 
 

@@ -200,11 +200,10 @@ def _profiles(
                 f"{source}: {listed(names, other)} and {names[0]} have different bands "
                 f"({key}). Resample the spectra to one list of bands."
             )
-    values = [[np.nan if v is None else v for v in one["y"]] for one in profiles]
     unit = str(first["xUnit"] or "")
     marks = first["bbl"] or [1] * len(first["x"])
     return (
-        np.array(values, dtype=np.float64),
+        np.array([profile["y"] for profile in profiles]),
         [(str(centre), unit) for centre in first["x"]],
         np.array([bool(mark) for mark in marks]),
     )
@@ -220,7 +219,11 @@ def _profile(source: str, text: Any, name: str) -> dict[str, Any]:
         numbers = [v for values in lists for v in values if v is not None]
         if len(lengths) != 1 or not all(isinstance(v, int | float) for v in numbers):
             raise ValueError("x and y are no lists of numbers of one length")
-    except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
+        y = [np.nan if value is None else float(value) for value in y]
+    except (
+        *(TypeError, KeyError, AttributeError, ValueError),
+        *(OverflowError, RecursionError),
+    ) as error:
         raise SceneError(
             f"{source} of {name} is no spectrum with x and y: {str(error)[:60]}."
         ) from None
