@@ -19,6 +19,7 @@ PAGES = ROOT / ".docs" / "pages"
 BIN = Path(sys.executable).parent
 IN_ORDER = [
     "own-scene",
+    "spectra",
     "products",
     "python",
     "recipes",
