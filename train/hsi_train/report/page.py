@@ -111,12 +111,13 @@ def _confusion(result: dict[str, Any], data: LabelledData) -> Safe:
     if result["overall_accuracy"] is None:
         return Safe()
     drawn = draw_confusion(result["confusion"], [c.name for c in data.classes])
+    one = "spectrum" if data.spectra else "pixel"
     picture = figure(
         svg(drawn),
         f"Confusion matrix of {len(data.classes)} classes; confusion.csv holds it as "
         "numbers",
         f"Test {data.units}. Colour: share of the true class, on a square-root scale; "
-        f"a grey row has no test {data.units}.",
+        f"a grey row has no test {one}.",
         width_px=96 * drawn.get_size_inches()[0],
     )
     worst = confusion_table(result, data.classes)
