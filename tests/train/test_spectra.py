@@ -16,7 +16,7 @@ from spectra_files import NAMES, braces, write_library, write_table
 import hsi_train
 from hsi_export.cli import main as hsi_export
 from hsi_runtime.cli import main as hsi_run
-from hsi_runtime.errors import HsiError, RecipeError
+from hsi_runtime.errors import HsiError, RecipeError, SceneError
 from hsi_runtime.model.model_file import read_model
 from hsi_train import api
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
@@ -107,6 +107,25 @@ def test_library_to_map(
         right = (one.read(1) == other.read(1)).mean()
     assert right == pytest.approx(result["target"]["overall_accuracy"], abs=1e-3)
     assert invoke(hsi_run, "-m", run / "model.onnx", "--self-test").code == 0
+
+
+def test_real_library(data_dir: Path, tmp_path: Path) -> None:
+    """Berlin's materials, as published: no scale in the header, names tell classes."""
+    library = data_dir / "envi" / "library_berlin.sli"
+    data = {
+        "spectra": [str(library)],
+        "bands_of": str(data_dir / "enmap_potsdam" / "scene.tif"),
+    }
+    with pytest.raises(SceneError, match="does not state the scale"):
+        hsi_train.train({"method": "lda", "data": data}, tmp_path / "run")
+    run = hsi_train.train(
+        {"method": "lda", "data": data | {"scale": 1e-4}}, tmp_path / "run"
+    )
+    names = {entry["name"] for entry in run.metrics["classes"]}
+    assert {"red clay tile", "asphalt", "grass (dry)", "zinc"} <= names
+    assert sum(run.metrics["counts"].values()) == 75
+    # Of the six kinds with four spectra or more; chance is a fortieth.
+    assert run.metrics["overall_accuracy"] > 0.3
 
 
 def test_recipe_repeats_the_run(field: Field, tmp_path: Path) -> None:

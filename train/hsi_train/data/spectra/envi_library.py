@@ -1,6 +1,7 @@
 """Reads ENVI spectral libraries: ``.sli`` with its header, and a table beside it."""
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hsi_runtime.scenes.envi_header import (
 )
 from hsi_runtime.scenes.scene import representable
 from hsi_runtime.scenes.wavelengths import choose, list_place
+from hsi_train.data.classes import MAX_NAME
 from hsi_train.data.parts import check_room
 from hsi_train.data.spectra.library import BY_NAME, Columns, Contents
 from hsi_train.data.spectra.tables import read_columns
@@ -89,6 +91,8 @@ def side_tables(path: str) -> list[Path]:
 
 def _class_of(name: str) -> str:
     """Return the name of a spectrum without the number at its end."""
+    if len(name) > MAX_NAME:  # refused later; a search would take long
+        return name
     return NUMBER.sub("", name) or name
 
 
@@ -175,9 +179,8 @@ def _fields_beside(data: Path, names: list[str]) -> Columns:
         rows = {str(value).strip(): row for row, value in enumerate(column)}
         if not names or not wanted <= rows.keys():
             continue
-        same = [str(value).strip() for value in column]
-        twice = sorted(name for name in wanted if same.count(name) > 1)
-        if twice:
+        counts = Counter(str(value).strip() for value in column)
+        if twice := sorted(name for name in wanted if counts[name] > 1):
             raise SceneError(
                 f"{path}: {key} holds {twice[0]!r} twice. Give each spectrum one row."
             )

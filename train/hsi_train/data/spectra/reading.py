@@ -18,7 +18,6 @@ from hsi_train.data.spectra.library import (
     Library,
     checked,
     fine_bands,
-    listed,
     on_bands_of,
 )
 from hsi_train.data.vectors import codes_of, field_of
@@ -88,9 +87,8 @@ def read(source: Data, sensor: SceneInfo | None, named: Mapping[int, str]) -> Co
             f"{', '.join(unlisted)}."
         )
     spectra, names = np.concatenate(parts), [n for one in libraries for n in one.names]
-    kept = (codes != 0) & _first_of_same(where, spectra, codes, names, messages)
     objects = _objects(paths, libraries, source.group_field)
-    chosen = np.flatnonzero(kept)
+    chosen = _different(where, spectra, codes, names, messages)
     return Collected(
         info=replace(first, rows=len(chosen), block=(len(chosen), 1)),
         cube=np.ascontiguousarray(spectra[chosen].T)[:, :, None],
@@ -162,30 +160,32 @@ def _objects(
     return np.unique(np.array(groups), return_inverse=True)[1].ravel()
 
 
-def _first_of_same(
+def _different(
     where: str,
     spectra: NDArray[np.float32],
     codes: Codes,
     names: list[str],
     messages: list[str],
-) -> NDArray[np.bool_]:
-    """Find the spectra to keep where some come twice, which would test what trained.
+) -> NDArray[np.intp]:
+    """Choose the spectra with a class, once where they come twice.
+
+    An equal one would test what trained.
 
     Raises:
         SceneError: Equal spectra have two classes.
     """
-    _, first, same = np.unique(spectra, axis=0, return_index=True, return_inverse=True)
-    original = first[same.ravel()]
-    labelled = codes != 0
-    differ = labelled & labelled[original] & (codes != codes[original])
+    labelled = np.flatnonzero(codes)
+    _, first, same = np.unique(
+        spectra[labelled], axis=0, return_index=True, return_inverse=True
+    )
+    original = labelled[first[same.ravel()]]
+    differ = codes[labelled] != codes[original]
     if differ.any():
-        twin = names[original[np.flatnonzero(differ)[0]]]
+        one, twin = (names[rows[differ][0]] for rows in (labelled, original))
         raise SceneError(
-            f"{where}: {listed(names, differ)} and {twin} are equal spectra of "
-            "different classes. Correct the classes."
+            f"{where}: {one} and {twin} are equal spectra of different classes. "
+            "Correct the classes."
         )
-    kept = np.zeros(len(codes), dtype=bool)
-    kept[first] = True
-    if lost := int((labelled & ~kept).sum()):
+    if lost := len(labelled) - len(first):
         messages.append(f"{lost} spectra equal another one, and are used once.")
-    return kept
+    return labelled[np.sort(first)]
