@@ -127,7 +127,7 @@ class BaseMethod(nn.Module):
     """
 
     receptive_field: int
-    bears_lone_spectra: ClassVar[bool] = False  # can be trained without neighbours
+    takes_spectra: ClassVar[bool] = False  # trains on spectra without neighbours
     outputs: ClassVar[tuple[str, ...]] = (PROBABILITIES,)
     defaults: ClassVar[Defaults] = Defaults()
     network: nn.Module

@@ -114,7 +114,7 @@ def check(
             folder.check_inputs(run, recipe)
     kind = methods.method_class(recipe.method)
     methods.check_options(recipe.method, recipe.options)
-    if recipe.data.spectra is not None and not kind.bears_lone_spectra:
+    if recipe.data.spectra is not None and not kind.takes_spectra:
         raise RecipeError(
             f"{recipe.method} learns from the pixels around each pixel, which spectra "
             "have not. Train lda, or give --scene and --labels."

@@ -26,7 +26,7 @@ class Method(BaseMethod):
 
     receptive_field = LINEAR_SIDES[-1]
     defaults = Defaults(trains=False)
-    bears_lone_spectra = True
+    takes_spectra = True
 
     def __init__(self, problem: Problem, options: Options) -> None:
         super().__init__(problem._replace(linear=None))

@@ -113,7 +113,7 @@ def test_equal_spectra_are_used_once(tmp_path: Path) -> None:
     found = read(table, scale=1.0)
     assert found.spectra.names == ["row 1", "row 2", "row 3", "row 5"]
     assert "1 spectra equal another one, and are used once." in found.messages
-    table = write_table(tmp_path / "p.csv", list("ss") + ["", "g", "g"], values=values)
+    table = write_table(tmp_path / "p.csv", ["s", "s", "", "g", "g"], values=values)
     assert read(table, scale=1.0).spectra.names == ["row 1", "row 2", "row 4", "row 5"]
     classes = ["soil", "soil", "grass", "tree", "grass"]
     table = write_table(tmp_path / "p.csv", classes, values=values)
