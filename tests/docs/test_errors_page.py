@@ -143,13 +143,13 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
         hsi_train,
         f"{TRAIN} crowns.gpkg --label-field taxon -o r",
     ),
-    "Spectra without a scale": (hsi_train, "lda --spectra points.csv -o r"),
+    "Spectra without a scale": (hsi_train, "lda --spectra field.csv -o r"),
     "Spectra for a method that sees neighbours": (
         hsi_train,
-        "mf2cnet --spectra points.csv --scale 1 -o r",
+        "mf2cnet --spectra field.csv --scale 1 -o r",
     ),
     "Spectra with gaps": (hsi_train, "lda --spectra gaps.csv --scale 1 -o r"),
-    "Few spectra": (hsi_train, "lda --spectra points.csv --scale 1 -o r"),
+    "Few spectra": (hsi_train, "lda --spectra field.csv --scale 1 -o r"),
     "Labels elsewhere": (hsi_train, f"{TRAIN} elsewhere.gpkg -o r"),
     "No coordinate reference system": (hsi_train, f"{TRAIN} nowhere.gpkg -o r"),
     "The class file": (hsi_train, f"{TRAIN} labels.tif --classes bad.json -o r"),
@@ -279,7 +279,7 @@ def folder(
     Path("o.tif.hsi-part").mkdir()
     Path("o.tif.hsi-part/notes.txt").touch()
     write_crowns(tmp_path)
-    Path("points.csv").write_text("kind,450,550\nsoil,0.1,0.2\ngrass,0.1,0.05\n")
+    Path("field.csv").write_text("kind,450,550\nsoil,0.1,0.2\ngrass,0.1,0.05\n")
     Path("gaps.csv").write_text("kind,450,550\nsoil,0.1,0.2\ngrass,0.1,\n")
     scipy.io.savemat("cube.mat", {"cube": np.zeros((3, 4, 5))})
     with zipfile.ZipFile("granule.zip", "w") as archive:
