@@ -191,8 +191,7 @@ def _length(training: dict[str, Any]) -> str:
 def _curves(progress: Progress) -> Safe:
     if not progress.history:
         return paragraph(
-            "No epoch was trained: with few labels the head was fitted to the features "
-            "of the pre-trained encoder at once. fit.epochs trains on from there."
+            "No epoch was trained: the scores were fitted to the training pixels."
         )
     plots = [figure(svg(draw_loss(progress)), "Training loss over the epochs")]
     validation = draw_validation(progress)
