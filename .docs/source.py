@@ -104,7 +104,7 @@ def fields(path: str, name: str) -> str:
             key = ast.unparse(field.target)
             if key not in meaning:
                 raise LookupError(f"{path}: {name}.{key} is not described")
-            default = field.value and f" Default: `{ast.unparse(field.value)}`."
+            default = field.value and f" Default: `{_default(field.value)}`."
             kind = _type(module, field.annotation)
             rows.append((f"`{key}`", f"`{kind}`", meaning[key] + (default or "")))
     return f"{described.text}\n\n{table(('field', 'type', 'meaning'), rows)}"
@@ -147,6 +147,12 @@ def _arguments(arguments: ast.arguments) -> list[str]:
     if arguments.kwarg is not None:
         out.append(f"**{ast.unparse(arguments.kwarg)}")
     return out
+
+
+def _default(value: ast.expr) -> str:
+    """Write the default of a field: of a list that each object gets anew, the list."""
+    text = ast.unparse(value)
+    return "[]" if text.endswith("field(default_factory=list)") else text
 
 
 def _argument(argument: ast.arg, default: ast.expr | None) -> str:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import rasterio
+from numpy.typing import NDArray
 from scipy.io import loadmat, savemat
 
 from hsi_runtime.errors import RecipeError, SceneError
@@ -187,6 +188,14 @@ def _label_spots(truth: Path, labels: Path, seed: int) -> None:
     with rasterio.open(truth) as file:
         codes, profile = file.read(1), file.profile
         names, colours = file.tags(1), file.colormap(1)
+    with rasterio.open(labels, "w", **profile) as file:
+        file.write(in_spots(codes, seed), 1)
+        file.update_tags(1, **names)
+        file.write_colormap(1, colours)
+
+
+def in_spots(codes: NDArray[Any], seed: int) -> NDArray[Any]:
+    """Keep the codes in some squares of 3 x 3 pixels of each class; 0 elsewhere."""
     rng = np.random.default_rng(seed)
     kept = np.zeros(codes.shape, dtype=bool)
     for code in np.unique(codes[codes > 0]):
@@ -194,10 +203,7 @@ def _label_spots(truth: Path, labels: Path, seed: int) -> None:
         for row, col in places[rng.choice(len(places), SPOTS)]:
             spot = np.s_[max(row - 1, 0) : row + 2, max(col - 1, 0) : col + 2]
             kept[spot] |= codes[spot] == code
-    with rasterio.open(labels, "w", **profile) as file:
-        file.write(np.where(kept, codes, 0).astype(codes.dtype), 1)
-        file.update_tags(1, **names)
-        file.write_colormap(1, colours)
+    return np.where(kept, codes, 0).astype(codes.dtype)
 
 
 DATA_SETS = {

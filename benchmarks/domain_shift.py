@@ -34,6 +34,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import SVC
 
+from hsi_runtime.matching import adapting
 from hsi_train import changes, methods, recipe
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
@@ -135,9 +136,11 @@ def measure(
 
 def fitted(cube: Cube, source: Cube, valid: NDArray[np.bool_]) -> Cube:
     """Give the bands of a cube the means and deviations of the source's."""
-    own, target = cube[:, valid].astype(np.float64), source[:, valid]
-    gain = target.std(axis=1) / np.maximum(own.std(axis=1), 1e-9)
-    offset = target.mean(axis=1) - gain * own.mean(axis=1)
+    measured = []
+    for values in (cube, source):
+        measured.append(adapting.Moments())
+        measured[-1].add(values[:, valid])
+    gain, offset = adapting.fitted(*(one.result() for one in measured))
     moved = cube * gain[:, None, None] + offset[:, None, None]
     return np.asarray(moved.astype(np.float32))
 

@@ -41,6 +41,7 @@ import numpy as np
 import rasterio
 import tomli_w
 import torch
+from accuracy_data import in_spots
 from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.optimize import linear_sum_assignment, nnls
@@ -57,7 +58,6 @@ Floats = NDArray[np.float64]
 
 STARTS = 10  # of VCA
 NEAREST = 100  # pixels of Samson that stand for an endmember
-SPOTS = 50  # of each material; they may overlap
 PURE = 0.5  # share from which a pixel is labelled
 BANDS, SIDE = 60, 140
 COVERS = ("grass", "broadleaf", "dry_vegetation", "bright_soil", "red_tile")
@@ -273,16 +273,9 @@ def labels_of(scene: Scene, endmembers: Floats, seed: int) -> NDArray[np.uint8]:
         for number, distances in enumerate(near, start=1):
             labels[np.argsort(distances, kind="stable")[:NEAREST]] = number
         return labels.reshape(shape)
-    rng = np.random.default_rng(seed)
     major = scene.shares.argmax(axis=0) + 1
     sure = np.where(scene.shares.max(axis=0) >= PURE, major, 0)
-    labels = np.zeros(shape, dtype=np.uint8)
-    for number in range(1, len(scene.shares) + 1):
-        places = np.argwhere(sure == number)
-        for row, col in places[rng.choice(len(places), SPOTS)]:
-            spot = np.s_[max(row - 1, 0) : row + 2, max(col - 1, 0) : col + 2]
-            labels[spot][sure[spot] == number] = number
-    return labels
+    return in_spots(sure.astype(np.uint8), seed)
 
 
 def write_labels(path: Path, labels: NDArray[np.uint8], scene: Path) -> None:

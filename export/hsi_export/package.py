@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hsi_export.cost import Cost
 from hsi_export.parity import Limits, reference
+from hsi_runtime.model.array import Array
 from hsi_runtime.model.model_file import (
     BFLOAT16_KEY,
     INPUT_NAME,
@@ -20,7 +21,6 @@ from hsi_runtime.model.model_file import (
     PASSED,
     PROBABILITIES,
     UNSIGNED,
-    Array,
     ModelDocument,
     Precision,
     SelfTest,

@@ -166,3 +166,13 @@ def place(
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HSI_MODEL", raising=False)
     return made
+
+
+@pytest.fixture
+def masked_scene(
+    tmp_path: Path, cube: NDArray[Any], write_scene_tiff: Callable[..., Path]
+) -> Path:
+    """Write a scene whose pixel in row 4 and column 5 has no data."""
+    stored = cube.copy()
+    stored[:, 4, 5] = 0
+    return write_scene_tiff(tmp_path / "s.tif", stored, nodata=0)

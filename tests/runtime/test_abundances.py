@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import ModelFileError
-from hsi_runtime.model.model_file import Array, ModelDocument, ModelFile, read_model
+from hsi_runtime.model.array import Array
+from hsi_runtime.model.model_file import ModelDocument, ModelFile, read_model
 from hsi_runtime.pipeline import run
 from hsi_runtime.request import Request
 

@@ -298,7 +298,7 @@ def test_abundances_come_with_models_that_unmix(
     cube: NDArray[Any],
     write_model: Callable[..., Path],
 ) -> None:
-    from hsi_runtime.model.model_file import Array
+    from hsi_runtime.model.array import Array
 
     spectra = Array.pack(np.ones((3, 4), np.float32))
     outputs = ["probabilities", "abundances"]

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from hsi_runtime.cli import main
-from hsi_runtime.model.model_file import Array
+from hsi_runtime.model.array import Array
 
 WAVELENGTHS = (450.0, 550.0, 650.0, 850.0)
 

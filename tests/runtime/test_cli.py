@@ -16,7 +16,7 @@ from hsi_runtime import reports
 from hsi_runtime.cli import main
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.engines.openvino_cpu import OpenvinoCpu
-from hsi_runtime.model.model_file import Array
+from hsi_runtime.model.array import Array
 
 WAVELENGTHS = (450.0, 550.0, 650.0, 850.0)
 

@@ -16,14 +16,9 @@ from hsi_runtime import batch
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import ModelFileError, OptionError
 from hsi_runtime.follow_options.options import Following
-from hsi_runtime.model.model_file import (
-    Array,
-    KnownClasses,
-    ModelDocument,
-    ModelFile,
-    Training,
-    read_model,
-)
+from hsi_runtime.model.array import Array
+from hsi_runtime.model.model_file import ModelDocument, ModelFile, read_model
+from hsi_runtime.model.training import KnownClasses, Training
 from hsi_runtime.pipeline import run
 from hsi_runtime.planning import prepare
 from hsi_runtime.request import Request
@@ -55,19 +50,10 @@ def model(
     return read_model(write_model(tmp_path / "model.onnx", known))
 
 
-@pytest.fixture
-def scene(
-    tmp_path: Path, cube: NDArray[Any], write_scene_tiff: Callable[..., Path]
-) -> Path:
-    stored = cube.copy()
-    stored[:, 4, 5] = 0
-    return write_scene_tiff(tmp_path / "s.tif", stored, nodata=0)
-
-
 def test_raster_holds_the_novelty_of_every_pixel(
-    model: ModelFile, scene: Path, tmp_path: Path, cube: NDArray[Any]
+    model: ModelFile, masked_scene: Path, tmp_path: Path, cube: NDArray[Any]
 ) -> None:
-    result = run(Request(scene, tmp_path / "o.tif", novelty=True, tile=8), model)
+    result = run(Request(masked_scene, tmp_path / "o.tif", novelty=True, tile=8), model)
     assert result["outputs"]["novelty"] == str(tmp_path / "o_novelty.tif")
     with rasterio.open(tmp_path / "o_novelty.tif") as file:
         found, mask = file.read(1), file.dataset_mask() > 0
@@ -81,10 +67,13 @@ def test_raster_holds_the_novelty_of_every_pixel(
 
 
 def test_every_run_tells_how_far_the_scene_is(
-    model: ModelFile, scene: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    model: ModelFile,
+    masked_scene: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
-    seen = run(Request(scene, tmp_path / "o.tif"), model)["training_distance"]
+    seen = run(Request(masked_scene, tmp_path / "o.tif"), model)["training_distance"]
     assert seen["pixels"] > 0
     assert seen["median_shift"] < 1
     assert 0 <= seen["unlike"] < 1
@@ -119,11 +108,11 @@ def test_a_scene_of_another_light_is_told_and_fitted(
 
 
 def test_a_map_without_adapting_is_not_taken_for_one_with_it(
-    model: ModelFile, scene: Path, tmp_path: Path
+    model: ModelFile, masked_scene: Path, tmp_path: Path
 ) -> None:
-    run(Request(scene, tmp_path / "o.tif"), model)
-    assert batch.finished_before(Request(scene, tmp_path / "o.tif"), model)
-    again = Request(scene, tmp_path / "o.tif", adapt="moments")
+    run(Request(masked_scene, tmp_path / "o.tif"), model)
+    assert batch.finished_before(Request(masked_scene, tmp_path / "o.tif"), model)
+    again = Request(masked_scene, tmp_path / "o.tif", adapt="moments")
     assert not batch.finished_before(again, model)
 
 
@@ -138,30 +127,32 @@ def test_a_model_of_an_earlier_release_is_refused(
     options: dict[str, Any],
     message: str,
     document: ModelDocument,
-    scene: Path,
+    masked_scene: Path,
     tmp_path: Path,
     write_model: Callable[..., Path],
 ) -> None:
     old = read_model(write_model(tmp_path / "old.onnx", document))
     with pytest.raises(ModelFileError, match=message):
-        run(Request(scene, tmp_path / "o.tif", **options), old)
-    assert run(Request(scene, tmp_path / "o.tif"), old)["training_distance"] is None
+        run(Request(masked_scene, tmp_path / "o.tif", **options), old)
+    assert (
+        run(Request(masked_scene, tmp_path / "o.tif"), old)["training_distance"] is None
+    )
 
 
-def test_adapting_is_checked_for_both_doors(scene: Path, tmp_path: Path) -> None:
+def test_adapting_is_checked_for_both_doors(masked_scene: Path, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="'mean' is not one of moments"):
-        Request(scene, tmp_path / "o.tif", adapt="mean")
+        Request(masked_scene, tmp_path / "o.tif", adapt="mean")
     with pytest.raises(OptionError, match="no mean before its last line"):
-        Request(scene, tmp_path / "o.tif", adapt="moments", follow=Following())
+        Request(masked_scene, tmp_path / "o.tif", adapt="moments", follow=Following())
 
 
 def test_a_resumed_run_does_not_mix_fitted_bands_with_others(
-    model: ModelFile, scene: Path, tmp_path: Path
+    model: ModelFile, masked_scene: Path, tmp_path: Path
 ) -> None:
     backend = open_backend(model, "cpu")
     plans = []
     for adapt in (None, "moments"):
-        request = Request(scene, tmp_path / "o.tif", adapt=adapt)
+        request = Request(masked_scene, tmp_path / "o.tif", adapt=adapt)
         with contextlib.closing(request.open_scene()) as opened:
             plans.append(prepare(request, model, opened, lambda: backend))
     first, second = (json.dumps(plan.dependencies()) for plan in plans)

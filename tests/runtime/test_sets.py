@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import rasterio
 from msgspec.structs import replace
-from numpy.typing import NDArray
 
 from hsi_runtime import batch
 from hsi_runtime.engines.opening import open_backend
@@ -27,21 +26,12 @@ def model(
     return read_model(write_model(tmp_path / "model.onnx", offering))
 
 
-@pytest.fixture
-def scene(
-    tmp_path: Path, cube: NDArray[Any], write_scene_tiff: Callable[..., Path]
-) -> Path:
-    stored = cube.copy()
-    stored[:, 4, 5] = 0
-    return write_scene_tiff(tmp_path / "s.tif", stored, nodata=0)
-
-
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_set_holds_the_best_class_and_all_likely_ones(
-    level: float, model: ModelFile, scene: Path, tmp_path: Path
+    level: float, model: ModelFile, masked_scene: Path, tmp_path: Path
 ) -> None:
     request = Request(
-        scene, tmp_path / "o.tif", sets=level, probabilities=True, reject_below=1
+        masked_scene, tmp_path / "o.tif", sets=level, probabilities=True, reject_below=1
     )
     result = run(request, model)
     assert result["outputs"]["sets"] == str(tmp_path / "o_sets.tif")
@@ -64,23 +54,23 @@ def test_a_set_holds_the_best_class_and_all_likely_ones(
 
 
 def test_only_what_the_model_offers_is_written(
-    model: ModelFile, document: ModelDocument, scene: Path, tmp_path: Path
+    model: ModelFile, document: ModelDocument, masked_scene: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelFileError, match=r"no sets of level 0\.9\. .* 0\.8, 0\.95"):
-        run(Request(scene, tmp_path / "o.tif", sets=0.9), model)
+        run(Request(masked_scene, tmp_path / "o.tif", sets=0.9), model)
     without = ModelFile(model.path, document, model.onnx, model.sha256)
     with pytest.raises(ModelFileError, match="offers no sets of classes"):
-        run(Request(scene, tmp_path / "o.tif", sets=0.8), without)
+        run(Request(masked_scene, tmp_path / "o.tif", sets=0.8), without)
     assert not list(tmp_path.glob("o*"))
     with pytest.raises(OptionError, match="is not in 0"):
-        Request(scene, tmp_path / "o.tif", sets=95)
+        Request(masked_scene, tmp_path / "o.tif", sets=95)
 
 
 def test_sets_of_another_level_are_not_finished(
-    model: ModelFile, scene: Path, tmp_path: Path
+    model: ModelFile, masked_scene: Path, tmp_path: Path
 ) -> None:
     def states(**options: Any) -> list[str]:
-        request = Request(scene, tmp_path / "o.tif", **options)
+        request = Request(masked_scene, tmp_path / "o.tif", **options)
         results = batch.run_all(
             [request],
             model,

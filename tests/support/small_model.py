@@ -8,9 +8,9 @@ from msgspec.structs import replace
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from hsi_runtime.model.array import Array
 from hsi_runtime.model.model_file import (
     UNSIGNED,
-    Array,
     Bands,
     ClassEntry,
     ModelDocument,

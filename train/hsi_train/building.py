@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import torch
@@ -86,12 +86,12 @@ def decided(recipe: Recipe, data: LabelledData) -> tuple[Recipe, str | None]:
     problem = describe_problem(data)
     pixels = _linear_pixels(recipe, data, problem)
     before = _linear_accuracy(pixels, problem, data)
-    told = ""
     given = recipe.options.get(STRENGTH)
-    for strength in STRENGTHS if given is None else (given,):
-        bearing = _with_options(recipe, {BEARING: True, STRENGTH: strength})
-        if before is None:
-            return bearing, None
+    strengths = STRENGTHS if given is None else (given,)
+    if before is None:
+        return _bearing(recipe, strengths[0]), None
+    told = ""
+    for strength in strengths:
         seen = bearing_changes(pixels, problem.level, strength)
         after = _linear_accuracy(seen, problem, data)
         assert after is not None
@@ -99,18 +99,20 @@ def decided(recipe: Recipe, data: LabelledData) -> tuple[Recipe, str | None]:
         told = f"{shares} of the held-out pixels"
         error = math.sqrt(before.variance + after.variance)
         if before.accuracy - after.accuracy <= MAX_PRICE + error:
-            return bearing, (
+            return _bearing(recipe, strength), (
                 f"Changes of sensor and sky are learned, too, at {strength:.0%} of "
                 f"their full size: {told} are right."
             )
-    return _with_options(recipe, {BEARING: False}), (
+    return _bearing(recipe, 0), (
         f"Changes of sensor and sky are not learned: the scene itself would be "
         f"mapped worse ({told}, by the linear path). Do not expect this model to "
         f"map other days or places well; options.{BEARING}=true learns them anyway."
     )
 
 
-def _with_options(recipe: Recipe, options: dict[str, Any]) -> Recipe:
+def _bearing(recipe: Recipe, strength: float) -> Recipe:
+    """Set what changes the map shall bear; 0 for none."""
+    options = {BEARING: strength > 0} | ({STRENGTH: strength} if strength else {})
     return msgspec.structs.replace(recipe, options=recipe.options | options)
 
 

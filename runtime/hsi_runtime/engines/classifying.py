@@ -13,7 +13,8 @@ from hsi_runtime.engines.backend import Backend
 from hsi_runtime.errors import ResourceError
 from hsi_runtime.matching.novelty import Novelty
 from hsi_runtime.matching.units import Conversion
-from hsi_runtime.model.model_file import NOVELTY, PROBABILITIES, ModelDocument
+from hsi_runtime.model.model_file import PROBABILITIES, ModelDocument
+from hsi_runtime.model.training import NOVELTY
 from hsi_runtime.walk.strips import Strip
 from hsi_runtime.walk.threads import map_ahead
 from hsi_runtime.walk.windows import even_parts, largest_part

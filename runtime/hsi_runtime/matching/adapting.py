@@ -7,6 +7,7 @@ land cover is taken for one of light.
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from hsi_runtime.errors import SceneError
 from hsi_runtime.matching.missing import Missing
 from hsi_runtime.matching.units import Conversion
-from hsi_runtime.model.model_file import Training
+from hsi_runtime.model.training import Training
 from hsi_runtime.scenes.scene import Scene
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,40 @@ FEWEST = 100  # pixels that have a mean and a deviation
 Floats = NDArray[np.float64]
 # A scene, its bands that the model needs, and which of its pixels hold no measurement.
 Reading = tuple[Scene, NDArray[np.intp], Missing]
+
+
+class Moments:
+    """Mean and standard deviation of spectra that come some at a time.
+
+    Attributes:
+        count: Spectra that came.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._first: Floats | None = None
+        self._total: Floats | float = 0.0
+        self._squares: Floats | float = 0.0
+
+    def add(self, spectra: NDArray[Any]) -> None:
+        """Add some spectra, shape ``(band, pixel)``."""
+        if not spectra.shape[1]:
+            return
+        values = spectra.astype(np.float64)
+        # Squares of differences from a spectrum of the scene lose no digits.
+        if self._first is None:
+            self._first = values.mean(axis=1, keepdims=True)
+        values -= self._first
+        self.count += values.shape[1]
+        self._total = self._total + values.sum(axis=1)
+        self._squares = self._squares + np.square(values).sum(axis=1)
+
+    def result(self) -> tuple[Floats, Floats]:
+        """Return mean and deviation, both ``(band,)``; at least one spectrum came."""
+        assert self._first is not None
+        mean = self._total / self.count
+        variance = np.maximum(self._squares / self.count - np.square(mean), 0)
+        return mean + self._first[:, 0], np.sqrt(variance)
 
 
 def fit_moments(reading: Reading, units: Conversion, training: Training) -> Conversion:
@@ -40,17 +75,31 @@ def fit_moments(reading: Reading, units: Conversion, training: Training) -> Conv
     """
     mean, deviation = moments(reading, units)
     target, spread = np.array(training.mean), np.array(training.deviation)
-    # A band that does not vary, here or in training, is moved but not scaled.
-    varies = (deviation > np.finfo(np.float32).eps * np.abs(mean)) & (spread > 0)
-    gain = np.where(varies, spread / np.where(varies, deviation, 1), 1)
-    moved = np.abs(mean - target)[varies] / spread[varies]
+    gain, offset = fitted((mean, deviation), (target, spread))
+    moved = (np.abs(mean - target)[spread > 0] / spread[spread > 0]).tolist()
     log.warning(
         f"--adapt moments: bands were scaled by {gain.min():.2f} to {gain.max():.2f} "
-        f"and moved by {np.median(moved) if len(moved) else 0:.1f} deviations. The map "
+        f"and moved by {np.median(moved or [0]):.1f} deviations. The map "
         "is wrong where land cover differs from that of the training scene."
     )
-    offset = target - gain * mean
     return replace(units, fit=(_column(gain), _column(offset)))
+
+
+def fitted(
+    own: tuple[Floats, Floats], target: tuple[Floats, Floats]
+) -> tuple[Floats, Floats]:
+    """Return the gain and offset that give bands the mean and deviation of others.
+
+    A band that does not vary, on either side, is moved but not scaled.
+
+    Args:
+        own: Mean and standard deviation of the bands, both ``(band,)``.
+        target: What they shall become.
+    """
+    mean, deviation = own
+    varies = (deviation > np.finfo(np.float32).eps * np.abs(mean)) & (target[1] > 0)
+    gain = np.where(varies, target[1] / np.where(varies, deviation, 1), 1)
+    return gain, target[0] - gain * mean
 
 
 def moments(reading: Reading, units: Conversion) -> tuple[Floats, Floats]:
@@ -67,29 +116,17 @@ def moments(reading: Reading, units: Conversion) -> tuple[Floats, Floats]:
         SceneError: Too few pixels have data.
     """
     scene, bands, missing = reading
-    info = scene.info
+    info, measured = scene.info, Moments()
     chosen = np.linspace(0, info.rows - 1, min(info.rows, ROWS)).astype(int).tolist()
-    count, total, squares = 0, np.zeros(1), np.zeros(1)
-    first: Floats | None = None
     for row in chosen:
         cube = scene.read((row, row + 1), (0, info.cols), bands)
-        valid = missing.valid(cube)
-        if not valid.any():
-            continue
-        spectra = units.apply(cube)[:, valid].astype(np.float64)
-        # Squares of differences from a spectrum of the scene lose no digits.
-        first = spectra.mean(axis=1, keepdims=True) if first is None else first
-        count += spectra.shape[1]
-        total = total + (spectra - first).sum(axis=1)
-        squares = squares + np.square(spectra - first).sum(axis=1)
-    if count < FEWEST or first is None:
+        measured.add(units.apply(cube)[:, missing.valid(cube)])
+    if measured.count < FEWEST:
         raise SceneError(
-            f"{info.path.name} has {count} pixels with data in the rows that --adapt "
-            "reads, which are too few. Leave it out."
+            f"{info.path.name} has {measured.count} pixels with data in the rows that "
+            "--adapt reads, which are too few. Leave it out."
         )
-    mean = total / count
-    variance = np.maximum(squares / count - np.square(mean), 0)
-    return mean + first[:, 0], np.sqrt(variance)
+    return measured.result()
 
 
 def _column(values: Floats) -> NDArray[np.float32]:

@@ -13,7 +13,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.model.model_file import KnownClasses, ModelDocument, Training
+from hsi_runtime.model.model_file import ModelDocument
+from hsi_runtime.model.training import KnownClasses, Training
 
 UNLIKE = 0.99  # novelty from which a spectrum is unlike those of training
 WARNED = 0.2  # share of a scene's spectra; 0.01 is that of the training scene
@@ -197,9 +198,10 @@ def describe(report: dict[str, Any]) -> tuple[str, bool]:
 
 def _mean_along(values: Floats, axis: int, side: int) -> Floats:
     """Average over a sliding span, of which the result has ``side - 1`` fewer."""
-    length = values.shape[axis] - side + 1
-    total = np.zeros_like(np.take(values, range(length), axis=axis))
-    for first in range(side):
-        total += np.take(values, range(first, first + length), axis=axis)
+    lines = np.moveaxis(values, axis, 0)
+    length = len(lines) - side + 1
+    total = lines[:length].copy()
+    for first in range(1, side):
+        total += lines[first : first + length]
     total /= side
-    return total
+    return np.moveaxis(total, 0, axis)

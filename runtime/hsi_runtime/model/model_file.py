@@ -5,10 +5,7 @@ unknown one is an error, so nothing is ever guessed. The file is read once as by
 its checksum is verified, and the engine is created from those same bytes.
 """
 
-import base64
 import hashlib
-import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +18,9 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import ModelFileError
 from hsi_runtime.files import read_whole
+from hsi_runtime.model.array import Array, Part
 from hsi_runtime.model.protobuf import Reader, messages, text
+from hsi_runtime.model.training import Training
 from hsi_runtime.scenes.scene import DTYPES, usable_units
 
 METADATA_KEY = "hsi"
@@ -31,11 +30,8 @@ SCHEMA_VERSION = 1
 INPUT_NAME = "cube"
 PROBABILITIES = "probabilities"
 ABUNDANCES = "abundances"
-NOVELTY = "novelty"  # computed beside the graph, from spectra of the document
 MAX_BYTES = 2 * 1024**3  # the format's own limit for one file
 MOST_ENTRIES = 100_000  # fields outside the graph
-MOST_QUANTILES = 10_001
-MOST_ARRAY_BYTES = 64 * 1024**2  # of a sample; a real one has some hundred kilobytes
 UNSIGNED = "0" * 64  # stands for the checksum while the checksum is computed
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -44,11 +40,7 @@ EndmemberScale = Literal["peak", "stored"]
 Color = Annotated[str, Meta(pattern="^#[0-9a-f]{6}$")]
 
 
-class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A piece of the document: no default, no unknown field."""
-
-
-class ClassEntry(_Part, frozen=True):
+class ClassEntry(Part, frozen=True):
     """One class.
 
     Attributes:
@@ -62,7 +54,7 @@ class ClassEntry(_Part, frozen=True):
     color: Color
 
 
-class Bands(_Part, frozen=True):
+class Bands(Part, frozen=True):
     """Bands of the training scene, and which of them the network needs.
 
     Attributes:
@@ -78,7 +70,7 @@ class Bands(_Part, frozen=True):
     fwhm_nm: list[float] | None
 
 
-class Values(_Part, frozen=True):
+class Values(Part, frozen=True):
     """What the numbers of a cube mean; lists run over the used bands.
 
     Attributes:
@@ -96,7 +88,7 @@ class Values(_Part, frozen=True):
     fill: list[float]
 
 
-class Provenance(_Part, frozen=True):
+class Provenance(Part, frozen=True):
     """Where the weights come from.
 
     Attributes:
@@ -120,54 +112,7 @@ class Provenance(_Part, frozen=True):
     kappa: float | None
 
 
-class Array(_Part, frozen=True):
-    """A small array.
-
-    Attributes:
-        dtype: Type of the values, little-endian, in numpy's notation.
-        shape: Length of each axis; the last one changes fastest.
-        data: The bytes, deflated (zlib), as base64.
-    """
-
-    dtype: Literal["<f4", "<i2", "<u2", "<i4", "<u4", "|u1", "|i1", "<f8"]
-    shape: list[Positive]
-    data: str
-
-    @staticmethod
-    def pack(values: NDArray[Any]) -> "Array":
-        """Encode an array."""
-        little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
-        data = base64.b64encode(zlib.compress(little.tobytes(), 9)).decode()
-        return msgspec.convert(
-            {"dtype": little.dtype.str, "shape": list(values.shape), "data": data},
-            Array,
-        )
-
-    def __post_init__(self) -> None:
-        """Refuse an array that nobody needs, before it is unpacked."""
-        size = math.prod(self.shape) * np.dtype(self.dtype).itemsize
-        if size > MOST_ARRAY_BYTES:
-            raise ValueError(
-                f"an array has {size} bytes; at most {MOST_ARRAY_BYTES} are read"
-            )
-
-    def unpack(self) -> NDArray[Any]:
-        """Decode the array.
-
-        Raises:
-            ModelFileError: The bytes are not an array of that shape.
-        """
-        dtype = np.dtype(self.dtype)
-        size = math.prod(self.shape) * dtype.itemsize
-        try:
-            # One byte more than promised tells a bomb from an array.
-            raw = zlib.decompressobj().decompress(base64.b64decode(self.data), size + 1)
-            return np.frombuffer(raw, dtype).reshape(self.shape)
-        except (ValueError, OverflowError, zlib.error) as error:
-            raise ModelFileError(f"The stored sample is damaged: {error}.") from error
-
-
-class SelfTest(_Part, frozen=True):
+class SelfTest(Part, frozen=True):
     """A real window and what training computed for it.
 
     Attributes:
@@ -181,7 +126,7 @@ class SelfTest(_Part, frozen=True):
     tolerance: float
 
 
-class SetLevel(_Part, frozen=True):
+class SetLevel(Part, frozen=True):
     """How likely a class must be so that it cannot be excluded.
 
     Attributes:
@@ -194,48 +139,7 @@ class SetLevel(_Part, frozen=True):
     threshold: Annotated[float, Meta(ge=0, le=1)]
 
 
-class KnownClasses(_Part, frozen=True):
-    """Classes of training as `hsi_runtime.matching.novelty` measures spectra by them.
-
-    Attributes:
-        side: Side of the square over which a spectrum is averaged, px; odd.
-        projection: From stored units to coordinates in which the classes scatter alike
-            in all directions, shape ``(component, band)``.
-        centres: Mean of each class in these coordinates, ``(class, component)``.
-        scatter: Mean distance of the training pixels of each class from its centre.
-        distances: Of left-out training pixels to the nearest centre, over its scatter:
-            quantiles, in even steps from 0 to 1.
-    """
-
-    side: Positive
-    projection: Array
-    centres: Array
-    scatter: list[Annotated[float, Meta(gt=0)]]
-    distances: Annotated[list[float], Meta(min_length=2, max_length=MOST_QUANTILES)]
-
-    def __post_init__(self) -> None:
-        """Refuse quantiles that are none."""
-        pairs = zip(self.distances, self.distances[1:], strict=False)
-        if self.side % 2 == 0 or not all(0 <= a <= b < math.inf for a, b in pairs):
-            raise ValueError("training.known has an even side, or no quantiles")
-
-
-class Training(_Part, frozen=True):
-    """What training saw, to tell how far a scene is from it; lists run over the bands.
-
-    Attributes:
-        mean: Of all pixels of the training scenes, stored units.
-        deviation: Standard deviation of the same.
-        known: Classes to measure spectra by; null where training pixels were too few to
-            leave some out.
-    """
-
-    mean: list[float]
-    deviation: list[Annotated[float, Meta(ge=0)]]
-    known: KnownClasses | None
-
-
-class ModelDocument(_Part, frozen=True, omit_defaults=True):
+class ModelDocument(Part, frozen=True, omit_defaults=True):
     """All that a runtime must know of a model.
 
     Attributes:
@@ -283,7 +187,7 @@ class ModelDocument(_Part, frozen=True, omit_defaults=True):
     provenance: Provenance
     self_test: SelfTest
     checksum: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
-    set_levels: list[SetLevel] = []
+    set_levels: list[SetLevel] = msgspec.field(default_factory=list)
     training: Training | None = None
     endmember_scale: EndmemberScale = "peak"
 
@@ -315,9 +219,6 @@ class ModelDocument(_Part, frozen=True, omit_defaults=True):
             "values.offset": self.values.offset,
             "values.fill": self.values.fill,
         }
-        if self.training is not None:
-            lists["training.mean"] = self.training.mean
-            lists["training.deviation"] = self.training.deviation
         for name, values in lists.items():
             if values is not None and len(values) != count:
                 raise ValueError(f"{name} has {len(values)} values for {count} bands")
@@ -338,7 +239,8 @@ class ModelDocument(_Part, frozen=True, omit_defaults=True):
         if declared and not usable_units(np.array(scale), np.array(offset)).all():
             raise ValueError("values.scale and values.offset give no quantity")
         self._check_sample()
-        self._check_known()
+        if self.training is not None:
+            self.training.check(count, self.receptive_field)
         if PROBABILITIES not in self.outputs:
             raise ValueError(f"outputs lack {PROBABILITIES}")
         spectra = None if self.endmembers is None else self.endmembers.shape
@@ -354,23 +256,6 @@ class ModelDocument(_Part, frozen=True, omit_defaults=True):
             raise ValueError(
                 f"self_test has a cube of {cube} and probabilities of {answer}; with "
                 f"receptive_field {self.receptive_field} they contradict each other"
-            )
-
-    def _check_known(self) -> None:
-        """Refuse known classes that contradict the bands or receptive field."""
-        if self.training is None or self.training.known is None:
-            return
-        known = self.training.known
-        projection, centres = known.projection.shape, known.centres.shape
-        if (
-            len(projection) != 2
-            or projection[1] != len(self.bands.used)
-            or centres != [len(known.scatter), projection[0]]
-            or known.side > self.receptive_field
-        ):
-            raise ValueError(
-                f"training.known has a projection of {projection}, centres of "
-                f"{centres} and squares of {known.side} px"
             )
 
     def check_answer(

@@ -7,13 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_runtime.model.model_file import (
-    ABUNDANCES,
-    NOVELTY,
-    PROBABILITIES,
-    ModelDocument,
-)
+from hsi_runtime.model.model_file import ABUNDANCES, PROBABILITIES, ModelDocument
 from hsi_runtime.model.plain_text import plain
+from hsi_runtime.model.training import NOVELTY
 
 LAYERS = ("classes", "confidence", "probabilities", "abundances", "sets", NOVELTY)
 UNCLASSIFIED = 0

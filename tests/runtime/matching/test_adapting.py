@@ -8,7 +8,7 @@ from hsi_runtime.errors import SceneError
 from hsi_runtime.matching.adapting import Reading, fit_moments, moments
 from hsi_runtime.matching.missing import Missing
 from hsi_runtime.matching.units import Conversion
-from hsi_runtime.model.model_file import Training
+from hsi_runtime.model.training import Training
 from hsi_runtime.scenes.array_scene import ArrayScene
 
 BANDS = 4

@@ -6,7 +6,8 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from hsi_runtime.matching.novelty import Comparison, Novelty, describe
-from hsi_runtime.model.model_file import Array, KnownClasses, Training
+from hsi_runtime.model.array import Array
+from hsi_runtime.model.training import KnownClasses, Training
 
 BANDS, COMPONENTS, CLASSES = 5, 3, 7
 

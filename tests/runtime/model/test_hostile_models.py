@@ -18,8 +18,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hsi_runtime.cli import main
 from hsi_runtime.model import graph_check, graph_sizes
+from hsi_runtime.model.array import Array
 from hsi_runtime.model.graph_sizes import Sizes
-from hsi_runtime.model.model_file import UNSIGNED, Array, sign
+from hsi_runtime.model.model_file import UNSIGNED, sign
 from hsi_runtime.model.protobuf import Reader
 
 WEIGHTS = np.zeros((3, 4, 5, 5), np.float32)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import ModelFileError
 from hsi_runtime.model import model_file
+from hsi_runtime.model.array import Array
 from hsi_runtime.model.model_file import (
-    Array,
     ModelDocument,
     SetLevel,
     metadata,

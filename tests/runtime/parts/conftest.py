@@ -9,14 +9,9 @@ from mosaic import Mosaic
 from msgspec.structs import replace
 
 from hsi_runtime.engines.opening import open_backend
-from hsi_runtime.model.model_file import (
-    Array,
-    KnownClasses,
-    ModelDocument,
-    SetLevel,
-    Training,
-    read_model,
-)
+from hsi_runtime.model.array import Array
+from hsi_runtime.model.model_file import ModelDocument, SetLevel, read_model
+from hsi_runtime.model.training import KnownClasses, Training
 
 
 @pytest.fixture(scope="module")

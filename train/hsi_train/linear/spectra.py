@@ -97,9 +97,8 @@ def training_pixels(
     for number, window in enumerate(windows_at(scenes, places, fill)):
         shape = free(torch.from_numpy(window)[None])[0].numpy()
         for view in views:
-            inner = slice(HALO - view.side // 2, HALO + view.side // 2 + 1)
             source = shape if view.brightness_free else window
-            spectra[view][number] = source[:, inner, inner].mean(axis=(1, 2))
+            spectra[view][number] = _mean_of_square(source, view.side)
     return TrainingPixels(spectra, classes, on_ground(scenes, places), counts)
 
 
@@ -120,11 +119,17 @@ def averaged(
     Returns:
         Stored units, shape ``(pixel, band)``.
     """
-    inner = slice(HALO - side // 2, HALO + side // 2 + 1)
     spectra = np.empty((len(places), len(fill)))
     for number, window in enumerate(windows_at(scenes, places, fill)):
-        spectra[number] = window[:, inner, inner].mean(axis=(1, 2))
+        spectra[number] = _mean_of_square(window, side)
     return spectra
+
+
+def _mean_of_square(window: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Average the middle of a window ``(band, 2 HALO + 1, 2 HALO + 1)``."""
+    inner = slice(HALO - side // 2, HALO + side // 2 + 1)
+    mean: NDArray[np.float32] = window[:, inner, inner].mean(axis=(1, 2))
+    return mean
 
 
 def bearing_changes(

@@ -21,9 +21,9 @@ from hsi_runtime.model.model_file import (
     ClassEntry,
     Provenance,
     SetLevel,
-    Training,
     Values,
 )
+from hsi_runtime.model.training import Training
 from hsi_train import methods
 from hsi_train.fitting.tensor_file import read_tensors, write_tensors
 from hsi_train.layers import LINEAR_SIDES, LinearFit

@@ -10,9 +10,9 @@ from hsi_runtime.model.model_file import (
     Bands,
     Provenance,
     SetLevel,
-    Training,
     Values,
 )
+from hsi_runtime.model.training import Training
 from hsi_train import recipe
 from hsi_train.data.cutting import cut_cube
 from hsi_train.data.labelled_scene import LabelledData

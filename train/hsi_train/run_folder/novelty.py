@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.covariance import ledoit_wolf
 
+from hsi_runtime.matching.adapting import Moments
 from hsi_runtime.matching.novelty import Novelty
-from hsi_runtime.model.model_file import Array, KnownClasses, Training
+from hsi_runtime.model.array import Array
+from hsi_runtime.model.training import KnownClasses, Training
 from hsi_train.data.labelled_scene import LabelledData, on_ground, places_of
 from hsi_train.data.roles import Role
 from hsi_train.fitting.statistics import usable_deviation
@@ -54,24 +56,12 @@ def moments(data: LabelledData) -> tuple[Floats, Floats]:
     Returns:
         Mean and standard deviation, stored units, both ``(band,)``.
     """
-    shape = len(data.bands)
-    first: Floats | None = None
-    count, total, squares = 0, np.zeros(shape), np.zeros(shape)
+    measured = Moments()
     for scene in data.scenes:
         for top in range(0, len(scene.valid), ROWS_AT_ONCE):
             rows = slice(top, top + ROWS_AT_ONCE)
-            if not scene.valid[rows].any():
-                continue
-            pixels = scene.cube[:, rows][:, scene.valid[rows]].astype(np.float64)
-            # Squares of differences from a spectrum of the scene lose no digits.
-            first = pixels.mean(axis=1) if first is None else first
-            pixels -= first[:, None]
-            count += pixels.shape[1]
-            total += pixels.sum(axis=1)
-            squares += np.square(pixels).sum(axis=1)
-    assert first is not None  # there are training pixels
-    mean = total / count
-    return mean + first, np.sqrt(np.maximum(squares / count - np.square(mean), 0))
+            measured.add(scene.cube[:, rows][:, scene.valid[rows]])
+    return measured.result()
 
 
 def known_classes(

@@ -60,7 +60,7 @@ def test_outputs_are_told_apart_by_name(
 ) -> None:
     from msgspec.structs import replace
 
-    from hsi_runtime.model.model_file import Array
+    from hsi_runtime.model.array import Array
 
     spectra = Array.pack(np.ones((3, 4), np.float32))
     both = replace(
