@@ -388,6 +388,7 @@ def finished_before(request: Request, model: ModelFile) -> bool:
     with contextlib.closing(request.open_scene()) as scene:
         content = cache(partial(fingerprint.content_sha256, scene.info))
     request.set_threshold(model.document)  # a level that the model lacks is told
+    request.check_training(model.document)
     expected = identity(
         model,
         request.region_text,

@@ -233,6 +233,11 @@ class Request(Options):
                 "The model does not hold the mean of its training scene: its release "
                 "is too old for --adapt. Train it again."
             )
+        if self.adapt is not None and document.provenance.from_spectra:
+            raise ModelFileError(
+                "The model was trained from spectra, which do not tell the mean and "
+                "deviation of a scene. Leave out --adapt."
+            )
         if self.novelty and (training is None or training.known is None):
             raise ModelFileError(
                 "The model cannot tell --novelty: its release is too old, or it had "

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ import rasterio
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+import hsi_runtime
 from hsi_runtime import batch
+from hsi_runtime.cli import main as hsi_run
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import ModelFileError, OptionError
 from hsi_runtime.follow_options.options import Following
@@ -137,6 +140,30 @@ def test_a_model_of_an_earlier_release_is_refused(
     assert (
         run(Request(masked_scene, tmp_path / "o.tif"), old)["training_distance"] is None
     )
+
+
+def test_spectra_do_not_tell_the_moments_of_a_scene(
+    known: ModelDocument,
+    masked_scene: Path,
+    tmp_path: Path,
+    write_model: Callable[..., Path],
+    invoke: Callable[..., Any],
+) -> None:
+    """Both doors refuse, and a plan; without --adapt the model is of use."""
+    recipe = 'method = "lda"\n\n[data]\nspectra = [\n    "library.sli",\n]\n'
+    provenance = replace(known.provenance, recipe=recipe)
+    path = write_model(tmp_path / "s.onnx", replace(known, provenance=provenance))
+    out = tmp_path / "o.tif"
+    message = r"trained from spectra, .* Leave out --adapt\."
+    with pytest.raises(ModelFileError, match=message):
+        hsi_runtime.classify(masked_scene, path, out, adapt="moments")
+    for more in ([], ["--dry-run"], ["--part", "0/2"]):
+        command = masked_scene, "-m", path, "-o", out, "--adapt", "moments", *more
+        refused = invoke(hsi_run, *command)
+        assert refused.code == ModelFileError.exit_code
+        assert re.search(message, refused.err)
+    assert not out.exists()
+    assert invoke(hsi_run, masked_scene, "-m", path, "-o", out).code == 0
 
 
 def test_adapting_is_checked_for_both_doors(masked_scene: Path, tmp_path: Path) -> None:

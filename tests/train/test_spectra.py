@@ -107,6 +107,8 @@ def test_library_to_map(
         right = (one.read(1) == other.read(1)).mean()
     assert right == pytest.approx(result["target"]["overall_accuracy"], abs=1e-3)
     assert invoke(hsi_run, "-m", run / "model.onnx", "--self-test").code == 0
+    command = field.scene, "-m", run / "model.onnx", "-o", out, "--adapt", "moments"
+    assert "trained from spectra" in invoke(hsi_run, *command, "--overwrite").err
 
 
 def test_real_library(data_dir: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ its checksum is verified, and the engine is created from those same bytes.
 """
 
 import hashlib
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,21 @@ class Provenance(Part, frozen=True):
     overall_accuracy: float | None
     average_accuracy: float | None
     kappa: float | None
+
+    @property
+    def from_spectra(self) -> bool:
+        """True if single spectra trained, which have no scene around them.
+
+        Raises:
+            ModelFileError: The recipe is damaged.
+        """
+        try:
+            data = tomllib.loads(self.recipe).get("data", {})
+            return "spectra" in data
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ModelFileError(
+                "The recipe in the model is no TOML. Export the run again."
+            ) from error
 
 
 class SelfTest(Part, frozen=True):
