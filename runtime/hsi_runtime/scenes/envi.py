@@ -50,7 +50,7 @@ class EnviScene:
             )
         # First, so that a header which promises too much costs no memory.
         self._mapped = _mapped(data_path, layout)
-        surplus = _surplus(data_path, layout)
+        surplus = surplus_of(data_path, layout)
         self.info = describe(header, data_path, layout, surplus)
         self._values = layout.cube(self._mapped)
 
@@ -97,7 +97,7 @@ def _check_size(path: Path, needed: int, actual: int) -> None:
         )
 
 
-def _surplus(path: Path, layout: Layout) -> list[str]:
+def surplus_of(path: Path, layout: Layout) -> list[str]:
     """Name the bytes that a header leaves out: it may be that of another file.
 
     Raises:

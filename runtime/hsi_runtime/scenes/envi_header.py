@@ -106,7 +106,11 @@ def read_header(path: Path) -> Header:
     raw = read_whole(path, MAX_HEADER_BYTES)
     if not is_header(raw):
         raise SceneError(f"{path} is not an ENVI header: its first line must be ENVI.")
-    return Header(path, _fields(path, raw.decode("utf-8-sig", "replace")))
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:  # as ENVI writes names on a Windows of western Europe
+        text = raw.decode("cp1252", "replace")
+    return Header(path, _fields(path, text))
 
 
 def is_header(start: bytes) -> bool:

@@ -71,6 +71,12 @@ def test_header_written_in_braces_reads_back(fields: dict[str, str]) -> None:
         assert read_header(path).fields == fields
 
 
+def test_header_in_the_letters_of_windows(tmp_path: Path) -> None:
+    header = tmp_path / "s.hdr"
+    header.write_bytes("ENVI\nspectra names = {Grünland, Öl}\n".encode("cp1252"))
+    assert read_header(header).fields["spectra names"] == "Grünland, Öl"
+
+
 def test_header_cut_inside_a_list_is_damaged(tmp_path: Path) -> None:
     data = write(tmp_path, wavelength="{450, 550, 6")
     with pytest.raises(SceneError, match=r"wavelength.*brace"):

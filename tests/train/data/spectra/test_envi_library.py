@@ -45,6 +45,29 @@ def test_whole_numbers_of_the_other_byte_order_with_a_scale(tmp_path: Path) -> N
     assert contents.values[0].tolist() == [1000, 1500, 2000, 2500]
 
 
+def test_gains_and_offsets_are_applied(tmp_path: Path) -> None:
+    gain, offset = np.array([1e-4, 2e-4, 3e-4, 4e-4]), np.array([0.01, 0, 0.02, 0])
+    stored = np.round((reflectances() - offset) / gain).astype("<i2")
+    path = write_library(
+        tmp_path,
+        stored,
+        reflectance_scale_factor=None,
+        data_gain_values=braces(gain.tolist()),
+        data_offset_values=braces(offset.tolist()),
+    )
+    contents = read(path)
+    np.testing.assert_allclose(contents.values, reflectances(), atol=3e-4)
+    assert contents.scale == 1
+
+
+def test_bytes_beyond_the_library_are_told(tmp_path: Path) -> None:
+    path = write_library(tmp_path, byte_order=None)
+    path.write_bytes(path.read_bytes() + bytes(16))
+    order, surplus = read(path).notes
+    assert "taken as little endian" in order
+    assert "16 bytes more than its header promises" in surplus
+
+
 def test_micrometres(tmp_path: Path) -> None:
     path = write_library(
         tmp_path,

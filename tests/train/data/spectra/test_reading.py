@@ -143,6 +143,50 @@ def test_whole_numbers_are_codes(tmp_path: Path) -> None:
     assert read(table, scale=1.0).codes[:, 0].tolist() == [4, 4, 12, 12, 12]
 
 
+def test_codes_of_a_column_with_empty_cells(tmp_path: Path) -> None:
+    """As pandas writes whole numbers where one is missing: 2.0."""
+    table = write_table(tmp_path / "p.csv", ["10.0", "10.0", "2.0", "2.0", ""])
+    assert read(table, scale=1.0).codes[:, 0].tolist() == [10, 10, 2, 2]
+    named = {2: "grass", 10: "soil"}
+    assert read(table, scale=1.0, named=named).codes[:, 0].tolist() == [10, 10, 2, 2]
+    library = write_library(tmp_path, reflectances().astype("<f4") * 0.9)
+    # Its classes are texts, so that codes become texts, too.
+    assert read(library, table, scale=1.0).table.names == {
+        1: "10",
+        2: "2",
+        3: "grass",
+        4: "soil",
+    }
+    table = write_table(tmp_path / "p.csv", ["-1", "1", "2", "2", "2"])
+    with pytest.raises(SceneError, match="class runs from -1 to 2"):
+        read(table, scale=1.0)
+
+
+@pytest.mark.parametrize("empty", ["NA", "nan", "NULL"])
+def test_what_programs_write_for_nothing_is_no_class(
+    tmp_path: Path, empty: str
+) -> None:
+    table = write_table(tmp_path / "p.csv", ["soil", empty, "grass", "grass", empty])
+    found = read(table, scale=1.0)
+    assert found.table.names == {1: "grass", 2: "soil"}
+    assert "2 spectra have no class and are not used." in found.messages
+
+
+def test_fill_values_that_are_few_are_named(tmp_path: Path) -> None:
+    values = np.repeat(reflectances(), 50, axis=0) * np.linspace(0.8, 1.2, 250)[:, None]
+    stored = np.round(values * 1e4).astype("<i2")
+    stored[7, 2] = -9999
+    path = write_library(
+        tmp_path,
+        stored,
+        reflectance_scale_factor=10000,
+        spectra_names=braces([f"{'ab'[n % 2]} {n}" for n in range(250)]),
+    )
+    with pytest.raises(SceneError, match="fill value -9999 stands in the spectra b 7"):
+        read(path)
+    assert read(path, quantity="radiance").cube.size
+
+
 def test_fields_that_are_not_there(tmp_path: Path) -> None:
     table = write_table(tmp_path / "p.csv")
     with pytest.raises(SceneError, match=r"there is no 'kind'\. Fields: class"):
@@ -167,6 +211,20 @@ def test_objects_go_by_the_group_field(tmp_path: Path) -> None:
     assert one == three
     assert len({one, two, four, five}) == 4
     assert found.spectra.grouped
+
+
+@pytest.mark.parametrize("empty", ["NA", "nan", ""])
+def test_what_has_no_group_is_an_object_of_its_own(tmp_path: Path, empty: str) -> None:
+    path = tmp_path / "p.csv"
+    sites = ["1.0", "1.0", empty, empty, "2.0"]
+    rows = [
+        ",".join([kind, site, *map(str, row)])
+        for kind, site, row in zip("aabbb", sites, reflectances(), strict=True)
+    ]
+    path.write_text("\n".join(["class,site,450,550,650,750", *rows]))
+    objects = read(path, scale=1.0, group_field="site").spectra.objects.tolist()
+    assert objects[0] == objects[1]
+    assert len(set(objects)) == 4
 
 
 def fine_library(tmp_path: Path, step: float = 1.0) -> Path:

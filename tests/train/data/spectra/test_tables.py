@@ -48,6 +48,78 @@ def test_semicolons_and_decimal_commas(tmp_path: Path) -> None:
     assert contents.names == ["a, b", "c"]
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_decimal_commas_in_every_name(
+    tmp_path: Path, delimiter: str, quote: str
+) -> None:
+    """The first line then has as many commas as delimiters."""
+    head = ["class", "450,5", "550,5", "650,5"]
+    lines = [head, ["a", "0,1", "0,2", "0,3"], ["b", "0,4", "0,5", "0,6"]]
+    path = tmp_path / "p.csv"
+    path.write_text(
+        "\n".join(
+            delimiter.join(f"{quote}{cell}{quote}" for cell in line) for line in lines
+        )
+    )
+    contents = tables.read(str(path))
+    assert contents.axis.centres is not None
+    assert contents.axis.centres.tolist() == [450.5, 550.5, 650.5]
+    np.testing.assert_array_equal(contents.values, [[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\n\nclass;450;550\na;0,1;0,2\n",
+        "class,450,550,\na,0.1,0.2,\n",
+        "class,450,550\na,0.1,0.2,,\n",
+        "class,450,550,,\na,0.1,0.2\n",
+    ],
+)
+def test_empty_lines_and_columns_of_spreadsheets(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "p.csv"
+    path.write_text(text)
+    contents = tables.read(str(path))
+    np.testing.assert_array_equal(contents.values, [[0.1, 0.2]])
+    assert list(contents.columns) == ["class"]
+
+
+def test_columns_are_put_in_order_of_wavelength(tmp_path: Path) -> None:
+    """As texts are sorted, 1000 comes before 450."""
+    order = [3, 0, 1, 2]
+    centres = np.array([450.0, 550.0, 650.0, 1000.0])
+    path = write_table(
+        tmp_path / "p.csv",
+        centres=centres[order].tolist(),
+        values=reflectances()[:, order],
+    )
+    contents = tables.read(str(path))
+    assert contents.axis.centres is not None
+    assert contents.axis.centres.tolist() == centres.tolist()
+    np.testing.assert_array_equal(contents.values, reflectances())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["mean_450nm", "mean_550nm", "std_450nm", "std_550nm"],
+        ["450", "450.0", "550", "650"],
+    ],
+)
+def test_two_columns_of_one_wavelength(tmp_path: Path, names: list[object]) -> None:
+    path = write_table(tmp_path / "p.csv", centres=names)
+    with pytest.raises(SceneError, match="are of the same wavelength"):
+        tables.read(str(path))
+
+
+def test_an_index_of_two_bands_is_no_band(tmp_path: Path) -> None:
+    names = ["450 nm", "550 nm", "650 nm", "ratio 800nm 670nm"]
+    contents = tables.read(str(write_table(tmp_path / "p.csv", centres=names)))
+    assert contents.values.shape == (5, 3)
+    assert list(contents.columns) == ["class", "ratio 800nm 670nm"]
+
+
 def write_points(path: Path, columns: dict[str, Any]) -> Path:
     count = len(next(iter(columns.values())))
     points = shapely.to_wkb(shapely.points(np.arange(count), np.arange(count)))
@@ -117,6 +189,8 @@ def test_spectra_as_json_that_do_not_fit(
         (b"", "is empty"),
         (b"class,450,550\n", "holds no spectrum"),
         (b"class,450,550\na,1\n", "row 1 has 2 cells, the first line has 3"),
+        (b"sep=;\nclass;450;550\na;1;2\n", "name the columns in the first line"),
+        (b"450,soil_1\n550,0.2\n", "Give each spectrum a row"),
         (b"class,450,550\na,1,x\n", "column 550 of row 1 holds 'x'"),
         (b"class,450,450\na,1,2\n", "'450', are given more than once"),
         (b"class,grey\na,1\n", "has 0 columns with spectra"),

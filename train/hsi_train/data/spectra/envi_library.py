@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import local_file, open_binary, read_whole
+from hsi_runtime.scenes.envi import surplus_of
 from hsi_runtime.scenes.envi_files import header_beside
 from hsi_runtime.scenes.envi_header import (
     Header,
@@ -17,6 +18,7 @@ from hsi_runtime.scenes.envi_header import (
     is_header,
     layout_of,
     read_header,
+    units_of,
 )
 from hsi_runtime.scenes.scene import representable
 from hsi_runtime.scenes.wavelengths import choose, list_place
@@ -65,6 +67,12 @@ def read(path: str, label_field: str | None, group_field: str | None) -> Content
         raise SceneError(
             f"{header.path}: reflectance scale factor is {factor}, not above 0."
         )
+    scale = None if factor is None else 1 / factor
+    if header.text("data gain values") or header.text("data offset values"):
+        gain, offset = units_of(header, bands)
+        assert gain is not None
+        assert offset is not None
+        values, scale = values * gain + offset, 1.0
     names = _names(header, count)
     columns: Columns = {}
     if label_field is not None or group_field is not None:
@@ -78,7 +86,8 @@ def read(path: str, label_field: str | None, group_field: str | None) -> Content
         columns=columns,
         axis=choose(str(header.path), [list_place("", header.fields, bands)]),
         good=np.ones(bands, dtype=bool) if marks is None else marks != 0,
-        scale=None if factor is None else 1 / factor,
+        scale=scale,
+        notes=(*layout.notes, *surplus_of(data, layout)),
     )
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.matching import resample
+from hsi_runtime.matching.missing import FILLS
 from hsi_runtime.matching.units import REFLECTANCE, UNKNOWN
 from hsi_runtime.scenes.scene import SceneInfo
 from hsi_runtime.scenes.wavelengths import Spectrum
@@ -35,6 +36,7 @@ class Contents(NamedTuple):
         axis: Where the bands lie.
         good: False for bands that the file marks as bad, shape ``(band,)``.
         scale: Quantity = stored value * scale; None where the file does not state it.
+        notes: Sentences about the file that the user should read.
     """
 
     path: Path
@@ -44,6 +46,7 @@ class Contents(NamedTuple):
     axis: Spectrum
     good: NDArray[np.bool_]
     scale: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def checked(contents: Contents, scale: float | None, quantity: str) -> Library:
     stated = _scale(contents, scale)
     alive = np.isfinite(values).any(axis=0)
     good = contents.good & alive
-    notes = [*contents.axis.notes]
+    notes = [*contents.notes, *contents.axis.notes]
     if dead := int((contents.good & ~alive).sum()):
         notes.append(f"{path}: {dead} bands without any value are left out.")
     if not good.any():
@@ -105,6 +108,7 @@ def checked(contents: Contents, scale: float | None, quantity: str) -> Library:
     converted = np.where(good, values, 0.0) * stated
     if quantity in (UNKNOWN, REFLECTANCE):
         _check_reflectance(path, converted[:, good], stated)
+        _check_fills(contents, converted, good)
     count, bands = values.shape
     info = SceneInfo(
         path=path,
@@ -158,6 +162,26 @@ def _check_reflectance(path: Path, values: Values, scale: float) -> None:
             f"{path}: with a scale of {scale:g}, values from {low:.3g} to {high:.3g} "
             "are no reflectance. Correct the scale, declare a fill value (data ignore "
             "value), or name the quantity (--set data.quantity=radiance)."
+        )
+
+
+def _check_fills(
+    contents: Contents, converted: Values, good: NDArray[np.bool_]
+) -> None:
+    """Refuse fill values that are too few to move the percentiles.
+
+    Args:
+        contents: What the file holds.
+        converted: Reflectance, shape ``(spectrum, band)``.
+        good: Bands that are used, shape ``(band,)``.
+    """
+    outside = (converted < LEAST_REFLECTANCE) | (converted > MOST_REFLECTANCE)
+    fills = np.isin(contents.values, FILLS) & outside & good
+    spoiled = np.asarray(fills.any(axis=1))
+    if spoiled.any():
+        raise SceneError(
+            f"{contents.path}: the fill value {contents.values[fills][0]:g} stands in "
+            f"the spectra {listed(contents.names, spoiled)}. Remove these spectra."
         )
 
 

@@ -1,5 +1,6 @@
 """Reads the spectra of a training: one list of bands, their classes and objects."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -24,6 +25,9 @@ from hsi_train.data.vectors import codes_of, field_of
 from hsi_train.recipe import Data, expanded
 
 WORKBOOKS = (".xlsx", ".xls", ".ods")
+# What R, pandas and databases write where a field is empty.
+EMPTY = {"", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "<NA>"}
+WHOLE = re.compile(r"(-?[0-9]{1,9})(?:\.0*)?")  # of a column that had empty cells
 
 
 class Collected(NamedTuple):
@@ -127,14 +131,37 @@ def _classes(path: str, library: Library, source: Data) -> NDArray[Any]:
     if field is None and BY_NAME in library.columns:
         field = BY_NAME
     fields = [name for name in library.columns if name != source.group_field]
-    return library.columns[field_of(path, fields, field)]
+    column = library.columns[field_of(path, fields, field)]
+    if column.dtype.kind in "iu":
+        return column
+    texts = [_text(value) for value in column]
+    matches = [WHOLE.fullmatch(text or "0") for text in texts]
+    numbers = [int(match[1]) for match in matches if match]
+    if len(numbers) == len(texts) and (column.dtype.kind == "f" or min(numbers) < 0):
+        return np.array(numbers)
+    if len(numbers) == len(texts):
+        texts = [str(n) if t else "" for n, t in zip(numbers, texts, strict=True)]
+    return column if column.dtype.kind == "f" else np.array(texts, dtype=object)
+
+
+def _text(value: Any) -> str:
+    """Return a field as text, which is empty where nothing is given."""
+    text = "" if value is None else str(value).strip()
+    return "" if text in EMPTY else text
 
 
 def _joined(columns: list[NDArray[Any]]) -> NDArray[Any]:
     """Join the classes of all files: as texts, if those of one are texts."""
     if all(column.dtype.kind in "iuf" for column in columns):
         return np.concatenate(columns)
-    return np.concatenate([column.astype(object) for column in columns])
+    return np.concatenate([_as_texts(column) for column in columns])
+
+
+def _as_texts(column: NDArray[Any]) -> NDArray[np.object_]:
+    """Return codes as texts, and 0 as none."""
+    if column.dtype.kind not in "iuf":
+        return column
+    return np.array([str(code) if code else "" for code in column], dtype=object)
 
 
 def _objects(
@@ -151,10 +178,7 @@ def _objects(
                 f"{path} has no field {group_field!r} for --group-field. Fields: "
                 f"{', '.join(library.columns) or 'none'}."
             )
-        groups += [
-            "" if value is None else str(value).strip()
-            for value in library.columns[group_field]
-        ]
+        groups += [_text(value) for value in library.columns[group_field]]
     # What belongs to no group is an object of its own.
     groups = [name or f"\0{index}" for index, name in enumerate(groups)]
     return np.unique(np.array(groups), return_inverse=True)[1].ravel()

@@ -17,12 +17,18 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import local_file, read_whole
-from hsi_runtime.scenes.wavelengths import NAMED, UNITS_NM, Place, choose
+from hsi_runtime.scenes.wavelengths import (
+    NAMED,
+    UNITS_NM,
+    Place,
+    Wavelengths,
+    choose,
+)
 from hsi_train.data.formats.vector_files import kind_of, read_features
 from hsi_train.data.spectra.library import Columns, Contents, Values, listed
 
 MOST_BYTES = 2**30
-DELIMITERS = ",;\t"
+DELIMITERS = "\t;,"  # a comma last: it may be the decimal point
 EMPTY = {"", "na", "nan", "null", "none"}
 # A number and perhaps a unit; R puts an X before what would begin with a digit.
 WAVELENGTH = re.compile(r"(?:x|nm|wl)?[ _]?(\d{1,6}(?:\.\d{1,9})?) ?([a-zµμåÅ]*)", re.I)
@@ -56,14 +62,38 @@ def read(path: str) -> Contents:
         fields.pop(field, None)
         values, places, marks = _profiles(f"{path}: {field}", columns[field], names)
     centres, units = (list(column) for column in zip(*places, strict=True))
+    axis = choose(path, [Place("", centres, [""] * len(centres), units)])
+    if len(bands) > 1 and axis.centres is not None:
+        # Columns may have any order; neighbours in a spectrum are neighbours in it.
+        order = np.argsort(axis.centres, kind="stable")
+        _check_different(path, [list(bands)[k] for k in order], axis.centres[order])
+        axis = axis._replace(centres=axis.centres[order])
+        values = values[:, order]
     return Contents(
         path=Path(path),
         values=values,
         names=names,
         columns=fields,
-        axis=choose(path, [Place("", centres, [""] * len(centres), units)]),
+        axis=axis,
         good=marks,
     )
+
+
+def _check_different(path: str, names: list[str], centres: Wavelengths) -> None:
+    """Refuse two columns of one wavelength, such as a mean and a deviation.
+
+    Args:
+        path: The file.
+        names: Names of the columns, in order of wavelength.
+        centres: Their wavelengths, nm.
+    """
+    same = np.flatnonzero(np.diff(centres) == 0)
+    if len(same):
+        one, other = names[same[0]], names[same[0] + 1]
+        raise SceneError(
+            f"{path}: columns {one!r} and {other!r} are of the same wavelength. Keep "
+            "one column for each band."
+        )
 
 
 def read_columns(path: str) -> Columns:
@@ -83,7 +113,7 @@ def _csv_columns(path: str) -> Columns:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise SceneError(f"{path} is not UTF-8. Save it as CSV UTF-8.") from None
-    first = text.partition("\n")[0]
+    first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(DELIMITERS, key=first.count)
     try:
         lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -92,6 +122,11 @@ def _csv_columns(path: str) -> Columns:
         raise SceneError(f"{path} is no CSV file: {error}.") from None
     if not rows:
         raise SceneError(f"{path} is empty.")
+    # Spreadsheets end lines with delimiters.
+    width = max(
+        n for row in rows for n, cell in enumerate(row, start=1) if cell.strip()
+    )
+    rows = [row[:width] for row in rows]
     head = [cell.strip() for cell in rows[0]]
     if delimiter != ",":  # where a comma is the decimal point
         head = [re.sub(r"(?<=\d),(?=\d)", ".", cell) for cell in head]
@@ -105,7 +140,7 @@ def _csv_columns(path: str) -> Columns:
         if len(row) != len(head):
             raise SceneError(
                 f"{path}: row {number} has {len(row)} cells, the first line has "
-                f"{len(head)}. Correct the row."
+                f"{len(head)}. Correct the row, or name the columns in the first line."
             )
     cells = np.empty((len(rows) - 1, len(head)), dtype=object)
     for number, row in enumerate(rows[1:]):
@@ -125,8 +160,8 @@ def _wavelength(name: str) -> tuple[str, str] | None:
     match = WAVELENGTH.fullmatch(name.strip())
     if match and (not match[2] or match[2].lower() in UNITS_NM):
         return match[1], match[2]
-    named = NAMED.search(name)
-    return None if named is None else (named[1], named[2])
+    named = NAMED.findall(name)  # two are of an index, such as a ratio
+    return named[0] if len(named) == 1 else None
 
 
 def _names(fields: Columns, count: int) -> list[str]:
@@ -171,13 +206,13 @@ def _profile_field(path: str, columns: Columns) -> str:
     found = [
         name
         for name, column in columns.items()
-        if isinstance(column[0], str) and column[0].lstrip().startswith("{")
+        if any(isinstance(cell, str) and cell.lstrip()[:1] == "{" for cell in column)
     ]
     if len(found) != 1:
         raise SceneError(
             f"{path} has {len(found)} columns with spectra, and no two columns that "
-            "are named by a wavelength. Name each band's column by its wavelength, "
-            "such as 550.0 or 0.55 um."
+            "are named by a wavelength. Give each spectrum a row, and name each band's "
+            "column by its wavelength, such as 550.0 or 0.55 um."
         )
     return found[0]
 
