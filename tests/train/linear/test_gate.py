@@ -35,6 +35,15 @@ def test_rare_classes_must_not_lose() -> None:
     assert choose_gate(path, network, classes).factor == 0
 
 
+def test_being_less_sure_is_no_merit_where_the_map_is_worse() -> None:
+    path = 10 * scores(CLASSES, 0.8, 0)  # too sure: each wrong pixel costs thirty
+    doubtful = scores(CLASSES, 0.7, 1)
+    factor = choose_gate(path, doubtful - path, CLASSES).factor
+    joined = path + factor * (doubtful - path)
+    assert 0 < factor < 1
+    np.testing.assert_array_equal(joined.argmax(axis=1), path.argmax(axis=1))
+
+
 def test_few_held_out_pixels_tell_nothing() -> None:
     classes = CLASSES[:90]
     path, network = scores(classes, 0.5, 0), scores(classes, 1.0, 1)

@@ -33,10 +33,12 @@ def choose_gate(
 
     The loss is the mean of two cross-entropies, over the pixels and over the classes:
     common and rare classes both count. The network has to show that it helps: a factor
-    counts only if the first falls by more than its standard error and the second does
-    not rise, and only where enough pixels are held out of which the path has enough
-    wrong. Accuracies have no say: of rare classes few pixels are held out, and theirs
-    jump by tenths.
+    counts only if the first falls by more than its standard error, the second does not
+    rise, and the pixels that are right do not become fewer by more than two of theirs:
+    of a path that is too sure, scores that are only less sure lower the losses, and the
+    map may be worse. It counts only where enough pixels are held out of which the path
+    has enough wrong. Accuracies have no other say: of rare classes few pixels are held
+    out, and theirs jump by tenths.
 
     Args:
         path: Scores of the linear path, shape ``(pixel, class)``.
@@ -46,8 +48,8 @@ def choose_gate(
     pixels = {f: _losses(path + f * network, classes) for f in GATES}
     loss = {f: balanced_loss(values, classes) for f, values in pixels.items()}
     learned = min(loss[factor] for factor in GATES[1:])
-    wrong = int((path.argmax(axis=1) != classes).sum())
-    if len(classes) < MIN_PIXELS or wrong < MIN_ERRORS:
+    wrong = {f: _wrong(path + f * network, classes) for f in GATES}
+    if len(classes) < MIN_PIXELS or wrong[0.0].sum() < MIN_ERRORS:
         return Gate(0.0, learned)
     by_class = {f: _of_classes(values, classes) for f, values in pixels.items()}
     allowed = [
@@ -55,6 +57,7 @@ def choose_gate(
         for factor in GATES[1:]
         if _clearly_less(pixels[factor], pixels[0.0])
         and by_class[factor] <= by_class[0.0]
+        and not _clearly_less(wrong[0.0], wrong[factor], errors=2)
     ]
     return Gate(min(allowed, key=loss.__getitem__, default=0.0), learned)
 
@@ -87,7 +90,17 @@ def _losses(
     return losses
 
 
-def _clearly_less(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
-    """Return True if a loss is less than another by more than the standard error."""
+def _wrong(
+    scores: NDArray[np.floating], classes: NDArray[np.integer]
+) -> NDArray[np.float64]:
+    """Return 1 for each pixel whose greatest score is another class's, else 0."""
+    wrong: NDArray[np.bool_] = scores.argmax(axis=1) != classes
+    return wrong.astype(np.float64)
+
+
+def _clearly_less(
+    one: NDArray[np.float64], other: NDArray[np.float64], errors: float = 1
+) -> bool:
+    """Return True if a mean is less than another by more than its standard errors."""
     gain = other - one
-    return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+    return bool(gain.mean() > errors * gain.std() / np.sqrt(len(gain)))

@@ -159,8 +159,13 @@ class Involution(nn.Module):
         if channels % PLANES:
             x = F.pad(x, (0, 0, 0, 0, 0, PLANES * groups - channels))
         planes = torch.unflatten(x, 1, (PLANES, groups))  # (batch, plane, group, ...)
-        apply: Any = _Involve.apply if self.training else involve
-        filtered: Tensor = apply(planes, kernels)
+        if self.training:
+            # CPUs are fast with matrices of half precision, and slow with its values.
+            wide = torch.promote_types(kernels.dtype, torch.float32)
+            apply: Any = _Involve.apply
+            filtered: Tensor = apply(planes.to(wide), kernels.to(wide)).to(x.dtype)
+        else:
+            filtered = involve(planes, kernels)
         return filtered.flatten(1, 2)[:, :channels]
 
 
@@ -209,7 +214,9 @@ class _Involve(torch.autograd.Function):
             for offset, part in enumerate(_shifted(of_planes)):
                 part.addcmul_(gradient, kernels[:, offset : offset + 1])
         for offset, part in enumerate(_shifted(planes)):
-            of_kernels[:, offset] = (gradient * part).sum(dim=1)
+            total = torch.mul(gradient[:, 0], part[:, 0], out=of_kernels[:, offset])
+            for plane in range(1, PLANES):
+                total.addcmul_(gradient[:, plane], part[:, plane])
         return of_planes, of_kernels
 
 
