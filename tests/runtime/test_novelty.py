@@ -83,6 +83,31 @@ def test_every_run_tells_how_far_the_scene_is(
     assert "The mean spectrum is" in caplog.text
 
 
+def test_the_middle_of_a_scene_does_not_stand_for_all_of_it(
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Callable[..., Path],
+) -> None:
+    """The lake in the middle is a part of the scene, and so is what lies beside it."""
+    values = np.tile(cube, (1, 3, 3))
+    rows, cols = values.shape[1:]
+    lake = np.s_[:, rows // 3 : rows * 2 // 3, cols // 3 : cols * 2 // 3]
+    share = 1 / 9
+    whole = write_scene_tiff(tmp_path / "whole.tif", values)
+    seen = run(Request(whole, tmp_path / "w.tif"), model)["training_distance"]
+    assert seen["largest_shift"] < 0.1  # training saw just these spectra
+    values[lake] = 60_000
+    flooded = write_scene_tiff(tmp_path / "flooded.tif", values)
+    seen = run(Request(flooded, tmp_path / "f.tif"), model)["training_distance"]
+    assert seen["unlike"] == pytest.approx(share, abs=0.05)
+    values[lake] = 0
+    masked = write_scene_tiff(tmp_path / "masked.tif", values, nodata=0)
+    seen = run(Request(masked, tmp_path / "m.tif"), model)["training_distance"]
+    assert seen["pixels"] > 250
+    assert seen["largest_shift"] < 0.1
+
+
 def test_a_scene_of_another_light_is_told_and_fitted(
     model: ModelFile,
     tmp_path: Path,

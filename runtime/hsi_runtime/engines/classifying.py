@@ -22,7 +22,7 @@ from hsi_runtime.walk.windows import even_parts, largest_part
 Interval = tuple[int, int]
 Spectra = NDArray[np.float32]
 MOST_COMPARED = 512  # squares of a scene; of fewer, about as many pixels
-LEAST_SIDE = 4  # px
+LEAST_LINES = 4
 
 
 class Square(NamedTuple):
@@ -50,18 +50,18 @@ class Compared(NamedTuple):
 
     Attributes:
         every: Of so many squares, one is looked at.
-        side: Side of the patch in its middle, px.
+        lines: Rows, and columns, of the grid of its pixels that are compared.
     """
 
     every: int
-    side: int
+    lines: int
 
     @classmethod
     def of(cls, squares: int) -> Self:
         """Take enough spectra of a scene of so many squares, in next to no time."""
         return cls(
             every=-(-squares // MOST_COMPARED),
-            side=max(LEAST_SIDE, math.ceil(math.sqrt(MOST_COMPARED / squares))),
+            lines=max(LEAST_LINES, math.ceil(math.sqrt(MOST_COMPARED / squares))),
         )
 
 
@@ -104,13 +104,13 @@ class Classifier:
             compared = self.compared
             if compared is None or (strip.number + number) % compared.every:
                 return self._square(strip, *place)
-            return self._square(strip, *place, compared.side)
+            return self._square(strip, *place, compared.lines)
 
         for _, square in map_ahead(classify, enumerate(places), self.at_once):
             yield square
 
     def _square(
-        self, strip: Strip, rows: Interval, cols: Interval, side: int = 0
+        self, strip: Strip, rows: Interval, cols: Interval, lines: int = 0
     ) -> Square:
         window = self._window(strip.rows, rows), self._window(strip.cols, cols)
         cube, known = strip.cut(*window)
@@ -134,7 +134,7 @@ class Classifier:
         if NOVELTY in self.outputs and self.novelty is not None:
             outputs[NOVELTY] = self.novelty.map(values, halo)[None]
         outputs = {name: answer[:, *own] for name, answer in outputs.items()}
-        compared = self._compared(values, valid, own, side) if side else None
+        compared = self._compared(values, valid, own, lines) if lines else None
         return Square(rows[0], cols[0], outputs, valid, compared)
 
     def _compared(
@@ -142,35 +142,33 @@ class Classifier:
         values: Spectra,
         valid: NDArray[np.bool_],
         own: tuple[slice, ...],
-        side: int,
+        lines: int,
     ) -> tuple[Spectra, NDArray[np.float32] | None]:
-        """Take the spectra in the middle of a square, and their novelty.
+        """Take spectra all over a square, and their novelty.
+
+        Neighbours would all be of one field, and tell nothing of the scene.
 
         Args:
             values: The window, model's stored units, shape ``(band, row, col)``.
             valid: Pixels of the square with data, shape ``(row, col)``.
             own: Rows and columns of the square among the window's outputs.
-            side: Side of the patch to take, px.
+            lines: Rows, and columns, to take pixels from.
         """
-        halo = self.document.halo
-        middle = [
-            slice(first, first + side)
-            for first in (max(size - side, 0) // 2 for size in valid.shape)
-        ]
-        first = [
-            whole.start + part.start for whole, part in zip(own, middle, strict=True)
-        ]
-        measured = valid[*middle]
-        rows, cols = measured.shape
-        window = values[
-            :,
-            first[0] : first[0] + rows + 2 * halo,
-            first[1] : first[1] + cols + 2 * halo,
-        ]
-        spectra = window[:, halo : halo + rows, halo : halo + cols][:, measured].T
+        grid = np.ix_(*(spread(size, lines) for size in valid.shape))
+        places = np.nonzero(valid[grid])
+        rows, cols = (
+            line.ravel()[place] + part.start + self.document.halo
+            for line, place, part in zip(grid, places, own, strict=True)
+        )
+        spectra = values[:, rows, cols].T
         if self.novelty is None:
             return spectra, None
-        return spectra, self.novelty.map(window, halo)[measured]
+        reach = self.novelty.side // 2
+        total = np.zeros_like(spectra)
+        with np.errstate(over="ignore", invalid="ignore"):
+            for down, right in product(range(-reach, reach + 1), repeat=2):
+                total += values[:, rows + down, cols + right].T
+        return spectra, self.novelty.of_spectra(total / self.novelty.side**2)
 
     def _window(self, interval: Interval, part: Interval) -> Interval:
         """Return the rows or columns to compute for a part of a strip."""
@@ -206,3 +204,9 @@ def predict_in_parts(
         name: np.concatenate([part[name] for part in parts], axis=axis)
         for name in outputs
     }
+
+
+def spread(size: int, count: int) -> NDArray[np.intp]:
+    """Return so many of the numbers below a size, evenly spread; all of fewer."""
+    count = min(size, count)
+    return (2 * np.arange(count) + 1) * size // (2 * count)

@@ -114,7 +114,9 @@ class Novelty:
         Returns:
             In units of the scatter of that class, shape ``(pixel,)``.
         """
-        return self._distance(spectra.astype(np.float32) @ self.projection.T)
+        with np.errstate(over="ignore", invalid="ignore"):
+            projected = spectra.astype(np.float32) @ self.projection.T
+        return self._distance(projected)
 
     def _ranked(self, distances: Floats) -> Floats:
         steps = np.linspace(0, 1, len(self.distances))

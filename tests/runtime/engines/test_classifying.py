@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from hsi_runtime.engines.backend import Backend, InTurns
+from hsi_runtime.engines.classifying import spread
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.model.model_file import PROBABILITIES, ModelFile
 from hsi_runtime.pipeline import run
@@ -59,3 +62,15 @@ def test_squares_of_a_piece_are_computed_in_windows_of_one_size(
         assert own[0] <= computed[0] <= own[0] + 1
         assert computed[1] == 11
     assert maps[0] == maps[1]
+
+
+@given(st.integers(1, 900), st.integers(1, 40))
+def test_numbers_are_spread_over_all(size: int, count: int) -> None:
+    found = spread(size, count)
+    assert len(found) == len(set(found.tolist())) == min(size, count)
+    ends = np.array([-1, *found, size])
+    gaps = np.diff(ends)
+    assert found.min() >= 0
+    assert found.max() < size
+    assert gaps[1:-1].max(initial=0) <= -(-size // len(found))
+    assert max(gaps[0], gaps[-1]) <= size / (2 * len(found)) + 1
