@@ -16,7 +16,7 @@ from hsi_runtime.engines.backend import Backend
 from hsi_runtime.engines.opening import open_backend
 from hsi_runtime.errors import DeviceLostError, VerificationError
 from hsi_runtime.matching import novelty
-from hsi_runtime.matching.novelty import Comparison
+from hsi_runtime.matching.novelty import Comparison, Sums
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.output import names, qgis_style, stac
 from hsi_runtime.output.journal import Journal, Piece
@@ -105,6 +105,9 @@ class Precomputed(Protocol):
             HsiError: They do not suffice.
         """
 
+    def compared(self) -> list[Sums]:
+        """Return how some pixels of these pieces compare with training."""
+
     def check_unchanged(self, job: Job) -> None:
         """Compare what was read with what is there now.
 
@@ -155,6 +158,9 @@ def run(
                 precomputed.fill(job, journal)
             with _telling_what_is_kept(journal, job.plan):
                 compared = compute(job, scene, journal, watch, progress)
+            if precomputed and compared:
+                for sums in precomputed.compared():
+                    compared.include(sums)
             counts = total_counts(job, journal)
             check = precomputed.check_unchanged if precomputed else check_unchanged
             check(job)
@@ -162,20 +168,20 @@ def run(
                 counts = on_output_grid(job, journal, counts)
                 publish_outputs(job, journal, counts, job.tags(content.result()))
             journal.remove()
-    seen = None if compared is None else compared.report()
-    if seen is not None:
-        _tell(seen, request)
     return {
         **result(job, counts, resumed, watch, scene.decoded_bytes),
-        "training_distance": seen,
+        "training_distance": distance(compared, request),
     }
 
 
-def _tell(seen: dict[str, Any], request: Request) -> None:
-    """Log how far the scene is from training."""
-    sentence, far = novelty.describe(seen)
-    level = logging.WARNING if far else logging.INFO
-    log.log(level, f"{request.scene.name}: {sentence}")
+def distance(compared: Comparison | None, request: Request) -> dict[str, Any] | None:
+    """Return how far the scene is from training, as JSON has it, and log it."""
+    seen = None if compared is None else compared.report()
+    if seen is not None:
+        sentence, far = novelty.describe(seen)
+        level = logging.WARNING if far else logging.INFO
+        log.log(level, f"{request.scene.name}: {sentence}")
+    return seen
 
 
 def compute(

@@ -18,7 +18,7 @@ from hsi_runtime.camera.calibration import (
     calibration_of,
 )
 from hsi_runtime.engines.backend import Backend
-from hsi_runtime.engines.classifying import Classifier
+from hsi_runtime.engines.classifying import Classifier, Compared
 from hsi_runtime.engines.opening import best_tile, open_backend
 from hsi_runtime.errors import SceneError
 from hsi_runtime.follow.blocks import Block, Blocks
@@ -32,7 +32,7 @@ from hsi_runtime.follow.sources.opening import open_source
 from hsi_runtime.follow.sources.source import LineSource
 from hsi_runtime.follow.sources.stream import Stream
 from hsi_runtime.follow_options.options import Following
-from hsi_runtime.matching.novelty import Novelty
+from hsi_runtime.matching.novelty import Comparison, Novelty
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.output.journal_folder import folder_of, was_publishing
 from hsi_runtime.output.layers import Canvas, layers
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STATES = "classes.states.jsonl"
+COMPARED = Compared(every=4, lines=4)  # so few that no block waits for it
 
 
 @dataclass
@@ -139,6 +140,9 @@ def follow(
             events=events,
             alerts=alerts,
             progress=progress,
+            comparison=None
+            if document.training is None
+            else Comparison(document.training),
         )
         return flight.run(stop)
 
@@ -186,6 +190,7 @@ class Flight:
         events: Where to tell of blocks.
         alerts: Classes of interest.
         progress: Called with classified and all pixels that are there.
+        comparison: Of some of the lines with training, if the model can tell.
         tally: What the flight was like.
     """
 
@@ -200,6 +205,7 @@ class Flight:
     events: Events
     alerts: Alerts
     progress: Progress
+    comparison: Comparison | None
     tally: Tally = field(default_factory=Tally)
 
     def run(self, stop: threading.Event) -> dict[str, Any]:
@@ -239,6 +245,7 @@ class Flight:
                 matched=self.matched,
                 exact=exact,
                 sha256=sha256,
+                comparison=self.comparison,
             )
             forget_other_end(request.output, landed.scene.info.rows)
             with _said_once():
@@ -304,6 +311,7 @@ class Flight:
             at_once=self.pace.at_once,
             outputs=sorted({layer.source for layer in live.layers}),
             novelty=Novelty.of_model(document),
+            compared=None if self.comparison is None else COMPARED,
         )
         look = self._quick_look(live)
         with ReadAhead(blocks.after(live.rows)) as ahead, WriteBehind() as behind:
@@ -314,6 +322,8 @@ class Flight:
                     started = time.monotonic()
                     classify = replace(classifier, tile=self.pace.side(rows))
                     for square in classify.squares(block.strip):
+                        if self.comparison and square.compared:
+                            self.comparison.add(*square.compared)
                         if square.outputs is not None:
                             canvas.paint(
                                 square.row - block.rows[0],

@@ -8,6 +8,7 @@ import numpy as np
 
 from hsi_runtime.follow.live.live_map import LiveBlock, LiveMap
 from hsi_runtime.follow.sources.source import LineSource
+from hsi_runtime.matching.novelty import Comparison, Sums
 from hsi_runtime.output.journal import Journal
 from hsi_runtime.output.journal_folder import (
     PLAN,
@@ -33,6 +34,7 @@ class Landed:
         matched: How the scene was matched while it was followed.
         exact: False if the live map may differ from a batch run's.
         sha256: Hash of the lines.
+        comparison: Of some of the lines that were classified with training.
     """
 
     scene: Scene
@@ -41,10 +43,15 @@ class Landed:
     matched: MatchedScene
     exact: bool
     sha256: str
+    comparison: Comparison | None
 
     def content(self, info: SceneInfo) -> ContentHash:
         """Return the hash of the scene's content; that of the lines is ready."""
         return ContentHash(info, {info.path: self.sha256})
+
+    def compared(self) -> list[Sums]:
+        """Return how some pixels of the lines compare with training."""
+        return [] if self.comparison is None else [self.comparison.sums()]
 
     def check_unchanged(self, job: Job) -> None:
         """Compare some of the lines that were read with what is there now."""

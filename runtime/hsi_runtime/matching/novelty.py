@@ -7,9 +7,10 @@ and in units of the scatter of that class. Its novelty is the share of training 
 that were nearer when they were left out: 0.99 is as far as one in a hundred of them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -136,19 +137,33 @@ class Novelty:
         return nearest
 
 
-@dataclass
+class Sums(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a comparison of some pixels leaves, to be added up.
+
+    Attributes:
+        pixels: Pixels that were compared.
+        total: Sum of their spectra, model's stored units, ``(band,)``.
+        measured: Pixels whose novelty the document can tell.
+        unlike: Those of them whose novelty is at least `UNLIKE`.
+    """
+
+    pixels: int
+    total: list[float]
+    measured: int
+    unlike: int
+
+
 class Comparison:
     """Compares a scene with the training scenes while it is classified.
 
-    Attributes:
+    Args:
         training: What training saw.
-        pixels: Pixels that were compared.
     """
 
-    training: Training
-    pixels: int = 0
-    _total: NDArray[np.float64] | float = 0.0
-    _novelty: list[Floats] = field(default_factory=list)
+    def __init__(self, training: Training) -> None:
+        self._training = training
+        self._total = np.zeros(len(training.mean))
+        self._pixels = self._measured = self._unlike = 0
 
     def add(self, spectra: Floats, novelty: Floats | None) -> None:
         """Add some pixels.
@@ -157,10 +172,29 @@ class Comparison:
             spectra: Model's stored units, shape ``(pixel, band)``.
             novelty: Their novelty, ``(pixel,)``, where the document can tell it.
         """
-        self.pixels += len(spectra)
-        self._total = self._total + spectra.sum(axis=0, dtype=np.float64)
+        self._pixels += len(spectra)
+        self._total += spectra.sum(axis=0, dtype=np.float64)
         if novelty is not None:
-            self._novelty.append(novelty)
+            self._measured += len(novelty)
+            self._unlike += int((novelty >= UNLIKE).sum())
+
+    def sums(self) -> Sums:
+        """Return what `include` adds to another comparison."""
+        return Sums(
+            pixels=self._pixels,
+            total=self._total.tolist(),
+            measured=self._measured,
+            unlike=self._unlike,
+        )
+
+    def include(self, sums: Sums) -> None:
+        """Add the pixels of another comparison; those of other bands are no such."""
+        if len(sums.total) != len(self._total):
+            return
+        self._pixels += sums.pixels
+        self._total += np.array(sums.total)
+        self._measured += sums.measured
+        self._unlike += sums.unlike
 
     def report(self) -> dict[str, Any] | None:
         """Tell how far the scene is from training; None if no pixel was compared.
@@ -169,17 +203,15 @@ class Comparison:
         training scene: the median over the bands, and the largest. ``unlike`` is the
         share of the spectra whose novelty is at least `UNLIKE`, or None.
         """
-        if not self.pixels:
+        if not self._pixels:
             return None
-        deviation = np.array(self.training.deviation)
-        mean = self._total / self.pixels
-        shift = np.abs(mean - np.array(self.training.mean))
+        deviation = np.array(self._training.deviation)
+        mean = self._total / self._pixels
+        shift = np.abs(mean - np.array(self._training.mean))
         shift = shift[deviation > 0] / deviation[deviation > 0]
-        unlike = None
-        if self._novelty:
-            unlike = float((np.concatenate(self._novelty) >= UNLIKE).mean())
+        unlike = self._unlike / self._measured if self._measured else None
         return {
-            "pixels": self.pixels,
+            "pixels": self._pixels,
             "median_shift": float(np.median(shift)) if len(shift) else 0.0,
             "largest_shift": float(shift.max(initial=0)),
             "unlike": unlike,

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from hsi_runtime import files
+from hsi_runtime.matching.novelty import Sums
 
 
 class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,6 +24,7 @@ class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         done: False while it is at work, and for ever if it died.
         seconds: How long it took.
         pixels: Pixels that it computed.
+        compared: Comparison of some of them with training, where the model can tell.
     """
 
     part: tuple[int, int]
@@ -31,6 +33,7 @@ class Attempt(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     done: bool = False
     seconds: float = 0.0
     pixels: int = 0
+    compared: Sums | None = None
 
 
 class Record:
@@ -52,14 +55,23 @@ class Record:
         started = self._path.stat().st_mtime
         self._attempt = msgspec.structs.replace(self._attempt, started=started)
 
-    def finish(self, seconds: float, pixels: int) -> None:
+    def finish(self, seconds: float, pixels: int, compared: Sums | None) -> None:
         """Note that the part is finished.
+
+        Args:
+            seconds: How long it took.
+            pixels: Pixels that it computed.
+            compared: Comparison of some of them with training.
 
         Raises:
             OSError: It cannot be written.
         """
         self._attempt = msgspec.structs.replace(
-            self._attempt, done=True, seconds=seconds, pixels=pixels
+            self._attempt,
+            done=True,
+            seconds=seconds,
+            pixels=pixels,
+            compared=compared,
         )
         self._write()
 
@@ -105,7 +117,11 @@ def accounts(attempts: Iterable[Attempt]) -> list[dict[str, Any]]:
                 "pixels": last.pixels,
                 "pixels_per_second": rate,
                 "tries": [
-                    {k: v for k, v in msgspec.to_builtins(one).items() if k != "part"}
+                    {
+                        key: value
+                        for key, value in msgspec.to_builtins(one).items()
+                        if key not in ("part", "compared")
+                    }
                     for one in sorted(tries, key=lambda attempt: attempt.started)
                 ],
             }

@@ -142,15 +142,16 @@ def compute_part(
         resumed = set(results.pieces)
         every = range(sum(1 for _ in job.plan.pieces()))
         others = set(every) - own
+        compared = None
         if own - resumed:
-            pipeline.compute(job, scene, results, watch, progress, others)
+            compared = pipeline.compute(job, scene, results, watch, progress, others)
         folder.sync(own - resumed)
         pipeline.check_unchanged(job)
         # Another part may have begun at the same moment, and have written its plan.
         folder.compare(folder.plan(), terms)
     pixels = _pixels(results, own - resumed)
     with folder.explaining():
-        record.finish(watch.total, pixels)
+        record.finish(watch.total, pixels, compared.sums() if compared else None)
     index, count = request.part
     return {
         "scene": str(request.scene),
@@ -171,6 +172,7 @@ def compute_part(
         "pixels_per_second": pixels / watch.total,
         "peak_memory_bytes": machine.peak_bytes(),
         "decoded_bytes": scene.decoded_bytes,
+        "training_distance": pipeline.distance(compared, request),
     }
 
 

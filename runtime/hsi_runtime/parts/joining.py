@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from hsi_runtime import batch, pipeline
 from hsi_runtime.engines.backend import Backend
 from hsi_runtime.errors import HsiError, OutputError, VerificationError
+from hsi_runtime.matching.novelty import Sums
 from hsi_runtime.model.model_file import PROBABILITIES, ModelFile
 from hsi_runtime.output.journal import Journal
 from hsi_runtime.output.journal_folder import was_publishing
@@ -91,6 +92,11 @@ class FinishedParts:
         if self.early and self.early.before == fingerprint.of_scene(info):
             return self.early.content
         return ContentHash(info)
+
+    def compared(self) -> list[Sums]:
+        """Return how some pixels of the parts compare with training."""
+        sums = [attempt.compared for attempt in attempts.read(self.folder.path)]
+        return [one for one in sums if one is not None]
 
     def check_unchanged(self, job: Job) -> None:
         """Compare the scene's files with what they were before the join."""

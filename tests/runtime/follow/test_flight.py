@@ -16,6 +16,7 @@ from hsi_runtime.errors import OptionError, OutputError, SceneError
 from hsi_runtime.follow import flight
 from hsi_runtime.follow_options.options import Alert, Following
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
+from hsi_runtime.model.training import Training
 from hsi_runtime.request import Options
 from hsi_runtime.walk.windows import Window
 
@@ -45,6 +46,25 @@ def test_ends_in_the_bytes_of_a_batch_run(
     assert result["resumed_windows"] == 0
     assert result["seconds"]["infer"] == 0  # nothing was computed twice
     assert_as_batch(**options)
+
+
+def test_a_flight_tells_how_far_it_was_from_training(
+    tmp_path: Path,
+    document: ModelDocument,
+    write_model: Callable[..., Path],
+) -> None:
+    """Of the lines that were classified in flight; nothing was left to compute."""
+    training = Training(mean=[4000.0] * 4, deviation=[2000.0] * 4, known=None)
+    known = msgspec.structs.replace(document, training=training)
+    path = write_model(tmp_path / "known.onnx", known)
+    Camera(tmp_path, tall_cube(ROWS)).finish()
+    scene = tmp_path / "flight.bil"
+    plain = classify(scene, path, tmp_path / "plain.tif")["training_distance"]
+    result = classify(scene, path, tmp_path / "l.tif", follow=Following(idle_s=1.0))
+    assert result["seconds"]["infer"] == 0
+    flown = result["training_distance"]
+    assert flown["pixels"] >= 16
+    assert flown["median_shift"] == pytest.approx(plain["median_shift"], abs=0.3)
 
 
 def test_every_line_is_told_once_and_in_order(

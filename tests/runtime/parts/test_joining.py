@@ -36,6 +36,25 @@ def assert_nothing_published(parts: Path) -> None:
     assert [path.name for path in parts.parent.iterdir()] == [parts.name]
 
 
+def test_a_join_tells_how_far_the_scene_is_from_training(
+    mosaic: Mosaic, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one run does: the same pixels are compared, each by who computes it."""
+    plain = mosaic.plain("one")["training_distance"]
+    caplog.set_level("INFO")
+    caplog.clear()
+    told = [mosaic.part("far", n, 3)["training_distance"] for n in range(3)]
+    assert sum(one["pixels"] for one in told) == plain["pixels"]
+    assert caplog.text.count("The mean spectrum is") == 3
+    again = mosaic.part("far", 1, 3)  # all of it is there
+    assert again["training_distance"] is None
+    caplog.clear()
+    joined = mosaic.join("far")
+    assert joined["training_distance"] == pytest.approx(plain)
+    assert caplog.text.count("The mean spectrum is") == 1
+    assert "compared" not in joined["parts"][0]["tries"][0]
+
+
 def test_without_parts_there_is_nothing_to_join(mosaic: Mosaic) -> None:
     with pytest.raises(OutputError, match=r"no parts in .*hsi-parts; compute"):
         mosaic.join("nothing")
