@@ -135,6 +135,25 @@ def test_a_scene_of_another_light_is_told_and_fitted(
     assert (maps["same"] == maps["near"]).mean() > 0.98
 
 
+@pytest.mark.parametrize("interleave", ["pixel", "band"])
+def test_adapting_decodes_no_block_twice(
+    interleave: str,
+    model: ModelFile,
+    tmp_path: Path,
+    cube: NDArray[Any],
+    write_scene_tiff: Callable[..., Path],
+) -> None:
+    values = np.tile(cube, (1, 5, 5))[:, :150, :150]
+    scene = write_scene_tiff(
+        *(tmp_path / "s.tif", values),
+        **{"tiled": True, "blockxsize": 64, "blockysize": 64},
+        **{"compress": "deflate", "interleave": interleave},
+    )
+    result = run(Request(scene, tmp_path / "o.tif", adapt="moments"), model)
+    plain = run(Request(scene, tmp_path / "p.tif"), model)
+    assert result["decoded_bytes"] <= 2 * plain["decoded_bytes"]
+
+
 def test_a_map_without_adapting_is_not_taken_for_one_with_it(
     model: ModelFile, masked_scene: Path, tmp_path: Path
 ) -> None:

@@ -6,7 +6,9 @@ land cover is taken for one of light.
 """
 
 import logging
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from hsi_runtime.errors import SceneError
 from hsi_runtime.matching.missing import Missing
 from hsi_runtime.matching.units import Conversion
 from hsi_runtime.model.training import Training
-from hsi_runtime.scenes.scene import Scene
+from hsi_runtime.scenes.scene import Scene, SceneInfo
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +119,9 @@ def moments(reading: Reading, units: Conversion) -> tuple[Floats, Floats]:
     """
     scene, bands, missing = reading
     info, measured = scene.info, Moments()
-    chosen = np.linspace(0, info.rows - 1, min(info.rows, ROWS)).astype(int).tolist()
-    for row in chosen:
-        cube = scene.read((row, row + 1), (0, info.cols), bands)
+    for rows, cols in _chosen(info):
+        cube = scene.read((rows[0], rows[-1] + 1), cols, bands)
+        cube = cube[:, [row - rows[0] for row in rows]]
         measured.add(units.apply(cube)[:, missing.valid(cube)])
     if measured.count < FEWEST:
         raise SceneError(
@@ -127,6 +129,19 @@ def moments(reading: Reading, units: Conversion) -> tuple[Floats, Floats]:
             "--adapt reads, which are too few. Leave it out."
         )
     return measured.result()
+
+
+def _chosen(info: SceneInfo) -> Iterator[tuple[list[int], tuple[int, int]]]:
+    """Choose rows all over a scene, and the columns to read at once.
+
+    Rows of one block come together, block after block, so that none is decoded twice.
+    """
+    chosen = np.linspace(0, info.rows - 1, min(info.rows, ROWS)).astype(int).tolist()
+    height, width = (1, info.cols) if info.mapped else info.block
+    for _, rows in groupby(chosen, key=lambda row: row // height):
+        together = list(rows)
+        for left in range(0, info.cols, width):
+            yield together, (left, min(left + width, info.cols))
 
 
 def _column(values: Floats) -> NDArray[np.float32]:

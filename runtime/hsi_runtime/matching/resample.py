@@ -13,12 +13,12 @@ FWHM_TO_SIGMA = 1 / 2.3548
 
 
 def spacing(centres: Wavelengths) -> Wavelengths:
-    """Distance of each centre to its nearest neighbour, nm."""
+    """Distance of each centre to its nearest neighbour, nm; NaN is no neighbour."""
     if len(centres) < 2:
         return np.full(len(centres), np.inf)
     order = np.argsort(centres)
     gaps = np.diff(centres[order])
-    nearest = np.minimum(np.append(gaps, np.inf), np.insert(gaps, 0, np.inf))
+    nearest = np.fmin(np.append(gaps, np.inf), np.insert(gaps, 0, np.inf))
     out = np.empty(len(centres))
     out[order] = nearest
     return out

@@ -127,3 +127,12 @@ def test_single_band_without_a_width_needs_its_very_band() -> None:
 def test_spacing_of_unsorted_centres() -> None:
     np.testing.assert_array_equal(spacing(np.array([7.0, 1.0, 3.0])), [4, 2, 2])
     assert spacing(np.array([])).shape == (0,)
+
+
+def test_a_band_without_a_centre_widens_no_other() -> None:
+    """The gap from 450 to 900 nm stays one, whatever lies beside 700 nm."""
+    have = np.array([400.0, 450.0, 900.0])
+    requested = np.array([420.0, 425.0, 700.0, np.nan])
+    table, covered = weights(have, np.ones(3, bool), requested, np.full(4, 40.0))
+    assert covered.tolist() == [True, True, False, False]
+    assert not table[2:].any()

@@ -187,6 +187,13 @@ def test_fill_values_that_are_few_are_named(tmp_path: Path) -> None:
     assert read(path, quantity="radiance").cube.size
 
 
+@pytest.mark.parametrize("path", [".", "/", ".."])
+def test_a_folder_is_no_file_of_spectra(path: str) -> None:
+    assert reading.files_of(path) == [path]
+    with pytest.raises(SceneError, match="is a folder"):
+        read(Path(path), scale=1.0)
+
+
 def test_fields_that_are_not_there(tmp_path: Path) -> None:
     table = write_table(tmp_path / "p.csv")
     with pytest.raises(SceneError, match=r"there is no 'kind'\. Fields: class"):

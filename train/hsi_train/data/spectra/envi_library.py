@@ -94,6 +94,8 @@ def read(path: str, label_field: str | None, group_field: str | None) -> Content
 def side_tables(path: str) -> list[Path]:
     """List the tables beside a library that may hold its fields."""
     own = Path(path)
+    if not own.name:  # a folder, such as "."
+        return []
     names = {own.with_suffix(".csv"), own.with_name(own.name + ".csv")}
     return [name for name in sorted(names) if name != own and name.is_file()]
 
