@@ -20,29 +20,34 @@ from hsi_runtime.model.training import KnownClasses, Training
 UNLIKE = 0.99  # novelty from which a spectrum is unlike those of training
 WARNED = 0.2  # share of a scene's spectra; 0.01 is that of the training scene
 
+ROWS_AT_ONCE = 64  # of a window, which bounds the memory in double precision
+
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Novelty:
     """Measures novelty by the classes that a model's document holds.
 
+    In double precision: a product of matrices rounds by their shapes, and in single
+    precision a map would depend on the tiles.
+
     Attributes:
         side: Side of the square over which a spectrum is averaged, px.
         projection: Shape ``(component, band)``.
-        origin: Mean of the centres, ``(component,)``: differences of small numbers need
-            fewer digits.
+        origin: Mean of the centres, ``(component,)``.
         centres: Less the origin, shape ``(class, component)``.
         scatter: Of each class, ``(class,)``.
         distances: Quantiles of the distances of left-out training pixels.
     """
 
     side: int
-    projection: Floats
-    origin: Floats
-    centres: Floats
-    scatter: Floats
-    distances: NDArray[np.float64]
+    projection: Doubles
+    origin: Doubles
+    centres: Doubles
+    scatter: Doubles
+    distances: Doubles
 
     @classmethod
     def of_model(cls, document: ModelDocument) -> Self | None:
@@ -63,17 +68,18 @@ class Novelty:
         Raises:
             ModelFileError: They are damaged.
         """
-        centres = known.centres.unpack().astype(np.float32)
+        centres = known.centres.unpack().astype(np.float64)
         origin = centres.mean(axis=0)
         return cls(
             side=known.side,
-            projection=known.projection.unpack().astype(np.float32),
+            projection=known.projection.unpack().astype(np.float64),
             origin=origin,
             centres=centres - origin,
-            scatter=np.array(known.scatter, np.float32),
+            scatter=np.array(known.scatter),
             distances=np.array(known.distances),
         )
 
+    @np.errstate(over="ignore", invalid="ignore")
     def map(self, cube: Floats, halo: int) -> Floats:
         """Measure every pixel of a window.
 
@@ -87,13 +93,19 @@ class Novelty:
         spare = halo - self.side // 2
         rows, cols = cube.shape[1:]
         cube = cube[:, spare : rows - spare, spare : cols - spare]
-        # The mean of projections is the projection of the mean, of fewer numbers.
-        with np.errstate(over="ignore", invalid="ignore"):
-            projected = np.tensordot(self.projection, cube, axes=1)
+        reach = self.side - 1
+        rows, cols = (size - reach for size in cube.shape[1:])
+        novelty = np.empty((rows, cols), np.float32)
+        for top in range(0, rows, ROWS_AT_ONCE):
+            part = cube[:, top : top + ROWS_AT_ONCE + reach].astype(np.float64)
+            # The mean of projections is the projection of the mean, of fewer numbers.
+            projected = np.tensordot(self.projection, part, axes=1)
             averaged = _mean_along(_mean_along(projected, 1, self.side), 2, self.side)
-        shape = averaged.shape[1:]
-        distances = self._distance(averaged.reshape(len(averaged), -1).T)
-        return self._ranked(distances).reshape(shape)
+            distances = self._distance(averaged.reshape(len(averaged), -1).T)
+            novelty[top : top + ROWS_AT_ONCE] = self._ranked(distances).reshape(
+                -1, cols
+            )
+        return novelty
 
     def of_spectra(self, spectra: NDArray[Any]) -> Floats:
         """Measure the novelty of averaged spectra.
@@ -106,7 +118,8 @@ class Novelty:
         """
         return self._ranked(self.distance(spectra))
 
-    def distance(self, spectra: NDArray[Any]) -> Floats:
+    @np.errstate(over="ignore", invalid="ignore")
+    def distance(self, spectra: NDArray[Any]) -> Doubles:
         """Measure the distance of averaged spectra to the nearest class.
 
         Args:
@@ -115,23 +128,20 @@ class Novelty:
         Returns:
             In units of the scatter of that class, shape ``(pixel,)``.
         """
-        with np.errstate(over="ignore", invalid="ignore"):
-            projected = spectra.astype(np.float32) @ self.projection.T
-        return self._distance(projected)
+        return self._distance(spectra.astype(np.float64) @ self.projection.T)
 
-    def _ranked(self, distances: Floats) -> Floats:
+    def _ranked(self, distances: Doubles) -> Floats:
         steps = np.linspace(0, 1, len(self.distances))
         return np.interp(distances, self.distances, steps).astype(np.float32)
 
-    def _distance(self, projected: Floats) -> Floats:
-        # Values that overflow are far from everything: they cost no pixel its class.
-        with np.errstate(over="ignore", invalid="ignore"):
-            part = projected - self.origin
-            products = np.square(self.centres).sum(axis=1) - 2 * part @ self.centres.T
-            squares = products + np.square(part).sum(axis=1, keepdims=True)
-            distances = np.sqrt(np.maximum(squares, 0)) / self.scatter
-        # From (pixel, class).
-        nearest: Floats = np.nan_to_num(distances, nan=np.inf, posinf=np.inf).min(
+    def _distance(self, projected: Doubles) -> Doubles:
+        part = projected - self.origin
+        products = np.square(self.centres).sum(axis=1) - 2 * part @ self.centres.T
+        squares = products + np.square(part).sum(axis=1, keepdims=True)
+        distances = np.sqrt(np.maximum(squares, 0)) / self.scatter
+        # Values that are infinite are far from everything: they cost no pixel its
+        # class. From (pixel, class).
+        nearest: Doubles = np.nan_to_num(distances, nan=np.inf, posinf=np.inf).min(
             axis=1
         )
         return nearest
@@ -230,7 +240,7 @@ def describe(report: dict[str, Any]) -> tuple[str, bool]:
     return f"{text} Expect errors there: --novelty maps them.", True
 
 
-def _mean_along(values: Floats, axis: int, side: int) -> Floats:
+def _mean_along(values: Doubles, axis: int, side: int) -> Doubles:
     """Average over a sliding span, of which the result has ``side - 1`` fewer."""
     lines = np.moveaxis(values, axis, 0)
     length = len(lines) - side + 1

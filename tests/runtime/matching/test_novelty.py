@@ -71,6 +71,42 @@ def test_values_that_overflow_are_far_from_everything() -> None:
     assert (novelty.map(cube, 1) == 1).all()
     cube[::2] *= -1
     assert (novelty.map(cube, 1) == 1).all()
+    cube[:] = np.inf
+    cube[1] = -np.inf
+    assert (novelty.map(cube, 1) == 1).all()
+    assert (novelty.of_spectra(cube[:, 0].T) == 1).all()
+
+
+def test_a_map_does_not_depend_on_its_windows() -> None:
+    """Products of matrices of other shapes round otherwise."""
+    random = np.random.default_rng(7)
+    bands, halo = 40, 4
+    cube: NDArray[np.float32] = random.uniform(
+        *(100, 6000, (bands, 150 + 2 * halo, 90 + 2 * halo))
+    ).astype(np.float32)
+    known = KnownClasses(
+        side=5,
+        projection=Array.pack(random.normal(size=(bands, bands)).astype(np.float32)),
+        centres=Array.pack(random.normal(0, 9e3, (3, bands)).astype(np.float32)),
+        scatter=[1.0, 0.9, 1.1],
+        distances=[0.0, 1.0],
+    )
+    usual = float(np.median(Novelty.of(known).distance(cube[:, 0].T)))
+    steps = np.linspace(0, 2 * usual, 201).tolist()
+    novelty = Novelty.of(replace(known, distances=steps))
+    whole = novelty.map(cube, halo)
+    assert 0.1 < whole.mean() < 0.9
+    for tile in (7, 30, 64, 89):
+        for top in range(0, 150, tile):
+            for left in range(0, 90, tile):
+                inside = whole[top : top + tile, left : left + tile]
+                rows, cols = inside.shape
+                window = cube[
+                    :,
+                    top : top + rows + 2 * halo,
+                    left : left + cols + 2 * halo,
+                ]
+                np.testing.assert_array_equal(novelty.map(window, halo), inside)
 
 
 def test_quantiles_are_steps_from_zero_to_one() -> None:
