@@ -16,6 +16,7 @@ from hsi_train.method import BaseMethod
 
 OPSET = 20  # newer ones fuse attention in a way that TensorRT-RTX refuses
 STARTS, ENDS, AXES, STEPS = range(1, 5)  # input numbers of a Slice node
+NEUTRAL = {"Add": 0, "Sub": 0, "Mul": 1, "Div": 1}  # as the second of two values
 LARGEST_WEIGHT = 1 << 28  # values; torch leaves larger than 8,192 for run time
 
 
@@ -37,6 +38,7 @@ def trace(method: BaseMethod, bands: int, folded: bool = True) -> Any:
     fold_constants(
         model, input_size_limit=LARGEST_WEIGHT, output_size_limit=LARGEST_WEIGHT
     )
+    drop_neutral(model.graph)
     proto = onnx_ir.to_proto(model)
     del proto.metadata_props[:]
     onnx.checker.check_model(proto, full_check=True)
@@ -107,6 +109,24 @@ def merge_slices(graph: onnx_ir.Graph) -> None:
         node.replace_input_with(AXES, constant)
         node.replace_input_with(0, first.inputs[0])
         graph.remove(first, safe=True)
+
+
+def drop_neutral(graph: onnx_ir.Graph) -> None:
+    """Drop sums with zeros and products with ones: they cost time for nothing."""
+    for node in list(graph):
+        neutral = NEUTRAL.get(node.op_type)
+        if neutral is None:
+            continue
+        (value, other), result = node.inputs, node.outputs[0]
+        if value is None or other is None or value.shape != result.shape:
+            continue
+        numbers = onnx_ir.convenience.get_const_tensor(other)
+        if numbers is None or (numbers.numpy() != neutral).any():
+            continue
+        if result.is_graph_output():
+            continue
+        onnx_ir.convenience.replace_all_uses_with(result, value)
+        graph.remove(node, safe=True)
 
 
 def _constant(value: onnx_ir.Value | None) -> tuple[int, ...] | None:

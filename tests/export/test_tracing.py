@@ -152,6 +152,35 @@ class Scaled(torch.nn.Module):
         return (torch.nn.functional.conv2d(cube, self.weight * self.gain),)
 
 
+class Neutral(torch.nn.Module):
+    """Adds and scales by what changes nothing, and by what does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.zeros = torch.nn.Parameter(torch.zeros(3, 1, 1))
+        self.some = torch.nn.Parameter(torch.tensor([0.0, 1.0, 0.0])[:, None, None])
+
+    def forward(self, cube: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        kept = (cube - self.zeros) / torch.ones(()) - self.some
+        wider = cube[:, :1].exp() + self.zeros  # three bands of one
+        return kept.exp(), wider.exp()
+
+
+def test_sums_and_products_that_change_nothing_are_dropped() -> None:
+    method: Any = SimpleNamespace(
+        folded_graph=Neutral, outputs=("a", "b"), receptive_field=1
+    )
+    proto = tracing.trace(method, 3)
+    kinds = [node.op_type for node in proto.graph.node]
+    assert kinds.count("Sub") == 1
+    assert "Div" not in kinds
+    session = onnxruntime.InferenceSession(proto.SerializeToString())
+    cube = np.random.default_rng(0).random((2, 3, 5, 6), dtype=np.float32)
+    expected = Neutral()(torch.from_numpy(cube))
+    for found, wanted in zip(session.run(None, {"cube": cube}), expected, strict=True):
+        np.testing.assert_allclose(found, wanted.detach().numpy(), rtol=1e-6)
+
+
 def test_weights_are_computed_before_not_in_every_run() -> None:
     method: Any = SimpleNamespace(
         folded_graph=Scaled, outputs=("probabilities",), receptive_field=1

@@ -177,6 +177,26 @@ def test_linear_path_is_added_to_the_gated_scores(name: str, gate: float) -> Non
 
 
 @every_network
+def test_rare_classes_count_for_more_in_map_and_graph_alike(name: str) -> None:
+    torch.manual_seed(5)
+    known = problem()
+    counts = torch.arange(1, len(known.class_counts) + 1) ** 3
+    method = methods.build(name, known._replace(class_counts=counts), {}).eval()
+    r = method.receptive_field
+    cube = cubes(method, 2, BANDS, r + 3, r + 9)
+    with torch.inference_mode():
+        before = method.classifier(cube)
+        method.probabilities.balance.fill_(0.5)
+        scores = method.classifier(cube)
+        shares = counts / counts.sum()
+        expected = before - 0.5 * shares.log()[:, None, None]
+        torch.testing.assert_close(scores, expected)
+        for graph in (method.inference_graph(), method.folded_graph()):
+            found = graph.eval()(cube)[method.outputs.index("probabilities")]
+            assert (found - torch.softmax(scores, dim=1)).abs().max() < 1e-5
+
+
+@every_network
 def test_a_network_that_starts_from_the_path_says_nothing(name: str) -> None:
     field = methods.method_class(name).receptive_field
     method = methods.build(name, with_linear(problem(), field), {}).eval()

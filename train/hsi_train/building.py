@@ -219,7 +219,7 @@ def select(
     watch: Watch = UNWATCHED,
     budget: Budget | None = None,
 ) -> None:
-    """Find length and gate on held-out training pixels, where none validate.
+    """Find length, gate and balance on held-out training pixels, where none validate.
 
     A fold of them is left out of a first training; all then train as long. With few
     labels nothing can be held out, and the linear path is the safer map; a network that
@@ -228,7 +228,7 @@ def select(
     second.
 
     Args:
-        trainer: What will train on all pixels; its plan and gate are set.
+        trainer: What will train on all pixels; its plan, gate and balance are set.
         recipe: The recipe as it was given.
         data: Labelled scenes without validation pixels.
         state: File from which an interrupted first training continues.
@@ -264,6 +264,7 @@ def select(
         progress.verdict = first.schedule.verdict
     if path is not None and first.method.path is not None:
         path.gate.copy_(first.method.path.gate)
+    trainer.method.probabilities.balance.copy_(first.method.probabilities.balance)
     state.unlink(missing_ok=True)
     torch.manual_seed(training_seed(recipe))
 

@@ -61,6 +61,7 @@ class Evidence:
         matrix: Confusion matrix of the test pixels of all folds.
         rounds: Rounds to train; None until the time is up, or as the recipe says.
         gate: Factor of the network's scores; None without a linear path.
+        balance: How much rare classes count for more.
         temperature: Temperature of the probabilities.
         summary: Content of ``folds.json``.
     """
@@ -68,11 +69,12 @@ class Evidence:
     matrix: Confusion
     rounds: int | None
     gate: float | None
+    balance: float
     temperature: float
     summary: dict[str, Any]
 
     def apply(self, trainer: Trainer) -> None:
-        """Fix length, gate and temperature of a training that nothing validates."""
+        """Fix what a training that nothing validates cannot find out itself."""
         schedule = trainer.schedule
         if self.rounds is not None and trainer.trains:
             schedule.plan(self.rounds, FOLDS)
@@ -80,7 +82,9 @@ class Evidence:
             schedule.train_until_time_is_up()
         if trainer.method.path is not None and self.gate is not None:
             trainer.method.path.gate.fill_(self.gate)
-        trainer.method.probabilities.temperature.fill_(self.temperature)
+        probabilities = trainer.method.probabilities
+        probabilities.balance.fill_(self.balance)
+        probabilities.temperature.fill_(self.temperature)
 
 
 def trained(trainer: Trainer) -> Trained:

@@ -88,20 +88,53 @@ def class_softmax(scores: Tensor) -> Tensor:
 
 
 class Probabilities(nn.Module):
-    """The only way from class scores to probabilities: ``softmax(scores / T)``.
+    """The only way from class scores to probabilities.
 
-    ``temperature`` is one until it is fitted; it is saved and exported with the method.
+    They are ``softmax((scores - balance * log_shares) / temperature)``, of the classes'
+    shares of the training pixels. What is fitted is saved and exported with the method.
+
+    Attributes:
+        temperature: One until it is fitted.
+        balance: How much rare classes count for more; zero until it is chosen.
     """
 
     temperature: Tensor
+    balance: Tensor
+    log_shares: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, class_counts: Tensor) -> None:
+        """Keep the classes' shares.
+
+        Args:
+            class_counts: Training pixels of each class, shape ``(class,)``.
+        """
         super().__init__()
         self.register_buffer("temperature", torch.ones(()))
+        self.register_buffer("balance", torch.zeros(()))
+        counts = class_counts.double().clamp(min=1)
+        log_shares = torch.log(counts / counts.sum()).float()
+        self.register_buffer("log_shares", log_shares, persistent=False)
+
+    def balanced(self, scores: Tensor) -> Tensor:
+        """Let rare classes count for more in scores ``(batch, class, row, col)``."""
+        return scores - (self.balance * self.log_shares)[:, None, None]
 
     def forward(self, scores: Tensor) -> Tensor:
         """Map scores ``(batch, class, row, col)`` to probabilities."""
-        return class_softmax(scores / self.temperature)
+        return class_softmax(self.balanced(scores) / self.temperature)
+
+
+class Balanced(nn.Module):
+    """Class scores whose greatest is the class of the map."""
+
+    def __init__(self, network: nn.Module, probabilities: Probabilities) -> None:
+        super().__init__()
+        self.network = network
+        self.probabilities = probabilities
+
+    def forward(self, cube: Tensor) -> Tensor:
+        """Map ``(batch, band, row, col)`` in stored units to class scores."""
+        return self.probabilities.balanced(self.network(cube))
 
 
 class LinearFit(NamedTuple):

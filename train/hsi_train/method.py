@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hsi_runtime.model.model_file import PROBABILITIES
-from hsi_train.layers import LinearFit, LinearPath, Probabilities, WithLinearPath
+from hsi_train.layers import (
+    Balanced,
+    LinearFit,
+    LinearPath,
+    Probabilities,
+    WithLinearPath,
+)
 from hsi_train.processes.dealing import deal
 
 IGNORED = -1  # class index of an output that the loss leaves out
@@ -145,7 +151,7 @@ class BaseMethod(nn.Module):
         """
         super().__init__()
         self.problem = problem
-        self.probabilities = Probabilities()
+        self.probabilities = Probabilities(problem.class_counts)
         self.path: LinearPath | None = None
         if problem.linear is not None:
             mean, std = problem.band_mean, problem.band_std
@@ -185,9 +191,10 @@ class BaseMethod(nn.Module):
 
     @property
     def classifier(self) -> nn.Module:
-        """From a cube in stored units to class scores, the linear path included."""
-        path = self.path
-        return self.network if path is None else WithLinearPath(self.network, path)
+        """From a cube in stored units to the map's class scores, the path included."""
+        path, network = self.path, self.network
+        whole = network if path is None else WithLinearPath(network, path)
+        return Balanced(whole, self.probabilities)
 
     def with_path(self, network: nn.Module) -> nn.Module:
         """Add the linear path, if there is one, to the scores of a network.

@@ -15,6 +15,7 @@ from hsi_train import methods
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting import statistics as patches
+from hsi_train.fitting import trainer as trainer_module
 from hsi_train.fitting.length import schedule
 from hsi_train.fitting.length.schedule import MAX_ROUNDS
 from hsi_train.fitting.progress import Epoch, Measured
@@ -211,6 +212,31 @@ def test_a_length_that_is_never_enough_ends(
     scripted(monkeypatch, trainer, [1 / n for n in range(1, 99)])
     trainer.run()
     assert len(trainer.progress.history) == MAX_ROUNDS + round(MAX_ROUNDS * 3 / 7)
+
+
+def test_validation_tells_how_much_rare_classes_count(
+    problem: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[np.ndarray] = []
+
+    def choose(scores: np.ndarray, classes: np.ndarray, shares: np.ndarray) -> float:
+        told.append(scores)
+        np.testing.assert_allclose(np.exp(shares).sum(), 1, rtol=1e-5)
+        return 0.75
+
+    monkeypatch.setattr(trainer_module, "choose_factor", choose)
+    trainer = trainer_of(problem, Fit(epochs=1))
+    for _ in range(2):  # a run that is resumed when it is finished chooses again
+        trainer.run()
+    assert trainer.summary()["balance"] == 0.75
+    np.testing.assert_array_equal(told[0], told[1])
+
+
+def test_scoring_a_finished_training_leaves_it_finished(problem: Any) -> None:
+    trainer = trainer_of(problem, Fit(epochs=1))
+    trainer.run()
+    trainer.score(Role.TEST)
+    assert not any(module.training for module in trainer.method.modules())
 
 
 def test_without_validation_the_mean_of_the_last_weights_stays(problem: Any) -> None:

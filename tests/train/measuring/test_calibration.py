@@ -76,14 +76,14 @@ def test_a_few_hopeless_pixels_do_not_decide() -> None:
 
 
 def test_probabilities_are_shares_and_keep_the_order() -> None:
-    probabilities = Probabilities()
+    probabilities = Probabilities(torch.ones(CLASSES))
     scores = torch.randn(2, CLASSES, 3, 5, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(probabilities(scores), torch.softmax(scores, dim=1))
     probabilities.temperature.fill_(4.0)
     shares = probabilities(scores)
     torch.testing.assert_close(shares, torch.softmax(scores / 4, dim=1))
     assert torch.equal(shares.argsort(dim=1), scores.argsort(dim=1))
-    assert list(probabilities.state_dict()) == ["temperature"]
+    assert list(probabilities.state_dict()) == ["temperature", "balance"]
 
 
 def test_bins_by_hand() -> None:
@@ -185,7 +185,7 @@ def test_left_out_error_never_rises(seed: int, temperature: float) -> None:
 
 
 def test_a_class_that_does_not_validate_leaves_probabilities_as_they_are() -> None:
-    probabilities = Probabilities()
+    probabilities = Probabilities(torch.ones(CLASSES))
     whole = honest(3_000, 3.0)
     kept = whole.classes != 2
     validation = Scored(whole.scores[kept], whole.classes[kept])
@@ -201,7 +201,7 @@ def test_a_class_that_does_not_validate_leaves_probabilities_as_they_are() -> No
 
 
 def test_calibrate_fits_in_place_and_measures_the_test_pixels() -> None:
-    probabilities = Probabilities()
+    probabilities = Probabilities(torch.ones(CLASSES))
     validation, tested = honest(3_000, 3.0, seed=1), honest(5_000, 3.0, seed=2)
     folds = folds_of(validation)
     found = calibration.calibrate(probabilities, validation, tested, folds)
@@ -222,7 +222,7 @@ def test_calibrate_fits_in_place_and_measures_the_test_pixels() -> None:
 
 @pytest.mark.parametrize("pixels", [0, calibration.MIN_PIXELS - 1])
 def test_too_few_validation_pixels_change_nothing(pixels: int) -> None:
-    probabilities = Probabilities()
+    probabilities = Probabilities(torch.ones(CLASSES))
     few = honest(pixels, 3.0)
     found = calibration.calibrate(probabilities, few, honest(100, 3.0), folds_of(few))
     assert found is None

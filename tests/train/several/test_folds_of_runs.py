@@ -85,16 +85,18 @@ def test_the_model_s_accuracy_is_that_of_the_folds(finished: tuple[Path, Any]) -
     assert "lda: gain of the network" in folds.table(told)
 
 
-def test_length_gate_and_temperature_are_the_folds_medians() -> None:
+def test_what_the_folds_found_is_their_median() -> None:
     def result(rounds: int, gate: float, stop: str = "learned") -> dict[str, Any]:
+        training = {"rounds": rounds, "gate": gate, "stop_reason": stop}
         return {
-            "training": {"rounds": rounds, "gate": gate, "stop_reason": stop},
+            "training": training | {"balance": gate / 2},
             "calibration": {"temperature": gate + 1} if gate else None,
             "confusion": [[1, 0], [0, 1]],
         }
 
     found = folds.evidence([result(5, 0.0), result(9, 1.0), result(8, 0.5)], {})
     assert (found.rounds, found.gate, found.temperature) == (8, 0.5, 1.5)
+    assert found.balance == 0.25
     assert found.matrix.tolist() == [[3, 0], [0, 3]]
     late = [result(5, 1.0, "budget"), result(5, 1.0, "budget"), result(5, 1.0)]
     assert folds.evidence(late, {}).rounds is None

@@ -53,9 +53,9 @@ class Scorer:
     def score(self, data: LabelledData, role: Role) -> Scored:
         """Score the pixels of one role, scene by scene.
 
-        The network computes in evaluation mode; its own mode is restored.
+        The network computes in evaluation mode; the mode of each part is restored.
         """
-        was_training = self.network.training
+        modes = [(module, module.training) for module in self.network.modules()]
         self.network.eval()
         scores = [np.empty((0, len(data.classes)), dtype=np.float32)]
         labels = [np.empty(0, dtype=np.int16)]
@@ -69,7 +69,8 @@ class Scorer:
                 labels.append(scene.classes[rows, cols][inside])
                 corner = rows.start, cols.start
                 places.append(np.insert(np.argwhere(inside) + corner, 0, index, axis=1))
-        self.network.train(was_training)
+        for module, training in modes:
+            module.training = training
         return Scored(
             np.concatenate(scores),
             np.concatenate(labels),

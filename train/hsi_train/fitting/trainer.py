@@ -26,6 +26,7 @@ from hsi_train.fitting.settings import Settings, steps_of_pass
 from hsi_train.fitting.windows import Windows, augment, shuffled
 from hsi_train.linear.gate import Gate, choose_gate, loss_of
 from hsi_train.measuring import metrics
+from hsi_train.measuring.balance import choose_factor
 from hsi_train.method import BaseMethod, Batch, Corner
 from hsi_train.processes import layers
 from hsi_train.processes.dealing import deal
@@ -129,8 +130,9 @@ class Trainer:
     ) -> None:
         """Train to the end and load the best weights.
 
-        With validation pixels, the weights of the round with the least loss win;
-        without, the last. Test pixels have no say.
+        With validation pixels, the weights of the round with the least loss win, and
+        how much rare classes count is chosen; without, the last. Test pixels have no
+        say.
 
         Args:
             after_epoch: Called with each finished round; may save the trainer.
@@ -166,6 +168,17 @@ class Trainer:
         elif progress.mean is not None:
             self._settle()
         self.method.eval()
+        if self.validates:
+            self._balance()
+
+    def _balance(self) -> None:
+        """Let rare classes count for more where the validation pixels lose nothing."""
+        probabilities = self.method.probabilities
+        probabilities.balance.fill_(0.0)
+        found = self.score(Role.VALIDATION)
+        log_shares = probabilities.log_shares.cpu().numpy()
+        factor = choose_factor(found.scores, found.classes, log_shares)
+        probabilities.balance.fill_(factor)
 
     def _keep(self, measured: Measured, epoch: int) -> None:
         progress, loss = self.progress, measured.gate.loss
@@ -345,7 +358,11 @@ class Trainer:
         """Return how long was trained, as ``metrics.json`` holds it."""
         path = self.method.path
         gate = None if path is None else float(path.gate)
-        return self.schedule.summary() | {"precision": self.precision, "gate": gate}
+        return self.schedule.summary() | {
+            "precision": self.precision,
+            "gate": gate,
+            "balance": float(self.method.probabilities.balance),
+        }
 
     def score(self, role: Role) -> metrics.Scored:
         """Score the pixels of a role with the present weights."""

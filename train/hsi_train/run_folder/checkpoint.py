@@ -39,6 +39,7 @@ PROBLEM = "problem."  # prefix of the tensors that the method was built from
 LINEAR = "linear."  # the same, of the linear path
 MEMBER = "member."  # the same, of a member of an ensemble; its number follows
 TEMPERATURE = "probabilities.temperature"
+BALANCE = "probabilities.balance"
 SAMPLE_OUTPUTS = 48  # classified square of the stored window
 
 
@@ -156,13 +157,13 @@ def _built(
     for number in range(description.members):
         prefix = f"{MEMBER}{number}." if description.members > 1 else ""
         method = methods.build(description.method, problem, description.options)
-        method.load_state_dict(
-            {
-                key.removeprefix(prefix): value
-                for key, value in tensors.items()
-                if key.startswith(prefix)
-            }
-        )
+        state = {
+            key.removeprefix(prefix): value
+            for key, value in tensors.items()
+            if key.startswith(prefix)
+        }
+        state.setdefault(BALANCE, torch.zeros(()))  # earlier versions had none
+        method.load_state_dict(state)
         members.append(method.eval())
     if description.members == 1:
         return members[0]

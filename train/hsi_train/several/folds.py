@@ -75,6 +75,7 @@ def train_folds(
     result["model"] = {
         "rounds": found.rounds,
         "gate": found.gate,
+        "balance": found.balance,
         "temperature": found.temperature,
     }
     runs.train_part(run, last, device, present, watch, found)
@@ -115,6 +116,7 @@ def evidence(results: Sequence[dict[str, Any]], told: dict[str, Any]) -> Evidenc
         matrix=np.sum([result["confusion"] for result in results], axis=0),
         rounds=None if given or out_of_time else rounds,
         gate=None if None in gates else statistics.median_low(gates),
+        balance=statistics.median_low(t["balance"] for t in trainings),
         temperature=float(statistics.median(temperatures)),
         summary=told,
     )
