@@ -11,6 +11,7 @@ from hsi_runtime.matching.bands import BandMatch
 from hsi_runtime.model.model_file import Values
 from hsi_runtime.scenes.scene import SceneInfo, usable_units
 
+VALUES_AT_ONCE = 2**20  # in double precision
 UNKNOWN, REFLECTANCE = "unknown", "reflectance"  # quantities
 
 
@@ -52,7 +53,7 @@ class Conversion:
         if self.resampling is not None:
             # Missing values have no weight in a pixel that counts: see valid_pixels.
             values = np.nan_to_num(values, copy=False, posinf=0, neginf=0)
-            values = np.tensordot(self.resampling, values, axes=1)
+            values = _resampled(values, self.resampling)
         if self.model_scale is not None and self.model_offset is not None:
             values -= self.model_offset
             values /= self.model_scale
@@ -62,6 +63,24 @@ class Conversion:
                 values *= gain
                 values += offset
         return values
+
+
+def _resampled(
+    values: NDArray[np.float32], weights: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Weigh the bands of a cube; in double precision, some rows at a time.
+
+    A product of matrices rounds by their shapes: in single precision a map would
+    depend on the tiles.
+    """
+    bands, rows, cols = values.shape
+    resampled = np.empty((len(weights), rows, cols), np.float32)
+    table, step = weights.astype(np.float64), max(VALUES_AT_ONCE // (bands * cols), 1)
+    for top in range(0, rows, step):
+        part = values[:, top : top + step].astype(np.float64)
+        with np.errstate(over="ignore"):  # fill values; their pixels do not count
+            resampled[:, top : top + step] = np.tensordot(table, part, axes=1)
+    return resampled
 
 
 def conversion(info: SceneInfo, match: BandMatch, values: Values) -> Conversion:

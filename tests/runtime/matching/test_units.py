@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import BandMismatchError
 from hsi_runtime.matching.bands import BandMatch
-from hsi_runtime.matching.units import conversion
+from hsi_runtime.matching.units import Conversion, conversion
 from hsi_runtime.model.model_file import Values
 from hsi_runtime.scenes.scene import SceneInfo
 
@@ -227,3 +227,19 @@ def test_missing_values_do_not_spread_through_the_resampling() -> None:
     assert np.isfinite(converted).all()
     np.testing.assert_array_equal(converted[:, 0, 3], [1, 1])
     assert np.isnan(cube[0, 0, 0])
+
+
+def test_resampled_values_do_not_depend_on_the_window() -> None:
+    """Products of matrices of other shapes round otherwise."""
+    random = np.random.default_rng(2)
+    weights = random.dirichlet(np.ones(160), 40).astype(np.float32)
+    cube = random.integers(1, 9999, (160, 70, 90)).astype(np.uint16)
+    units = Conversion(resampling=weights)
+    whole = units.apply(cube)
+    expected = np.tensordot(weights.astype(float), cube.astype(float), axes=1)
+    np.testing.assert_allclose(whole, expected, rtol=1e-6)
+    for tile in (1, 7, 30, 64, 89):
+        for top in range(0, 70, tile):
+            for left in range(0, 90, tile):
+                part = np.s_[:, top : top + tile, left : left + tile]
+                np.testing.assert_array_equal(units.apply(cube[part]), whole[part])
