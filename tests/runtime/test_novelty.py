@@ -124,6 +124,7 @@ def test_a_scene_of_another_light_is_told_and_fitted(
     assert "unlike those of training. Expect errors there" in caplog.text
     adapted = run(Request(bright, tmp_path / "near.tif", adapt="moments"), model)
     assert adapted["training_distance"]["unlike"] < 0.2
+    assert "b.tif: --adapt scaled the bands by" in caplog.text
     assert "wrong where land cover differs" in caplog.text
     maps = {}
     for name in ("same", "near"):

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STATES = "classes.states.jsonl"
-COMPARED = Compared(every=4, lines=4)  # so few that no block waits for it
+COMPARED = Compared(every=2, lines=6)  # so few that no block waits for it
 
 
 @dataclass

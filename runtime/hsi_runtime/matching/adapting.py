@@ -80,9 +80,9 @@ def fit_moments(reading: Reading, units: Conversion, training: Training) -> Conv
     gain, offset = fitted((mean, deviation), (target, spread))
     moved = (np.abs(mean - target)[spread > 0] / spread[spread > 0]).tolist()
     log.warning(
-        f"--adapt moments: bands were scaled by {gain.min():.2f} to {gain.max():.2f} "
-        f"and moved by {np.median(moved or [0]):.1f} deviations. The map "
-        "is wrong where land cover differs from that of the training scene."
+        f"{reading[0].info.path.name}: --adapt scaled the bands by {gain.min():.2f} to "
+        f"{gain.max():.2f} and moved them by {np.median(moved or [0]):.1f} deviations. "
+        "The map is wrong where land cover differs from that of the training scene."
     )
     return replace(units, fit=(_column(gain), _column(offset)))
 
