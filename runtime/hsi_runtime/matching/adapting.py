@@ -82,7 +82,8 @@ def fit_moments(reading: Reading, units: Conversion, training: Training) -> Conv
     log.warning(
         f"{reading[0].info.path.name}: --adapt scaled the bands by {gain.min():.2f} to "
         f"{gain.max():.2f} and moved them by {np.median(moved or [0]):.1f} deviations. "
-        "The map is wrong where land cover differs from that of the training scene."
+        "The map is wrong where land cover differs from that around the labels of "
+        "training."
     )
     return replace(units, fit=(_column(gain), _column(offset)))
 

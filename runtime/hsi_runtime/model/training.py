@@ -41,7 +41,8 @@ class Training(Part, frozen=True):
     """What training saw, to tell how far a scene is from it; lists run over the bands.
 
     Attributes:
-        mean: Of all pixels of the training scenes, stored units.
+        mean: Of all pixels around the labels of the training scenes: in the smallest
+            rectangle that holds them, or in several. Stored units.
         deviation: Standard deviation of the same.
         known: Classes to measure spectra by; null where training pixels were too few to
             leave some out.
