@@ -113,11 +113,14 @@ def test_summary_tells_what_was_measured() -> None:
     first = "Test pixels: overall accuracy 90.00%, average accuracy 80.00%, kappa 0.700"
     assert _summary(least) == f"{first}; 3 s\n{lasted}"
     more = least | {
+        "training": training | {"balance": 0.25},
         "calibration": errors,
         "area_adjusted": {"overall_accuracy": [0.85, 0.8, 0.9]},
         "target": figures | {"kappa": 0.2},
     }
     assert _summary(more).splitlines()[2:] == [
+        "Rare classes count for more (balance 0.25): more held-out pixels are right "
+        "averaged over classes, and in no place fewer.",
         "Confidence: expected calibration error 4.0%, 12.3% before calibration; "
         "temperature not fitted: why",
         "Whole map: overall accuracy 85.00%, 80.00% to 90.00% (95 % interval)",

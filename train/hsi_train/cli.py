@@ -201,6 +201,7 @@ def _summary(result: dict[str, Any]) -> str:
         "{average_accuracy:.2%}, kappa {kappa:.3f}"
     )
     from hsi_train.fitting.progress import describe
+    from hsi_train.report.run_result import describe_balance
 
     units = result.get("units", "pixels")
     tested = f"Test {units}: {figures}; {{seconds:.0f}} s"
@@ -208,6 +209,8 @@ def _summary(result: dict[str, Any]) -> str:
         tested = f"All {units} train, and none tests; {{seconds:.0f}} s"
     lines = [tested.format(**result)]
     lines.append(describe(result["training"]))
+    if balance := describe_balance(result["training"]):
+        lines.append(balance)
     for rival in result.get("rivals", []):
         lines.append(_rival(rival))
     if (calibration := result["calibration"]) is not None:

@@ -219,7 +219,10 @@ def test_validation_tells_how_much_rare_classes_count(
 ) -> None:
     told: list[np.ndarray] = []
 
-    def choose(scores: np.ndarray, classes: np.ndarray, shares: np.ndarray) -> float:
+    def choose(
+        scores: np.ndarray, classes: np.ndarray, shares: np.ndarray, folds: np.ndarray
+    ) -> float:
+        assert folds.shape == classes.shape
         told.append(scores)
         np.testing.assert_allclose(np.exp(shares).sum(), 1, rtol=1e-5)
         return 0.75

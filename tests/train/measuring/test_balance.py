@@ -16,9 +16,14 @@ def held_out(pixels: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     return seen + LOG_SHARES, classes
 
 
+def folds(classes: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Five places that are alike."""
+    return np.arange(len(classes)) % 5
+
+
 def test_rare_classes_count_for_more_where_nothing_is_lost() -> None:
     scores, classes = held_out(800)
-    factor = choose_factor(scores, classes, LOG_SHARES)
+    factor = choose_factor(scores, classes, LOG_SHARES, folds(classes))
     assert factor > 0
     before, after = (
         (scores - f * LOG_SHARES).argmax(axis=1) == classes for f in (0.0, factor)
@@ -32,23 +37,42 @@ def test_common_classes_must_not_lose() -> None:
     scores, _ = held_out(800)
     scores[:, 0] = scores[:, 1] + 0.1
     classes = np.zeros(800, dtype=int)
-    assert choose_factor(scores, classes, LOG_SHARES) == 0
+    assert choose_factor(scores, classes, LOG_SHARES, folds(classes)) == 0
+
+
+def test_no_place_must_lose() -> None:
+    scores, classes = held_out(800)
+    elsewhere, common = held_out(100)[0], np.zeros(100, dtype=int)
+    elsewhere[:, 0] = elsewhere[:, 1] + 0.1
+    scores, classes = np.concatenate([scores, elsewhere]), np.append(classes, common)
+    mixed = folds(classes)
+    assert choose_factor(scores, classes, LOG_SHARES, mixed) > 0
+    apart = np.where(np.arange(900) < 800, mixed, 5)
+    assert choose_factor(scores, classes, LOG_SHARES, apart) == 0
 
 
 def test_equal_shares_change_nothing() -> None:
     scores, classes = held_out(800)
-    assert choose_factor(scores, classes, np.log(np.full(3, 1 / 3))) == 0
+    equal = np.log(np.full(3, 1 / 3))
+    assert choose_factor(scores, classes, equal, folds(classes)) == 0
 
 
 def test_few_held_out_pixels_tell_nothing() -> None:
-    assert choose_factor(*held_out(80), LOG_SHARES) == 0
+    scores, classes = held_out(80)
+    assert choose_factor(scores, classes, LOG_SHARES, folds(classes)) == 0
+    scores, classes = held_out(800)
+    one_place = np.zeros(800, dtype=int)
+    assert choose_factor(scores, classes, LOG_SHARES, one_place) == 0
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_no_fewer_held_out_pixels_are_right_whatever_they_are(seed: int) -> None:
     rng = np.random.default_rng(seed)
     scores, classes = rng.normal(0, 2, (300, 3)), rng.integers(0, 3, 300)
-    factor = choose_factor(scores, classes, LOG_SHARES)
+    places = folds(classes)
+    factor = choose_factor(scores, classes, LOG_SHARES, places)
     assert factor in FACTORS
-    changed = (scores - factor * LOG_SHARES).argmax(axis=1) == classes
-    assert changed.sum() >= (scores.argmax(axis=1) == classes).sum()
+    after = (scores - factor * LOG_SHARES).argmax(axis=1) == classes
+    before = scores.argmax(axis=1) == classes
+    for fold in range(5):
+        assert after[places == fold].sum() >= before[places == fold].sum()

@@ -70,6 +70,7 @@ def made_report(
             "steps": 300,
             "stop_reason": "epochs",
             "phases": {"held_out": 0, "warm_up": 30, "steady": 180, "decay": 90},
+            "balance": 0.5,
         },
         "warnings": ["3 < 4 & a warning", "another warning"],
         **(more or {}),
@@ -173,6 +174,7 @@ def test_sections_of_every_run(
         assert rows[c["name"]][1:6] == [*written, str(c["support"]), "2"]
     assert rows["Values"][1] == "radiance, stored as float32"
     assert "There are no validation pixels" in page.text
+    assert "Rare classes count for more (balance 0.5)" in page.text
 
 
 def test_sections_that_need_more(

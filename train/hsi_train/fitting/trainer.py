@@ -24,6 +24,7 @@ from hsi_train.fitting.progress import DECAYING, Epoch, Measured, Progress
 from hsi_train.fitting.resume_state import Origin, loaded_state, save_state
 from hsi_train.fitting.settings import Settings, steps_of_pass
 from hsi_train.fitting.windows import Windows, augment, shuffled
+from hsi_train.linear.folds import blocked_folds
 from hsi_train.linear.gate import Gate, choose_gate, loss_of
 from hsi_train.measuring import metrics
 from hsi_train.measuring.balance import choose_factor
@@ -176,8 +177,10 @@ class Trainer:
         probabilities = self.method.probabilities
         probabilities.balance.fill_(0.0)
         found = self.score(Role.VALIDATION)
+        assert found.places is not None
+        folds = blocked_folds(found.places, found.classes)
         log_shares = probabilities.log_shares.cpu().numpy()
-        factor = choose_factor(found.scores, found.classes, log_shares)
+        factor = choose_factor(found.scores, found.classes, log_shares, folds)
         probabilities.balance.fill_(factor)
 
     def _keep(self, measured: Measured, epoch: int) -> None:

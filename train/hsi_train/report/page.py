@@ -29,7 +29,7 @@ from hsi_train.report.plots import (
     draw_validation,
     plot_style,
 )
-from hsi_train.report.run_result import RunResult
+from hsi_train.report.run_result import RunResult, describe_balance
 from hsi_train.report.spectra import spectra_section
 from hsi_train.report.tables import (
     area_table,
@@ -179,7 +179,7 @@ def _training(progress: Progress, training: dict[str, Any]) -> Safe:
 
 
 def _length(training: dict[str, Any]) -> str:
-    told = describe(training)
+    told = f"{describe(training)} {describe_balance(training)}".strip()
     if "budget" in training:
         told += (
             " The length of a training with a budget depends on the machine, so that "
