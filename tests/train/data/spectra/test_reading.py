@@ -82,6 +82,15 @@ def test_missing_values_are_refused_by_name(tmp_path: Path) -> None:
     assert read(path).bands.tolist() == [1, 3]
 
 
+def test_values_beyond_single_precision_are_missing(tmp_path: Path) -> None:
+    values = reflectances()
+    values[3, 0] = 1e37
+    table = write_table(tmp_path / "p.csv", values=values)
+    with pytest.raises(SceneError, match=r"missing in the spectra row 4\."):
+        read(table, scale=100.0, quantity="radiance")
+    assert read(table, scale=1.0, quantity="radiance").cube.max() < np.inf
+
+
 def test_bands_without_any_value_are_left_out(tmp_path: Path) -> None:
     values = reflectances().astype("<f4")
     values[:, 2] = -9999

@@ -167,6 +167,7 @@ def test_points_with_spectra_as_json(tmp_path: Path) -> None:
         (profile([1, 2, 3]), "no lists of numbers of one length"),
         (profile(["a"] * 4), "no lists of numbers"),
         (profile([10**400] * 4), "too large to convert"),
+        (profile([], []), "of row 2 is no spectrum with x and y"),
         (profile(5), "of row 2 is no spectrum with x and y"),
         ("[1, 2]", "of row 2 is no spectrum"),
         ("{}", "of row 2 is no spectrum"),

@@ -11,7 +11,7 @@ from hsi_runtime.errors import SceneError
 from hsi_runtime.matching import resample
 from hsi_runtime.matching.missing import FILLS
 from hsi_runtime.matching.units import REFLECTANCE, UNKNOWN
-from hsi_runtime.scenes.scene import SceneInfo
+from hsi_runtime.scenes.scene import LARGEST, SceneInfo
 from hsi_runtime.scenes.wavelengths import Spectrum
 
 # Of the first and the last percent of all values; noise reaches beyond.
@@ -91,6 +91,9 @@ def checked(contents: Contents, scale: float | None, quantity: str) -> Library:
             f"scene. Add them to the file.{' ' + reasons if reasons else ''}"
         )
     stated = _scale(contents, scale)
+    # What single precision cannot hold is no value.
+    with np.errstate(over="ignore"):
+        values = np.where(np.abs(values * stated) <= LARGEST, values, np.nan)
     alive = np.isfinite(values).any(axis=0)
     good = contents.good & alive
     notes = [*contents.notes, *contents.axis.notes]

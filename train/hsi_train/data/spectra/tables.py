@@ -252,7 +252,11 @@ def _profile(source: str, text: Any, name: str) -> dict[str, Any]:
         lists = [x, y] if marks is None else [x, y, marks]
         lengths = {len(values) for values in lists}
         numbers = [v for values in lists for v in values if v is not None]
-        if len(lengths) != 1 or not all(isinstance(v, int | float) for v in numbers):
+        if (
+            len(lengths) != 1
+            or not x
+            or not all(isinstance(v, int | float) for v in numbers)
+        ):
             raise ValueError("x and y are no lists of numbers of one length")
         y = [np.nan if value is None else float(value) for value in y]
     except (
