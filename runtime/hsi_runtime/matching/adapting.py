@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from hsi_runtime.errors import SceneError
 from hsi_runtime.matching.missing import Missing
 from hsi_runtime.matching.units import Conversion
-from hsi_runtime.model.training import Training
+from hsi_runtime.model.training import Training, vary
 from hsi_runtime.scenes.scene import Scene, SceneInfo
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,8 @@ def fit_moments(reading: Reading, units: Conversion, training: Training) -> Conv
     mean, deviation = moments(reading, units)
     target, spread = np.array(training.mean), np.array(training.deviation)
     gain, offset = fitted((mean, deviation), (target, spread))
-    moved = (np.abs(mean - target)[spread > 0] / spread[spread > 0]).tolist()
+    varies = training.varies
+    moved = (np.abs(mean - target)[varies] / spread[varies]).tolist()
     log.warning(
         f"{reading[0].info.path.name}: --adapt scaled the bands by {gain.min():.2f} to "
         f"{gain.max():.2f} and moved them by {np.median(moved or [0]):.1f} deviations. "
@@ -100,7 +101,7 @@ def fitted(
         target: What they shall become.
     """
     mean, deviation = own
-    varies = (deviation > np.finfo(np.float32).eps * np.abs(mean)) & (target[1] > 0)
+    varies = vary(*own) & vary(*target)
     gain = np.where(varies, target[1] / np.where(varies, deviation, 1), 1)
     return gain, target[0] - gain * mean
 

@@ -215,10 +215,10 @@ class Comparison:
         """
         if not self._pixels:
             return None
-        deviation = np.array(self._training.deviation)
+        varies = self._training.varies
         mean = self._total / self._pixels
-        shift = np.abs(mean - np.array(self._training.mean))
-        shift = shift[deviation > 0] / deviation[deviation > 0]
+        shift = np.abs(mean - np.array(self._training.mean))[varies]
+        shift /= np.array(self._training.deviation)[varies]
         unlike = self._unlike / self._measured if self._measured else None
         return {
             "pixels": self._pixels,

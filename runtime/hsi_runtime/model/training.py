@@ -3,7 +3,9 @@
 import math
 from typing import Annotated
 
+import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
 from hsi_runtime.model.array import Array, Part
 
@@ -52,6 +54,11 @@ class Training(Part, frozen=True):
     deviation: list[Annotated[float, Meta(ge=0)]]
     known: KnownClasses | None
 
+    @property
+    def varies(self) -> NDArray[np.bool_]:
+        """True for bands that vary by more than rounding, shape ``(band,)``."""
+        return vary(np.array(self.mean), np.array(self.deviation))
+
     def check(self, bands: int, receptive_field: int) -> None:
         """Refuse what contradicts the number of bands or the receptive field, px."""
         for name, values in (("mean", self.mean), ("deviation", self.deviation)):
@@ -72,3 +79,11 @@ class Training(Part, frozen=True):
                 f"training.known has a projection of {projection}, centres of "
                 f"{centres} and squares of {self.known.side} px"
             )
+
+
+def vary(
+    mean: NDArray[np.float64], deviation: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Return True for bands that vary by more than rounding, shape ``(band,)``."""
+    varying: NDArray[np.bool_] = deviation > np.finfo(np.float32).eps * np.abs(mean)
+    return varying

@@ -67,6 +67,15 @@ def test_a_band_that_does_not_vary_is_only_moved() -> None:
     assert units.apply(cube)[1] == pytest.approx(training.mean[1])
 
 
+def test_a_band_that_did_not_vary_in_training_is_only_moved() -> None:
+    """Rounding leaves it a deviation."""
+    cube, training = scene_of(), training_of(scene_of())
+    training.deviation[2] = 1e-13 * training.mean[2]
+    units = fit_moments(reading(cube), UNITS, training)
+    assert units.fit is not None
+    assert units.fit[0][2] == 1
+
+
 def test_too_few_pixels_have_no_mean() -> None:
     cube = np.full((BANDS, 40, 30), -1, np.float32)
     cube[:, 3, :9] = 5

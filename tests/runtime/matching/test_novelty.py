@@ -116,10 +116,11 @@ def test_quantiles_are_steps_from_zero_to_one() -> None:
 
 
 def test_a_scene_is_compared_with_training() -> None:
-    training = Training(mean=[1.0, 2, 3], deviation=[1.0, 2, 0], known=None)
+    # The last two bands do not vary, but for rounding.
+    training = Training(mean=[1.0, 2, 3, 0.1], deviation=[1.0, 2, 0, 1e-17], known=None)
     compared = Comparison(training)
     assert compared.report() is None
-    spectra = np.array([[2, 2, 7], [4, 2, 9]], np.float32)
+    spectra = np.array([[2, 2, 7, 1], [4, 2, 9, 1]], np.float32)
     compared.add(spectra, None)
     report = compared.report()
     assert report == {
