@@ -85,9 +85,13 @@ def exported(name: str, once: Once) -> Exported:
 def export(name: str, folder: Path) -> None:
     """Train a method for a few steps and write its checkpoint and model files."""
     torch.manual_seed(0)
-    known = with_linear(problem(BANDS)) if name == "lda" else problem(BANDS)
+    side = methods.method_class(name).receptive_field
+    known = with_linear(problem(BANDS), side)
     method = methods.build(name, known, {}).train()
-    side = method.receptive_field
+    if method.path is not None:  # as a training leaves it
+        method.path.gate.fill_(0.5)
+        method.path.unjudged = (1,)
+    method.probabilities.balance.fill_(0.25)
     random = np.random.default_rng(0)
     steps = 0 if name == "lda" else 12  # fitted in closed form: nothing to train
     optimizer = torch.optim.AdamW([{"params": list(method.parameters())}], lr=3e-3)
@@ -216,7 +220,7 @@ def test_exported_probabilities_are_calibrated(name: str, exported: Exported) ->
     cube = parity.windows_of(exported.trained.sample, method.receptive_field)[-1]
     found = open_backend(exported.files["fp32"], "cpu", 1).predict(cube)[PROBABILITIES]
     with torch.inference_mode():
-        scores = method.network(torch.from_numpy(cube))
+        scores = method.classifier(torch.from_numpy(cube))
     expected = torch.softmax(scores / TEMPERATURE, dim=1).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-4)
     assert np.abs(expected - torch.softmax(scores, dim=1).numpy()).max() > 1e-3
@@ -231,11 +235,13 @@ def test_training_is_left_out(name: str, exported: Exported) -> None:
     method = exported.trained.method
     learnt = sum(p.numel() for p in method.network.parameters())
     of_all = sum(p.numel() for p in method.parameters())
-    constants = sum(b.numel() for b in method.network.buffers()) + 500
+    parts = [method.network, *filter(None, [method.path])]
+    constants = sum(b.numel() for part in parts for b in part.buffers()) + 500
     plain = onnx.load_from_string(exported.files["fp16"].onnx)
     assert weights(plain) <= learnt + constants
     # Folding multiplies matrices, and repeats some for every depth.
-    folded = method.folded_graph().state_dict().values()
+    graph = method.folded_graph()
+    folded = [*graph.parameters(), *graph.buffers()]
     assert weights(proto) <= sum(values.numel() for values in folded) + 500
     assert weights(proto) <= 1.5 * (learnt + constants)
     assert (learnt == of_all) == (method.training_only() == [])

@@ -177,6 +177,35 @@ def test_linear_path_is_added_to_the_gated_scores(name: str, gate: float) -> Non
 
 
 @every_network
+def test_where_the_path_sees_an_unjudged_class_the_network_has_no_say(
+    name: str,
+) -> None:
+    torch.manual_seed(5)
+    field = methods.method_class(name).receptive_field
+    method = methods.build(name, with_linear(problem(), field), {}).eval()
+    path = method.path
+    assert path is not None
+    path.gate.fill_(0.5)
+    r = method.receptive_field
+    cube = cubes(method, 2, BANDS, r + 3, r + 9)
+    with torch.inference_mode():
+        linear, before = path(cube), method.classifier(cube)
+        path.unjudged = (int(linear.argmax(dim=1).mode().values.flatten()[0]),)
+        own = (linear.argmax(dim=1) == path.unjudged[0])[:, None]
+        assert own.any()
+        assert not own.all()
+        scores = method.classifier(cube)
+        torch.testing.assert_close(scores, torch.where(own, linear, before))
+        again = methods.build(name, with_linear(problem(), field), {}).eval()
+        again.load_state_dict(method.state_dict())
+        for graph in (method.inference_graph(), again.folded_graph()):
+            found = graph.eval()(cube)[method.outputs.index("probabilities")]
+            assert (found - torch.softmax(scores, dim=1)).abs().max() < 1e-5
+        path.unjudged = tuple(range(linear.shape[1]))
+        torch.testing.assert_close(method.classifier(cube), linear)
+
+
+@every_network
 def test_rare_classes_count_for_more_in_map_and_graph_alike(name: str) -> None:
     torch.manual_seed(5)
     known = problem()

@@ -264,6 +264,7 @@ def select(
         progress.verdict = first.schedule.verdict
     if path is not None and first.method.path is not None:
         path.gate.copy_(first.method.path.gate)
+        path.unjudged = first.method.path.unjudged
     trainer.method.probabilities.balance.copy_(first.method.probabilities.balance)
     state.unlink(missing_ok=True)
     torch.manual_seed(training_seed(recipe))

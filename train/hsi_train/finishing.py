@@ -61,6 +61,7 @@ class Evidence:
         matrix: Confusion matrix of the test pixels of all folds.
         rounds: Rounds to train; None until the time is up, or as the recipe says.
         gate: Factor of the network's scores; None without a linear path.
+        unjudged: Indices of classes that most folds could not judge the network by.
         balance: How much rare classes count for more.
         temperature: Temperature of the probabilities.
         summary: Content of ``folds.json``.
@@ -69,6 +70,7 @@ class Evidence:
     matrix: Confusion
     rounds: int | None
     gate: float | None
+    unjudged: tuple[int, ...]
     balance: float
     temperature: float
     summary: dict[str, Any]
@@ -82,6 +84,7 @@ class Evidence:
             schedule.train_until_time_is_up()
         if trainer.method.path is not None and self.gate is not None:
             trainer.method.path.gate.fill_(self.gate)
+            trainer.method.path.unjudged = self.unjudged
         probabilities = trainer.method.probabilities
         probabilities.balance.fill_(self.balance)
         probabilities.temperature.fill_(self.temperature)

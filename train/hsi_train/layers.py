@@ -10,6 +10,7 @@ from torch.nn import functional as F
 LINEAR_SIDES = (1, 3, 5, 7, 9)  # squares whose mean a linear classifier sees, pixels
 FLAT = 1e-6  # deviation of a spectrum over its mean below which it counts as flat
 TINY = 1e-30  # so that a spectrum of zeros is no division by zero
+STEEP = 1e4  # a difference of scores of its inverse decides; half precision holds it
 # Buffers of the linear path; an exporter keeps what they meet in single precision.
 LINEAR_WEIGHTS = ("bands_weight", "shape_weight")
 
@@ -195,9 +196,13 @@ class LinearPath(nn.Module):
         gate: Factor of the network's scores, from 0 to 1.
         apart: True if the network was trained by itself: the more it counts, the less
             the linear scores do. False if it learned what they lack.
+        unjudged: Indices of the classes that too few pixels were held out of to judge
+            the network by. Where one of them has the highest linear score, the network
+            has no say.
     """
 
     apart = False
+    unjudged: tuple[int, ...] = ()
     gate: Tensor
     bias: Tensor
     bands_weight: Tensor | None
@@ -237,18 +242,43 @@ class LinearPath(nn.Module):
 
     @property
     def replaced(self) -> bool:
-        """Whether the gate leaves nothing of the linear scores."""
-        return self.apart and float(self.gate) == 1
+        """Whether nothing is left of the linear scores."""
+        return self.apart and float(self.gate) == 1 and not self.unjudged
+
+    def get_extra_state(self) -> Tensor:
+        """Save the unjudged classes with the weights: ones of shape ``(class,)``."""
+        marks = torch.zeros(len(self.bias))
+        marks[list(self.unjudged)] = 1
+        return marks
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Load the unjudged classes."""
+        self.unjudged = tuple(state.nonzero().flatten().tolist())
 
     def joined(self, cube: Tensor, scores: Tensor) -> Tensor:
-        """Join the linear scores of a cube and a network's, as the gate says.
+        """Join the linear scores of a cube and a network's.
 
         Args:
             cube: Stored units, shape ``(batch, band, row, col)``.
             scores: The network's, shape ``(batch, class, row - 2 halo, ...)``.
         """
         linear: Tensor = self(cube)
-        return linear + self.gate * (scores - linear if self.apart else scores)
+        change = self.gate * (scores - linear if self.apart else scores)
+        unjudged = self.unjudged
+        if not unjudged:
+            return linear + change
+        judged = [k for k in range(len(self.bias)) if k not in unjudged]
+        if not judged:
+            return linear
+        highest, other = (
+            linear.index_select(1, torch.tensor(classes, device=linear.device)).amax(
+                dim=1, keepdim=True
+            )
+            for classes in (judged, unjudged)
+        )
+        # A steep ramp for a step: engines keep logical values off some devices.
+        heard = (STEEP * (highest - other)).clamp(0, 1)
+        return linear + heard * change
 
     def forward(self, cube: Tensor) -> Tensor:
         """Map a cube in stored units to linear scores, without the halo.

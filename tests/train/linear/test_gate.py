@@ -3,7 +3,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_train.linear.gate import choose_gate
+from hsi_train.linear.gate import choose_gate, unjudged_classes
 
 
 def scores(classes: NDArray[Any], right: float, seed: int) -> NDArray[Any]:
@@ -42,6 +42,11 @@ def test_being_less_sure_is_no_merit_where_the_map_is_worse() -> None:
     joined = path + factor * (doubtful - path)
     assert 0 < factor < 1
     np.testing.assert_array_equal(joined.argmax(axis=1), path.argmax(axis=1))
+
+
+def test_classes_with_few_held_out_pixels_do_not_judge() -> None:
+    classes = np.repeat([0, 1, 3], [10, 4, 5])
+    assert unjudged_classes(classes, 5) == (1, 2, 4)
 
 
 def test_few_held_out_pixels_tell_nothing() -> None:

@@ -86,17 +86,23 @@ def test_the_model_s_accuracy_is_that_of_the_folds(finished: tuple[Path, Any]) -
 
 
 def test_what_the_folds_found_is_their_median() -> None:
-    def result(rounds: int, gate: float, stop: str = "learned") -> dict[str, Any]:
+    def result(
+        rounds: int, gate: float, stop: str = "learned", unjudged: Any = ()
+    ) -> dict[str, Any]:
         training = {"rounds": rounds, "gate": gate, "stop_reason": stop}
         return {
-            "training": training | {"balance": gate / 2},
+            "training": training | {"balance": gate / 2, "unjudged": unjudged},
             "calibration": {"temperature": gate + 1} if gate else None,
             "confusion": [[1, 0], [0, 1]],
         }
 
-    found = folds.evidence([result(5, 0.0), result(9, 1.0), result(8, 0.5)], {})
+    some: dict[str, Any] = {"unjudged": [2, 4]}
+    three = [result(5, 0.0, **some), result(9, 1.0, **some), result(8, 0.5)]
+    three[2]["training"]["unjudged"] = [4, 1]
+    found = folds.evidence(three, {})
     assert (found.rounds, found.gate, found.temperature) == (8, 0.5, 1.5)
     assert found.balance == 0.25
+    assert found.unjudged == (2, 4)
     assert found.matrix.tolist() == [[3, 0], [0, 3]]
     late = [result(5, 1.0, "budget"), result(5, 1.0, "budget"), result(5, 1.0)]
     assert folds.evidence(late, {}).rounds is None

@@ -9,6 +9,7 @@ from scipy.special import log_softmax
 GATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MIN_PIXELS = 100  # held-out pixels below which nothing is told
 MIN_ERRORS = 5  # of the path; with fewer there is nothing left to show
+MIN_OF_CLASS = 5  # held-out pixels of a class below which they do not judge a network
 
 
 class Gate(NamedTuple):
@@ -60,6 +61,19 @@ def choose_gate(
         and not _clearly_less(wrong[0.0], wrong[factor], errors=2)
     ]
     return Gate(min(allowed, key=loss.__getitem__, default=0.0), learned)
+
+
+def unjudged_classes(classes: NDArray[np.integer], count: int) -> tuple[int, ...]:
+    """List the classes of which too few pixels are held out to judge a network.
+
+    It may never say them anywhere else, and no loss on held-out pixels would tell.
+
+    Args:
+        classes: Class indices of the held-out pixels, shape ``(pixel,)``.
+        count: Number of classes.
+    """
+    pixels = np.bincount(classes, minlength=count)
+    return tuple(np.flatnonzero(pixels < MIN_OF_CLASS).tolist())
 
 
 def balanced_loss(losses: NDArray[np.float64], classes: NDArray[np.integer]) -> float:

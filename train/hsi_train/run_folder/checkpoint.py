@@ -39,7 +39,7 @@ PROBLEM = "problem."  # prefix of the tensors that the method was built from
 LINEAR = "linear."  # the same, of the linear path
 MEMBER = "member."  # the same, of a member of an ensemble; its number follows
 TEMPERATURE = "probabilities.temperature"
-BALANCE = "probabilities.balance"
+LATER = ("probabilities.balance", "._extra_state")  # ends of keys earlier versions lack
 SAMPLE_OUTPUTS = 48  # classified square of the stored window
 
 
@@ -162,7 +162,9 @@ def _built(
             for key, value in tensors.items()
             if key.startswith(prefix)
         }
-        state.setdefault(BALANCE, torch.zeros(()))  # earlier versions had none
+        for key, value in method.state_dict().items():
+            if key.endswith(LATER):
+                state.setdefault(key, value)
         method.load_state_dict(state)
         members.append(method.eval())
     if description.members == 1:

@@ -8,6 +8,7 @@ and ``RUN/report.html`` show the accuracy of the folds, and of their simple riva
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,7 @@ def evidence(results: Sequence[dict[str, Any]], told: dict[str, Any]) -> Evidenc
     out_of_time = reasons.count(TIME_UP) > len(reasons) / 2
     rounds = round(statistics.median(training["rounds"] for training in trainings))
     gates = [training["gate"] for training in trainings]
+    unjudged = Counter(k for training in trainings for k in training["unjudged"])
     temperatures = [
         (result["calibration"] or {"temperature": 1.0})["temperature"]
         for result in results
@@ -116,6 +118,7 @@ def evidence(results: Sequence[dict[str, Any]], told: dict[str, Any]) -> Evidenc
         matrix=np.sum([result["confusion"] for result in results], axis=0),
         rounds=None if given or out_of_time else rounds,
         gate=None if None in gates else statistics.median_low(gates),
+        unjudged=tuple(k for k, n in sorted(unjudged.items()) if 2 * n > len(results)),
         balance=statistics.median_low(t["balance"] for t in trainings),
         temperature=float(statistics.median(temperatures)),
         summary=told,

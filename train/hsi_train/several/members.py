@@ -125,6 +125,7 @@ def training_of(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         },
         "stop_reason": MEMBERS,
         "gate": None,
+        "unjudged": [],
         "balance": None,
         "members": each,
     }
