@@ -19,6 +19,7 @@ from hsi_runtime.cli import main as hsi_run
 from hsi_runtime.errors import HsiError, RecipeError, SceneError
 from hsi_runtime.model.model_file import read_model
 from hsi_train import api
+from hsi_train.run_folder import checkpoint
 from hsi_train.simulate import SceneSpec, band_centres, write_scene
 from hsi_train.simulate.materials import variants
 
@@ -128,6 +129,18 @@ def test_real_library(data_dir: Path, tmp_path: Path) -> None:
     assert sum(run.metrics["counts"].values()) == 75
     # Of the six kinds with four spectra or more; chance is a fortieth.
     assert run.metrics["overall_accuracy"] > 0.3
+
+
+def test_the_scene_of_the_bands_is_a_file_of_the_training(
+    field: Field, tmp_path: Path
+) -> None:
+    settings = {
+        "method": "lda",
+        "data": {"spectra": [str(field.library)], "bands_of": str(field.scene)},
+    }
+    run = hsi_train.train(settings, tmp_path / "run")
+    digests = checkpoint.load(run.folder).description.provenance.data_sha256
+    assert field.scene.name in digests
 
 
 def test_recipe_repeats_the_run(field: Field, tmp_path: Path) -> None:

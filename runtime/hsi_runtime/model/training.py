@@ -21,7 +21,7 @@ class KnownClasses(Part, frozen=True):
         projection: From stored units to coordinates in which the classes scatter alike
             in all directions, shape ``(component, band)``.
         centres: Mean of each class in these coordinates, ``(class, component)``.
-        scatter: Mean distance of the training pixels of each class from its centre.
+        scatter: How far pixels of each class lie from its centre, in the mean.
         distances: Of left-out training pixels to the nearest centre, over its scatter:
             quantiles, in even steps from 0 to 1.
     """

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from hsi_runtime.matching.novelty import Novelty
+from hsi_runtime.matching.novelty import UNLIKE, Novelty
 from hsi_train.run_folder.novelty import STEPS, known_classes
 
 BANDS = 12
@@ -41,6 +41,34 @@ def test_quantiles_are_of_left_out_pixels() -> None:
     others = Novelty.of(fitted).distance(pixels(3000, seed=5)[0])
     share = (others <= fitted.distances[STEPS // 2]).mean()
     assert 0.35 < share < 0.65
+
+
+def test_rare_classes_are_as_wide_as_common_ones() -> None:
+    random = np.random.default_rng(3)
+    means = 3000 + 1500 * random.normal(size=(4, BANDS))
+    classes = np.repeat(np.arange(4), [200, 1, 2, 3])
+    spectra = means[classes] + 100 * random.normal(size=(206, BANDS))
+    places = np.column_stack([np.zeros(206), np.arange(206), 40 * classes])
+    fitted = known_classes(spectra, classes, places.astype(np.intp), 1)
+    assert fitted is not None
+    for index in range(4):
+        fresh = means[index] + 100 * random.normal(size=(500, BANDS))
+        novelty = Novelty.of(fitted).of_spectra(fresh)
+        assert (novelty >= UNLIKE).mean() < 0.2, index
+
+
+def test_more_bands_than_pixels_are_no_novelty() -> None:
+    random = np.random.default_rng(4)
+    classes = np.repeat([0, 1], 15)
+    means = 3000 + 1500 * random.normal(size=(2, 200))
+    spectra = means[classes] + 100 * random.normal(size=(30, 200))
+    places = np.column_stack([np.zeros(30), np.arange(30), 40 * classes])
+    fitted = known_classes(spectra, classes, places.astype(np.intp), 1)
+    assert fitted is not None
+    novelty = Novelty.of(fitted)
+    assert (novelty.of_spectra(spectra) >= UNLIKE).mean() < 0.1
+    fresh = means[classes] + 100 * random.normal(size=(30, 200))
+    assert (novelty.of_spectra(fresh) >= UNLIKE).mean() < 0.2
 
 
 @pytest.mark.parametrize("count", [3, 9])

@@ -85,6 +85,14 @@ def test_the_model_s_accuracy_is_that_of_the_folds(finished: tuple[Path, Any]) -
     assert "lda: gain of the network" in folds.table(told)
 
 
+def test_an_interval_ends_where_shares_do() -> None:
+    found = folds.mean_and_interval([0.1, 0.9, 1.0], 0.0)
+    assert found["interval"] == [0.0, 1.0]
+    low, high = folds.mean_and_interval([0.1, 0.2, 0.0])["interval"]
+    assert low == pytest.approx(0.2 - high)
+    assert low < 0, "a difference may be negative where no fold's is"
+
+
 def test_what_the_folds_found_is_their_median() -> None:
     def result(
         rounds: int, gate: float, stop: str = "learned", unjudged: Any = ()

@@ -25,6 +25,7 @@ COMPONENTS = 64  # principal components; more tell nothing new
 FEWEST = 20  # left-out pixels that have quantiles
 STEPS = 200  # of the quantiles: as many as the layer stores
 ROWS_AT_ONCE = 64  # of a scene, while its pixels are summed up
+USUAL = 10  # pixels that scatter as all do, beside those of a class
 LEAST = 1e-9  # variance, as a share of the largest: less is rounding
 
 Floats = NDArray[np.float64]
@@ -79,30 +80,47 @@ def known_classes(
         None where too few pixels can be left out.
     """
     folds = blocked_folds(places, classes)
+    directions = _directions(spectra)
     distances = []
     for fold in range(FOLDS):
         held = folds == fold
-        fitted = _fit(spectra[~held], classes[~held], side) if held.any() else None
-        if fitted is not None:
-            distances.append(Novelty.of(fitted).distance(spectra[held]))
+        if not held.any():
+            continue
+        others = _fit(spectra[~held], classes[~held], side, directions)
+        if others is not None:
+            distances.append(Novelty.of(others).distance(spectra[held]))
     measured = np.concatenate(distances) if distances else np.empty(0)
-    fitted = _fit(spectra, classes, side)
+    fitted = _fit(spectra, classes, side, directions)
     if fitted is None or len(measured) < FEWEST:
         return None
     quantiles = np.quantile(measured.astype(np.float64), np.linspace(0, 1, STEPS + 1))
     return msgspec.structs.replace(fitted, distances=quantiles.tolist())
 
 
-def _fit(spectra: Floats, classes: NDArray[np.intp], side: int) -> KnownClasses | None:
-    """Project and whiten spectra; None where they do not scatter within classes."""
-    unit = usable_deviation(spectra.mean(axis=0), spectra.std(axis=0))
-    scaled = (spectra - spectra.mean(axis=0)) / unit
+def _directions(spectra: Floats) -> Floats:
+    """Return principal components of standardised spectra, for spectra as stored.
+
+    They are of all pixels: without some of them, fewer pixels than bands would span
+    other, fewer dimensions, in which distances are shorter.
+
+    Returns:
+        Shape ``(band, component)``.
+    """
+    mean = spectra.mean(axis=0)
+    unit = usable_deviation(mean, spectra.std(axis=0))
+    scaled = (spectra - mean) / unit
     scatter, directions = np.linalg.eigh(scaled.T @ scaled)
     used = scatter[::-1][:COMPONENTS] > LEAST * scatter[-1]
-    basis = directions[:, ::-1][:, :COMPONENTS][:, used]  # (band, component)
-    if not used.any():
+    return directions[:, ::-1][:, :COMPONENTS][:, used] / unit[:, None]
+
+
+def _fit(
+    spectra: Floats, classes: NDArray[np.intp], side: int, directions: Floats
+) -> KnownClasses | None:
+    """Project and whiten spectra; None where they do not scatter within classes."""
+    if not directions.size:
         return None
-    components = scaled @ basis
+    components = (spectra - spectra.mean(axis=0)) @ directions
     present, number = np.unique(classes, return_inverse=True)
     means = np.array([components[classes == k].mean(axis=0) for k in present])
     within = components - means[number]
@@ -111,13 +129,16 @@ def _fit(spectra: Floats, classes: NDArray[np.intp], side: int) -> KnownClasses 
     if variance[-1] <= 0:
         return None
     whitening = axes / np.sqrt(np.maximum(variance, LEAST * variance[-1]))
-    projection = (basis @ whitening).T / unit
+    projection = (directions @ whitening).T
     projected = spectra @ projection.T
     centres = np.array([projected[classes == k].mean(axis=0) for k in present])
-    own = np.linalg.norm(projected - centres[number], axis=1)
-    # A class of one pixel, or of equal ones, scatters as the others do.
-    scatter = np.bincount(number, own) / np.bincount(number)
-    scatter = np.where(scatter > LEAST * own.mean(), scatter, own.mean())
+    # Few pixels tell little of their class: they count beside some that scatter as all
+    # do. And pixels lie nearer to their own mean than others of the class will.
+    squares = np.bincount(number, np.square(projected - centres[number]).sum(axis=1))
+    pixels = np.bincount(number)
+    of_all = squares.sum() / (len(number) - len(pixels))
+    variances = (squares + USUAL * of_all) / (pixels - 1 + USUAL)
+    scatter = np.sqrt((1 + 1 / pixels) * variances)
     return KnownClasses(
         side=side,
         projection=Array.pack(projection.astype(np.float32)),

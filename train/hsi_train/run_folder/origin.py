@@ -32,7 +32,8 @@ def training_files(settings: Recipe) -> list[Path]:
     sources += [str(file) for file in data.references if file is not None]
     for path in data.spectra or ():
         sources += spectra_files(recipe.expanded(path))
-    scenes = expand_scenes([recipe.expanded(p) for p in data.scenes])
+    given = [*data.scenes, *filter(None, [data.bands_of])]
+    scenes = expand_scenes([recipe.expanded(p) for p in given])
     if settings.pretrain is not None:
         given = [recipe.expanded(p) for p in settings.pretrain.scenes]
         scenes += expand_scenes(given)

@@ -27,6 +27,7 @@ from hsi_train.several.seeds import FIGURES
 
 KIND = runs.Kind(option="--folds", pattern="fold-*", summary="folds.json")
 CONFIDENCE = 0.95
+LEAST = {"overall_accuracy": 0.0, "average_accuracy": 0.0}  # else -1
 OF_RIVALS = {
     "overall_accuracy": "overall accuracy",
     "average_accuracy": "average accuracy",
@@ -134,22 +135,32 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
         name = rival["name"]
         same = [r for result in results for r in result["rivals"] if r["name"] == name]
         figures = {
-            key: mean_and_interval([one[key] for one in same]) for key in OF_RIVALS
+            key: mean_and_interval([one[key] for one in same], LEAST.get(key, -1.0))
+            for key in OF_RIVALS
         }
         rivals.append({"name": name} | figures)
     return {
         "folds": len(results),
-        **{key: mean_and_interval([r[key] for r in results]) for key in FIGURES},
+        **{
+            key: mean_and_interval([r[key] for r in results], LEAST.get(key, -1.0))
+            for key in FIGURES
+        },
         "rivals": rivals,
         "test_pixels": [int(np.sum(result["confusion"])) for result in results],
         "untested": [n for n, count in zip(names, tested, strict=True) if not count],
     }
 
 
-def mean_and_interval(values: Sequence[float | None]) -> dict[str, Any]:
+def mean_and_interval(
+    values: Sequence[float | None], least: float = -1.0
+) -> dict[str, Any]:
     """Mean of the folds with its interval, by Student's distribution.
 
     Their trainings share most pixels, so that the true interval is rather wider.
+
+    Args:
+        values: Of each fold; None where it has none.
+        least: Least possible value; the largest is one.
     """
     known = [v for v in values if v is not None]
     mean = float(np.mean(known)) if known else None
@@ -157,7 +168,7 @@ def mean_and_interval(values: Sequence[float | None]) -> dict[str, Any]:
     if mean is not None and len(known) > 1:
         quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(known) - 1)
         half = float(quantile * np.std(known, ddof=1) / math.sqrt(len(known)))
-        interval = [mean - half, mean + half]
+        interval = [max(mean - half, least), min(mean + half, 1.0)]
     return {"mean": mean, "interval": interval, "values": list(values)}
 
 

@@ -9,6 +9,7 @@ import shapely
 from spectra_files import CENTRES, reflectances, write_table
 
 from hsi_runtime.errors import SceneError
+from hsi_train.data.formats.vector_files import read_features
 from hsi_train.data.spectra import tables
 
 
@@ -142,6 +143,20 @@ def test_points_with_a_field_for_each_band(tmp_path: Path, suffix: str) -> None:
     contents = tables.read(str(path))
     np.testing.assert_allclose(contents.values, reflectances())
     assert contents.columns["kind"].tolist() == [1, 1, 2, 2, 2]
+
+
+def test_a_table_without_geometry(tmp_path: Path) -> None:
+    bands = dict(zip(["450", "550", "650", "750"], reflectances().T, strict=True))
+    columns = {"kind": np.array([1, 1, 2, 2, 2])} | bands
+    path = tmp_path / "table.gpkg"
+    pyogrio.raw.write(
+        path, None, [*columns.values()], [*columns], geometry_type=None, layer="spectra"
+    )
+    contents = tables.read(str(path))
+    np.testing.assert_allclose(contents.values, reflectances())
+    assert contents.columns["kind"].tolist() == [1, 1, 2, 2, 2]
+    with pytest.raises(SceneError, match="0 layers with geometry"):
+        read_features(str(path))
 
 
 def profile(y: Any, x: Any = CENTRES, **more: Any) -> str:

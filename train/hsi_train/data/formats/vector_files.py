@@ -69,12 +69,16 @@ def kind_of(path: Path) -> str | None:
     return GEOJSON if text.startswith(b"{") else None
 
 
-def read_features(path: str) -> Features:
+def read_features(path: str, tables: bool = False) -> Features:
     """Read the features of a GeoPackage, GeoJSON, Shapefile or FlatGeobuf.
+
+    Args:
+        path: Path of the file.
+        tables: Read a table without geometry where there is no other layer.
 
     Raises:
         SceneError: The file is of another kind, is damaged, refers to other files, or
-            has not exactly one layer with geometry.
+            has not exactly one layer of the requested kind.
     """
     file = local_file(path).absolute()
     driver = kind_of(file)
@@ -88,7 +92,7 @@ def read_features(path: str) -> Features:
     source = _plain_geojson(path, file) if driver == GEOJSON else str(file)
     try:
         with _gdal_options():
-            layer = _layer(path, source)
+            layer = _layer(path, source, tables)
             opened = pyogrio.read_info(source, layer=layer)["driver"]
             if opened != driver:
                 raise SceneError(
@@ -118,14 +122,16 @@ def _gdal_options() -> Iterator[None]:
         pyogrio.set_gdal_config_options(before)
 
 
-def _layer(path: str, source: str | bytes) -> str | None:
+def _layer(path: str, source: str | bytes, tables: bool) -> str | None:
     """Name the one layer with geometry; tables beside it, such as styles, are none.
 
-    None for bytes, whose layer has another name each time they are opened.
+    Where there is none and ``tables`` are read, too, name the one table. None for
+    bytes, whose layer has another name each time they are opened.
     """
-    layers = [
-        str(name) for name, kind in pyogrio.list_layers(source) if kind is not None
-    ]
+    present = [(str(name), kind) for name, kind in pyogrio.list_layers(source)]
+    layers = [name for name, kind in present if kind is not None]
+    if tables and not layers and len(present) == 1:
+        layers = [name for name, _ in present]
     if len(layers) != 1:
         raise SceneError(
             f"{path} has {len(layers)} layers with geometry"

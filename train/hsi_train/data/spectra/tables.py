@@ -101,7 +101,7 @@ def read_columns(path: str) -> Columns:
     if path.lower().endswith((".csv", ".tsv", ".txt")):
         columns = _csv_columns(path)
     else:
-        columns = read_features(path).columns
+        columns = read_features(path, tables=True).columns
     if not columns or not len(next(iter(columns.values()))):
         raise SceneError(f"{path} holds no spectrum.")
     return columns
