@@ -39,7 +39,7 @@ from hsi_train.run_folder import folder
 
 HERE = Path(__file__).parent
 KEPT = (*accuracy_table.FIGURES, "counts", "rivals", "test_blocks", "sets")
-ERRORS = ("expected_calibration_error", "expected_calibration_error_uncalibrated")
+ERRORS = (accuracy_table.AFTER, accuracy_table.BEFORE)
 WITH_RIVALS = "lda"  # the method whose runs fit all rivals
 
 Result = dict[str, Any]

@@ -14,6 +14,9 @@ FIGURES = ("overall_accuracy", "average_accuracy", "kappa", "seconds", "cpu_seco
 SHOWN = FIGURES[:3]
 SAME = "lda-sum"  # the rival that is method lda
 RIVAL = "best rival"
+AFTER = "expected_calibration_error"
+BEFORE = f"{AFTER}_uncalibrated"
+LEVEL = 0.9  # of the prediction sets that are shown
 
 Result = dict[str, Any]
 
@@ -164,6 +167,48 @@ def markdown(content: dict[str, dict[str, Result]], command: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def confidence(cells: list[Result]) -> list[str]:
+    """Tabulate how well probabilities and prediction sets keep what they promise.
+
+    Args:
+        cells: Of all data sets; those without validation pixels are left out.
+    """
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for cell in cells:
+        if "error" not in cell and (AFTER in cell or cell.get("sets")):
+            groups.setdefault((cell["data"], cell["row"]), []).append(cell)
+    if not groups:
+        return []
+    lines = [
+        "",
+        "## Confidence",
+        "",
+        "Expected calibration error on the test pixels, in points, before and after",
+        "temperature scaling, and the largest rise by it in one run. Then the share of",
+        f"test pixels whose class is in its set of level {LEVEL:g}, mean and least of the",
+        "runs, and the mean number of classes in a set.",
+        "",
+        *common.table_head(
+            ("data", "method", "runs", "before", "after", "largest rise",
+             "in the set", "least", "classes in a set")
+        ),
+    ]  # fmt: skip
+    for (data, row), group in groups.items():
+        errors = [(100 * c[BEFORE], 100 * c[AFTER]) for c in group if AFTER in c]
+        sets = [s for c in group for s in c.get("sets", []) if s["level"] == LEVEL]
+        figures = [""] * 6
+        if errors:
+            before, after = map(fmean, zip(*errors, strict=True))
+            rise = max(b - a for a, b in errors)
+            figures[:3] = [f"{before:.1f}", f"{after:.1f}", f"{rise:+.1f}"]
+        if sets:
+            shares = [100 * s["coverage"] for s in sets]
+            size = fmean(s["mean_size"] for s in sets)
+            figures[3:] = [f"{fmean(shares):.1f}", f"{min(shares):.1f}", f"{size:.2f}"]
+        lines.append(f"| {' | '.join([data, row, str(len(group)), *figures])} |")
+    return lines
+
+
 def _line(row: str, figures: Result) -> str:
     seeds = f"{len(figures['seeds'])}"
     if figures["failed"]:
@@ -196,5 +241,6 @@ def _points(difference: Result | None) -> str:
 
 
 def write(folder: Path, results: list[Result], command: str) -> None:
-    text = f"{markdown(table(results), command)}\n{common.machine_text()}\n"
+    sure = "\n".join([*confidence(results), ""])
+    text = f"{markdown(table(results), command)}{sure}\n{common.machine_text()}\n"
     (folder / "accuracy.md").write_text(text, encoding="utf-8")

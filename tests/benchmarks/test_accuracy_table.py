@@ -140,3 +140,20 @@ def test_differences_on_one_given_split_are_over_its_blocks() -> None:
     assert found["mean"] == pytest.approx(0.1)
     low, high = found["interval"]
     assert 0 <= low < 0.1 < high <= 0.2
+
+
+def test_confidence_is_told_of_runs_that_have_it() -> None:
+    def sure(seed: int, before: float, after: float, coverage: float) -> Result:
+        errors = {accuracy_table.BEFORE: before, accuracy_table.AFTER: after}
+        sets = [
+            {"level": 0.8, "coverage": 0.5, "mean_size": 1.0},
+            {"level": 0.9, "coverage": coverage, "mean_size": 1.5 + seed},
+        ]
+        return cell("lda", seed, 0.9) | errors | {"sets": sets}
+
+    cells = [*CELLS, sure(0, 0.1, 0.04, 0.95), sure(1, 0.05, 0.06, 0.89)]
+    lines = accuracy_table.confidence(cells)
+    expected = "| one | lda | 2 | 7.5 | 5.0 | +1.0 | 92.0 | 89.0 | 2.00 |"
+    assert lines[-1] == expected
+    assert len([line for line in lines if line.startswith("| one")]) == 1
+    assert accuracy_table.confidence(CELLS) == []
