@@ -185,8 +185,8 @@ def confidence(cells: list[Result]) -> list[str]:
         "",
         "Expected calibration error on the test pixels, in points, before and after",
         "temperature scaling, and the largest rise by it in one run. Then the share of",
-        f"test pixels whose class is in its set of level {LEVEL:g}, mean and least of the",
-        "runs, and the mean number of classes in a set.",
+        f"test pixels whose class is in its set of level {LEVEL:g}, mean and least of",
+        "the runs, and the mean number of classes in a set.",
         "",
         *common.table_head(
             ("data", "method", "runs", "before", "after", "largest rise",
