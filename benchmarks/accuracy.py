@@ -35,7 +35,7 @@ from accuracy_data import Division
 from hsi_runtime.errors import HsiError, RecipeError
 from hsi_train import methods, recipe
 from hsi_train.methods import names
-from hsi_train.run_folder import folder
+from hsi_train.run_folder import checkpoint, folder
 
 HERE = Path(__file__).parent
 KEPT = (*accuracy_table.FIGURES, "counts", "rivals", "test_blocks", "sets")
@@ -145,7 +145,9 @@ def train(cell: Cell, work: Path, threads: int) -> Result:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise RuntimeError(lines[-1])
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    result: Result = json.loads(done.stdout)
+    joined = run / checkpoint.MODEL / folder.METRICS  # of members
+    text = joined.read_text("utf-8") if joined.is_file() else done.stdout
+    result: Result = json.loads(text)
     # The time of a busy machine says little; this also counts the imports.
     result["cpu_seconds"] = (
         after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime

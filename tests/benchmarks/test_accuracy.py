@@ -279,3 +279,12 @@ def test_an_interrupted_training_goes_on(
     assert fresh[-1] == "1"
     assert repeated == [*fresh[:-1], option, "2"]
     assert recipe.load(fresh[1]) == cell.recipe
+
+
+@pytest.mark.usefixtures("spied")
+def test_members_are_measured_as_the_model_that_they_make(tmp_path: Path) -> None:
+    cell = cells("mf2cnet", seeds=1)[0]
+    model = tmp_path / "runs" / cell.name / "model"
+    model.mkdir(parents=True)
+    (model / "metrics.json").write_text('{"overall_accuracy": 0.75}')
+    assert accuracy.train(cell, tmp_path, 1)["overall_accuracy"] == 0.75
