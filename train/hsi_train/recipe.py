@@ -198,7 +198,7 @@ class Fit(_Table, frozen=True):
         noise: Added noise, in standard deviations of a band.
         masked: Share of a window's pixels that are hidden: the mean stands for them.
         patience: End after so many rounds without a better validation, epochs if their
-            number is given; 0 = never. Left out, it is 3, or 0 with ``epochs``.
+            number is given; 0 = never. Left out, it is 8, or 0 with ``epochs``.
         linear_path: Add linear discriminants, fitted in closed form, to the network's
             scores; false is the published network alone.
         quick: Train for a first look, a hundred steps.

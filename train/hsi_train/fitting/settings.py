@@ -15,7 +15,7 @@ PLOTS_BATCH = 32  # the same where no scene is larger than a plot
 PLOT = 32  # pixels; the smaller side of a scene that is more than a plot
 DENSE_GAIN = 4  # windows must save this factor of work to be chosen over patches
 MIN_PATCHES = 3  # even steps of at most three patches hold at least two
-PATIENCE = 5  # rounds
+PATIENCE = 8  # rounds
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
