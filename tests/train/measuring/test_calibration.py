@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import softmax
@@ -175,13 +175,14 @@ def test_places_that_disagree_change_nothing() -> None:
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.2, 5))
+@example(465, 0.6875)
 @settings(max_examples=30, deadline=None)
 def test_left_out_error_never_rises(seed: int, temperature: float) -> None:
     """Whatever the scores: where folds do not agree, the temperature is one."""
     scored = honest(300, temperature, seed)
     folds = folds_of(scored)
     agreed = calibration.agreed_temperature(scored, folds)
-    assert error(scored, agreed) <= error(scored, 1.0) + 0.005
+    assert error(scored, agreed) <= error(scored, 1.0)
 
 
 def test_a_class_that_does_not_validate_leaves_probabilities_as_they_are() -> None:

@@ -67,7 +67,9 @@ def agreed_temperature(validation: Scored, folds: Folds) -> float:
     # The standard error of a jackknife over the folds.
     error = logs.std() * np.sqrt(len(logs) - 1)
     mean = np.log(fit_temperature(validation))
-    return float(np.exp(np.sign(mean) * max(abs(mean) - error, 0.0)))
+    drawn = float(np.exp(np.sign(mean) * max(abs(mean) - error, 0.0)))
+    # What is drawn towards one is another temperature than those that helped.
+    return drawn if _error(validation, drawn) < _error(validation, 1.0) else 1.0
 
 
 def fit_temperature(validation: Scored) -> float:
@@ -243,6 +245,10 @@ def caveats(pixels: int) -> list[str]:
         f"{MIN_PIXELS}): confidence may be too high or too low. The default split "
         "keeps them where labels lie in enough places; in a --split FILE they are 2."
     ]
+
+
+def _error(scored: Scored, temperature: float) -> float:
+    return expected_calibration_error(reliability(scored, temperature))
 
 
 def _part(scored: Scored, inside: NDArray[np.bool_]) -> Scored:
