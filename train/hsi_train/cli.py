@@ -200,8 +200,7 @@ def _summary(result: dict[str, Any]) -> str:
         "overall accuracy {overall_accuracy:.2%}, average accuracy "
         "{average_accuracy:.2%}, kappa {kappa:.3f}"
     )
-    from hsi_train.fitting.progress import describe
-    from hsi_train.report.run_result import describe_balance
+    from hsi_train.fitting.progress import describe, describe_balance
 
     units = result.get("units", "pixels")
     tested = f"Test {units}: {figures}; {{seconds:.0f}} s"

@@ -152,3 +152,17 @@ def describe(training: dict[str, Any]) -> str:
     if budget:
         text += f". Budget of {budget['seconds']:g} s: {budget['verdict']}"
     return f"{text}."
+
+
+def describe_balance(training: dict[str, Any]) -> str:
+    """Return a sentence where rare classes count for more; else an empty text.
+
+    Args:
+        training: Of ``metrics.json``; earlier versions had no balance.
+    """
+    if not training.get("balance"):
+        return ""
+    return (
+        f"Rare classes count for more (balance {training['balance']:g}): more held-out "
+        "pixels are right averaged over classes, and in no place fewer."
+    )

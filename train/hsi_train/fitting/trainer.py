@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hsi_runtime.model.model_file import PROBABILITIES
-from hsi_train.data.labelled_scene import LabelledData, places_of
+from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.fitting.length.budget import Budget
 from hsi_train.fitting.length.schedule import Schedule
@@ -24,10 +24,10 @@ from hsi_train.fitting.progress import DECAYING, Epoch, Measured, Progress
 from hsi_train.fitting.resume_state import Origin, loaded_state, save_state
 from hsi_train.fitting.settings import Settings, steps_of_pass
 from hsi_train.fitting.windows import Windows, augment, shuffled
+from hsi_train.linear.balance import choose_factor
 from hsi_train.linear.folds import blocked_folds
 from hsi_train.linear.gate import Gate, choose_gate, loss_of, unjudged_classes
 from hsi_train.measuring import metrics
-from hsi_train.measuring.balance import choose_factor
 from hsi_train.method import BaseMethod, Batch, Corner
 from hsi_train.processes import layers
 from hsi_train.processes.dealing import deal
@@ -90,8 +90,8 @@ class Trainer:
         )
         self.scorer = Scorer.of_method(method, device)
         if self.validates and method.path is not None:
-            _, held_out = places_of(data.scenes, Role.VALIDATION)
-            method.path.unjudged = unjudged_classes(held_out, len(data.classes))
+            held_out = data.pixels_by_role()[:, Role.VALIDATION]
+            method.path.unjudged = unjudged_classes(held_out)
 
     @property
     def trains(self) -> bool:

@@ -1,6 +1,6 @@
 """Decides how much of a network's scores is added to those of the linear path."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,13 +46,14 @@ def choose_gate(
         network: Scores of the network, shape ``(pixel, class)``.
         classes: Class indices, shape ``(pixel,)``.
     """
-    pixels = {f: _losses(path + f * network, classes) for f in GATES}
+    scores = {f: path + f * network for f in GATES}
+    pixels = {f: _losses(values, classes) for f, values in scores.items()}
     loss = {f: balanced_loss(values, classes) for f, values in pixels.items()}
     learned = min(loss[factor] for factor in GATES[1:])
-    wrong = {f: _wrong(path + f * network, classes) for f in GATES}
+    wrong = {f: _wrong(values, classes) for f, values in scores.items()}
     if len(classes) < MIN_PIXELS or wrong[0.0].sum() < MIN_ERRORS:
         return Gate(0.0, learned)
-    by_class = {f: _of_classes(values, classes) for f, values in pixels.items()}
+    by_class = {f: mean_over_classes(values, classes) for f, values in pixels.items()}
     allowed = [
         factor
         for factor in GATES[1:]
@@ -63,22 +64,20 @@ def choose_gate(
     return Gate(min(allowed, key=loss.__getitem__, default=0.0), learned)
 
 
-def unjudged_classes(classes: NDArray[np.integer], count: int) -> tuple[int, ...]:
+def unjudged_classes(pixels: NDArray[np.integer]) -> tuple[int, ...]:
     """List the classes of which too few pixels are held out to judge a network.
 
     It may never say them anywhere else, and no loss on held-out pixels would tell.
 
     Args:
-        classes: Class indices of the held-out pixels, shape ``(pixel,)``.
-        count: Number of classes.
+        pixels: Held-out pixels of each class, shape ``(class,)``.
     """
-    pixels = np.bincount(classes, minlength=count)
     return tuple(np.flatnonzero(pixels < MIN_OF_CLASS).tolist())
 
 
 def balanced_loss(losses: NDArray[np.float64], classes: NDArray[np.integer]) -> float:
     """Return the mean of the losses' means over pixels and over classes."""
-    return (float(losses.mean()) + _of_classes(losses, classes)) / 2
+    return (float(losses.mean()) + mean_over_classes(losses, classes)) / 2
 
 
 def cross_entropy(scores: NDArray[np.floating], classes: NDArray[np.integer]) -> float:
@@ -91,8 +90,9 @@ def loss_of(scores: NDArray[np.floating], classes: NDArray[np.integer]) -> float
     return balanced_loss(_losses(scores, classes), classes)
 
 
-def _of_classes(losses: NDArray[np.float64], classes: NDArray[np.integer]) -> float:
-    return float(np.mean([losses[classes == k].mean() for k in np.unique(classes)]))
+def mean_over_classes(values: NDArray[Any], classes: NDArray[np.integer]) -> float:
+    """Average the means of the classes that are present, of a value for each pixel."""
+    return float(np.mean([values[classes == k].mean() for k in np.unique(classes)]))
 
 
 def _losses(

@@ -5,7 +5,7 @@ from typing import Any
 
 from hsi_runtime import files
 from hsi_train.data.labelled_scene import LabelledData
-from hsi_train.fitting.progress import Progress, describe
+from hsi_train.fitting.progress import Progress, describe, describe_balance
 from hsi_train.report.html import (
     Safe,
     anchor,
@@ -29,7 +29,7 @@ from hsi_train.report.plots import (
     draw_validation,
     plot_style,
 )
-from hsi_train.report.run_result import RunResult, describe_balance
+from hsi_train.report.run_result import RunResult
 from hsi_train.report.spectra import spectra_section
 from hsi_train.report.tables import (
     area_table,

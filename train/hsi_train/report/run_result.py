@@ -33,17 +33,3 @@ class RunResult:
     metrics: dict[str, Any]
     description: Description
     target_data: Target | None = None
-
-
-def describe_balance(training: dict[str, Any]) -> str:
-    """Return a sentence where rare classes count for more; else an empty text.
-
-    Args:
-        training: Of ``metrics.json``; earlier versions had no balance.
-    """
-    if not training.get("balance"):
-        return ""
-    return (
-        f"Rare classes count for more (balance {training['balance']:g}): more held-out "
-        "pixels are right averaged over classes, and in no place fewer."
-    )

@@ -134,21 +134,19 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for rival in results[0].get("rivals", []):
         name = rival["name"]
         same = [r for result in results for r in result["rivals"] if r["name"] == name]
-        figures = {
-            key: mean_and_interval([one[key] for one in same], LEAST.get(key, -1.0))
-            for key in OF_RIVALS
-        }
-        rivals.append({"name": name} | figures)
+        rivals.append({"name": name} | {key: _figure(key, same) for key in OF_RIVALS})
     return {
         "folds": len(results),
-        **{
-            key: mean_and_interval([r[key] for r in results], LEAST.get(key, -1.0))
-            for key in FIGURES
-        },
+        **{key: _figure(key, results) for key in FIGURES},
         "rivals": rivals,
         "test_pixels": [int(np.sum(result["confusion"])) for result in results],
         "untested": [n for n, count in zip(names, tested, strict=True) if not count],
     }
+
+
+def _figure(key: str, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Sum up a figure of several rows, within its bounds."""
+    return mean_and_interval([row[key] for row in rows], LEAST.get(key, -1.0))
 
 
 def mean_and_interval(

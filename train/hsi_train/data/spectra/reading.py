@@ -137,11 +137,12 @@ def _classes(path: str, library: Library, source: Data) -> NDArray[Any]:
     texts = [_text(value) for value in column]
     matches = [WHOLE.fullmatch(text or "0") for text in texts]
     numbers = [int(match[1]) for match in matches if match]
-    if len(numbers) == len(texts) and (column.dtype.kind == "f" or min(numbers) < 0):
-        return np.array(numbers)
+    decimals = column.dtype.kind == "f"
     if len(numbers) == len(texts):
+        if decimals or min(numbers) < 0:
+            return np.array(numbers)
         texts = [str(n) if t else "" for n, t in zip(numbers, texts, strict=True)]
-    return column if column.dtype.kind == "f" else np.array(texts, dtype=object)
+    return column if decimals else np.array(texts, dtype=object)
 
 
 def _text(value: Any) -> str:

@@ -11,8 +11,9 @@ place. Few labels or equal shares leave all as it is.
 import numpy as np
 from numpy.typing import NDArray
 
+from hsi_train.linear.gate import MIN_PIXELS, mean_over_classes
+
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.0)
-MIN_PIXELS = 100  # held-out pixels below which nothing is told
 
 
 def choose_factor(
@@ -45,9 +46,4 @@ def choose_factor(
         for factor in FACTORS
         if all(right[factor][part].sum() >= right[0.0][part].sum() for part in parts)
     ]
-    return max(allowed, key=lambda factor: average(right[factor], classes))
-
-
-def average(right: NDArray[np.bool_], classes: NDArray[np.integer]) -> float:
-    """Average the shares of right pixels over the classes that are present."""
-    return float(np.mean([right[classes == k].mean() for k in np.unique(classes)]))
+    return max(allowed, key=lambda factor: mean_over_classes(right[factor], classes))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from hsi_train.measuring.balance import FACTORS, choose_factor
+from hsi_train.linear.balance import FACTORS, choose_factor
 
 COUNTS = np.array([900, 90, 10])
 LOG_SHARES = np.log(COUNTS / COUNTS.sum())
