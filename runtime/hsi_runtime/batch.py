@@ -393,8 +393,7 @@ def finished_before(request: Request, model: ModelFile) -> bool:
         model,
         request.region_text,
         request.threshold(model.document),
-        request.frame_counter,
-        request.adapt,
+        request.tagged,
     )
     level = {SETS_KEY: repr(request.sets)}
     return all(

@@ -106,6 +106,12 @@ if TYPE_CHECKING:
     help="Move and scale the bands to the mean and deviation of the training scene. "
     "For another day or sensor where land cover is alike; elsewhere it does harm.",
 )
+@click.option(
+    "--scale",
+    type=float,
+    help="The scene's values times this are reflectance, or what the model was trained "
+    "on, whatever the scene declares: 1 for decimal numbers from 0 to 1.",
+)
 @click.option("--preview", is_flag=True, help="Also write *_preview.png.")
 @click.option("--stac", is_flag=True, help="Also write a STAC item, *.stac.json.")
 @click.option(

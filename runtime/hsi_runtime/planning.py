@@ -16,7 +16,7 @@ from hsi_runtime.matching.adapting import fit_moments
 from hsi_runtime.matching.bands import BandMatch, match_bands
 from hsi_runtime.matching.missing import Missing, missing_in
 from hsi_runtime.matching.novelty import Novelty
-from hsi_runtime.matching.units import Conversion, conversion
+from hsi_runtime.matching.units import Conversion, conversion, with_scale
 from hsi_runtime.model.model_file import ModelDocument, ModelFile
 from hsi_runtime.output import layers, names, provenance
 from hsi_runtime.output.journal import Journal
@@ -73,6 +73,8 @@ def match_scene(
         SceneError: The requested part lies outside.
     """
     info, model_bands = scene.info, document.bands
+    if request.scale is not None:
+        info = with_scale(info, request.scale, document.values)
     if request.abundances and not document.unmixes:
         raise ModelFileError(
             f"--abundances: method {document.method} gives none; train a method that "
@@ -269,8 +271,7 @@ class Job:
         """Collect the tags that say where the map comes from."""
         options = {
             provenance.SETS_KEY: self.request.sets,
-            provenance.COUNTER_KEY: self.request.frame_counter,
-            provenance.ADAPT_KEY: self.request.adapt,
+            **self.request.tagged,
         }
         chosen = {key: repr(v) for key, v in options.items() if v is not None}
         return chosen | provenance.provenance(
@@ -303,6 +304,7 @@ class Job:
             "sets": self.request.sets,
             "frame_counter": self.request.frame_counter,
             "adapt": self.request.adapt,
+            "scale": self.request.scale,
             "outputs": [layer.name for layer in self.layers],
         }
 

@@ -14,6 +14,7 @@ from hsi_runtime.errors import ModelFileError, OptionError
 from hsi_runtime.follow_options.options import Following
 from hsi_runtime.machine import whole_number
 from hsi_runtime.model.model_file import ModelDocument
+from hsi_runtime.output import provenance
 from hsi_runtime.scenes.scene import Scene
 from hsi_runtime.walk.regions import Bounds
 from hsi_runtime.walk.windows import Window
@@ -42,6 +43,8 @@ class Options:
         novelty: Also write how far spectra are from those of training.
         adapt: ``moments`` moves and scales the bands so that the scene's mean and
             deviation are those of the training scene; or None.
+        scale: Quantity = stored value * scale, whatever the scene declares, such as 1
+            for reflectance in decimal numbers; or None.
         preview: Also write a PNG.
         stac: Also write a STAC item.
         vector: Also write polygons to this GeoPackage, ``.gpkg``.
@@ -79,6 +82,7 @@ class Options:
     sets: float | None = None
     novelty: bool = False
     adapt: str | None = None
+    scale: float | None = None
     preview: bool = False
     stac: bool = False
     vector: Path | None = None
@@ -113,28 +117,16 @@ class Options:
             "offset": _path(self.offset, "offset"),
             "frame_counter": _pair("frame_counter", self.frame_counter),
             "min_area_m2": _number("min_area_m2", self.min_area_m2),
+            "scale": None if self.scale is None else _number("scale", self.scale),
             "part": _pair("part", self.part),
             "report": _path(self.report, "report"),
         }
-        problem = self.references.problem()
-        if problem is not None:
-            raise OptionError(*problem)
-        if self.window is not None and self.bounds is not None:
-            raise OptionError("A window and bounds exclude each other.", "bounds")
         if self.follow is not None and not isinstance(self.follow, Following):
             raise OptionError(f"{self.follow!r} is not a Following.", "follow")
-        if self.follow is not None and (self.window or self.bounds):
-            name = "window" if self.window else "bounds"
-            raise OptionError("A scene that is followed is classified whole.", name)
-        if checked["part"] is not None and checked["part"][0] >= checked["part"][1]:
-            raise OptionError("I/N goes from 0/N to (N-1)/N.", "part")
-        if self.join and self.part is not None:
-            raise OptionError("A part is computed or all are joined, not both.", "join")
-        if self.follow is not None and (self.part or self.join):
-            name = "part" if self.part else "join"
-            raise OptionError("A scene that is followed is classified whole.", name)
         if checked["min_area_m2"] < 0:
             raise OptionError(f"{self.min_area_m2} is negative.", "min_area_m2")
+        if checked["scale"] is not None and checked["scale"] <= 0:
+            raise OptionError(f"{self.scale} is not positive.", "scale")
         if self.compress not in COMPRESSIONS:
             raise OptionError(
                 f"{self.compress!r} is not one of {', '.join(COMPRESSIONS)}.",
@@ -144,16 +136,44 @@ class Options:
             raise OptionError(
                 f"{self.adapt!r} is not one of {', '.join(ADAPTATIONS)}.", "adapt"
             )
-        if self.adapt is not None and self.follow is not None:
-            raise OptionError(
-                "A scene that is followed has no mean before its last line.", "adapt"
-            )
         for field in fields(Options):
             value = getattr(self, field.name)
             if field.type is bool and not isinstance(value, bool | np.bool_):
                 raise OptionError(f"{value!r} is neither True nor False.", field.name)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Refuse options that exclude each other.
+
+        Raises:
+            OptionError: Two do.
+        """
+        problem = self.references.problem()
+        if problem is not None:
+            raise OptionError(*problem)
+        if self.scale is not None and any(self.references):
+            raise OptionError(
+                "The references of a camera give reflectance or radiance by "
+                "themselves; leave out the scale.",
+                "scale",
+            )
+        if self.window is not None and self.bounds is not None:
+            raise OptionError("A window and bounds exclude each other.", "bounds")
+        if self.part is not None and self.part[0] >= self.part[1]:
+            raise OptionError("I/N goes from 0/N to (N-1)/N.", "part")
+        if self.join and self.part is not None:
+            raise OptionError("A part is computed or all are joined, not both.", "join")
+        if self.follow is None:
+            return
+        for name in ("window", "bounds", "part", "join"):
+            if getattr(self, name):
+                raise OptionError("A scene that is followed is classified whole.", name)
+        if self.adapt is not None:
+            raise OptionError(
+                "A scene that is followed has no mean before its last line.", "adapt"
+            )
 
     @property
     def engine_may_differ(self) -> bool:
@@ -243,6 +263,15 @@ class Request(Options):
                 "The model cannot tell --novelty: its release is too old, or it had "
                 "too few labels. Train it again, with more of them."
             )
+
+    @property
+    def tagged(self) -> dict[str, object]:
+        """Options that every output depends on, by the key of their tag."""
+        return {
+            provenance.COUNTER_KEY: self.frame_counter,
+            provenance.ADAPT_KEY: self.adapt,
+            provenance.SCALE_KEY: self.scale,
+        }
 
     @property
     def region_text(self) -> str:

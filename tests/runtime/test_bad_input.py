@@ -244,7 +244,7 @@ BAD: dict[str, tuple[Make, int, str]] = {
         4,
         "has 3 bands, the model was trained on 4",
     ),
-    "decimals without scale": (scaled_float_without_scale, 4, "Declare scale"),
+    "decimals without scale": (scaled_float_without_scale, 4, "Give its scale by"),
     "output exists": (existing_output, 5, "exists; --overwrite replaces it"),
     "preview exists": (existing_companion, 5, "scene_preview.png exists"),
     "probabilities exist": (existing_probabilities, 5, "o_probabilities.tif exists"),

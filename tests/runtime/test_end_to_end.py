@@ -91,6 +91,43 @@ def patch_by_patch(trained: Any, model: ModelFile, scene: Path) -> NDArray[np.fl
     return out
 
 
+def test_decimal_reflectance_gives_the_same_map_by_its_scale(
+    model: ModelFile,
+    scene: Path,
+    mapped: NDArray[np.uint8],
+    tmp_path: Path,
+    invoke: Any,
+) -> None:
+    """A GeoTIFF cannot declare a scale of 1."""
+    decimal, output = tmp_path / "decimal.tif", tmp_path / "o.tif"
+    with rasterio.open(scene) as stored:
+        profile, scale = stored.profile, stored.scales[0]
+        values = stored.read().astype(np.float32) * np.float32(scale)
+        values[stored.read() == stored.nodata] = -1
+        tags = [stored.tags(band) for band in stored.indexes]
+    with rasterio.open(
+        decimal, "w", **profile | {"dtype": "float32", "nodata": -1}
+    ) as file:
+        file.write(values)
+        for band, one in enumerate(tags, start=1):
+            file.update_tags(band, **one)
+    command = decimal, "-m", model.path, "-o", output
+    code, _, err = invoke(main, *command)
+    assert code == 4
+    assert "Give its scale by --scale (the model's is 0.0001)." in err
+    assert invoke(main, *command, "--scale", 1).code == 0
+    assert np.mean(class_map(output) == mapped) > 0.995
+    with rasterio.open(output) as file:
+        assert file.tags()["HSI_SCALE"] == "1.0"
+    # Another scale is another map, also in a list of scenes.
+    scenes = tmp_path / "list.txt"
+    scenes.write_text("decimal.tif\n")
+    listed = scenes, "-m", model.path, "-o", tmp_path
+    output.rename(tmp_path / "decimal_classes.tif")
+    assert invoke(main, *listed, "--scale", 1).code == 0
+    assert invoke(main, *listed, "--scale", 2).code == 5
+
+
 def test_map_is_what_torch_says_patch_by_patch(
     patch_by_patch: NDArray[np.float32],
     model: ModelFile,

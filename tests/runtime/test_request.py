@@ -94,6 +94,11 @@ def test_bad_values_are_refused(name: str, value: Any, message: str) -> None:
     assert str(error.value).startswith(f"{name}: ")
 
 
+def test_references_exclude_a_scale() -> None:
+    with pytest.raises(OptionError, match="leave out the scale"):
+        Options(scale=1.0, gain=Path("gain.tif"))
+
+
 def test_window_and_bounds_exclude_each_other() -> None:
     with pytest.raises(OptionError, match="exclude each other"):
         Options(window=Window(0, 0, 9, 9), bounds=(0, 0, 9, 9))

@@ -409,6 +409,7 @@ class Flight:
             "sets": self.request.sets,
             "outputs": self.request.outputs(),
             "frame_counter": self.request.frame_counter,
+            "scale": self.request.scale,
             "calibration": self.calibration and self.calibration.sha256,
         }
 

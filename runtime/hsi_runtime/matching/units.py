@@ -1,6 +1,6 @@
 """Brings a scene's stored values to the units a model was trained on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -83,6 +83,35 @@ def _resampled(
     return resampled
 
 
+def with_scale(info: SceneInfo, scale: float, values: Values) -> SceneInfo:
+    """Take the user's scale in place of what a scene declares.
+
+    Args:
+        info: The scene.
+        scale: Quantity = stored value * scale, in all bands.
+        values: The model's.
+
+    Raises:
+        BandMismatchError: The model declares none that it could be compared with.
+    """
+    if values.scale is None:
+        raise BandMismatchError(
+            "The scene that the model was trained on declared no scale, so none can be "
+            "compared with it. Leave out --scale, or declare the scale and train again."
+        )
+    scales, zeros = np.full(info.bands, scale), np.zeros(info.bands)
+    notes = info.notes
+    if info.scale is not None and info.offset is not None:
+        same = np.allclose(info.scale, scales, rtol=1e-6, atol=0)
+        if not same or info.offset.any():
+            note = (
+                f"{info.path.name} declares a scale of {info.scale[0]:g} and an offset "
+                f"of {info.offset[0]:g} itself; --scale {scale:g} takes their place."
+            )
+            notes = *notes, note
+    return replace(info, scale=scales, offset=zeros, notes=notes)
+
+
 def conversion(info: SceneInfo, match: BandMatch, values: Values) -> Conversion:
     """Compare the scale and offset of a scene with those of a model.
 
@@ -104,14 +133,13 @@ def conversion(info: SceneInfo, match: BandMatch, values: Values) -> Conversion:
     if info.scale is None or values.scale is None:
         if len(kinds) == 2:
             raise BandMismatchError(
-                f"{both}: the values may differ by a scale factor. Declare scale and "
-                f"offset in both files, or convert the scene.{_hint(info, values)}"
+                f"{both}: the values may differ by a scale factor. "
+                f"{_remedy(info, values)}{_hint(info, values)}"
             )
         if _may_be_counts(info) and values.scale and values.quantity != UNKNOWN:
             raise BandMismatchError(
-                f"{both} of {values.quantity}: the scene may store anything. Declare "
-                f"its scale (the model's is {values.scale[0]:g}) and offset."
-                f"{_hint(info, values)}"
+                f"{both} of {values.quantity}: the scene may store anything. "
+                f"{_remedy(info, values)}{_hint(info, values)}"
             )
         neither = info.scale is None and values.scale is None
         return Conversion(
@@ -151,6 +179,16 @@ def _check_usable(
             f"{info.path.name} declares scales and offsets that cannot be converted to "
             "the model's, which are of another size. Correct those of the scene."
         )
+
+
+def _remedy(info: SceneInfo, values: Values) -> str:
+    """Return how to make units comparable."""
+    if info.scale is None and values.scale is not None:
+        return f"Give its scale by --scale (the model's is {values.scale[0]:g})."
+    return (
+        "Declare scale and offset in both files, and train again with the one of "
+        "training."
+    )
 
 
 def _hint(info: SceneInfo, values: Values) -> str:

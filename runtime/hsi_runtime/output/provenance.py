@@ -2,8 +2,9 @@
 
 import importlib.metadata
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rasterio.errors import RasterioError
@@ -18,6 +19,7 @@ from hsi_runtime.scenes.scene import SceneInfo
 SETS_KEY = "HSI_SETS"  # where sets are written: their level
 ADAPT_KEY = "HSI_ADAPT"  # where bands were fitted to the training scene: how
 COUNTER_KEY = "HSI_FRAME_COUNTER"  # where lines hold their number: its column and band
+SCALE_KEY = "HSI_SCALE"  # where the user gave the scale of the values: that
 
 
 def provenance(
@@ -67,8 +69,7 @@ def identity(
     model: ModelFile,
     part: str,
     reject_below: float,
-    frame_counter: tuple[int, int] | None = None,
-    adapt: str | None = None,
+    options: Mapping[str, object] = MappingProxyType({}),
 ) -> dict[str, str | None]:
     """Collect the tags that every output of a run has, besides the scene's hash.
 
@@ -76,15 +77,14 @@ def identity(
         model: Model that made the map.
         part: Part of the scene, as text.
         reject_below: Smallest accepted probability.
-        frame_counter: Column and band of the number that each line holds, or None.
-        adapt: How bands are fitted to the training scene, or None.
+        options: Further options that every output depends on, by key; None where one
+            was not given.
     """
     return {
         "HSI_MODEL_SHA256": model.sha256,
         "HSI_PART": part,
         "HSI_REJECT": repr(reject_below),
-        ADAPT_KEY: None if adapt is None else repr(adapt),
-        COUNTER_KEY: None if frame_counter is None else repr(frame_counter),
+        **{key: None if v is None else repr(v) for key, v in options.items()},
     }
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime.errors import BandMismatchError
 from hsi_runtime.matching.bands import BandMatch
-from hsi_runtime.matching.units import Conversion, conversion
+from hsi_runtime.matching.units import Conversion, conversion, with_scale
 from hsi_runtime.model.model_file import Values
 from hsi_runtime.scenes.scene import SceneInfo
 
@@ -163,7 +163,7 @@ def test_whole_numbers_that_declare_nothing_are_refused_for_reflectance() -> Non
     scene = dataclasses.replace(scene_of("uint16", None), driver="ENVI")
     with pytest.raises(BandMismatchError) as error:
         conversion(scene, BOTH, values_of("uint16", 1e-4))
-    assert "Declare its scale (the model's is 0.0001)" in str(error.value)
+    assert "Give its scale by --scale (the model's is 0.0001)" in str(error.value)
     assert "give --dark and --white, or --gain" in str(error.value)
     conversion(scene, BOTH, values_of("uint16", None))
     unknown = msgspec.structs.replace(values_of("uint16", 1e-4), quantity="unknown")
@@ -188,7 +188,27 @@ def test_whole_against_decimal_numbers_is_refused(
     said = str(error.value)
     assert f"scene.tif stores {dtype}" in said
     assert f"the model was trained on {model_dtype}" in said
-    assert "Declare scale and offset in both files" in said
+    remedy = "Declare scale and offset in both files"
+    if scale is None and model_scale is not None:
+        remedy = "Give its scale by --scale (the model's is 0.0001)"
+    assert remedy in said
+
+
+def test_a_scale_that_is_given_takes_the_place_of_what_is_declared() -> None:
+    values = values_of("uint16", 1e-4)
+    silent = with_scale(scene_of("float32", None), 1.0, values)
+    found = conversion(silent, BOTH, values)
+    np.testing.assert_allclose(
+        found.apply(cube_of([0.1, 0.2], "f4")).ravel(), [1e3, 2e3]
+    )
+    assert silent.notes == ()
+    assert with_scale(scene_of("uint16", 1e-4), 1e-4, values).notes == ()
+    (note,) = with_scale(scene_of("uint16", 1e-3, 2.0), 1e-4, values).notes
+    assert "declares a scale of 0.001 and an offset of 2 itself; --scale 0.0001" in note
+    whole = with_scale(scene_of("uint16", 1e-3, 2.0), 1e-4, values)
+    assert conversion(whole, BOTH, values).gain is None
+    with pytest.raises(BandMismatchError, match=r"Leave out --scale, or declare"):
+        with_scale(scene_of("uint16", None), 1e-4, values_of("uint16", None))
 
 
 MEAN = BandMatch(

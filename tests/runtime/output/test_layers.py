@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from hsi_runtime.model.model_file import ClassEntry, ModelDocument, ModelFile
 from hsi_runtime.output.layers import Canvas, Counts, layers, map_dtype
-from hsi_runtime.output.provenance import identity, is_finished, provenance
+from hsi_runtime.output.provenance import COUNTER_KEY, identity, is_finished, provenance
 from hsi_runtime.scenes.scene import SceneInfo
 
 ALL = ("classes", "confidence", "probabilities")
@@ -156,7 +156,7 @@ def test_finished_is_a_map_of_this_scene_by_this_model(
         counter: tuple[int, int] | None = None,
         scene: str = scene,
     ) -> bool:
-        expected = identity(by, part, reject, counter)
+        expected = identity(by, part, reject, {COUNTER_KEY: counter})
         return is_finished("classes", path, expected, lambda: scene)
 
     assert not finished()
