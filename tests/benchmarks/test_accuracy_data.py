@@ -185,6 +185,8 @@ def test_published_splits_of_indian_pines(
         (path,) = (
             Path(p.rpartition(":")[0]) for p in write(tmp_path)["split"]["files"]
         )
+        # Keys of finished trainings hold the hash of the file: it must not change.
+        assert path.read_bytes()[:116].strip() == b"MATLAB 5.0 MAT-file"
         content = loadmat(path)
         roles, labels = content["roles"], content["labels"]
         assert len(np.unique(labels)) == 17
