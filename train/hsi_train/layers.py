@@ -10,7 +10,6 @@ from torch.nn import functional as F
 LINEAR_SIDES = (1, 3, 5, 7, 9)  # squares whose mean a linear classifier sees, pixels
 FLAT = 1e-6  # deviation of a spectrum over its mean below which it counts as flat
 TINY = 1e-30  # so that a spectrum of zeros is no division by zero
-STEEP = 1e4  # a difference of scores of its inverse decides; half precision holds it
 # Buffers of the linear path; an exporter keeps what they meet in single precision.
 LINEAR_WEIGHTS = ("bands_weight", "shape_weight")
 
@@ -198,7 +197,7 @@ class LinearPath(nn.Module):
             the linear scores do. False if it learned what they lack.
         unjudged: Indices of the classes that too few pixels were held out of to judge
             the network by. Where one of them has the highest linear score, the network
-            has no say.
+            has no say, and a full one where another leads them by a score of one.
     """
 
     apart = False
@@ -276,8 +275,8 @@ class LinearPath(nn.Module):
             )
             for classes in (judged, unjudged)
         )
-        # A steep ramp for a step: engines keep logical values off some devices.
-        heard = (STEEP * (highest - other)).clamp(0, 1)
+        # No step: an engine that rounds otherwise would jump from map to map.
+        heard = (highest - other).clamp(0, 1)
         return linear + heard * change
 
     def forward(self, cube: Tensor) -> Tensor:
@@ -285,8 +284,8 @@ class LinearPath(nn.Module):
 
         Shape ``(batch, band, row, col)`` to ``(batch, class, row - 2 halo, ...)``.
         """
-        margin = self.halo - max(self.sides, default=1) // 2
-        cube = trimmed(cube, margin)
+        reach = max(self.sides, default=1) // 2
+        cube = trimmed(cube, self.halo - reach)
         products = []
         for weight, module in (
             (self.bands_weight, self.standardise),
@@ -295,15 +294,21 @@ class LinearPath(nn.Module):
             if weight is not None:
                 products.append(F.conv2d(module(cube), weight))
         if not products:
-            inner = trimmed(cube[:, :1], self.halo - margin)
-            return self.bias + torch.zeros_like(inner)
-        stacked = reduce(torch.add, products)
+            return self.bias + torch.zeros_like(trimmed(cube[:, :1], reach))
+        return self.averaged(reduce(torch.add, products), reach)
+
+    def averaged(self, stacked: Tensor, margin: int) -> Tensor:
+        """Average the scores of all views over their squares and add them up.
+
+        Args:
+            stacked: One after the other, shape ``(batch, side * class, row, col)``.
+            margin: Rows and columns to drop on each side.
+        """
         total = self.bias
-        reach = self.halo - margin
         for scores, side in zip(
             stacked.chunk(len(self.sides), 1), self.sides, strict=True
         ):
-            inner = trimmed(scores, reach - side // 2)
+            inner = trimmed(scores, margin - side // 2)
             total = total + (F.avg_pool2d(inner, side, 1) if side > 1 else inner)
         return total
 

@@ -50,6 +50,8 @@ def test_folds_are_runs_and_the_model_is_trained_on_all(
     names = {"recipe.toml", "folds.json", "report.html", "model"}
     assert {p.name for p in run.iterdir()} == names | {"fold-1", "fold-2", "fold-3"}
     assert read(run / "folds.json") == told
+    taken = {"rounds", "gate", "unjudged", "balance", "temperature"}
+    assert {*told["model"]} == taken
     tested = []
     for number in range(1, FOLDS + 1):
         with rasterio.open(run / f"fold-{number}" / "split.tif") as file:

@@ -77,6 +77,7 @@ def train_folds(
     result["model"] = {
         "rounds": found.rounds,
         "gate": found.gate,
+        "unjudged": list(found.unjudged),
         "balance": found.balance,
         "temperature": found.temperature,
     }
