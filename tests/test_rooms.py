@@ -25,7 +25,8 @@ ROOMS = {
             training several accuracy simulate api cli __main__
         """,
         "export/hsi_export": """
-            tracing activations cost half precision compact parity package exporting cli
+            linear_path tracing activations cost half precision compact parity package
+            exporting cli
         """,
     }.items()
 }

@@ -60,7 +60,9 @@ def measure(proto: Any, receptive_field: int, side: int = SIDE) -> Cost:
         if node.op_type == "Conv":  # channels of a group, kernel
             macs += sizes[node.output[0]] * math.prod(constants[node.input[1]][1:])
         elif node.op_type in ("MatMul", "Gemm"):
-            macs += sizes[node.output[0]] * small[node.input[0]].shape[-1]
+            left = node.input[0]
+            shape = constants.get(left) or small[left].shape
+            macs += sizes[node.output[0]] * shape[-1]
     outputs = side - receptive_field + 1
     return Cost(BYTES * peak / side**2, macs / outputs**2)
 

@@ -11,6 +11,7 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript.optimizer import fold_constants
 
+from hsi_export.linear_path import fold_paths
 from hsi_runtime.model.model_file import INPUT_NAME
 from hsi_train.method import BaseMethod
 
@@ -32,7 +33,9 @@ def trace(method: BaseMethod, bands: int, folded: bool = True) -> Any:
     Returns:
         A checked ``onnx.ModelProto`` without paths of this machine.
     """
-    network = method.folded_graph() if folded else method.inference_graph()
+    with torch.no_grad():  # folded constants are not trained
+        graph = method.folded_graph() if folded else method.inference_graph()
+        network = fold_paths(graph) if folded else graph
     model = to_onnx(network.eval(), method.outputs, method.receptive_field, bands)
     merge_slices(model.graph)
     fold_constants(

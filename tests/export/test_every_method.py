@@ -24,7 +24,7 @@ from hsi_runtime.engines.self_test import self_test
 from hsi_runtime.model.model_file import PROBABILITIES, ModelFile, Precision, read_model
 from hsi_runtime.walk.windows import DEFAULT_TILE
 from hsi_train import methods
-from hsi_train.method import BaseMethod, Batch, Problem
+from hsi_train.method import Batch, Problem
 from hsi_train.methods import names
 from hsi_train.run_folder import checkpoint
 from hsi_train.run_folder.checkpoint import Checkpoint
@@ -112,13 +112,7 @@ def export(name: str, folder: Path) -> None:
     trained = checkpoint.load(folder)
     proto = tracing.trace(trained.method, BANDS)
     price = cost.measure(proto, side)
-    # Where nothing is folded, both forms are one.
-    kind_of = type(trained.method)
-    folds = (
-        kind_of.folded_graph is not BaseMethod.folded_graph
-        or kind_of.folded_network is not BaseMethod.folded_network
-    )
-    plain = tracing.trace(trained.method, BANDS, folded=False) if folds else proto
+    plain = tracing.trace(trained.method, BANDS, folded=False)
     half = precision.convert(plain, parity.windows_of(trained.sample, side))
     made = zip(KINDS, (FP32, FP16), (proto, half.proto), strict=True)
     for kind, limits, graph in made:
