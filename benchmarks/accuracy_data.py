@@ -4,6 +4,8 @@ A split is drawn once for a data set and a seed and written as rasters; every me
 its rivals read those, so all see the same pixels. Distances are those of the method
 with the largest receptive field, so one split is fair to all.
 
+Some data sets test another place than that of training: see `elsewhere`.
+
 Indian Pines is in $HSI_BENCHMARKS, a folder of your own, or left out; all else is in
 $HSI_DATA or simulated. The simulated scenes are fixed: 2.5 m pixels that mix materials,
 shadow, noise half as strong again as usual, and labels in squares of 3 x 3 pixels.
@@ -16,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import elsewhere
 import msgspec
 import numpy as np
 import rasterio
@@ -122,7 +125,6 @@ def across_the_stripes(
 
 
 MAT_TEXT = 116  # bytes
-CUBE = "$HSI_BENCHMARKS/Indian_pines_corrected.mat:indian_pines_corrected"
 # Classes of the disjoint mask, 1 to 16, in the numbering of the label map.
 MASK_CLASSES = (2, 3, 5, 6, 8, 10, 11, 12, 14, 1, 4, 7, 9, 13, 15, 16)
 
@@ -152,7 +154,7 @@ def _indian_pines(path: Path, labels: Any, train: Any) -> Content:
     with path.open("r+b") as file:  # the text before the arrays holds the time
         file.write(b"MATLAB 5.0 MAT-file".ljust(MAT_TEXT))
     return {
-        "data": {"scenes": [CUBE], "labels": [f"{path}:labels"]},
+        "data": {"scenes": [elsewhere.INDIAN_PINES], "labels": [f"{path}:labels"]},
         "split": {"mode": "file", "files": [f"{path}:roles"]},
     }
 
@@ -209,6 +211,20 @@ def in_spots(codes: NDArray[Any], seed: int) -> NDArray[Any]:
     return np.where(kept, codes, 0).astype(codes.dtype)
 
 
+# Column 150 lies between the tiles of EnMAP, row 72 in the middle of Indian Pines.
+WEST_TO_EAST, EAST_TO_WEST, NORTH_TO_SOUTH = (
+    elsewhere.divided(elsewhere.across(*cut), RECEPTIVE_FIELD)
+    for cut in (
+        (1, 150, RECEPTIVE_FIELD),
+        (1, 150, RECEPTIVE_FIELD, True),
+        (0, 72, RECEPTIVE_FIELD),
+    )
+)
+TO_OSBS, TO_MLBS = (
+    elsewhere.divided(elsewhere.site(learned), RECEPTIVE_FIELD)
+    for learned in ("MLBS", "OSBS")
+)
+
 DATA_SETS = {
     "indian_pines_fixed": DataSet(indian_pines_fixed, needs="HSI_BENCHMARKS"),
     "indian_pines_disjoint": DataSet(indian_pines_disjoint, needs="HSI_BENCHMARKS"),
@@ -224,6 +240,13 @@ DATA_SETS = {
         simulated(150, ("crop", "grass", "dry_vegetation"), 150), needs=""
     ),
     "simulated_220": DataSet(simulated(220, COVERS, 220), needs=""),
+    "enmap_west_to_east": DataSet("enmap_potsdam-mf2cnet", divide=WEST_TO_EAST),
+    "enmap_east_to_west": DataSet("enmap_potsdam-mf2cnet", divide=EAST_TO_WEST),
+    "indian_pines_north_to_south": DataSet(
+        elsewhere.indian_pines, divide=NORTH_TO_SOUTH, needs="HSI_BENCHMARKS"
+    ),
+    "neon_mlbs_to_osbs": DataSet(elsewhere.trees, divide=TO_OSBS),
+    "neon_osbs_to_mlbs": DataSet(elsewhere.trees, divide=TO_MLBS),
 }
 
 
