@@ -160,7 +160,7 @@ class Container:
         """Read an attribute of the first place that has it, "" being the root.
 
         Returns:
-            As h5py gives it; None where no place has it.
+            As h5py gives it; None where no place has it, or it holds no value.
         """
         with self._calls():
             for place in places or ("",):
@@ -168,6 +168,9 @@ class Container:
                 if found is None or not h5a.exists(found, name.encode()):
                     continue
                 one = h5a.open(found, name.encode())
+                # netCDF writes an empty text as no value at all.
+                if not one.get_space().get_simple_extent_npoints():
+                    continue
                 size = max(one.get_storage_size(), one.get_type().get_size())
                 if size > DESCRIBING_BYTES:
                     raise SceneError(

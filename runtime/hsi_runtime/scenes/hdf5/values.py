@@ -86,6 +86,11 @@ class Values:
         if self.dtype.kind not in "iuf" or self.dtype.shape or not self.shape:
             raise SceneError(f"{self._path}: {name} is no array of numbers.")
         self.bytes = math.prod(self.shape) * self.dtype.itemsize
+        if not self.bytes:
+            raise SceneError(
+                f"{self._path}: {name} has the shape {self.shape}, which holds no "
+                "value. Is the file complete?"
+            )
         plan = dataset.get_create_plist()
         self.chunk: tuple[int, ...] | None = None
         self.chunk_bytes = 0

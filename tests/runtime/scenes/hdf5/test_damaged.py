@@ -60,6 +60,58 @@ def test_odd_attributes(
     assert opened  # most attributes decide nothing
 
 
+@pytest.mark.parametrize("product", ["prisma", "neon", "tanager", "emit", "aviris3"])
+def test_attribute_without_a_value_counts_as_missing(
+    product: str, delivered: Callable[..., Delivered], copied: Callable[[Path], Path]
+) -> None:
+    """NetCDF writes an empty text so; only what a scene needs may refuse it."""
+    whole = delivered(product, bands=9).path
+    for place, name in attributes(whole):
+        opened = []
+        for value in (None, h5py.Empty("S1"), np.array([], float)):
+            changed = copied(whole)
+            with h5py.File(changed, "r+") as file:
+                del file[place or "/"].attrs[name]
+                if value is not None:
+                    file[place or "/"].attrs[name] = value
+            try:
+                open_scene(changed).close()
+                opened.append("")
+            except SceneError as error:
+                opened.append(str(error))
+        assert len(set(opened)) == 1, (place, name)
+
+
+@pytest.mark.parametrize("product", ["prisma", "neon", "tanager", "emit", "aviris3"])
+def test_data_set_without_a_value_is_refused(
+    product: str, delivered: Callable[..., Delivered], copied: Callable[[Path], Path]
+) -> None:
+    whole = delivered(product, bands=9).path
+    names: list[str] = []
+    with h5py.File(whole) as file:
+        file.visititems(
+            lambda name, item: (
+                names.append(name)
+                if isinstance(item, h5py.Dataset) and item.dtype.kind in "iuf"
+                else None
+            )
+        )
+    refused = 0
+    for name in names:
+        changed = copied(whole)
+        with h5py.File(changed, "r+") as file:
+            shape, kind = file[name].shape, file[name].dtype
+            noted = dict(file[name].attrs)
+            del file[name]
+            file.create_dataset(name, shape=(0, *shape[1:]), dtype=kind)
+            file[name].attrs.update(noted)
+        try:
+            open_scene(changed).close()
+        except SceneError as error:
+            refused += "holds no value. Is the file complete?" in str(error)
+    assert refused
+
+
 def test_lists_of_one_spectrometer_that_differ(
     delivered: Callable[..., Delivered], tmp_path: Path
 ) -> None:
