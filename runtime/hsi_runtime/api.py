@@ -115,7 +115,8 @@ class Model:
             cube: Stored units, shape ``(band, row, col)``; anything that numpy takes
                 for an array, such as one of xarray. What is masked in an array of
                 numpy.ma is nodata.
-            wavelengths_nm: Band centres; without them the band count must fit.
+            wavelengths_nm: Band centres; by default the coordinate ``wavelength`` of an
+                array of xarray. Without them the band count must fit.
             fwhm_nm: Band widths.
             nodata: Fill value; by default the one that an array of xarray declares, as
                 for ``scale`` and ``offset``.
@@ -138,7 +139,9 @@ class Model:
         scene = ArrayScene(
             plain_array(cube),
             nodata=by_array.nodata if nodata is None else nodata,
-            wavelengths_nm=wavelengths_nm,
+            wavelengths_nm=by_array.centres
+            if wavelengths_nm is None
+            else wavelengths_nm,
             fwhm_nm=fwhm_nm,
             scale=scale,
             offset=offset,
@@ -319,7 +322,7 @@ def classify(
 
 
 def classify_all(
-    scenes: Iterable[AnyPath],
+    scenes: Iterable[AnyPath] | AnyPath,
     model: Model | Workers | AnyPath,
     output: AnyPath | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
@@ -330,7 +333,8 @@ def classify_all(
     A scene whose outputs are finished is not classified again.
 
     Args:
-        scenes: See `classify`; one that ends in ``.txt`` is a list of scenes.
+        scenes: See `classify`; one that ends in ``.txt`` is a list of scenes. A single
+            one need not be in a list.
         model: See `classify`; each worker of a scheduler classifies whole scenes.
         output: Folder of the class maps; by default beside the scenes.
         progress: Called with finished and all output pixels of a scene; on the workers
@@ -346,7 +350,9 @@ def classify_all(
         TypeError: There is no option of that name.
     """
     chosen = Options(**options)
-    listed = batch.expand([Path(scene) for scene in scenes])
+    # The characters of a path are no scenes.
+    several = [scenes] if isinstance(scenes, str | PathLike) else scenes
+    listed = batch.expand([Path(scene) for scene in several])
     if not listed:
         raise OptionError("There is no scene.", "scenes")
     folder = None if output is None else Path(output)

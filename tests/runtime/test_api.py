@@ -73,8 +73,16 @@ def test_arrays_of_other_orders_and_kinds(model: Model, cube: NDArray[Any]) -> N
 class Noted:
     """Stands for an array of xarray, as rioxarray opens a file."""
 
-    def __init__(self, values: NDArray[Any], attrs: Any = None, encoding: Any = None):
+    def __init__(
+        self,
+        values: NDArray[Any],
+        attrs: Any = None,
+        encoding: Any = None,
+        dims: tuple[str, ...] = ("band", "y", "x"),
+        coords: Any = None,
+    ):
         self.values, self.attrs, self.encoding = values, attrs, encoding
+        self.dims, self.coords = dims, coords or {}
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
         return self.values
@@ -86,12 +94,63 @@ def test_fill_value_that_an_array_declares(
 ) -> None:
     stored = cube.copy()
     stored[2, 5, 6] = 0
-    noted = Noted(stored, **{place: {"_FillValue": 0}})
+    fill: dict[str, Any] = {place: {"_FillValue": 0}}
+    noted = Noted(stored, **fill)
     found = model.predict(noted, wavelengths_nm=CENTRES).classes
     assert np.argwhere(found == 255).tolist() == [[5, 6]]
     # The caller's own comes first.
     found = model.predict(noted, wavelengths_nm=CENTRES, nodata=1).classes
     assert not (found == 255).any()
+
+
+@pytest.mark.parametrize(("unit", "size"), [("nm", 1), ("um", 1000), (None, 1)])
+def test_wavelengths_that_an_array_declares(
+    unit: str | None, size: int, model: Model, cube: NDArray[Any]
+) -> None:
+    expected = model.predict(cube, wavelengths_nm=CENTRES).classes
+    order = [2, 0, 3, 1]
+    attrs = {} if unit is None else {"units": unit}
+    dims = ("wavelength", "y", "x")
+    axis = Noted(np.array(CENTRES)[order] / size, attrs, dims=dims[:1])
+    noted = Noted(cube[order], dims=dims, coords={"wavelength": axis})
+    np.testing.assert_array_equal(model.predict(noted).classes, expected)
+    lines = [
+        Noted(cube[order, row], dims=dims[::2], coords={"wavelength": axis})
+        for row in range(23)
+    ]
+    followed = np.concatenate([found.classes for _, found in model.follow(lines)])
+    np.testing.assert_array_equal(followed, expected)
+    # The caller's own come first.
+    with pytest.raises(SceneError, match="but 3 wavelengths were given"):
+        model.predict(noted, wavelengths_nm=CENTRES[:3])
+
+
+def test_bands_must_be_the_first_dimension_of_an_array(
+    model: Model, cube: NDArray[Any]
+) -> None:
+    """A scene of as many rows as the model has bands would fit by chance."""
+    turned = Noted(np.moveaxis(cube, 0, -1)[:4], dims=("y", "x", "band"))
+    with pytest.raises(
+        SceneError, match=r"must be the first: transpose\('band', \.{3}"
+    ):
+        model.predict(turned)
+
+
+def test_array_that_will_not_become_one_of_numpy(model: Model) -> None:
+    class Tensor:
+        """Stands for one of torch that collects gradients."""
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+            raise RuntimeError("Use tensor.detach().numpy() instead.")
+
+    with pytest.raises(SceneError, match=r"Use tensor\.detach"):
+        model.predict(Tensor())
+
+
+def test_one_scene_need_not_be_in_a_list(tmp_path: Path) -> None:
+    for alone in ("missing.txt", Path("missing.txt")):
+        with pytest.raises(SceneError, match=r"The list missing\.txt cannot be read"):
+            hsi_runtime.classify_all(alone, tmp_path / "model.onnx")
 
 
 def test_scale_that_an_array_declares(model: Model, cube: NDArray[Any]) -> None:

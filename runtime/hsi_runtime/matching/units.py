@@ -12,6 +12,7 @@ from hsi_runtime.model.model_file import Values
 from hsi_runtime.scenes.scene import SceneInfo, usable_units
 
 VALUES_AT_ONCE = 2**20  # in double precision
+IN_MEMORY = ("memory", "stream")  # scenes that come from Python
 UNKNOWN, REFLECTANCE = "unknown", "reflectance"  # quantities
 
 
@@ -184,7 +185,8 @@ def _check_usable(
 def _remedy(info: SceneInfo, values: Values) -> str:
     """Return how to make units comparable."""
     if info.scale is None and values.scale is not None:
-        return f"Give its scale by --scale (the model's is {values.scale[0]:g})."
+        option = "--scale" if info.driver not in IN_MEMORY else "scale="
+        return f"Give its scale by {option} (the model's is {values.scale[0]:g})."
     return (
         "Declare scale and offset in both files, and train again with the one of "
         "training."
@@ -203,7 +205,7 @@ def _may_be_counts(info: SceneInfo) -> bool:
 
     Arrays and streams have no place to say it: whoever hands them over knows.
     """
-    is_file = info.driver not in ("memory", "stream")
+    is_file = info.driver not in IN_MEMORY
     return is_file and info.scale is None and info.dtype.kind != "f"
 
 

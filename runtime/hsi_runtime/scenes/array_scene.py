@@ -15,7 +15,11 @@ from hsi_runtime.scenes.scene import (
     held_nodata,
     missing_value,
 )
-from hsi_runtime.scenes.wavelengths import checked_nanometres
+from hsi_runtime.scenes.wavelengths import UNITS_NM, checked_nanometres
+
+# Names of dimensions of xarray.
+SPECTRAL = ("band", "bands", "wavelength", "wavelengths", "lambda", "spectral")
+CENTRES = ("wavelength", "wavelengths", "wavelength_nm", "wavelengths_nm")
 
 
 class Declared(NamedTuple):
@@ -25,20 +29,54 @@ class Declared(NamedTuple):
         nodata: Fill value, or None.
         scale: Quantity = value * scale + offset; None where not declared.
         offset: See ``scale``.
+        centres: Wavelengths of its first dimension, or None.
     """
 
     nodata: float | None
     scale: float | None
     offset: float
+    centres: NDArray[Any] | None = None
 
 
 def declared(cube: Any) -> Declared:
     """Read what rioxarray and xarray note on an array, by the CF conventions.
 
+    A dimension that is named as the spectral one must be the first; a coordinate along
+    it with the name of wavelengths holds the centres, in the unit of its attributes.
+
     In ``attrs`` are the fill value, scale and offset of values as they are stored. In
     ``encoding`` are those of the file: values were decoded by them, so that missing
     ones are NaN and the others are the quantity itself.
+
+    Raises:
+        SceneError: Another dimension than the first is the spectral one.
     """
+    return _units(cube)._replace(centres=_centres(cube))
+
+
+def _centres(cube: Any) -> NDArray[Any] | None:
+    """Return the wavelengths of the first dimension of an array of xarray."""
+    dims, coords = getattr(cube, "dims", ()), getattr(cube, "coords", None)
+    if not isinstance(dims, tuple) or not dims or not isinstance(coords, Mapping):
+        return None
+    spectral = [str(dim).lower() in SPECTRAL for dim in dims]
+    if any(spectral[1:]) and not spectral[0]:
+        first = dims[spectral.index(True)]
+        raise SceneError(
+            f"array has the dimensions {', '.join(map(str, dims))}; the bands must be "
+            f"the first: transpose({first!r}, ...)."
+        )
+    for name in CENTRES:
+        if name in coords and coords[name].dims == dims[:1]:
+            unit = str(coords[name].attrs.get("units", "nm")).strip().lower()
+            values: NDArray[Any] = np.asarray(coords[name])
+            known = UNITS_NM.get(unit) if values.dtype.kind in "iuf" else None
+            return None if known is None else values * known
+    return None
+
+
+def _units(cube: Any) -> Declared:
+    """Read the fill value, scale and offset that xarray notes on an array."""
     attrs, encoding = (
         values if isinstance(values, Mapping) else {}
         for values in (getattr(cube, name, None) for name in ("attrs", "encoding"))
@@ -65,7 +103,8 @@ def plain_array(values: ArrayLike, path: Path = Path("array")) -> Cube:
     """
     try:
         masked: Any = np.ma.asanyarray(values)
-    except (TypeError, ValueError) as error:  # such as rows of unequal length
+    # Such as rows of unequal length, or a tensor that still collects gradients.
+    except (TypeError, ValueError, RuntimeError) as error:
         raise SceneError(f"{path} is not an array of numbers: {error}") from error
     plain: Cube = masked.data
     # Of bytes all values may be real: where lines come one by one, those without a

@@ -190,7 +190,7 @@ def test_whole_against_decimal_numbers_is_refused(
     assert f"the model was trained on {model_dtype}" in said
     remedy = "Declare scale and offset in both files"
     if scale is None and model_scale is not None:
-        remedy = "Give its scale by --scale (the model's is 0.0001)"
+        remedy = "Give its scale by scale= (the model's is 0.0001)"
     assert remedy in said
 
 

@@ -42,6 +42,8 @@ class IteratedLines:
         by_line = declared_by(first)
         if declared.get("nodata") is None:
             declared["nodata"] = by_line.nodata
+        if declared.get("wavelengths_nm") is None:
+            declared["wavelengths_nm"] = by_line.centres
         if declared.get("scale") is None and not declared.get("offset"):
             declared |= {"scale": by_line.scale, "offset": by_line.offset}
         scene = ArrayScene(line[:, None], path=self.path, **declared)
