@@ -136,6 +136,8 @@ PROVOKED: dict[str, tuple[Callable[[], None], str] | tuple[Any, str, Patch]] = {
     "A folder without a product": (hsi_run, "runs --info"),
     "A product without its cube": (hsi_run, "granule --info"),
     "The scene cannot be read": (hsi_run, f"cut.tif {MODEL}"),
+    "A TIFF of several images": (hsi_run, f"pages.tif {MODEL}"),
+    "Spectra of zeros": (hsi_run, f"dark.tif {MODEL}"),
     "A side-car that cannot be read": (hsi_run, f"torn.tif {MODEL}"),
     "Wavelengths that cannot be": (hsi_run, f"far.tif {MODEL}"),
     "Labels on another grid": (hsi_train, f"{TRAIN} small.tif -o r"),
@@ -327,6 +329,14 @@ def folder(
     for name, kept in (("plain.tif", cube), ("rgb.tif", cube[:3])):
         with rasterio.open(name, "w", **profile | {"count": len(kept)}) as file:
             file.write(kept)
+    for number in range(3):
+        image = profile | {"count": 1, "APPEND_SUBDATASET": number > 0}
+        with rasterio.open("pages.tif", "w", **image) as file:
+            file.write(cube[number], 1)
+    cube[:, :50] = 0
+    with rasterio.open("dark.tif", "w", **profile | {"nodata": None}) as file:
+        file.write(cube)
+        file.scales = [1e-4] * file.count
     shutil.copy("plain.tif", "torn.tif")
     shutil.copy("plain.tif", "unnamed.tif")
     with rasterio.open("unnamed.tif", "r+") as file:

@@ -107,7 +107,24 @@ def _by_wavelength(
     if len(np.unique(indices)) < len(indices):
         # Bands of overlapping spectrometers lie closer than a recalibration moves.
         indices = _assign(info, requested, usable, tolerance)
-    return BandMatch(indices)
+        return BandMatch(indices)
+    return BandMatch(indices, _ambiguous(info, indices))
+
+
+def _ambiguous(info: SceneInfo, indices: NDArray[np.intp]) -> tuple[str, ...]:
+    """Warn where a scene has another band of the wavelength of one that is used."""
+    assert info.wavelengths_nm is not None
+    centres = np.where(info.good, info.wavelengths_nm, np.nan)
+    alike = centres[None, :] == centres[indices][:, None]
+    twice = np.flatnonzero(alike.sum(axis=1) > 1)
+    if not len(twice):
+        return ()
+    first, second = np.flatnonzero(alike[twice[0]])[:2] + 1
+    return (
+        f"{info.path.name} has several bands of one wavelength, such as {first} and "
+        f"{second} of {centres[first - 1]:g} nm; the first is used. If the others are "
+        "no copies of it, leave one in the file.",
+    )
 
 
 def _resampled(

@@ -20,6 +20,7 @@ FILLS = (
     *(-50.0, -99.0, -999.0, -9990.0, -9999.0, -99999.0, -999999.0),
     *(-32768.0, -32767.0, 32767.0, 65535.0),
 )
+MANY_ZEROS = 0.02, 16  # share of the pixels that are looked at, and their number
 BRIGHT = 10.0  # times the usual size: no light makes all bands alike and so bright
 
 
@@ -58,16 +59,32 @@ class Missing:
             Shape ``(row, col)``.
         """
         valid = valid_pixels(cube, self.nodata, self.largest)
-        if self.largest < LARGEST and not self._told and not valid.all():
+        if self.largest < LARGEST and not self._told - {0.0} and not valid.all():
             self._tell(_beyond(cube[:, ~valid], self.largest), "values of")
         fills = fill_spectra(cube, self.usual) & valid
+        self._tell_of_zeros(cube, valid)
         if fills.any():
             self._tell(cube[0][fills][:1].astype(float), "whole spectra of")
             valid &= ~fills
         return valid
 
+    def _tell_of_zeros(self, cube: Cube, valid: NDArray[np.bool_]) -> None:
+        """Log once that many spectra are 0: what a border holds, or no light at all."""
+        if 0.0 in self._told or len(cube) < LEAST_BANDS or np.any(self.nodata == 0):
+            return
+        # Three bands rule out nearly all pixels; the others are looked at in full.
+        dark = valid & (cube[0] == 0) & (cube[1] == 0) & (cube[-1] == 0)
+        least = max(MANY_ZEROS[0] * dark.size, MANY_ZEROS[1])
+        if dark.sum() >= least and (~cube[:, dark].any(axis=0)).sum() >= least:
+            self._told.add(0.0)
+            log.warning(
+                f"{self.path.name} holds many spectra that are 0 in all bands. They "
+                "are classified like any other; if they lie outside the scene, declare "
+                "0 as nodata."
+            )
+
     def _tell(self, values: NDArray[np.float64], what: str) -> None:
-        if self._told or not len(values):
+        if self._told - {0.0} or not len(values):
             return
         self._told.add(float(values[0]))
         log.warning(

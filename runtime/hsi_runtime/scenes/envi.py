@@ -23,7 +23,13 @@ from hsi_runtime.scenes.envi_header import (
     units_of,
 )
 from hsi_runtime.scenes.georeference import complete, from_envi, with_world_file
-from hsi_runtime.scenes.scene import DTYPES, Cube, SceneInfo, held_nodata
+from hsi_runtime.scenes.scene import (
+    DTYPES,
+    Cube,
+    SceneInfo,
+    held_nodata,
+    partly_scaled,
+)
 from hsi_runtime.scenes.side_car import Statements, side_car_of
 from hsi_runtime.scenes.wavelengths import Spectrum, choose, list_place, name_place
 
@@ -143,6 +149,7 @@ def describe(
     fills = beside.fills([declared] * bands)
     nodata, lost = held_nodata(data_path, fills, layout.dtype)
     scale, offset = beside.units(*units_of(header, bands), bands)
+    lost += partly_scaled(data_path, scale, offset, np.arange(bands))
     bad = header.numbers("bbl", bands)
     good = beside.good(bands) if bad is None else bad != 0
     if bad is None and good is not None:

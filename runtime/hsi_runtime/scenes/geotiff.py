@@ -27,6 +27,7 @@ from hsi_runtime.scenes.scene import (
     SceneInfo,
     held_nodata,
     missing_value,
+    partly_scaled,
 )
 from hsi_runtime.scenes.side_car import Statements, Units, side_car_of
 from hsi_runtime.scenes.tiff.raw_tiles import raw_tiles
@@ -93,6 +94,7 @@ class GeoTiffScene:
         statements = [own, *product, side_car_of(path), _header(path, dataset)]
         spectrum = _spectrum(path, dataset.count, statements)
         self._masked = _has_mask(dataset)
+        self._masked_apart = not dataset.mask_flag_enums[0]
         alpha = {band for said in statements for band in said.alpha}
         self._bands, self._alpha = _split_bands(path, dataset, spectrum, alpha)
         self._hides = self._masked or len(self._alpha) > 0
@@ -125,7 +127,7 @@ class GeoTiffScene:
                 self._dataset.read(numbers, window=window, out=out)
                 if self._hides:
                     missing = self.info.nodata[bands].astype(out.dtype)
-                    hidden = self._hidden(window)
+                    hidden = self._hidden(window, numbers)
                     np.copyto(out, missing[:, None, None], where=hidden)
         except DAMAGED as error:
             cause = str(error.__cause__ or error).rstrip(".")
@@ -135,11 +137,17 @@ class GeoTiffScene:
             ) from error
         return out
 
-    def _hidden(self, window: Window) -> NDArray[np.bool_]:
-        """Return True where mask or alpha hide a pixel, shape ``(row, col)``."""
+    def _hidden(self, window: Window, numbers: list[int]) -> NDArray[np.bool_]:
+        """Return True where mask or alpha hide a pixel, shape ``(row, col)``.
+
+        Args:
+            window: Part of the scene.
+            numbers: Bands that are read, from 1; each may have a mask of its own.
+        """
         planes = [self._dataset.read(int(b) + 1, window=window) for b in self._alpha]
         if self._masked:
-            planes.append(self._dataset.read_masks(1, window=window))
+            masks = numbers if self._masked_apart else [1]
+            planes.extend(self._dataset.read_masks(masks, window=window))
         hidden: NDArray[np.bool_] = ~np.all(planes, axis=0)
         return hidden
 
@@ -196,6 +204,13 @@ def _own(path: Path, dataset: Any, nodata_text: str) -> Statements:
         tags=tags,
         dataset_tags={"": dataset.tags(), "ENVI": dataset.tags(ns="ENVI")},
     )
+    images = len(dataset.subdatasets)
+    if images > 1:
+        own.notes.append(
+            f"{path.name} holds {images} images, of which only the first is read; it "
+            f"has {dataset.count} band{'s' * (dataset.count > 1)}. If the others are "
+            "further bands, put all into one image."
+        )
     if nodata_text and all(value is None for value in dataset.nodatavals):
         try:  # rasterio drops a value that the type cannot hold
             value, dtype = float(nodata_text), np.dtype(dataset.dtypes[0])
@@ -273,9 +288,13 @@ def _split_bands(
 
 
 def _has_mask(dataset: Any) -> bool:
-    """Return True if the file holds a mask of all bands that is not itself a band."""
+    """Return True if the file holds a mask that is not itself a band.
+
+    GDAL has no flag for masks of which each hides the pixels of one band.
+    """
     flags = dataset.mask_flag_enums[0]
-    return MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+    of_all = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+    return of_all or not flags
 
 
 def _alpha_notes(path: Path, alpha: NDArray[np.intp]) -> list[str]:
@@ -353,6 +372,7 @@ def _describe(
     nodata, lost = held_nodata(path, declared, dtype)
     scale, offset = _units(dataset, beside)
     good = _good(dataset.count, statements)
+    lost += partly_scaled(path, scale, offset, bands[good[bands]])
     ground = from_tiff(dataset)
     for said in beside:
         ground = complete(ground, said)

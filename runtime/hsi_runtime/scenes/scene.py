@@ -341,6 +341,34 @@ def usable_units(
     return usable
 
 
+def partly_scaled(
+    path: Path,
+    scale: NDArray[np.float64] | None,
+    offset: NDArray[np.float64] | None,
+    bands: NDArray[np.intp],
+) -> list[str]:
+    """Name the bands whose scale is left out where others have one: GDAL takes it as 1.
+
+    Args:
+        path: The scene, for a note.
+        scale: Scale of each band, or None.
+        offset: Offset of each band, or None.
+        bands: 0-based bands that are measurements.
+    """
+    if scale is None or offset is None:
+        return []
+    plain = bands[(scale[bands] == 1) & (offset[bands] == 0)]
+    if len(plain) in (0, len(bands)):
+        return []
+    few = f"band {plain[0] + 1}" if len(plain) == 1 else f"{len(plain)} bands"
+    other = np.setdiff1d(bands, plain)
+    return [
+        f"{path.name} declares a scale of {scale[other[0]]:g} for {len(other)} of "
+        f"{len(bands)} bands; that of {few} counts as 1. If their values are alike, "
+        "declare it for every band."
+    ]
+
+
 def missing_value(dtype: np.dtype[Any]) -> tuple[np.dtype[Any], float]:
     """Choose the value of pixels that a mask hides.
 

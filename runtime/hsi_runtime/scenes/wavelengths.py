@@ -30,6 +30,7 @@ NAMED = re.compile(
     r"(nanomet(?:er|re)s?|nm|micromet(?:er|re)s?|microns?|um|µm|μm)\b",
     re.IGNORECASE,
 )
+VALUE = re.compile(r"\s*(\d+(?:[.,]\d+)?)\s*([^\W\d_]+)?\s*")  # "450,5 nm"
 CENTRES = ["wavelength", "wavelengths", "wavelength_nm", "wavelengths_nm"]
 CENTRES += ["center_wavelength", "central_wavelength", "centre_wavelength"]
 NAME_LENGTH = 200  # characters of a band's name that are looked at
@@ -76,12 +77,20 @@ def tag_place(name: str, tags: Sequence[Mapping[str, str]]) -> Place:
     def column(*keys: str) -> list[str]:
         return [next((row[k] for k in keys if row.get(k)), "") for row in lower]
 
+    centres = [_with_unit(text) for text in column(*CENTRES)]
+    units = column("wavelength_units", "wavelength_unit")
     return Place(
         name,
-        column(*CENTRES),
-        column("fwhm", "fwhm_nm"),
-        column("wavelength_units", "wavelength_unit"),
+        [number for number, _ in centres],
+        [_with_unit(text)[0] for text in column("fwhm", "fwhm_nm")],
+        [said or unit for said, (_, unit) in zip(units, centres, strict=True)],
     )
+
+
+def _with_unit(text: str) -> tuple[str, str]:
+    """Split a number from a unit behind it; its decimal mark may be a comma."""
+    match = VALUE.fullmatch(text[:NAME_LENGTH])
+    return (match[1].replace(",", "."), match[2] or "") if match else (text, "")
 
 
 def imagery_place(tags: Sequence[Mapping[str, str]]) -> Place:
@@ -172,10 +181,16 @@ def checked_nanometres(
 
 
 def _numbers(source: str, key: str, texts: Sequence[str]) -> Wavelengths:
-    try:
-        return np.array([float(text) if text else np.nan for text in texts])
-    except ValueError as error:
-        raise SceneError(f"{source}: a value of {key} is not a number.") from error
+    values = np.full(len(texts), np.nan)
+    for band, text in enumerate(texts):
+        try:
+            values[band] = float(text) if text else np.nan
+        except ValueError as error:
+            raise SceneError(
+                f"{source}: the {key} of band {band + 1} is not a number: "
+                f"{text[:40]!r}."
+            ) from error
+    return values
 
 
 def _factor(

@@ -48,6 +48,18 @@ def test_exact_permuted_and_extra_bands() -> None:
     assert matched(scene_of([449.1, 551.5, 648.2]), [450, 550, 650]) == [0, 1, 2]
 
 
+def test_two_bands_of_one_wavelength_are_said() -> None:
+    """A second date, or errors of the first bands, stacked into one file."""
+    stacked = scene_of([450, 550, 650, 450, 550, 650])
+    found = match_bands(stacked, [450, 550], 2, range(2))
+    assert found.indices.tolist() == [0, 1]
+    (warning,) = found.warnings
+    assert "such as 1 and 4 of 450 nm; the first is used" in warning
+    good = [True, True, True, False, False, True]
+    assert matched(scene_of([450, 550, 650] * 2, good=good), [450, 550]) == [0, 1]
+    assert matched(stacked, [450, 450, 550, 550]) == [0, 3, 1, 4]  # so trained
+
+
 @given(st.data())
 def test_any_order_and_extra_bands_give_the_same_spectra(data: st.DataObject) -> None:
     grid = st.integers(160, 1000).map(lambda n: 2.5 * n)  # apart by more than tolerance

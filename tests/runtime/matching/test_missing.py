@@ -78,6 +78,32 @@ def test_wild_values_are_told_and_declared_ones_are_not(
     assert "s.tif holds values of 1e+30, a fill value" in caplog.text
 
 
+def test_many_spectra_of_zero_are_said_once_and_classified(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cube = np.ones((5, 40, 30), np.uint16)
+    cube[:, 3, :15] = 0
+    cube[:4, 5:20] = 0
+    known = missing()
+    assert known.valid(cube).all()
+    assert not caplog.records
+    cube[:, 4:6] = 0
+    for _ in range(2):
+        assert known.valid(cube).all()
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "s.tif holds many spectra that are 0 in all bands. They are classified like "
+        "any other; if they lie outside the scene, declare 0 as nodata."
+    )
+    declared = Missing(path=Path("s.tif"), nodata=np.zeros(5))
+    assert declared.valid(cube).sum() == 1200 - 16 * 30 - 15
+    cube[:, 39, 29] = 65535
+    cube = cube.astype(np.float32)
+    cube[:, 39, 28] = -9999
+    assert not known.valid(cube)[39, 28]  # still told
+    assert "s.tif holds whole spectra of -9999" in caplog.text
+
+
 def test_few_bands_are_no_spectrum() -> None:
     cube = scene()[:2]
     cube[:, 1, 2] = -9999

@@ -97,6 +97,59 @@ def test_wavelength_tags_of_bands(
     assert bool(info.notes) == (unit == "")
 
 
+@pytest.mark.parametrize("form", ["{} nm", "{}nm", " {} ", "{} Nanometers"])
+@pytest.mark.parametrize("mark", [".", ","])
+def test_wavelength_tags_with_a_unit_or_a_decimal_comma(
+    form: str, mark: str, tmp_path: Path, write_scene_tiff: WriteTiff
+) -> None:
+    ones = np.ones((4, 2, 2), np.uint8)
+    path = write_scene_tiff(tmp_path / "s.tif", ones, wavelengths=None)
+    with rasterio.open(path, "r+") as file:
+        for band, centre in enumerate(CENTRES, start=1):
+            text = form.format(centre + 0.25).replace(".", mark)
+            file.update_tags(band, wavelength=text)
+    info = open_scene(path).info
+    assert info.wavelengths_nm is not None
+    np.testing.assert_array_equal(info.wavelengths_nm, np.add(CENTRES, 0.25))
+    assert bool(info.notes) == (form == " {} ")
+
+
+def test_further_images_of_a_tiff_are_not_passed_over_in_silence(
+    tmp_path: Path, write_scene_tiff: WriteTiff, cube: NDArray[Any]
+) -> None:
+    path = write_scene_tiff(tmp_path / "s.tif", cube)
+    assert open_scene(path).info.notes == ()
+    write_scene_tiff(path, cube[:1], CENTRES[:1], APPEND_SUBDATASET=True)
+    (note,) = open_scene(path).info.notes
+    assert note == (
+        "s.tif holds 2 images, of which only the first is read; it has 4 bands. If the "
+        "others are further bands, put all into one image."
+    )
+
+
+def test_scale_of_some_bands_only_is_said(
+    tmp_path: Path, write_scene_tiff: WriteTiff, cube: NDArray[Any]
+) -> None:
+    path = write_scene_tiff(tmp_path / "s.tif", cube)
+    with rasterio.open(path, "r+") as file:
+        file.scales = (1e-4, 1, 1e-4, 1e-4)
+    info = open_scene(path).info
+    assert info.scale is not None
+    assert info.scale.tolist() == [1e-4, 1, 1e-4, 1e-4]
+    assert info.notes == (
+        "s.tif declares a scale of 0.0001 for 3 of 4 bands; that of band 2 counts as "
+        "1. If their values are alike, declare it for every band.",
+    )
+    beside = write_scene_tiff(tmp_path / "b.tif", cube, scale=None)
+    band = '<PAMRasterBand band="{}"><Scale>0.5</Scale></PAMRasterBand>'
+    text = "".join(map(band.format, (1, 3)))
+    Path(f"{beside}.aux.xml").write_text(f"<PAMDataset>{text}</PAMDataset>")
+    assert (
+        "0.5 for 2 of 4 bands; that of 2 bands counts"
+        in open_scene(beside).info.notes[0]
+    )
+
+
 def test_imagery_tags_serve_only_where_bands_have_no_own(
     tmp_path: Path, write_scene_tiff: WriteTiff
 ) -> None:
@@ -132,7 +185,7 @@ def test_bands_without_tags_have_no_wavelengths(
 @pytest.mark.parametrize(
     ("first", "second", "match"),
     [
-        ({"wavelength": "red"}, {"wavelength": "650"}, "not a number"),
+        ({"wavelength": "red"}, {"wavelength": "650"}, "band 1 is not a number: 'red'"),
         (
             {"wavelength": "450", "wavelength_units": "nm"},
             {"wavelength": "0.65", "wavelength_units": "um"},

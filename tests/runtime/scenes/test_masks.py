@@ -11,7 +11,7 @@ import rasterio
 from envi_files import write as write_envi
 from hypothesis import given
 from hypothesis import strategies as st
-from masks import add_mask
+from masks import add_mask, write_band_masks
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 
@@ -111,6 +111,23 @@ def test_alpha_band_is_a_mask(
     found, valid = read(path)
     np.testing.assert_array_equal(valid, SEEN)
     assert (found[:, SEEN] == 50).all()
+
+
+def test_masks_of_single_bands_count_where_the_bands_do(
+    tmp_path: Path, cube: NDArray[Any]
+) -> None:
+    seen = np.broadcast_to(SEEN, cube.shape).copy()
+    seen[3] = True
+    seen[3, 20, 9] = False
+    path = write_band_masks(tmp_path / "s.tif", cube, seen)
+    found, valid = read(path)
+    np.testing.assert_array_equal(valid, seen.all(axis=0))
+    np.testing.assert_array_equal(found[:, valid], cube[:, valid])
+    with contextlib.closing(open_scene(path)) as scene:
+        window = scene.read((12, 23), (2, 11), np.array([3, 0]))
+        expected = seen[[3, 0], 12:, 2:11].all(axis=0)
+        found_valid = valid_pixels(window, scene.info.nodata[[3, 0]])
+        np.testing.assert_array_equal(found_valid, expected)
 
 
 def test_mask_counts_beside_an_alpha_band(
