@@ -24,6 +24,7 @@ from hsi_runtime.output.journal_plan import device_begun
 from hsi_runtime.output.layers import Layer
 from hsi_runtime.request import Request
 from hsi_runtime.scenes import fingerprint
+from hsi_runtime.scenes.georeference import is_grid
 from hsi_runtime.scenes.scene import Scene, SceneInfo
 from hsi_runtime.walk import memory, windows
 from hsi_runtime.walk.decoding import block_of, decoded_bytes
@@ -75,6 +76,8 @@ def match_scene(
     info, model_bands = scene.info, document.bands
     if request.scale is not None:
         info = with_scale(info, request.scale, document.values)
+    for sentence in info.notes:  # one may be the reason for what is refused below
+        log.warning(sentence)
     if request.abundances and not document.unmixes:
         raise ModelFileError(
             f"--abundances: method {document.method} gives none; train a method that "
@@ -92,11 +95,10 @@ def match_scene(
     units = conversion(info, bands, document.values)
     ground = region_of(info.ground, request.window, request.bounds)
     region = swath_of(info, ground)
-    for sentence in (*info.notes, *bands.warnings, *units.warnings):
+    for sentence in (*bands.warnings, *units.warnings):
         log.warning(sentence)
-    placed = info.transform or info.control or info.rpcs or info.placement
-    if not placed and info.driver != "memory":
-        log.warning(f"{info.path.name} has no georeference; neither has its class map.")
+    if info.driver != "memory":
+        _warn_of_place(info)
     memory.check_blocks(info, request.max_memory_bytes)
     memory.check_limit(document, request.tile, _allowed(request, info))
     if request.vector is not None:
@@ -113,6 +115,19 @@ def match_scene(
         ground=ground,
         missing=missing_in(info, bands, document),
     )
+
+
+def _warn_of_place(info: SceneInfo) -> None:
+    """Say what the class map lacks of a place on the ground."""
+    ground = info.ground
+    if ground.transform is not None and is_grid(ground.transform):
+        if not ground.crs:
+            log.warning(
+                f"{info.path.name} has coordinates, but no coordinate system that can "
+                "be read; neither has its class map."
+            )
+    elif not (ground.control or ground.rpcs):
+        log.warning(f"{info.path.name} has no georeference; neither has its class map.")
 
 
 def windows_at_once(

@@ -1,5 +1,6 @@
 """Memory is shared out beside what decoding a scene's file takes."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace as changed
 
-from hsi_runtime.errors import ResourceError
+from hsi_runtime.errors import BandMismatchError, ResourceError
 from hsi_runtime.model.model_file import ModelDocument
 from hsi_runtime.planning import match_scene, plan_walk, windows_at_once
 from hsi_runtime.request import Request
@@ -53,3 +54,36 @@ def test_without_a_limit_or_decoding_all_windows_are_used(
 ) -> None:
     request = Request(Path(), Path(), max_memory_bytes=limit)
     assert windows_at_once(scene_of(decoding).info, document, request, 7) == 7
+
+
+def test_notes_come_before_the_mismatch_that_they_explain(
+    document: ModelDocument, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene = scene_of(0)
+    scene.info = replace(scene.info, bands=1, notes=("It holds 4 images.",))
+    with pytest.raises(BandMismatchError, match="the band counts differ"):
+        match_scene(scene, document, Request(Path(), Path()))
+    assert "It holds 4 images." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ({}, "has no georeference"),
+        ({"transform": (0.0, math.nan, 0.0, 0.0, 0.0, -1.0)}, "has no georeference"),
+        ({"transform": (0.0, 1.0, 0.0, 0.0, 0.0, -1.0)}, "but no coordinate system"),
+        ({"transform": (0.0, 1.0, 0.0, 0.0, 0.0, -1.0), "crs": "EPSG:32633"}, ""),
+        ({"rpcs": {"LINE_OFF": "1"}}, ""),
+    ],
+)
+def test_what_a_map_lacks_of_a_place_is_said(
+    place: dict[str, Any],
+    message: str,
+    document: ModelDocument,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    scene = scene_of(0)
+    scene.info = replace(scene.info, driver="GTiff", **place)
+    match_scene(scene, document, Request(Path(), Path()))
+    said = [r.getMessage() for r in caplog.records if "class map" in r.getMessage()]
+    assert [message in text for text in said] == [True] * bool(message)

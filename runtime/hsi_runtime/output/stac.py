@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import rasterio
 from rasterio._err import CPLE_BaseError
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
@@ -164,7 +165,8 @@ def _footprint(grid: SceneInfo) -> dict[str, Any]:
     if not (crs.is_projected or crs.is_geographic):  # a local one
         return {"geometry": None}
     try:
-        box = transform_bounds(crs, "EPSG:4326", min(x), min(y), max(x), max(y))
+        with rasterio.Env():  # without it, GDAL's errors go to stderr by themselves
+            box = transform_bounds(crs, "EPSG:4326", min(x), min(y), max(x), max(y))
     except (RasterioError, CPLE_BaseError):  # of another planet, or beyond a projection
         box = (math.nan,) * 4
     if not all(map(math.isfinite, box)):

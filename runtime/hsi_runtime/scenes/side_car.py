@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import rasterio
 from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.errors import CRSError
@@ -214,14 +215,15 @@ def crs_of(text: str) -> CRS | None:
     Never by GDAL's guess: other texts than these can name files.
     """
     code = re.fullmatch(r"EPSG:(\d{4,6})", text)
-    try:
-        if code:
-            return CRS.from_epsg(int(code[1]))
-        return CRS.from_wkt(text[:CRS_LETTERS])
-    except (CRSError, UnicodeEncodeError):
-        # GDAL's error waits, and would be raised by the next call for a raster.
-        CRS.from_epsg(4326)
-        return None
+    with rasterio.Env():  # without it, GDAL's errors go to stderr by themselves
+        try:
+            if code:
+                return CRS.from_epsg(int(code[1]))
+            return CRS.from_wkt(text[:CRS_LETTERS])
+        except (CRSError, UnicodeEncodeError):
+            # GDAL's error waits, and would be raised by the next call for a raster.
+            CRS.from_epsg(4326)
+            return None
 
 
 class _Reader:

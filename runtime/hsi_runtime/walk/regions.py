@@ -1,6 +1,7 @@
 """The part of a scene that a user asks for, by pixels or by coordinates."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -85,13 +86,16 @@ def _from_bounds(info: SceneInfo, bounds: Bounds) -> Window:
         raise SceneError(
             f"{info.path.name} has no georeference for --bbox; use --window."
         )
+    to_map = Affine.from_gdal(*info.transform)
+    ends = [to_map @ (col, row) for col in (0, info.cols) for row in (0, info.rows)]
+    extent = [of(end[axis] for end in ends) for of in (min, max) for axis in (0, 1)]
     outside = SceneError(
-        f"--bbox {west:g},{south:g},{east:g},{north:g} does not meet the scene "
-        f"{info.path.name}; give W,S,E,N in the scene's own coordinates."
+        f"--bbox {_listed(bounds)} does not meet the scene {info.path.name}, which "
+        f"reaches over {_listed(extent)}; give W,S,E,N in the scene's own coordinates."
     )
     if not (west < east and south < north):
         raise outside
-    to_pixels = ~Affine.from_gdal(*info.transform)
+    to_pixels = ~to_map
     corners = [(west, south), (west, north), (east, south), (east, north)]
     places = [to_pixels @ corner for corner in corners]
     if not all(math.isfinite(v) for place in places for v in place):
@@ -102,6 +106,11 @@ def _from_bounds(info: SceneInfo, bounds: Bounds) -> Window:
     if not (left < right and top < bottom):
         raise outside
     return Window(top, left, bottom - top, right - left)
+
+
+def _listed(bounds: Sequence[float]) -> str:
+    """Write coordinates as a user would, in metres or degrees."""
+    return ",".join(f"{value:.12g}" for value in bounds)
 
 
 def _touched(places: list[float], size: int) -> tuple[int, int]:

@@ -103,7 +103,11 @@ def test_bounds_end_at_the_scene(info_of: Callable[..., SceneInfo]) -> None:
 def test_bounds_elsewhere_are_refused(
     bounds: tuple[float, float, float, float], info_of: Callable[..., SceneInfo]
 ) -> None:
-    with pytest.raises(SceneError, match=r"does not meet the scene scene\.tif"):
+    message = (
+        r"does not meet the scene scene\.tif, which reaches over "
+        r"400000,5799920,400060,5800000; give W,S,E,N"
+    )
+    with pytest.raises(SceneError, match=message):
         region_of(info_of(40, 30), bounds=bounds)
 
 
