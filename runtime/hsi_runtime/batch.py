@@ -1,5 +1,6 @@
 """Many scenes in one call: lists, shards, outputs that are already finished."""
 
+import codecs
 import contextlib
 import logging
 import os
@@ -68,7 +69,9 @@ def _listed(path: Path) -> list[Path]:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_LIST_BYTES + 1)
-        text = content.decode("utf-8-sig")
+        # PowerShell writes UTF-16, and says so.
+        wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if wide else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SceneError(f"The list {path} cannot be read: {error}.") from error
     if len(content) > MAX_LIST_BYTES:

@@ -15,7 +15,7 @@ from hsi_runtime.follow_options.options import Following
 from hsi_runtime.machine import whole_number
 from hsi_runtime.model.model_file import ModelDocument
 from hsi_runtime.output import provenance
-from hsi_runtime.scenes.scene import Scene
+from hsi_runtime.scenes.scene import Scene, usable_units
 from hsi_runtime.walk.regions import Bounds
 from hsi_runtime.walk.windows import Window
 
@@ -125,8 +125,8 @@ class Options:
             raise OptionError(f"{self.follow!r} is not a Following.", "follow")
         if checked["min_area_m2"] < 0:
             raise OptionError(f"{self.min_area_m2} is negative.", "min_area_m2")
-        if checked["scale"] is not None and checked["scale"] <= 0:
-            raise OptionError(f"{self.scale} is not positive.", "scale")
+        if checked["scale"] is not None:
+            _check_scale(checked["scale"])
         if self.compress not in COMPRESSIONS:
             raise OptionError(
                 f"{self.compress!r} is not one of {', '.join(COMPRESSIONS)}.",
@@ -358,12 +358,21 @@ def _whole(option: str, value: Any, most: int) -> int | None:
 
 def _number(option: str, value: Any) -> float:
     try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:
         raise OptionError(f"{value!r} is not a number.", option) from error
     if not math.isfinite(number):
         raise OptionError(f"{number} is not a finite number.", option)
     return number
+
+
+def _check_scale(scale: float) -> None:
+    if scale <= 0:
+        raise OptionError(f"{scale} is not positive.", "scale")
+    if not usable_units(np.array([scale]), np.zeros(1)).all():
+        raise OptionError(f"{scale} does not fit single precision.", "scale")
 
 
 def _probability(option: str, value: Any) -> float | None:

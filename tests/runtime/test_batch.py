@@ -30,13 +30,15 @@ OPTIONS = Options()
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
-@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize(
+    ("mark", "coding"), [("", "utf-8"), ("\ufeff", "utf-8"), ("", "utf-16")]
+)
 def test_lists_have_comments_and_paths_relative_to_themselves(
-    ending: str, mark: str, tmp_path: Path
+    ending: str, mark: str, coding: str, tmp_path: Path
 ) -> None:
     lines = ["a.tif", "  sub/b c.img  ", "# old.tif", "", "/data/Öl.tif"]
     listed = tmp_path / "list.TXT"
-    listed.write_bytes((mark + ending.join(lines)).encode())
+    listed.write_bytes((mark + ending.join(lines)).encode(coding))
     assert expand([Path("x.tif"), listed, Path("y.hdr")]) == [
         Path("x.tif"),
         tmp_path / "a.tif",
@@ -49,7 +51,7 @@ def test_lists_have_comments_and_paths_relative_to_themselves(
 def test_lists_that_are_none(tmp_path: Path) -> None:
     empty, binary = tmp_path / "empty.txt", tmp_path / "binary.txt"
     empty.write_text("# nothing\n\n")
-    binary.write_bytes(b"\xff\xfe\x00")
+    binary.write_bytes(b"\xfa\xfe\x00")
     with pytest.raises(SceneError, match="names no scene"):
         expand([empty])
     for path in (binary, tmp_path / "missing.txt", tmp_path):

@@ -82,19 +82,27 @@ class Header:
         """
         if not self.fields.get(key):
             return None
+        texts = [v.strip() for v in self.fields[key].split(",") if v.strip()]
         try:
-            values = np.array(
-                [float(v) for v in self.fields[key].split(",") if v.strip()]
-            )
+            values = np.array([float(text) for text in texts])
         except ValueError as error:
+            wrong = next(filter(_no_number, texts))
             raise SceneError(
-                f"{self.path}: {key} has a value that is no number."
+                f"{self.path}: {key} has a value that is no number: {wrong[:40]!r}."
             ) from error
         if len(values) != bands:
             raise SceneError(
                 f"{self.path}: {len(values)} values of {key}, {bands} bands."
             )
         return values
+
+
+def _no_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False
 
 
 def read_header(path: Path) -> Header:
@@ -289,7 +297,9 @@ def units_of(
         raise SceneError(
             f"{header.path}: reflectance scale factor is {factor}, not above 0."
         )
-    if gain is None and factor is not None and factor != 1:
+    # Of whole numbers a factor of 1 says nothing: no reflectance is stored so.
+    decimal = DTYPES.get(header.text("data type"), "")[:1] == "f"
+    if gain is None and factor is not None and (decimal or factor != 1):
         gain = np.full(bands, 1 / factor)
     if gain is None and offset is not None:
         gain = np.ones(bands)

@@ -103,7 +103,7 @@ def test_header_cut_inside_a_list_is_damaged(tmp_path: Path) -> None:
         ({"header_offset": -2}, "header offset"),
         ({"header_offset": "x"}, "header offset"),
         ({"wavelength": "{1, 2}"}, "2 values of wavelength, 3 bands"),
-        ({"wavelength": "{1, 2, red}"}, "wavelength has a value that is no number"),
+        ({"wavelength": "{1, 2, red}"}, "has a value that is no number: 'red'"),
         ({"wavelength": "{0.4, 0.5, 650}"}, "without a unit"),
         ({"wavelength": "{0, 1, 3}"}, "positive"),
         ({"wavelength": "{1, 2, nan}", "wavelength_units": "nm"}, "positive"),
@@ -221,6 +221,17 @@ def test_scale_and_offset(
     info = open_scene(write(tmp_path, **fields)).info
     found = [None if v is None else v.tolist() for v in (info.scale, info.offset)]
     assert found == [scale, offset]
+
+
+@pytest.mark.parametrize(("code", "dtype"), [(4, "<f4"), (5, "<f8")])
+def test_a_factor_of_one_states_reflectance_in_decimal_numbers(
+    code: int, dtype: str, tmp_path: Path
+) -> None:
+    values = np.ones((3, 4, 5), dtype)
+    fields = {"data_type": code, "reflectance_scale_factor": "1.0"}
+    info = open_scene(write(tmp_path, values=values, **fields)).info
+    assert info.scale is not None
+    assert info.scale.tolist() == [1, 1, 1]
 
 
 def test_byte_order_mark_and_old_line_ends(tmp_path: Path) -> None:
