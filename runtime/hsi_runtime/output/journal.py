@@ -234,8 +234,10 @@ class Journal:
         """Turn an error of the operating system into one of ours."""
         if error.errno in DISK_FULL:
             needed = sum(bytes_of(layer, self.grid) for layer in self.layers) / 1e6
+            # An output may lie on another disk, where it is copied in the end.
+            target = error.filename2 or self.folder
             return ResourceError(
-                f"The disk of {self.folder.parent} is full; the outputs need up to "
+                f"The disk of {Path(target).parent} is full; the outputs need up to "
                 f"{needed:.1f} MB of temporary space and as much again for the result. "
                 "Make room and repeat the command: it resumes."
             )

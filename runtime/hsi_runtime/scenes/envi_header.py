@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from hsi_runtime.errors import SceneError
 from hsi_runtime.files import read_whole
 from hsi_runtime.scenes.scene import FILE_AXES, Cube
+from hsi_runtime.scenes.wavelengths import listed
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
 DTYPES = {
@@ -82,7 +83,7 @@ class Header:
         """
         if not self.fields.get(key):
             return None
-        texts = [v.strip() for v in self.fields[key].split(",") if v.strip()]
+        texts = listed(self.fields[key])
         try:
             values = np.array([float(text) for text in texts])
         except ValueError as error:

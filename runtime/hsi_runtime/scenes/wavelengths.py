@@ -30,6 +30,7 @@ NAMED = re.compile(
     r"(nanomet(?:er|re)s?|nm|micromet(?:er|re)s?|microns?|um|µm|μm)\b",
     re.IGNORECASE,
 )
+SEPARATOR = re.compile(r"[,;\s]+")
 VALUE = re.compile(r"\s*(\d+(?:[.,]\d+)?)\s*([^\W\d_]+)?\s*")  # "450,5 nm"
 CENTRES = ["wavelength", "wavelengths", "wavelength_nm", "wavelengths_nm"]
 CENTRES += ["center_wavelength", "central_wavelength", "centre_wavelength"]
@@ -103,13 +104,18 @@ def imagery_place(tags: Sequence[Mapping[str, str]]) -> Place:
     )
 
 
+def listed(text: str) -> list[str]:
+    """Split a list of numbers, which commas, semicolons or spaces separate."""
+    return [item for item in SEPARATOR.split(text) if item]
+
+
 def list_place(name: str, fields: Mapping[str, str], bands: int) -> Place:
     """Read lists of all bands, as an ENVI header has them; others are left out."""
     lower = {k.lower().replace(" ", "_"): v for k, v in fields.items()}
 
     def values(*keys: str) -> list[str]:
         text = next((lower[key] for key in keys if lower.get(key)), "")
-        items = [v.strip() for v in text.strip(" {}[]()").split(",") if v.strip()]
+        items = listed(text.strip(" {}[]()"))
         return items if len(items) == bands else [""] * bands
 
     unit = lower.get("wavelength_units", "")

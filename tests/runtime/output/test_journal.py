@@ -57,6 +57,20 @@ def test_what_a_killed_run_left_is_no_obstacle(
     assert only(tmp_path) == {"o.tif", "o.tif.aux.xml"}
 
 
+def test_full_disk_of_an_output_elsewhere_is_named(
+    document: ModelDocument, tmp_path: Path, info_of: Callable[..., SceneInfo]
+) -> None:
+    rasters = layers(document, ["classes"])
+    journal = Journal(tmp_path / "o.tif", info_of(4, 4), rasters, {})
+    full = errno.ENOSPC, "No space left on device"
+    for error, named in (
+        (OSError(*full, "a.gpkg", None, "/stick/b.gpkg"), "/stick"),
+        (OSError(*full, "a.gpkg"), str(tmp_path)),
+        (OSError(*full), str(tmp_path)),
+    ):
+        assert str(journal.explain(error)).startswith(f"The disk of {named} is full")
+
+
 def test_full_disk_is_met_at_the_start(
     document: ModelDocument,
     tmp_path: Path,

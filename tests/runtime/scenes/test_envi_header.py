@@ -223,6 +223,15 @@ def test_scale_and_offset(
     assert found == [scale, offset]
 
 
+@pytest.mark.parametrize("mark", [";", "  ", " ,\n", "\t"])
+def test_lists_may_be_separated_otherwise(mark: str, tmp_path: Path) -> None:
+    fields = {"wavelength": f"{{450{mark}550{mark}650}}", "bbl": f"{{1{mark}0 1}}"}
+    info = open_scene(write(tmp_path, **fields, wavelength_units="nm")).info
+    assert info.wavelengths_nm is not None
+    assert info.wavelengths_nm.tolist() == [450, 550, 650]
+    assert info.good.tolist() == [True, False, True]
+
+
 @pytest.mark.parametrize(("code", "dtype"), [(4, "<f4"), (5, "<f8")])
 def test_a_factor_of_one_states_reflectance_in_decimal_numbers(
     code: int, dtype: str, tmp_path: Path

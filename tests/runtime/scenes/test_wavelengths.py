@@ -398,6 +398,8 @@ def test_specim_fenix(data_dir: Path) -> None:
     [
         {"wavelengths": "450.25, 550.5, 650, 850.75", "wavelength_units": "nm"},
         {"Wavelengths_nm": "[450.25, 550.5, 650, 850.75]"},
+        {"wavelengths": "[450.25 550.5\n  650.   850.75]"},  # as numpy prints them
+        {"wavelengths": "450.25; 550.5; 650; 850.75"},
         {"center wavelength": "{0.45025,0.5505,.65,.85075}", "wavelength_units": "um"},
         {f"Band_{n}": f"band {n} ({w} Nanometers)" for n, w in enumerate(CENTRES, 1)},
     ],
