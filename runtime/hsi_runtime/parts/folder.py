@@ -89,6 +89,15 @@ class PartsFolder:
     def __init__(self, output: Path) -> None:
         self.path = folder_of(output, SUFFIX)
 
+    def check_own(self) -> None:
+        """Refuse a folder that is not ours, before anything in it is opened.
+
+        Raises:
+            OutputError: It is a link, or holds something else.
+        """
+        with self.explaining(), contextlib.suppress(FileNotFoundError):
+            refuse_foreign(self.path, _THERE)
+
     def plan(self) -> dict[str, Any]:
         """Read the plan that the parts share, with what is not compared.
 
@@ -348,6 +357,10 @@ class PartsFolder:
                 raise ResourceError(
                     f"The disk of {self.path} is full. Make room and repeat the "
                     "command: it resumes."
+                ) from error
+            if not self.path.is_dir() and self.path.exists():
+                raise OutputError(
+                    f"{self.path} is not a folder. Move it away, or choose another -o."
                 ) from error
             if not self.path.is_dir() and self.path.parent.is_dir():
                 raise OutputError(

@@ -194,6 +194,7 @@ def join_parts(
         HsiError: Any of its kinds; no output exists then that was not there before.
     """
     folder = PartsFolder(request.output)
+    folder.check_own()
     if not request.overwrite and batch.finished_before(request, model):
         named = {"scene": str(request.scene), "output": str(request.output)}
         result: dict[str, Any] = {**named, "status": "skipped"}

@@ -6,6 +6,7 @@ name other files; here names mean nothing. What the file itself says comes first
 """
 
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -180,9 +181,10 @@ def side_car_of(path: Path) -> Statements:
             not left aside.
     """
     places = [path.with_name(path.name + end) for end in (".aux.xml", ".AUX.XML")]
-    place = next((place for place in places if place.exists()), places[0])
-    if not place.exists():
-        return Statements(place)
+    # A link to a file that is not there, such as one that was not fetched, counts.
+    place = next(filter(os.path.lexists, places), None)
+    if place is None:
+        return Statements(places[0])
     reader = _Reader(place)
     try:
         reader.parse(read_whole(place, MOST_BYTES))
@@ -201,7 +203,7 @@ def check_mask(path: Path) -> None:
         SceneError: It does.
     """
     masks = [path.with_name(path.name + end) for end in (".msk", ".MSK")]
-    for mask in filter(Path.exists, masks):
+    for mask in filter(os.path.lexists, masks):
         raise SceneError(
             f"{path} has its mask in another file, {mask.name}, which is not read. Put "
             "both into one: gdal_translate --config GDAL_TIFF_INTERNAL_MASK YES "

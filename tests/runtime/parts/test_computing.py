@@ -276,11 +276,13 @@ def test_a_full_disk_at_any_byte(mosaic: Mosaic) -> None:
     assert failures > 10
 
 
-@pytest.mark.parametrize("kind", ["file", "piece", "link"])
+@pytest.mark.parametrize("kind", ["file", "piece", "link", "no folder"])
 def test_a_folder_of_others_is_refused(kind: str, mosaic: Mosaic) -> None:
     output = mosaic.request(f"foreign-{kind}").output
     folder = output.with_name("o.tif.hsi-parts")
-    if kind == "link":
+    if kind == "no folder":
+        folder.touch()
+    elif kind == "link":
         (output.parent / "elsewhere").mkdir()
         folder.symlink_to("elsewhere")
     else:
@@ -290,8 +292,10 @@ def test_a_folder_of_others_is_refused(kind: str, mosaic: Mosaic) -> None:
         (folder / "notes.txt").rename(output.with_name("notes.txt"))
         (folder / "000000.piece").symlink_to("../notes.txt")
     named = {"file": "notes", "piece": "000000.piece", "link": "symbolic link"}
-    with pytest.raises(OutputError, match=named[kind]):
-        mosaic.part(f"foreign-{kind}", 0, 1)
+    named["no folder"] = "is not a folder. Move it away"
+    for attempt in (lambda name: mosaic.part(name, 0, 1), mosaic.join):
+        with pytest.raises(OutputError, match=named[kind]):
+            attempt(f"foreign-{kind}")
 
 
 @pytest.mark.parametrize(

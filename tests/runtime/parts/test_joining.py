@@ -168,6 +168,31 @@ def test_no_clock_counts(mosaic: Mosaic, parts: Path) -> None:
     mosaic.join("j")
 
 
+@pytest.mark.parametrize("name", ["000000.piece", "plan.json", "attempt"])
+@pytest.mark.parametrize("published", [False, True])
+def test_a_pipe_among_the_parts_is_not_waited_for(
+    name: str, published: bool, mosaic: Mosaic, parts: Path
+) -> None:
+    if published:
+        kept = shutil.copytree(parts, parts.with_name("kept"))
+        mosaic.join("j")
+        kept.rename(parts)
+    path = next(parts.glob(f"*{name}"))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OutputError, match=f"holds {path.name}, which hsi-run did not"):
+        mosaic.join("j")
+
+
+def test_a_linked_folder_of_parts_is_left_alone(mosaic: Mosaic, parts: Path) -> None:
+    elsewhere = parts.rename(parts.with_name("elsewhere"))
+    parts.symlink_to(elsewhere)
+    before = sorted(elsewhere.iterdir())
+    with pytest.raises(OutputError, match="is a symbolic link"):
+        mosaic.join("j")
+    assert sorted(elsewhere.iterdir()) == before
+
+
 def test_a_foreign_piece_is_named(mosaic: Mosaic, parts: Path) -> None:
     shutil.rmtree(mosaic.folder / "k", ignore_errors=True)
     mosaic.part("k", 0, 1, reject_below=0.0)

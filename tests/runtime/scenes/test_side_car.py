@@ -367,3 +367,16 @@ def test_alpha_band_that_a_side_car_names(
     info = info_of(path)
     assert info.bands == 3
     assert "band 4 is alpha" in info.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("ending", "message"),
+    [(".aux.xml", "cannot be read: No such file"), (".msk", "mask in another file")],
+)
+def test_link_to_a_file_that_was_not_fetched_is_not_passed_over(
+    ending: str, message: str, tiff: Path
+) -> None:
+    """As git-annex leaves them; the file may declare nodata."""
+    Path(f"{tiff}{ending}").symlink_to("annex/objects/missing")
+    with pytest.raises(SceneError, match=message):
+        info_of(tiff)
