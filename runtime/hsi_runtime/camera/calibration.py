@@ -1,7 +1,9 @@
 """Turns raw counts into reflectance or radiance, by references of the camera."""
 
 import hashlib
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,16 @@ from numpy.typing import NDArray
 
 from hsi_runtime.camera.references import References
 from hsi_runtime.errors import SceneError
+from hsi_runtime.scenes.envi_header import read_header
 from hsi_runtime.scenes.opening import open_raster
 from hsi_runtime.scenes.scene import Cube, Scene, SceneInfo
 
 ROWS_AT_ONCE = 64
 MOST_BAD_SHARE = 0.5  # of the elements; above, the references are of something else
+LEAST_LINES = 0.5  # share of a reference's lines in which an element has a count
+# How long a camera collects light, as Specim and others name it in ENVI headers.
+NUMBER = re.compile(r"\d{1,12}(\.\d{1,12})?")
+EXPOSURE = re.compile(r"tint\d?|integration time|exposure( time)?|shutter")
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,7 @@ class Calibration:
         offset: Shape ``(band, col)``, or None for zero.
         files: Files of the references.
         dead: What elements without a gain are like.
+        exposures: How long dark and white were exposed, where their headers say it.
     """
 
     dark: NDArray[np.float32]
@@ -33,6 +41,7 @@ class Calibration:
     offset: NDArray[np.float32] | None
     files: tuple[Path, ...]
     dead: str
+    exposures: Mapping[Path, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
@@ -65,7 +74,8 @@ def read_calibration(dark: Path, white: Path) -> Calibration:
     Raises:
         SceneError: They cannot be read, or do not belong together.
     """
-    (black, files), (bright, more) = _mean_line(dark), _mean_line(white)
+    black, black_info = _mean_line(dark)
+    bright, bright_info = _mean_line(white)
     if black.shape != bright.shape:
         raise SceneError(
             f"{dark} has {black.shape[0]} bands and {black.shape[1]} columns, {white} "
@@ -76,7 +86,7 @@ def read_calibration(dark: Path, white: Path) -> Calibration:
     if np.mean(~good) > MOST_BAD_SHARE:
         raise SceneError(
             f"{white} is not brighter than {dark} in {np.mean(~good):.0%} of its "
-            "elements. Were --dark and --white exchanged?"
+            "elements. Were --dark and --white exchanged, or is one saturated?"
         )
     gain = np.full(span.shape, np.nan)
     gain[good] = 1 / span[good]
@@ -84,8 +94,10 @@ def read_calibration(dark: Path, white: Path) -> Calibration:
         dark=black.astype(np.float32),
         gain=gain.astype(np.float32),
         offset=None,
-        files=(*files, *more),
-        dead="are not brighter in the white reference than in the dark one",
+        files=(*_files(black_info), *_files(bright_info)),
+        dead="are saturated in a reference, or not brighter in the white one than in "
+        "the dark one",
+        exposures={dark: _exposures(black_info), white: _exposures(bright_info)},
     )
 
 
@@ -99,12 +111,13 @@ def read_factors(gain: Path, offset: Path | None) -> Calibration:
     Raises:
         SceneError: They cannot be read, or do not belong together.
     """
-    factors, files = _mean_line(gain)
+    factors, info = _mean_line(gain)
+    files = _files(info)
     good = np.isfinite(factors) & (factors != 0)
     summands = None
     if offset is not None:
-        summands, more = _mean_line(offset)
-        files += more
+        summands, info = _mean_line(offset)
+        files += _files(info)
         if summands.shape != factors.shape:
             raise SceneError(
                 f"{gain} has {factors.shape[0]} bands and {factors.shape[1]} columns, "
@@ -126,19 +139,51 @@ def read_factors(gain: Path, offset: Path | None) -> Calibration:
     )
 
 
-def _mean_line(path: Path) -> tuple[NDArray[np.float64], tuple[Path, ...]]:
-    """Average a raster over its rows, ``(band, col)``."""
+def _mean_line(path: Path) -> tuple[NDArray[np.float64], SceneInfo]:
+    """Average a raster over its rows, ``(band, col)``; describe it.
+
+    An element without a count in half of the rows is NaN: a saturated one would only
+    show how much the camera can tell.
+    """
     scene = open_raster(path)
     try:
         info = scene.info
         total = np.zeros((info.bands, info.cols))
+        lines = np.zeros((info.bands, info.cols))
         for first in range(0, info.rows, ROWS_AT_ONCE):
             rows = first, min(first + ROWS_AT_ONCE, info.rows)
             cube = scene.read(rows, (0, info.cols), np.arange(info.bands))
-            total += cube.sum(axis=1, dtype=np.float64)
-        return total / info.rows, info.files or (info.path,)
+            counted = np.isfinite(cube) & ~_missing(cube, info.nodata)
+            total += cube.sum(axis=1, dtype=np.float64, where=counted)
+            lines += counted.sum(axis=1)
+        enough = lines >= max(LEAST_LINES * info.rows, 1)
+        return np.where(enough, total / np.maximum(lines, 1), np.nan), info
     finally:
         scene.close()
+
+
+def _missing(counts: Cube, nodata: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Find what is no count: fill values, and those at the upper end of the type."""
+    missing: NDArray[np.bool_] = counts == nodata[:, None, None]
+    if counts.dtype.kind in "iu":
+        missing |= counts == np.iinfo(counts.dtype).max
+    return missing
+
+
+def _files(info: SceneInfo) -> tuple[Path, ...]:
+    return info.files or (info.path,)
+
+
+def _exposures(info: SceneInfo) -> dict[str, float]:
+    """Read how long a camera collected light, where an ENVI header says it."""
+    header = next((f for f in info.files if f.suffix.lower() == ".hdr"), None)
+    if info.driver != "ENVI" or header is None:
+        return {}
+    stated = {}
+    for key, text in read_header(header).fields.items():
+        if EXPOSURE.fullmatch(key) and NUMBER.fullmatch(text):
+            stated[key] = float(text)
+    return stated
 
 
 class CalibratedScene:
@@ -164,6 +209,7 @@ class CalibratedScene:
                 f"references have {bands} and {cols}. Both must be of one camera."
             )
         self._scene, self.calibration = scene, calibration
+        self._notes = self._other_exposures(_exposures(info))
 
     @property
     def info(self) -> SceneInfo:
@@ -179,9 +225,20 @@ class CalibratedScene:
             nodata=np.full(bands, np.nan),
             scale=np.ones(bands),
             offset=np.zeros(bands),
-            notes=(*info.notes, *([note] if dead else [])),
-            files=(*(info.files or (info.path,)), *self.calibration.files),
+            notes=(*info.notes, *self._notes, *([note] if dead else [])),
+            files=(*_files(info), *self.calibration.files),
         )
+
+    def _other_exposures(self, own: Mapping[str, float]) -> list[str]:
+        """Name references that were exposed longer or shorter than the scene."""
+        name = self._scene.info.path.name
+        return [
+            f"{path} was taken with {key} = {value:g}, {name} with {own[key]:g}; "
+            "counts differ by as much. Take references with the settings of the flight."
+            for path, stated in self.calibration.exposures.items()
+            for key, value in stated.items()
+            if key in own and not np.isclose(value, own[key], rtol=0.01)
+        ]
 
     def read(
         self,
@@ -198,11 +255,8 @@ class CalibratedScene:
         out *= self.calibration.gain[place][:, None]
         if self.calibration.offset is not None:
             out += self.calibration.offset[place][:, None]
-        # What has no count has no reflectance: fill values, and those at the upper end.
-        missing = counts == self._scene.info.nodata[bands][:, None, None]
-        if counts.dtype.kind in "iu":
-            missing |= counts == np.iinfo(counts.dtype).max
-        out[missing] = np.nan
+        # What has no count has no reflectance.
+        out[_missing(counts, self._scene.info.nodata[bands])] = np.nan
         return out
 
     def close(self) -> None:

@@ -59,6 +59,58 @@ def test_reflectance_of_every_element(tmp_path: Path) -> None:
     assert (scene.info.scale == 1).all() if scene.info.scale is not None else False
 
 
+def test_saturated_elements_of_a_reference_are_dead(tmp_path: Path) -> None:
+    """Their mean is what the camera can tell, not what the panel reflects."""
+    references(tmp_path)
+    paths = tmp_path / "dark/flight.bil", tmp_path / "white/flight.bil"
+    whole = read_calibration(*paths).gain
+    values = np.fromfile(paths[1], np.uint16).reshape(30, 4, COLS)
+    values[:, 2, 7] = 65535
+    values[:16, 1, 8] = 65535
+    values[:15, 3, 9] = 65535  # half of the lines tell
+    values.tofile(paths[1])
+    calibration = read_calibration(*paths)
+    lost = np.isnan(calibration.gain)
+    assert np.argwhere(lost).tolist() == [[1, 8], [2, 7]]
+    np.testing.assert_allclose(calibration.gain[~lost], whole[~lost], rtol=1e-3)
+    scene = CalibratedScene(ArrayScene(tall_cube(9)), calibration)
+    assert "2 elements of the detector are saturated in a ref" in scene.info.notes[0]
+    values[:] = 65535
+    values.tofile(paths[1])
+    with pytest.raises(SceneError, match="exchanged, or is one saturated"):
+        read_calibration(*paths)
+
+
+def test_fill_values_of_a_reference_are_no_counts(tmp_path: Path) -> None:
+    references(tmp_path)
+    paths = tmp_path / "dark/flight.bil", tmp_path / "white/flight.bil"
+    header = paths[1].with_suffix(".hdr")
+    header.write_text(header.read_text() + "data ignore value = 0\n")
+    whole = read_calibration(*paths).gain
+    values = np.fromfile(paths[1], np.uint16).reshape(30, 4, COLS)
+    values[:10] = 0  # lines that were lost
+    values.tofile(paths[1])
+    np.testing.assert_allclose(read_calibration(*paths).gain, whole, rtol=1e-3)
+
+
+@pytest.mark.parametrize("key", ["tint", "tint2", "shutter", "integration time"])
+def test_references_of_another_exposure_are_said(key: str, tmp_path: Path) -> None:
+    references(tmp_path)
+    stated: dict[str, Any] = {key: "10.000"}
+    Camera(tmp_path, tall_cube(9), **stated).finish()
+    paths = [tmp_path / f"{kind}/flight.bil" for kind in ("dark", "white")]
+    for path, value in zip(paths, ("10.05", "5"), strict=True):
+        header = path.with_suffix(".hdr")
+        header.write_text(header.read_text() + f"{key} = {value}\n")
+    scene = open_scene(tmp_path / "flight.bil")
+    (note,) = CalibratedScene(scene, read_calibration(*paths)).info.notes
+    scene.close()
+    assert note == (
+        f"{paths[1]} was taken with {key} = 5, flight.bil with 10; counts differ by as "
+        "much. Take references with the settings of the flight."
+    )
+
+
 def float_document(document: ModelDocument) -> ModelDocument:
     values = replace(document.values, dtype="float32", scale=[1.0] * 4)
     return replace(document, values=replace(values, fill=[0.1, 0.2, 0.3, 0.4]))
