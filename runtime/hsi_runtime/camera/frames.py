@@ -10,6 +10,7 @@ from hsi_runtime.errors import SceneError
 from hsi_runtime.scenes.scene import Cube, Scene, SceneInfo, missing_value
 
 LINES_AT_ONCE = 4096
+MOST_LEAPS = 0.1, 2  # of a counter: share of the lines, and their number
 MOST_LOST = 10_000  # frames in a row; a larger step is a counter that began anew
 
 
@@ -18,6 +19,9 @@ class FrameCounter:
 
     Args:
         dtype: Type of the stored numbers.
+
+    Attributes:
+        leaps: How often the number stood still, went back, or skipped too many.
     """
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
@@ -27,6 +31,7 @@ class FrameCounter:
         # A signed counter counts in its positive half.
         self._period = int(limits.max) + 1
         self._last: int | None = None
+        self.leaps = 0
 
     def lost(self, number: int) -> int:
         """Return how many frames are missing before one with this number."""
@@ -34,6 +39,8 @@ class FrameCounter:
         if last is None:
             return 0
         step = (number - last) % self._period
+        # A step of more than half a turn is one backwards.
+        self.leaps += not 1 <= step <= min(MOST_LOST, self._period // 2)
         return step - 1 if 1 < step <= MOST_LOST else 0
 
 
@@ -64,8 +71,26 @@ class FramedScene:
 
     @property
     def info(self) -> SceneInfo:
-        rows = self.row_of(len(self._row_of) - 1) + 1 if self._row_of else 0
-        return replace(self._scene.info, rows=rows, dtype=self._dtype)
+        info, came = self._scene.info, len(self._row_of)
+        rows = self.row_of(came - 1) + 1 if came else 0
+        lost = f"{rows - came} lines were lost by the frame counter; they are nodata."
+        notes = (*info.notes, lost) if rows > came else info.notes
+        return replace(info, rows=rows, dtype=self._dtype, notes=notes)
+
+    def check(self) -> None:
+        """Refuse numbers that do not count, such as measurements.
+
+        Raises:
+            SceneError: They stand still or leap too often.
+        """
+        came, (col, band) = len(self._row_of), self._place
+        if self._counter.leaps > max(MOST_LEAPS[0] * came, MOST_LEAPS[1]):
+            raise SceneError(
+                f"Column {col} and band {band} of {self._scene.info.path.name} hold no "
+                f"frame counter: the number stands still or leaps at "
+                f"{self._counter.leaps} of {came} lines. Correct --frame-counter, or "
+                "leave it out."
+            )
 
     def extend(self) -> None:
         """Take account of lines that came since."""

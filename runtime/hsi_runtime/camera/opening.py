@@ -29,7 +29,8 @@ def open_camera_scene(
     scene = open_scene(path)
     try:
         if frame_counter is not None:
-            scene = FramedScene(scene, frame_counter)
+            scene = framed = FramedScene(scene, frame_counter)
+            framed.check()
         calibration = calibration_of(references)
         if calibration is not None:
             scene = CalibratedScene(scene, calibration)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hsi_runtime.camera.frames import FrameCounter, FramedScene
+from hsi_runtime.camera.opening import open_camera_scene
 from hsi_runtime.errors import OptionError, SceneError
 from hsi_runtime.request import Options
 from hsi_runtime.scenes.array_scene import ArrayScene
@@ -51,6 +52,36 @@ def test_a_scene_with_its_gaps() -> None:
         made = scene.read(rows, (2, 20), bands)
         assert (made == expected[:, slice(*rows), 2:20]).all()
     assert scene.lost == 4
+
+
+@pytest.mark.parametrize("kind", ["measurements", "constant", "twice", "backwards"])
+@pytest.mark.parametrize("dtype", ["uint8", "int16", "uint16"])
+def test_numbers_that_do_not_count_are_refused(
+    kind: str, dtype: str, tmp_path: Path
+) -> None:
+    """Each would put thousands of lines into the map, or none where some were lost."""
+    cube = tall_cube(60).astype(dtype)
+    cube[1, :, 3] = {
+        "measurements": np.random.default_rng(0).integers(40, 250, 60),
+        "constant": np.full(60, 7),
+        "twice": np.repeat(np.arange(30), 2),
+        "backwards": np.arange(60)[::-1],
+    }[kind]
+    Camera(tmp_path, cube).finish()
+    with pytest.raises(SceneError, match=r"Column 3 and band 1 of flight\.bil hold"):
+        open_camera_scene(tmp_path / "flight.bil", frame_counter=(3, 1))
+
+
+def test_lost_lines_are_said_and_a_counter_may_begin_anew(tmp_path: Path) -> None:
+    cube = tall_cube(60)
+    cube[1, :, 3] = np.r_[5:25, 27:37, 0:30]
+    Camera(tmp_path, cube).finish()
+    scene = open_camera_scene(tmp_path / "flight.bil", frame_counter=(3, 1))
+    scene.close()
+    assert scene.info.rows == 62
+    assert scene.info.notes[-1] == (
+        "2 lines were lost by the frame counter; they are nodata."
+    )
 
 
 def test_bytes_get_room_for_nodata() -> None:
