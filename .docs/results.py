@@ -3,7 +3,7 @@
 import json
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -14,7 +14,6 @@ from tables import table
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks" / "results"
 PAGES = Path(__file__).parent / "pages"
-METHODS = ROOT / "train" / "hsi_train" / "methods"
 DATA = {
     "salinas_a": "SalinasA, 10 pixels a class",
     "salinas_a_5": "SalinasA, 5 pixels a class",
@@ -29,98 +28,88 @@ DATA = {
 }
 RIVAL, SAME = "best rival", "lda-sum"  # the rival that is method lda
 SPEED = "dense_speed"
-# Rows of the README: the row of the accuracy benchmark, its name, when to take it.
-SUMMARY = {
-    "lda": ("`lda`", "a first try: linear, fitted in seconds; few labels"),
-    "mf2cnet": ("`mf2cnet`", "fields and textures: convolutional, few settings"),
-    "s2vnet": (
-        "`s2vnet`",
-        "large scenes, small machines; subpixel shares",
-    ),
-    "s2former": ("`s2former`", "few labels; can pre-train on unlabelled scenes"),
-    "s2former_scratch": (
-        "`s2former`",
-        "few labels; can pre-train on unlabelled scenes",
-    ),
-    "s2amsnet": ("`s2amsnet`", "maps of another day or place than the labels"),
-    "linear_svm": ("linear SVM", "for comparison, from scikit-learn"),
-    "forest": ("random forest", "for comparison, from scikit-learn"),
-    RIVAL: (RIVAL, "for comparison: the best of scikit-learn's that see window means"),
+# Methods, and when to take each.
+USES = {
+    "lda": "a first try: linear, fitted in seconds; few labels",
+    "mf2cnet": "fields and textures: convolutional, few settings",
+    "s2vnet": "large scenes, small machines; subpixel shares",
+    "s2former": "few labels; can pre-train on unlabelled scenes",
+    "s2amsnet": "maps of another day or place than the labels",
 }
 # Not shown as figures of a result: shown elsewhere, or for the program only.
 HIDDEN = ("benchmark", "machine", "command", "method", "code")
 
 Result = dict[str, Any]
+Shares = tuple[float, float]  # overall and average accuracy
 
 
 def summary() -> str:
     """Write the table of the README: one accuracy and one speed for each method."""
     data = "enmap_potsdam"
     accuracy = _accuracy()
-    rows: list[list[str]] = []
-    for row, (name, use) in SUMMARY.items():
-        values = accuracy.get(row, {}).get(data)
-        if values is None or name in [shown[0] for shown in rows]:
-            continue
-        share = f"{100 * fmean(values):.1f} ± {100 * pstdev(values):.1f}"
-        rows.append([name, use, share, _speed(name.strip("`"))[0]])
-    head = ["method", "take it for", "overall accuracy, %", "pixels/s on one core"]
+    rows = [
+        [f"`{method}`", use, _share(accuracy[method].get(data)), _speed(method)[0]]
+        for method, use in USES.items()
+    ]
+    use = "for comparison: the best of scikit-learn's that see window means"
+    rows.append([RIVAL, use, _share(accuracy[RIVAL].get(data)), ""])
+    head = ["method", "take it for", "overall / average accuracy, %", "pixels/s"]
     return "\n\n".join([table(head, rows), *_note(["accuracy/cells.jsonl"])])
 
 
 def comparison() -> str:
-    """Set accuracy and cost of every method and baseline side by side."""
+    """Set the accuracy of all methods side by side on all scenes, and their cost."""
     accuracy = _accuracy()
-    measured = {data for by_data in accuracy.values() for data in by_data}
-    data_sets = {data: title for data, title in DATA.items() if data in measured}
-    names = list(source.methods(METHODS))
-    rows = []
-    for row in [*accuracy, *(n for n in names if not any(map(_is_of(n), accuracy)))]:
-        method = max((n for n in names if _is_of(n)(row)), key=len, default=None)
-        own = accuracy.get(row, {})
-        rows.append(
-            [
-                row.replace("_", " ")
-                if method is None
-                else f"`{method}`" + row.removeprefix(method).replace("_", ", "),
-                *(_spread(own.get(data)) for data in data_sets),
-                *_speed(method),
-            ]
-        )
-    head = [
-        "",
-        *data_sets.values(),
-        "pixels/s",
-        "MMAC a pixel",
-        "times faster than patches",
+    columns = [*USES, RIVAL]
+    rows = [
+        [title, *_best_marked([accuracy[name].get(data) for name in columns])]
+        for data, title in DATA.items()
+        if any(data in accuracy[name] for name in columns)
     ]
-    return "\n\n".join([table(head, rows), *_note(["accuracy/cells.jsonl"])])
+    shares = table(["", *(f"`{name}`" for name in USES), RIVAL], rows)
+    head = ["", "pixels/s", "MMAC a pixel", "times faster than patches"]
+    cost = table(head, [[f"`{method}`", *_speed(method)] for method in USES])
+    speeds = [f"{SPEED}_{method}.json" for method in USES]
+    return "\n\n".join([shares, *_note(["accuracy/cells.jsonl"]), cost, *_note(speeds)])
 
 
-def _accuracy() -> dict[str, dict[str, list[float]]]:
-    """Return the overall accuracies of all seeds, by row and by data set."""
-    accuracy: dict[str, dict[str, list[float]]] = {}
-    for cell in lines_of(FOLDER / "accuracy" / "cells.jsonl"):
-        if "error" not in cell:
-            by_data = accuracy.setdefault(cell["row"], {})
-            by_data.setdefault(cell["data"], []).append(cell["overall_accuracy"])
-    if best := _best_rivals():
-        accuracy[RIVAL] = best
+def _accuracy() -> dict[str, dict[str, list[Shares]]]:
+    """Return overall and average accuracies of all seeds, by row and by data set."""
+    cells = [
+        cell
+        for cell in lines_of(FOLDER / "accuracy" / "cells.jsonl")
+        if "error" not in cell
+    ]
+    accuracy: dict[str, dict[str, list[Shares]]] = {name: {} for name in USES}
+    for cell in cells:
+        by_data = accuracy.setdefault(cell["row"], {})
+        by_data.setdefault(cell["data"], []).append(_shares(cell))
+    accuracy[RIVAL] = _best_rivals(cells)
     return accuracy
 
 
-def _best_rivals() -> dict[str, list[float]]:
-    """Return the overall accuracies of the best simple rival, by data set.
+def _best_rivals(cells: list[Result]) -> dict[str, list[Shares]]:
+    """Return the accuracies of the best simple rival, by data set.
 
-    The best has the highest mean; only runs that fitted all rivals count.
+    The best has the highest mean overall accuracy; only runs that fitted all rivals
+    count.
     """
-    found: dict[str, dict[str, list[float]]] = {}
-    for cell in lines_of(FOLDER / "accuracy" / "cells.jsonl"):
+    fitted: dict[str, dict[str, list[Shares]]] = {}
+    for cell in cells:
         rivals = [r for r in cell.get("rivals", []) if r["name"] != SAME]
         for rival in rivals if len(rivals) > 1 else []:
-            by_name = found.setdefault(cell["data"], {})
-            by_name.setdefault(rival["name"], []).append(rival["overall_accuracy"])
-    return {data: max(names.values(), key=fmean) for data, names in found.items()}
+            by_name = fitted.setdefault(cell["data"], {})
+            by_name.setdefault(rival["name"], []).append(_shares(rival))
+    return {data: max(names.values(), key=_mean) for data, names in fitted.items()}
+
+
+def _shares(result: Result) -> Shares:
+    return result["overall_accuracy"], result["average_accuracy"]
+
+
+def _mean(seeds: list[Shares]) -> float:
+    """Return the mean overall accuracy."""
+    return fmean(overall for overall, _ in seeds)
 
 
 def _note(files: Iterable[str]) -> list[str]:
@@ -131,21 +120,29 @@ def _note(files: Iterable[str]) -> list[str]:
     return [note] if reasons else []
 
 
-def _is_of(method: str) -> Callable[[str], bool]:
-    """Recognise the rows of a method: its name, or variants such as ``NAME_plain``."""
-    return lambda row: f"{row}_".startswith(f"{method}_")
+def _best_marked(cells: list[list[Shares] | None]) -> list[str]:
+    """Write the cells of a row, the highest mean overall accuracy in bold."""
+    highest = max(_mean(seeds) for seeds in cells if seeds)
+    return [
+        f"**{_share(seeds)}**" if seeds and _mean(seeds) == highest else _share(seeds)
+        for seeds in cells
+    ]
 
 
-def _spread(values: list[float] | None) -> str:
-    if not values:
+def _share(seeds: list[Shares] | None) -> str:
+    """Write mean overall and average accuracy, the first with its deviation."""
+    if not seeds:
         return "not run"
-    spread = f" ± {100 * pstdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * fmean(values):.1f}{spread} ({len(values)})"
+    overall, average = zip(*seeds, strict=True)
+    spread = f" ± {100 * pstdev(overall):.1f}" if len(seeds) > 1 else ""
+    return (
+        f"{100 * _mean(seeds):.1f}{spread} / {100 * fmean(average):.1f} ({len(seeds)})"
+    )
 
 
-def _speed(method: str | None) -> list[str]:
+def _speed(method: str) -> list[str]:
     path = FOLDER / f"{SPEED}_{method}.json"
-    if method is None or not path.is_file():
+    if not path.is_file():
         return ["", "", ""]
     measured = json.loads(path.read_text())
     rate, ratio = measured["dense_pixels_per_second"], measured["ratio_median"]

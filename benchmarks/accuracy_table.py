@@ -140,12 +140,13 @@ def markdown(content: dict[str, dict[str, Result]], command: str) -> str:
     """Write one table for each data set, accuracy in per cent."""
     lines = [
         "Accuracy on the test pixels in per cent, mean ± population standard deviation",
-        "over the seeds. All rows of a data set use the same splits. The best rival is",
-        "that of the simple classifiers with the highest overall accuracy on the test",
-        "pixels; what each sees was chosen without them. Differences from it are in",
-        "points of overall accuracy with a 95 % interval: over draws of the split, or,",
-        "where one split is given, over blocks of test pixels. Seconds are those of a",
-        "run: wall time and, in brackets, processor time.",
+        "over the seeds where there are several. All rows of a data set use the same",
+        "splits. The best rival is that of the simple classifiers with the highest",
+        "overall accuracy on the test pixels; what each sees was chosen without them.",
+        "Differences from it are in points of overall accuracy with a 95 % interval:",
+        "over draws of the split, or, where one split is given, over blocks of test",
+        "pixels. Seconds are those of a run: wall time and, in brackets, processor",
+        "time.",
         "",
         f"    {command}",
     ]
@@ -215,8 +216,10 @@ def _line(row: str, figures: Result) -> str:
         seeds += f"; failed: {', '.join(figures['failed'])}"
     if not figures["seeds"]:
         return f"| {row} | failed | - | - | - | - | {seeds} |"
+    several = len(figures["seeds"]) > 1
     shares = [
-        f"{100 * figures[k]['mean']:.2f} ± {100 * figures[k]['std']:.2f}"
+        f"{100 * figures[k]['mean']:.2f}"
+        + (f" ± {100 * figures[k]['std']:.2f}" if several else "")
         if k in figures
         else ""
         for k in SHOWN

@@ -1,11 +1,12 @@
 import json
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import pytest
 import results
 import source
+
+from hsi_train.methods import names
 
 MACHINE = {
     "cpu": "Z80",
@@ -21,14 +22,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty repository; return the folder of its results."""
     found = tmp_path / "benchmarks" / "results"
     (found / "accuracy").mkdir(parents=True)
-    methods = tmp_path / "methods"
-    methods.mkdir()
-    for name in ("one", "two", "two_plus"):
-        (methods / f"{name}.py").touch()
     for module in (results, source):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(results, "FOLDER", found)
-    monkeypatch.setattr(results, "METHODS", methods)
     (found / "stale.toml").touch()
     monkeypatch.setattr(results, "PAGES", tmp_path)
     return found
@@ -44,50 +40,78 @@ def write(folder: Path, name: str, **figures: Any) -> None:
     (folder / f"{name}.json").write_text(json.dumps(content))
 
 
-RIVALS = [
-    {"name": "lda", "overall_accuracy": 0.6},
-    {"name": "lda-sum", "overall_accuracy": 0.9},
-    {"name": "rbf-svm", "overall_accuracy": 0.8},
-]
+def share(name: str, overall: float, average: float) -> dict[str, Any]:
+    return {
+        "name": name,
+        "overall_accuracy": overall,
+        "average_accuracy": average,
+    }
 
 
-def test_comparison_sets_accuracy_beside_speed(folder: Path) -> None:
+RIVALS = [share("lda", 0.6, 0.5), share("lda-sum", 0.9, 0.9), share("rbf", 0.8, 0.4)]
+
+
+def cell(data: str, row: str, overall: float, **more: Any) -> dict[str, Any]:
+    return {"data": data, "row": row, **share("", overall, 0.5), **more}
+
+
+@pytest.fixture
+def measured(folder: Path) -> None:
     cells = [
-        {
-            "data": "salinas_a",
-            "row": "svm",
-            "overall_accuracy": 0.9,
-            "rivals": RIVALS[:2],
-        },
-        {"data": "salinas_a", "row": "one_bare", "overall_accuracy": 0.8},
-        {"data": "salinas_a", "row": "one_bare", "overall_accuracy": 0.9},
-        {"data": "salinas_a", "row": "one_bare", "error": "it failed"},
-        {"data": "neon_mlbs", "row": "two", "overall_accuracy": 0.7, "rivals": RIVALS},
+        cell("enmap_potsdam", "lda", 0.75, rivals=RIVALS),
+        cell("enmap_potsdam", "s2vnet", 0.8, rivals=RIVALS[:2]),
+        cell("enmap_potsdam", "s2vnet", 0.9),
+        {"data": "enmap_potsdam", "row": "s2vnet", "error": "it failed"},
+        cell("enmap_potsdam", "s2vnet_alone", 0.95),
+        cell("salinas_a", "mf2cnet", 0.7, rivals=RIVALS[:2]),
     ]
     lines = "\n".join(map(json.dumps, cells))
     (folder / "accuracy" / "cells.jsonl").write_text(lines)
     write(
         folder,
-        "dense_speed_one",
+        "dense_speed_s2vnet",
         dense_pixels_per_second=12345,
         ratio_median=40.5,
         macs_per_pixel=250_000,
     )
-    rows = [line.split(" | ") for line in results.comparison().splitlines()[2:]]
-    assert [row[0] for row in rows] == [
-        "| svm",
-        "| `one`, bare",
-        "| `two`",
-        "| best rival",
-        "| `two_plus`",
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    """Return the cells of all rows of tables by the first."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line]
+    return {first: rest for first, *rest in rows}
+
+
+@pytest.mark.usefixtures("measured")
+def test_comparison_has_scenes_in_rows_and_the_cost_below() -> None:
+    text = results.comparison()
+    rows = rows_of(text)
+    methods = " | ".join(f"`{name}`" for name in results.USES)
+    assert text.startswith(f"|  | {methods} | best rival |")
+    # The best rival is not the one that is method lda, and variants are elsewhere.
+    assert rows["EnMAP Potsdam, given blocks"] == [
+        "75.0 / 50.0 (1)",
+        "not run",
+        "**85.0 ± 5.0 / 50.0 (2)**",
+        "not run",
+        "not run",
+        "80.0 / 40.0 (1)",
     ]
-    assert rows[0][1:3] == ["90.0 (1)", "not run"]
-    assert rows[1][1] == "85.0 ± 5.0 (2)"
-    assert rows[1][3:] == ["12,345", "0.25", "40.5 |"]
-    assert rows[2][1:3] == ["not run", "70.0 (1)"]
-    # Not the one that is method lda, and not that of a run with the cheap ones only.
-    assert rows[3][1:3] == ["not run", "80.0 (1)"]
-    assert rows[4][1] == "not run"
+    # Runs that fitted the cheap rivals only do not tell which is best.
+    assert rows["SalinasA, 10 pixels a class"][1::4] == [
+        "**70.0 / 50.0 (1)**",
+        "not run",
+    ]
+    assert "NEON MLBS, tree crowns" not in rows
+    assert rows["`s2vnet`"] == ["12,345", "0.25", "40.5"]
+
+
+@pytest.mark.usefixtures("measured")
+def test_summary_has_all_methods_and_the_best_rival() -> None:
+    rows = rows_of(results.summary())
+    assert {*rows} >= {*(f"`{name}`" for name in names()), "best rival"}
+    assert rows["`s2vnet`"][1:] == ["85.0 ± 5.0 / 50.0 (2)", "12,345"]
+    assert rows["best rival"][1] == "80.0 / 40.0 (1)"
 
 
 def test_cases_of_a_benchmark_are_rows(folder: Path) -> None:
@@ -156,18 +180,3 @@ def test_benchmark_without_results_stops_the_build(folder: Path) -> None:
     script(folder, "speed")
     with pytest.raises(LookupError, match="no results"):
         results.benchmark("speed")
-
-
-def test_figures_in_the_prose_are_those_of_the_results() -> None:
-    """README and choosing.md quote averages over classes on EnMAP."""
-    cells = results.lines_of(results.FOLDER / "accuracy" / "cells.jsonl")
-    pages = (results.ROOT / "README.md", results.PAGES / "choosing.md")
-    for row in ("mf2cnet", "linear_svm", "s2amsnet"):
-        shares = [
-            100 * cell["average_accuracy"]
-            for cell in cells
-            if (cell["row"], cell["data"]) == (row, "enmap_potsdam")
-        ]
-        for page in pages:
-            text = page.read_text(encoding="utf-8")
-            assert f"{fmean(shares):.1f} %" in text, f"{page.name}: {row}"
