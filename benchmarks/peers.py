@@ -3,12 +3,13 @@
     python benchmarks/peers.py --old ../hsi-edge-before
 
 The same model classifies the same scene in processes that take turns: hsi-run of this
-checkout, that of an older one (`--old`), a plain loop over rasterio's blocks, and
-rioxarray with dask's map_overlap (`--peers PYTHON`, an interpreter that has both and
-onnxruntime). Processor time of the whole process counts, because it holds on a busy
-machine; wall time is beside it. Scenes are simulated, 200 bands of uint16: a deflated
-GeoTIFF in tiles of 512, band- and pixel-interleaved, an uncompressed one, a BIL file,
-and a list of small scenes (hsi-run only). Finished runs are kept in `--folder`.
+checkout, that of an older one (`--old`, with its own model of the method), a plain loop
+over rasterio's blocks, and rioxarray with dask's map_overlap (`--peers PYTHON`, an
+interpreter that has both and onnxruntime). Processor time of the whole process counts,
+because it holds on a busy machine; wall time is beside it. Scenes are simulated, 200
+bands of uint16: a deflated GeoTIFF in tiles of 512, band- and pixel-interleaved, an
+uncompressed one, a BIL file, and a list of small scenes (hsi-run only). Finished runs
+are kept in `--folder`.
 """
 
 import json
@@ -34,6 +35,10 @@ from hsi_train.simulate import SceneSpec, band_centres, write_scene
 BANDS, CLASSES, BLOCK = 200, 16, 512
 ROWS, COLS, SMALL_SIDE, SMALL_SCENES = 768, 1536, 147, 24
 RUN = "from hsi_runtime.cli import main; main()"
+MAKE = (
+    "import pathlib, sys, common; common.make_model(pathlib.Path(sys.argv[1]), "
+    "sys.argv[2], *map(int, sys.argv[3:]))"
+)
 PACKAGES = ("train", "export", "runtime")
 LOOPS = Path(__file__).with_name("peer_loops.py")
 ROOT = Path(__file__).parents[1]
@@ -126,12 +131,28 @@ def measured(command: Sequence[str], environment: dict[str, str]) -> Run:
     return result
 
 
-def hsi_run(checkout: Path, model: ModelFile, scene: Path, output: Path) -> Run:
+def code_of(checkout: Path, *more: str) -> dict[str, str]:
+    """Return the environment in which a process imports the code of a checkout."""
+    paths = os.pathsep.join(str(checkout / package) for package in (*PACKAGES, *more))
+    return os.environ | {"PYTHONPATH": paths}
+
+
+def old_model(checkout: Path, place: Path, method: str) -> Path:
+    """Export a method by the code of a checkout, whose runtime may read no other."""
+    path = place / "model.onnx"
+    if not path.is_file():
+        place.mkdir(parents=True, exist_ok=True)
+        numbers = map(str, (BANDS, CLASSES, 400, 2500))
+        command = [sys.executable, "-c", MAKE, str(place), method, *numbers]
+        subprocess.run(command, env=code_of(checkout, "benchmarks"), check=True)
+    return path
+
+
+def hsi_run(checkout: Path, model: Path, scene: Path, output: Path) -> Run:
     """Map a scene, or a list of them into a folder, with the code of a checkout."""
-    paths = os.pathsep.join(str(checkout / package) for package in PACKAGES)
-    command = [sys.executable, "-c", RUN, str(scene), "-m", str(model.path), "-q"]
+    command = [sys.executable, "-c", RUN, str(scene), "-m", str(model), "-q"]
     command += ["-o", str(output), "--json", "--overwrite", "--no-resume"]
-    return measured(command, os.environ | {"PYTHONPATH": paths})
+    return measured(command, code_of(checkout))
 
 
 def loop(python: str, kind: str, model: ModelFile, scene: Path, output: Path) -> Run:
@@ -141,16 +162,28 @@ def loop(python: str, kind: str, model: ModelFile, scene: Path, output: Path) ->
     return measured(command, dict(os.environ))
 
 
-def contestants(
-    model: ModelFile, folder: Path, old: Path | None, peers: str | None
+def versions(
+    model: Path, output: Path, old: Path | None, before: Path | None
 ) -> dict[str, Callable[[Path], Run]]:
-    """Name what takes turns on a scene."""
-    output = folder / "map.tif"
+    """Name hsi-run of this checkout and, if it is given, of an older one."""
     made: dict[str, Callable[[Path], Run]] = {
         "hsi-run": lambda scene: hsi_run(ROOT, model, scene, output)
     }
-    if old is not None:
-        made["before"] = lambda scene: hsi_run(old, model, scene, output)
+    if old is not None and before is not None:
+        made["before"] = lambda scene: hsi_run(old, before, scene, output)
+    return made
+
+
+def contestants(
+    model: ModelFile,
+    folder: Path,
+    old: Path | None,
+    before: Path | None,
+    peers: str | None,
+) -> dict[str, Callable[[Path], Run]]:
+    """Name what takes turns on a scene."""
+    output = folder / "map.tif"
+    made = versions(model.path, output, old, before)
     made["rasterio"] = lambda s: loop(sys.executable, "rasterio", model, s, output)
     if peers is not None:
         made["rioxarray + dask"] = lambda s: loop(peers, "dask", model, s, output)
@@ -247,16 +280,15 @@ def main(
     if not (place / "model.onnx").is_file():
         common.make_model(place, method, BANDS, CLASSES, 400, 2500)
     model = read_model(place / "model.onnx")
-    runners = contestants(model, folder, old, peers)
+    before = None if old is None else old_model(old, place / "before", method)
+    runners = contestants(model, folder, old, before, peers)
     journal = folder / f"{method}.jsonl"
     rounds = 1 if quick else rounds
     measure(scenes(folder, rows, cols), runners, journal, rounds)
     listed = {f"{many} small scenes": small_scenes(folder, many, SMALL_SIDE)}
     maps = folder / "maps"
     maps.mkdir(exist_ok=True)
-    ours = {"hsi-run": lambda scene: hsi_run(ROOT, model, scene, maps)}
-    if old is not None:
-        ours["before"] = lambda scene: hsi_run(old, model, scene, maps)
+    ours = versions(model.path, maps, old, before)
     compared = summary(measure(listed, ours, journal, rounds))
     text = markdown(compared)
     if quick:

@@ -22,7 +22,7 @@ def test_the_plain_loop_gives_the_same_map(
     model = read_model(write_model(tmp_path / "model.onnx"))
     scene = write_scene_tiff(tmp_path / "scene.tif", cube)
     ours, theirs = tmp_path / "ours.tif", tmp_path / "theirs.tif"
-    run = peers.hsi_run(peers.ROOT, model, scene, ours)
+    run = peers.hsi_run(peers.ROOT, model.path, scene, ours)
     assert run["decoded_over_source"] == 1
     loop = peers.loop(sys.executable, "rasterio", model, scene, theirs)
     assert loop["cpu_seconds"] > 0
@@ -72,3 +72,11 @@ def test_processor_time_is_compared_round_by_round() -> None:
     assert "| BIL | rasterio | 5.00 | 2.0 (1.5-2.5) | 9.00 | 400 |" in (
         peers.markdown([ours, theirs])
     )
+
+
+def test_an_older_checkout_makes_its_own_model(tmp_path: Path) -> None:
+    path = peers.old_model(peers.ROOT, tmp_path / "before", "lda")
+    assert read_model(path).document.method == "lda"
+    made = path.stat().st_mtime_ns
+    assert peers.old_model(peers.ROOT, tmp_path / "before", "lda") == path
+    assert path.stat().st_mtime_ns == made
