@@ -296,6 +296,8 @@ def main(
         return
     figures = {"method": method, "cases": compared}
     common.report(f"peers_{method}", figures, code_digest.of_running(method))
+    heading = f"## {method}\n\n"
+    (common.RESULTS / f"peers_{method}.md").write_text(heading + text, encoding="utf-8")
     print(text)
 
 
