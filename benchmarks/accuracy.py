@@ -16,7 +16,6 @@ import argparse
 import hashlib
 import json
 import os
-import resource
 import shlex
 import subprocess
 import sys
@@ -134,7 +133,7 @@ def train(cell: Cell, work: Path, threads: int) -> Result:
         command.append("--resume")
     elif run.exists():
         command.append("--overwrite")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = common.children_seconds()
     done = subprocess.run(
         command,
         capture_output=True,
@@ -144,14 +143,12 @@ def train(cell: Cell, work: Path, threads: int) -> Result:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise RuntimeError(lines[-1])
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = common.children_seconds() - before
     joined = run / checkpoint.MODEL / folder.METRICS  # of members
     text = joined.read_text("utf-8") if joined.is_file() else done.stdout
     result: Result = json.loads(text)
     # The time of a busy machine says little; this also counts the imports.
-    result["cpu_seconds"] = (
-        after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-    )
+    result["cpu_seconds"] = seconds
     return result
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -108,6 +109,24 @@ def make_model(
     output = folder / "model.onnx"
     export(folder, output, overwrite=True)
     return read_model(output)
+
+
+def code_of(checkout: Path, *more: str) -> dict[str, str]:
+    """Return the environment in which a process imports the code of a checkout.
+
+    Args:
+        checkout: Its root.
+        more: Folders of it to import from besides those of the packages.
+    """
+    folders = ("train", "export", "runtime", *more)
+    paths = os.pathsep.join(str(checkout / folder) for folder in folders)
+    return os.environ | {"PYTHONPATH": paths}
+
+
+def children_seconds() -> float:
+    """Return the processor time of all processes that were started and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def machine() -> dict[str, Any]:

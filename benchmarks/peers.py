@@ -39,7 +39,6 @@ MAKE = (
     "import pathlib, sys, common; common.make_model(pathlib.Path(sys.argv[1]), "
     "sys.argv[2], *map(int, sys.argv[3:]))"
 )
-PACKAGES = ("train", "export", "runtime")
 LOOPS = Path(__file__).with_name("peer_loops.py")
 ROOT = Path(__file__).parents[1]
 
@@ -131,12 +130,6 @@ def measured(command: Sequence[str], environment: dict[str, str]) -> Run:
     return result
 
 
-def code_of(checkout: Path, *more: str) -> dict[str, str]:
-    """Return the environment in which a process imports the code of a checkout."""
-    paths = os.pathsep.join(str(checkout / package) for package in (*PACKAGES, *more))
-    return os.environ | {"PYTHONPATH": paths}
-
-
 def old_model(checkout: Path, place: Path, method: str) -> Path:
     """Export a method by the code of a checkout, whose runtime may read no other."""
     path = place / "model.onnx"
@@ -144,7 +137,7 @@ def old_model(checkout: Path, place: Path, method: str) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         numbers = map(str, (BANDS, CLASSES, 400, 2500))
         command = [sys.executable, "-c", MAKE, str(place), method, *numbers]
-        subprocess.run(command, env=code_of(checkout, "benchmarks"), check=True)
+        subprocess.run(command, env=common.code_of(checkout, "benchmarks"), check=True)
     return path
 
 
@@ -152,7 +145,7 @@ def hsi_run(checkout: Path, model: Path, scene: Path, output: Path) -> Run:
     """Map a scene, or a list of them into a folder, with the code of a checkout."""
     command = [sys.executable, "-c", RUN, str(scene), "-m", str(model), "-q"]
     command += ["-o", str(output), "--json", "--overwrite", "--no-resume"]
-    return measured(command, code_of(checkout))
+    return measured(command, common.code_of(checkout))
 
 
 def loop(python: str, kind: str, model: ModelFile, scene: Path, output: Path) -> Run:

@@ -16,8 +16,6 @@ first round counts there, and no report. Finished runs are kept in `--folder`.
 
 import csv
 import json
-import os
-import resource
 import subprocess
 import sys
 import time
@@ -40,13 +38,12 @@ Run = dict[str, Any]
 
 def train(checkout: Path, recipe: str, run: Path) -> Run:
     """Train a recipe with the code of a checkout; return times and the history."""
-    paths = os.pathsep.join(str(checkout / part) for part in ("train", "runtime"))
     command = [sys.executable, "-c", RUN, recipe, "-o", str(run), "--json", "-q"]
     command += ["--device", "cpu", "--overwrite"]
-    started, before = time.perf_counter(), _children_seconds()
+    started, before = time.perf_counter(), common.children_seconds()
     done = subprocess.run(
         command,
-        env=os.environ | {"PYTHONPATH": paths},
+        env=common.code_of(checkout),
         stdout=subprocess.PIPE,
         check=True,
         text=True,
@@ -55,7 +52,7 @@ def train(checkout: Path, recipe: str, run: Path) -> Run:
         history = list(csv.DictReader(file))
     return {
         "seconds": round(time.perf_counter() - started, 1),
-        "processor_seconds": round(_children_seconds() - before, 1),
+        "processor_seconds": round(common.children_seconds() - before, 1),
         "overall_accuracy": json.loads(done.stdout)["overall_accuracy"],
         "rounds": [
             [float(r["seconds"]), float(r["validation_accuracy"])]
@@ -63,11 +60,6 @@ def train(checkout: Path, recipe: str, run: Path) -> Run:
             if r.get("validation_accuracy")
         ],
     }
-
-
-def _children_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def seconds_until(rounds: list[list[float]], accuracy: float) -> float | None:

@@ -4,14 +4,13 @@ from pathlib import Path
 import accuracy_data
 import numpy as np
 import pytest
+from labelled import labelled_data, labelled_scene
 from scipy.io import loadmat, savemat
 from scipy.spatial.distance import cdist
 
 from hsi_runtime.errors import RecipeError, SceneError
-from hsi_runtime.model.model_file import ClassEntry
-from hsi_runtime.scenes.scene import SceneInfo
 from hsi_train import methods, recipe
-from hsi_train.data.labelled_scene import LabelledData, LabelledScene
+from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
 from hsi_train.inputs import read_data
 from hsi_train.methods import names
@@ -23,32 +22,7 @@ def striped(side: int = 90, row: int = 0, col: int = 0) -> LabelledData:
     rows, cols = np.indices((side, side))
     classes = ((rows + row + cols + col) // 8 % 3).astype(np.int16)
     classes[np.random.default_rng(0).random(classes.shape) < 0.2] = -1
-    info = SceneInfo(
-        path=Path("memory.tif"),
-        driver="memory",
-        bands=1,
-        rows=row + side,
-        cols=col + side,
-        dtype=np.dtype("float32"),
-        nodata=np.full(1, np.nan),
-        good=np.ones(1, dtype=bool),
-        block=(side, side),
-    )
-    cube = np.zeros((1, side, side), dtype=np.float32)
-    valid = np.ones((side, side), dtype=bool)
-    scene = LabelledScene(
-        info=info,
-        row=row,
-        col=col,
-        cube=cube,
-        valid=valid,
-        classes=classes,
-        roles=np.zeros((side, side), np.uint8),
-    )
-    kinds = [
-        ClassEntry(code=k + 1, name=f"class {k + 1}", color="#808080") for k in range(3)
-    ]
-    return LabelledData([scene], kinds, np.arange(1), [], [True])
+    return labelled_data(3, labelled_scene(classes, row, col))
 
 
 def nearest(data: LabelledData, seed: int = 0) -> tuple[np.ndarray, float]:

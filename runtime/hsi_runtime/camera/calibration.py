@@ -94,7 +94,7 @@ def read_calibration(dark: Path, white: Path) -> Calibration:
         dark=black.astype(np.float32),
         gain=gain.astype(np.float32),
         offset=None,
-        files=(*_files(black_info), *_files(bright_info)),
+        files=(*black_info.all_files, *bright_info.all_files),
         dead="are saturated in a reference, or not brighter in the white one than in "
         "the dark one",
         exposures={dark: _exposures(black_info), white: _exposures(bright_info)},
@@ -112,12 +112,12 @@ def read_factors(gain: Path, offset: Path | None) -> Calibration:
         SceneError: They cannot be read, or do not belong together.
     """
     factors, info = _mean_line(gain)
-    files = _files(info)
+    files = info.all_files
     good = np.isfinite(factors) & (factors != 0)
     summands = None
     if offset is not None:
         summands, info = _mean_line(offset)
-        files += _files(info)
+        files += info.all_files
         if summands.shape != factors.shape:
             raise SceneError(
                 f"{gain} has {factors.shape[0]} bands and {factors.shape[1]} columns, "
@@ -168,10 +168,6 @@ def _missing(counts: Cube, nodata: NDArray[np.float64]) -> NDArray[np.bool_]:
     if counts.dtype.kind in "iu":
         missing |= counts == np.iinfo(counts.dtype).max
     return missing
-
-
-def _files(info: SceneInfo) -> tuple[Path, ...]:
-    return info.files or (info.path,)
 
 
 def _exposures(info: SceneInfo) -> dict[str, float]:
@@ -226,7 +222,7 @@ class CalibratedScene:
             scale=np.ones(bands),
             offset=np.zeros(bands),
             notes=(*info.notes, *self._notes, *([note] if dead else [])),
-            files=(*_files(info), *self.calibration.files),
+            files=(*info.all_files, *self.calibration.files),
         )
 
     def _other_exposures(self, own: Mapping[str, float]) -> list[str]:

@@ -4,7 +4,6 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from rasterio.errors import RasterioError
@@ -69,7 +68,7 @@ def identity(
     model: ModelFile,
     part: str,
     reject_below: float,
-    options: Mapping[str, object] = MappingProxyType({}),
+    options: Mapping[str, object],
 ) -> dict[str, str | None]:
     """Collect the tags that every output of a run has, besides the scene's hash.
 

@@ -83,27 +83,19 @@ class Header:
         """
         if not self.fields.get(key):
             return None
-        texts = listed(self.fields[key])
-        try:
-            values = np.array([float(text) for text in texts])
-        except ValueError as error:
-            wrong = next(filter(_no_number, texts))
-            raise SceneError(
-                f"{self.path}: {key} has a value that is no number: {wrong[:40]!r}."
-            ) from error
+        values = []
+        for text in listed(self.fields[key]):
+            try:
+                values.append(float(text))
+            except ValueError as error:
+                raise SceneError(
+                    f"{self.path}: {key} has a value that is no number: {text[:40]!r}."
+                ) from error
         if len(values) != bands:
             raise SceneError(
                 f"{self.path}: {len(values)} values of {key}, {bands} bands."
             )
-        return values
-
-
-def _no_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return True
-    return False
+        return np.array(values)
 
 
 def read_header(path: Path) -> Header:

@@ -24,7 +24,7 @@ def of_scene(info: SceneInfo) -> dict[str, Any]:
     """
     if info.driver == "stream":  # its lines cannot be read again
         return {}
-    paths = info.files or (info.path,)
+    paths = info.all_files
     names = [path.name for path in paths]
     return {
         path.name if names.count(path.name) == 1 else str(path): _of_file(path)
@@ -73,7 +73,7 @@ def content_sha256(
     Raises:
         SceneError: A file cannot be read.
     """
-    paths = sorted(info.files or (info.path,), key=lambda path: path.name)
+    paths = sorted(info.all_files, key=lambda path: path.name)
     digests = [known.get(path) or _sha256(path, stop) for path in paths]
     if len(digests) == 1:
         return digests[0]

@@ -179,6 +179,11 @@ class SceneInfo:
             )
 
     @property
+    def all_files(self) -> tuple[Path, ...]:
+        """The files of the scene; where none is listed, its path."""
+        return self.files or (self.path,)
+
+    @property
     def ground(self) -> "SceneInfo":
         """The same scene on the grid of its maps and labels: mostly itself."""
         grid = self.placement

@@ -31,7 +31,7 @@ def report(path: Path) -> dict[str, Any]:
         "scale": _range(info.scale),
         "offset": _range(info.offset),
         "block": list(info.block),
-        "files": [str(file) for file in info.files or (info.path,)],
+        "files": [str(file) for file in info.all_files],
         "notes": list(info.notes),
     }
 
