@@ -100,8 +100,14 @@ def make_cell(data: str, row: str, seed: int, division: Division) -> Cell:
     content |= {"data": division.data, "split": division.split, "seed": seed}
     recipe.parse(content)
     code = code_digest.of_training(content["method"])
+    # Where files lie decides nothing; the digest of the division covers their content.
+    files = {
+        key: [Path(file).name for file in division.data[key]]
+        for key in ("scenes", "labels")
+    }
     decides = {
-        "recipe": {k: v for k, v in content.items() if k != "split"},
+        "recipe": {k: v for k, v in content.items() if k != "split"}
+        | {"data": division.data | files},
         "split": division.digest,
         "code": code["sha256"],
     }

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import code_digest
 import elsewhere
 import msgspec
 import numpy as np
@@ -57,6 +58,8 @@ class DataSet(NamedTuple):
         divide: Divides in a way that no ``[split]`` can say.
         seeds: Seeds by default: more where labels are few.
         needs: Environment variable of the folder that holds the scene.
+        spec: Of a simulated scene. It stands for the scene's bytes in the digest: some
+            values in a million are rounded otherwise on another processor.
     """
 
     recipe: str | Callable[[Path], Content]
@@ -64,6 +67,7 @@ class DataSet(NamedTuple):
     divide: Callable[[LabelledData, int], LabelledData] | None = None
     seeds: int = 5
     needs: str = "HSI_DATA"
+    spec: SceneSpec | None = None
 
     @property
     def present(self) -> bool:
@@ -84,7 +88,7 @@ class Division(NamedTuple):
     Attributes:
         data: The ``[data]`` table of a recipe.
         split: Its ``[split]`` table, which names the rasters.
-        digest: SHA-256 of every pixel's role and of the files of the scenes.
+        digest: SHA-256 of every pixel's role, of the labels and of the scenes.
     """
 
     data: dict[str, Any]
@@ -164,28 +168,26 @@ SIDE = 240  # of a simulated scene, pixels
 COVERS = tuple(name for name in MATERIALS if name != "shade")
 
 
-def simulated(
-    bands: int, materials: tuple[str, ...], seed: int
-) -> Callable[[Path], Content]:
-    """Return what writes a simulated scene, labelled in spots of 3 x 3 pixels."""
+def simulated(bands: int, materials: tuple[str, ...], seed: int) -> DataSet:
+    """Return a simulated scene, labelled in spots of 3 x 3 pixels."""
+    spec = SceneSpec(
+        rows=SIDE,
+        cols=SIDE,
+        wavelengths_nm=band_centres(bands),
+        materials=materials,
+        resolution_m=2.5,
+        noise=1.5,
+        seed=seed,
+    )
 
     def write(folder: Path) -> Content:
         scene, labels = folder / "scene.tif", folder / "labels.tif"
         if not labels.is_file():
-            spec = SceneSpec(
-                rows=SIDE,
-                cols=SIDE,
-                wavelengths_nm=band_centres(bands),
-                materials=materials,
-                resolution_m=2.5,
-                noise=1.5,
-                seed=seed,
-            )
             write_scene(spec, scene, truth=folder / "truth.tif", overwrite=True)
             _label_spots(folder / "truth.tif", labels, seed)
         return {"data": {"scenes": [str(scene)], "labels": [str(labels)]}}
 
-    return write
+    return DataSet(write, needs="", spec=spec)
 
 
 def _label_spots(truth: Path, labels: Path, seed: int) -> None:
@@ -235,11 +237,9 @@ DATA_SETS = {
     ),
     "enmap_potsdam": DataSet("enmap_potsdam-mf2cnet"),
     "neon_mlbs": DataSet("neon_mlbs-mf2cnet"),
-    "simulated_60": DataSet(simulated(60, DEFAULT_MATERIALS, 60), needs=""),
-    "simulated_150": DataSet(
-        simulated(150, ("crop", "grass", "dry_vegetation"), 150), needs=""
-    ),
-    "simulated_220": DataSet(simulated(220, COVERS, 220), needs=""),
+    "simulated_60": simulated(60, DEFAULT_MATERIALS, 60),
+    "simulated_150": simulated(150, ("crop", "grass", "dry_vegetation"), 150),
+    "simulated_220": simulated(220, COVERS, 220),
     "enmap_west_to_east": DataSet("enmap_potsdam-mf2cnet", divide=WEST_TO_EAST),
     "enmap_east_to_west": DataSet("enmap_potsdam-mf2cnet", divide=EAST_TO_WEST),
     "indian_pines_north_to_south": DataSet(
@@ -284,10 +284,7 @@ def divisions(name: str, seeds: range, folder: Path) -> dict[int, Division]:
     content["split"] = chosen.split or tables.get("split", {})
     parsed = recipe.parse(content)
     data = inputs.read_data(parsed, (RECEPTIVE_FIELD - 1) // 2)
-    sources = [*parsed.data.scenes, *parsed.data.labels]
-    scenes = [str(scene.info.path) for scene in data.scenes]
-    present = origin.files_of([*map(recipe.expanded, sources), *scenes])
-    files = sorted(origin.by_name(origin.digests(origin.stamps(present))).items())
+    content_of = _identity(chosen, parsed.data, data)
     by_seed = {}
     for seed in seeds:
         if chosen.divide is not None:
@@ -300,7 +297,7 @@ def divisions(name: str, seeds: range, folder: Path) -> dict[int, Division]:
         run_folder.write_splits(target, divided)
         # Scenes are read in the order of their names, and so are these.
         written = [str(p) for p in sorted(target.glob("split*.tif"))]
-        digest = hashlib.sha256(repr(files).encode())
+        digest = hashlib.sha256(content_of.encode())
         for scene in divided.scenes:
             digest.update(repr((scene.row, scene.col, scene.roles.shape)).encode())
             digest.update(scene.roles.tobytes())
@@ -308,3 +305,15 @@ def divisions(name: str, seeds: range, folder: Path) -> dict[int, Division]:
             content["data"], {"mode": "file", "files": written}, digest.hexdigest()
         )
     return by_seed
+
+
+def _identity(chosen: DataSet, tables: recipe.Data, data: LabelledData) -> str:
+    """Return text that differs where the content of scenes or labels does."""
+    sources, made = [*tables.labels], ""
+    if chosen.spec is None:
+        sources += [*tables.scenes, *(str(scene.info.path) for scene in data.scenes)]
+    else:
+        made = f"{chosen.spec}{code_digest.of('hsi_train.simulate')['sha256']}"
+    present = origin.files_of([recipe.expanded(source) for source in sources])
+    files = origin.by_name(origin.digests(origin.stamps(present)))
+    return f"{sorted(files.items())}{made}"

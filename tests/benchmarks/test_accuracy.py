@@ -129,9 +129,11 @@ def test_whatever_decides_the_result_changes_the_key(
     assert len(found) == 8
 
 
-def test_where_the_split_raster_lies_does_not_change_the_key() -> None:
+def test_where_files_lie_does_not_change_the_key() -> None:
     moved = DIVISION._replace(split={"mode": "file", "files": ["elsewhere.tif"]})
     assert key(division=moved) == key()
+    data = {"scenes": ["another/work/a"], "labels": ["another/work/b"]}
+    assert key(division=DIVISION._replace(data=data)) == key()
 
 
 def test_methods_and_variants_are_rows_that_set_nothing_else() -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import accuracy_data
 import numpy as np
 import pytest
+import rasterio
 from labelled import labelled_data, labelled_scene
 from scipy.io import loadmat, savemat
 from scipy.spatial.distance import cdist
@@ -129,15 +130,34 @@ def test_simulated_scenes_are_labelled_in_spots(
 ) -> None:
     monkeypatch.setattr(accuracy_data, "SIDE", 100)
     materials = ("grass", "bright_soil", "crop")
-    write = accuracy_data.simulated(bands, materials, 1)
-    content = write(tmp_path)
+    scene = accuracy_data.simulated(bands, materials, 1)
+    content = scene.content(tmp_path)
     data = read_data(recipe.parse(content | {"method": "lda"}), 4)
     assert len(data.bands) == bands
     assert [c.name for c in data.classes] == list(materials)
     assert all(100 < n <= 9 * accuracy_data.SPOTS for n in data.counts())
     before = [p.read_bytes() for p in sorted(tmp_path.iterdir())]
-    assert write(tmp_path) == content
+    assert scene.content(tmp_path) == content
     assert [p.read_bytes() for p in sorted(tmp_path.iterdir())] == before
+
+
+def test_another_rounding_of_a_simulated_scene_is_no_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accuracy_data, "SIDE", 100)
+    materials = ("grass", "bright_soil", "crop")
+
+    def digest(folder: str, bands: int = 6, seed: int = 1) -> str:
+        scene = accuracy_data.simulated(bands, materials, seed)
+        monkeypatch.setitem(accuracy_data.DATA_SETS, "tiny", scene)
+        found = accuracy_data.divisions("tiny", range(1), tmp_path / folder)
+        return found[0].digest
+
+    first = digest("a")
+    with rasterio.open(tmp_path / "a" / "tiny" / "scene.tif", "r+") as file:
+        file.write(file.read(1) + 1, 1)
+    assert digest("a") == first
+    assert len({first, digest("b", bands=7), digest("c", seed=2)}) == 3
 
 
 def test_published_splits_of_indian_pines(
