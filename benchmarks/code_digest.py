@@ -5,6 +5,10 @@ SHA-256 over their files and all files that these import. Imports are read, not 
 and followed within the packages that the modules belong to. Comments, docstrings and
 blank lines do not count; neither does the report of a run, which shows figures and
 decides none.
+
+Code that was changed without changing what it computes keeps its results: where
+.ci/same_outputs.py found all outputs equal byte by byte, ``same.toml`` tells which
+earlier digest stands for the new one.
 """
 
 import ast
@@ -13,14 +17,20 @@ import io
 import json
 import tokenize
 import tomllib
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-STALE = RESULTS / "stale.toml"
+STALE, SAME = "stale.toml", "same.toml"
+SAME_HEAD = """\
+# Digests of code and, after each, the digest of earlier code in results: of both, all
+# outputs are equal byte by byte. Written by .ci/same_outputs.py --record.
+"""
 FOLDERS = ("train", "export", "runtime", "benchmarks")
+TRAINING = "hsi_train.training"
 DECIDES_NOTHING = ("hsi_train.report",)
 
 Code = dict[str, Any]
@@ -28,7 +38,7 @@ Code = dict[str, Any]
 
 def of_training(*methods: str) -> Code:
     """Identify the code that trains these methods."""
-    return of("hsi_train.training", *(f"hsi_train.methods.{m}" for m in methods))
+    return of(TRAINING, *(f"hsi_train.methods.{m}" for m in methods))
 
 
 def of_running(*methods: str) -> Code:
@@ -39,7 +49,8 @@ def of_running(*methods: str) -> Code:
 
 def of(*modules: str) -> Code:
     """Identify the code of modules and of all that they import."""
-    return {"modules": sorted(modules), "sha256": _digest(tuple(sorted(modules)))}
+    digest = _digest(tuple(sorted(modules)))
+    return {"modules": sorted(modules), "sha256": _table(SAME).get(digest, digest)}
 
 
 @cache
@@ -111,14 +122,46 @@ def result_files() -> list[Path]:
     return sorted(p for p in RESULTS.rglob("*") if p.suffix in (".json", ".jsonl"))
 
 
-def is_fresh(path: Path) -> bool:
-    """Return True if all of a result file was measured with the present code."""
+def codes_in(path: Path) -> list[Code | None]:
+    """Return the code of each part of a result file; None for those without."""
     text = path.read_text(encoding="utf-8")
     parts = text.splitlines() if path.suffix == ".jsonl" else [text]
-    codes = [json.loads(part).get("code") for part in parts]
-    return all(isinstance(c, dict) and c == of(*c["modules"]) for c in codes)
+    return [json.loads(part).get("code") for part in parts]
+
+
+def is_fresh(path: Path) -> bool:
+    """Return True if all of a result file was measured with the present code."""
+    return all(isinstance(c, dict) and c == of(*c["modules"]) for c in codes_in(path))
 
 
 def declared_stale() -> dict[str, str]:
     """Read which result files are declared stale, and why."""
-    return tomllib.loads(STALE.read_text(encoding="utf-8"))
+    return _table(STALE)
+
+
+def record_same(old: Callable[[Sequence[str]], str]) -> None:
+    """Let what training by earlier code gave stand for the present code.
+
+    Speed is no output: of results that are not of training, none is kept.
+
+    Args:
+        old: Returns the digest of modules in a checkout whose outputs are the same.
+    """
+    measured = {
+        (tuple(code["modules"]), code["sha256"])
+        for path in result_files()
+        for code in codes_in(path)
+        if code is not None and TRAINING in code["modules"]
+    }
+    same = {
+        _digest(modules): sha256
+        for modules, sha256 in sorted(measured)
+        if sha256 == old(modules) and sha256 != _digest(modules)
+    }
+    lines = [f'"{new}" = "{earlier}"\n' for new, earlier in same.items()]
+    (RESULTS / SAME).write_text(SAME_HEAD + "".join(lines), encoding="utf-8")
+
+
+def _table(name: str) -> dict[str, str]:
+    path = RESULTS / name
+    return tomllib.loads(path.read_text("utf-8")) if path.is_file() else {}

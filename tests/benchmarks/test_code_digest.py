@@ -1,6 +1,7 @@
 """That old results are noticed: by what was measured, not by when."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import code_digest
@@ -99,3 +100,31 @@ def test_a_result_is_fresh_if_every_line_is(tree: Path) -> None:
     (tree / "b.json").write_text(json.dumps({"code": now}, indent=1))
     assert code_digest.is_fresh(tree / "b.json")
     code_digest._digest.cache_clear()
+
+
+def test_equal_outputs_keep_the_results_of_earlier_code(tree: Path) -> None:
+    earlier = code_digest.of_training("one")
+    others = [code_digest.of_training("two") | {"sha256": "0"}, code_digest.of("x")]
+    lines = [json.dumps({"code": code}) for code in (earlier, *others)]
+    (tree / "a.jsonl").write_text("\n".join(lines))
+    (tree / "train/hsi_train/helper.py").write_text("RATE = 1\n")
+    assert digest() != earlier["sha256"]
+
+    def old(modules: Sequence[str]) -> str:
+        return earlier["sha256"] if list(modules) == earlier["modules"] else "1"
+
+    code_digest.record_same(old)
+    assert digest() == earlier["sha256"]
+    assert "0" not in code_digest._table(code_digest.SAME).values()
+    code_digest.record_same(old)  # again, by code that has not changed since
+    assert digest() == earlier["sha256"]
+    (tree / "train/hsi_train/helper.py").write_text("RATE = 2\n")
+    assert digest() != earlier["sha256"]
+    code_digest._digest.cache_clear()
+
+
+def test_what_stands_for_other_code_is_in_a_result() -> None:
+    files = code_digest.result_files()
+    measured = {c["sha256"] for path in files for c in code_digest.codes_in(path) if c}
+    kept = set(code_digest._table(code_digest.SAME).values())
+    assert kept <= measured, "run .ci/same_outputs.py --record again, or remove them"
