@@ -6,6 +6,7 @@ Trains every method on every data set with every seed, each in a process of its 
 it ships: a recipe names data and split, and sets nothing else. Runs of ``lda`` also fit
 all simple rivals (``--rivals all``), whose settings no test pixel chooses. Scenes whose
 folder is not named are left out; accuracy_variants.toml names variants of the methods.
+An encoder is pre-trained once for each variant and seed.
 Each finished training, a cell, is one line of ``cells.jsonl``. Its key covers all that
 decides the result: recipe, options, split, data, seed and the code that trains. Repeat
 the command to train what is missing, continue what was interrupted and retry what
@@ -17,6 +18,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -33,6 +35,7 @@ from accuracy_data import Division
 
 from hsi_runtime.errors import HsiError, RecipeError
 from hsi_train import methods, recipe
+from hsi_train.fitting import encoder_file
 from hsi_train.methods import names
 from hsi_train.run_folder import checkpoint, folder
 
@@ -132,7 +135,11 @@ def train(cell: Cell, work: Path, threads: int) -> Result:
     """
     path, run = work / "recipes" / f"{cell.name}.toml", work / "runs" / cell.name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(tomli_w.dumps(cell.recipe), encoding="utf-8")
+    encoder = encoder_of(cell, work)
+    content = cell.recipe
+    if encoder is not None and encoder.is_file():
+        content = content | {"pretrain": {"init": str(encoder)}}
+    path.write_text(tomli_w.dumps(content), encoding="utf-8")
     command = [str(Path(sys.executable).with_name("hsi-train")), str(path)]
     command += ["-o", str(run), "--json", "-q", "--device", "cpu"]
     if folder.interrupted(run):
@@ -150,12 +157,25 @@ def train(cell: Cell, work: Path, threads: int) -> Result:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise RuntimeError(lines[-1])
     seconds = common.children_seconds() - before
+    if encoder is not None and not encoder.is_file():
+        encoder.parent.mkdir(exist_ok=True)
+        shutil.copyfile(run / encoder_file.ENCODER, encoder)
     joined = run / checkpoint.MODEL / folder.METRICS  # of members
     text = joined.read_text("utf-8") if joined.is_file() else done.stdout
     result: Result = json.loads(text)
     # The time of a busy machine says little; this also counts the imports.
     result["cpu_seconds"] = seconds
     return result
+
+
+def encoder_of(cell: Cell, work: Path) -> Path | None:
+    """Name the encoder that the first run of a seed pre-trains, and all others use."""
+    table = cell.recipe.get("pretrain")
+    if table is None:
+        return None
+    decides = json.dumps([table, cell.recipe.get("options"), cell.seed, cell.code])
+    name = hashlib.sha256(decides.encode()).hexdigest()
+    return work / "encoders" / f"{cell.row}-{cell.seed}-{name[:8]}.safetensors"
 
 
 def finished(path: Path) -> dict[str, Result]:

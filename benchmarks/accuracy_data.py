@@ -4,7 +4,8 @@ A split is drawn once for a data set and a seed and written as rasters; every me
 its rivals read those, so all see the same pixels. Distances are those of the method
 with the largest receptive field, so one split is fair to all.
 
-Some data sets test another place than that of training: see `elsewhere`.
+Some data sets test another place than that of training: see `elsewhere`. In those of
+few labels, five or ten pixels of each class train, and test pixels are apart from them.
 
 Indian Pines is in $HSI_BENCHMARKS, a folder of your own, or left out; all else is in
 $HSI_DATA or simulated. The simulated scenes are fixed: 2.5 m pixels that mix materials,
@@ -15,6 +16,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +58,7 @@ class DataSet(NamedTuple):
             scenes, labels and splits into a folder and returns these tables.
         split: Stands for the recipe's ``[split]``.
         divide: Divides in a way that no ``[split]`` can say.
+        few: Pixels of each class that train, drawn from those that would; None for all.
         seeds: Seeds by default: more where labels are few.
         needs: Environment variable of the folder that holds the scene.
         spec: Of a simulated scene. It stands for the scene's bytes in the digest: some
@@ -65,6 +68,7 @@ class DataSet(NamedTuple):
     recipe: str | Callable[[Path], Content]
     split: Content | None = None
     divide: Callable[[LabelledData, int], LabelledData] | None = None
+    few: int | None = None
     seeds: int = 5
     needs: str = "HSI_DATA"
     spec: SceneSpec | None = None
@@ -126,6 +130,27 @@ def across_the_stripes(
     if untested.any():
         raise SceneError(f"No test pixel of {untested.sum()} class(es).")
     return divided
+
+
+def with_few(data: LabelledData, samples: int, seed: int) -> LabelledData:
+    """Draw training pixels of each class; the others, and validation, are left out."""
+    learned = [
+        np.where(scene.roles == Role.TRAIN, scene.classes, UNLABELLED)
+        for scene in data.scenes
+    ]
+    roles = [
+        np.where(scene.roles == Role.TEST, Role.TEST, Role.NONE).astype(np.uint8)
+        for scene in data.scenes
+    ]
+    for index in range(len(data.classes)):
+        rng = np.random.default_rng([seed, data.classes[index].code])
+        # (scene, row, col) of every pixel of the class
+        places = [
+            (k, *at) for k, c in enumerate(learned) for at in np.argwhere(c == index)
+        ]
+        for k, row, col in rng.permutation(places)[:samples]:
+            roles[k][row, col] = Role.TRAIN
+    return data.divided(roles)
 
 
 MAT_TEXT = 116  # bytes
@@ -240,6 +265,17 @@ DATA_SETS = {
     "simulated_60": simulated(60, DEFAULT_MATERIALS, 60),
     "simulated_150": simulated(150, ("crop", "grass", "dry_vegetation"), 150),
     "simulated_220": simulated(220, COVERS, 220),
+    "salinas_a_disjoint_5": DataSet(
+        "salinas_a-mf2cnet", divide=partial(across_the_stripes, samples=5)
+    ),
+    **{
+        f"{name}_{few}": DataSet(recipe, few=few, needs=needs)
+        for name, recipe, needs in (
+            ("enmap_potsdam", "enmap_potsdam-mf2cnet", "HSI_DATA"),
+            ("indian_pines_disjoint", indian_pines_disjoint, "HSI_BENCHMARKS"),
+        )
+        for few in (5, 10)
+    },
     "enmap_west_to_east": DataSet("enmap_potsdam-mf2cnet", divide=WEST_TO_EAST),
     "enmap_east_to_west": DataSet("enmap_potsdam-mf2cnet", divide=EAST_TO_WEST),
     "indian_pines_north_to_south": DataSet(
@@ -292,6 +328,8 @@ def divisions(name: str, seeds: range, folder: Path) -> dict[int, Division]:
         else:
             seeded = msgspec.structs.replace(parsed, seed=seed)
             divided = inputs.divide(seeded, data, RECEPTIVE_FIELD)
+        if chosen.few is not None:
+            divided = with_few(divided, chosen.few, seed)
         target = folder / f"{name}-{seed}"
         target.mkdir(parents=True, exist_ok=True)
         run_folder.write_splits(target, divided)

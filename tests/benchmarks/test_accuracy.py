@@ -290,3 +290,22 @@ def test_members_are_measured_as_the_model_that_they_make(tmp_path: Path) -> Non
     model.mkdir(parents=True)
     (model / "metrics.json").write_text('{"overall_accuracy": 0.75}')
     assert accuracy.train(cell, tmp_path, 1)["overall_accuracy"] == 0.75
+
+
+def test_an_encoder_is_pretrained_once_for_a_seed(
+    tmp_path: Path, spied: list[list[str]]
+) -> None:
+    first, second, other = (
+        cells("s2former_pretrained", seeds=2)[0],
+        *cells("s2former_pretrained", "s2former_untrained", seeds=1),
+    )
+    second = second._replace(key="of another data set")
+    for cell in (first, second, other):
+        run = tmp_path / "runs" / cell.name
+        run.mkdir(parents=True)
+        (run / "encoder.safetensors").write_text(cell.row)
+        accuracy.train(cell, tmp_path, 1)
+    tables = [recipe.load(command[1])["pretrain"] for command in spied]
+    assert tables[0] == first.recipe["pretrain"]
+    assert Path(tables[1]["init"]).read_text() == first.row
+    assert tables[2] == other.recipe["pretrain"]
