@@ -44,7 +44,8 @@ def commands() -> list[tuple[str, list[str]]]:
     ]
     for method in METHODS:
         run = f"run_{method}"
-        train = [method, "--scene", "s.tif", "--labels", "l.tif", "--epochs", "2"]
+        train = [method, "--scene", "s.tif", "--labels", "l.tif"]
+        train += [] if method == "lda" else ["--epochs", "2"]
         if method == "s2vnet":
             train += ["--target-scene", "t.tif", "--target-labels", "u.tif"]
         layers = ["--confidence", "--probabilities", "--preview", "--stac", "--json"]

@@ -40,7 +40,7 @@ from hsi_runtime.model.model_file import ModelFile
 from hsi_runtime.walk.threads import map_ahead
 from hsi_runtime.walk.windows import tiles
 from hsi_train.methods import names
-from hsi_train.methods.s2amsnet import Network
+from hsi_train.methods.s2amsnet.network import Network
 from hsi_train.run_folder import checkpoint
 
 PATCHES = 256  # timed per round

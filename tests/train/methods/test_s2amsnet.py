@@ -9,9 +9,10 @@ from torch.nn import functional as F
 from hsi_runtime.errors import RecipeError
 from hsi_train import changes, methods
 from hsi_train.layers import LinearFit, parameter_count
-from hsi_train.method import IGNORED, BaseMethod, Batch, Problem
-from hsi_train.methods import s2amsnet
-from hsi_train.methods.s2amsnet import Involution, Method
+from hsi_train.method import BaseMethod, Batch, Problem
+from hsi_train.methods.s2amsnet import Method
+from hsi_train.methods.s2amsnet.game import contrast, frozen, inconsistency, squares
+from hsi_train.methods.s2amsnet.network import ChannelNorm, Network
 
 BANDS, CLASSES, R = 7, 3, 19
 PLAIN = {"generators": False}
@@ -58,53 +59,6 @@ def step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
-def naive_involution(x: Tensor, kernels: Tensor) -> Tensor:
-    """Channel by channel and pixel by pixel."""
-    channels, groups = x.shape[1], kernels.shape[2]
-    rows, cols = kernels.shape[-2:]
-    out = torch.zeros(len(x), channels, rows, cols, dtype=x.dtype)
-    for c in range(channels):
-        for row in range(rows):
-            for col in range(cols):
-                part = x[:, c, row : row + 3, col : col + 3].flatten(1)
-                weights = kernels[:, :, c % groups, row, col]
-                out[:, c, row, col] = (part * weights).sum(dim=1)
-    return out
-
-
-@pytest.mark.parametrize("channels", [1, 2, 3, 6, 7, 8, 12])
-def test_involution_forms_agree_with_a_naive_loop(channels: int) -> None:
-    torch.manual_seed(channels)
-    layer = Involution(channels, nn.BatchNorm2d).double()
-    x = torch.randn(2, channels, 5, 6, dtype=torch.float64)
-    layer.train()
-    layer(x)  # statistics other than 0 and 1
-    for training in (True, False):
-        for norm in layer.kernels:
-            norm.eval()
-        layer.training = training
-        kernels = layer.kernels(x[:, :, 1:-1, 1:-1]).unflatten(1, (9, -1))
-        assert kernels.shape[2] == math.ceil(channels / 3)
-        found = layer(x)
-        assert found.shape == (2, channels, 3, 4)
-        assert (found - naive_involution(x, kernels)).abs().max() < 1e-12
-
-
-def test_both_involution_forms_have_the_same_gradients() -> None:
-    torch.manual_seed(0)
-    gradients = []
-    for form in (s2amsnet._Involve.apply, s2amsnet.involve):
-        planes = torch.linspace(-1, 1, 2 * 3 * 2 * 30, dtype=torch.float64)
-        planes = planes.reshape(2, 3, 2, 5, 6).requires_grad_()
-        kernels = torch.linspace(-2, 1, 2 * 9 * 2 * 12, dtype=torch.float64)
-        kernels = kernels.reshape(2, 9, 2, 3, 4).requires_grad_()
-        form(planes, kernels).pow(3).sum().backward()
-        gradients.append((planes.grad, kernels.grad))
-    for fast, plain in zip(*gradients, strict=True):
-        assert plain.abs().max() > 0.1
-        torch.testing.assert_close(fast, plain, rtol=1e-12, atol=1e-12)
-
-
 def test_parameter_counts() -> None:
     method = build(204, 6)
     assert parameter_count(method.network) == 1_241_020
@@ -126,6 +80,12 @@ def test_brightness_of_a_pixel_does_not_matter(norm: str) -> None:
         before, after = method.network(cube), method.network(gain * cube)
     assert (before - after).abs().max() < 1e-10
     assert before.std() > 1e-3
+
+
+def test_layer_norm_takes_the_place_of_batch_norm() -> None:
+    modules = list(build(norm="ln").network.modules())
+    assert any(isinstance(m, ChannelNorm) for m in modules)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in modules)
 
 
 def test_a_zero_pixel_is_harmless() -> None:
@@ -181,55 +141,10 @@ def test_the_max_step_sees_the_function_of_the_min_step() -> None:
     method = build()
     cube = a_batch(2).cube
     expected = method.network(cube)
-    with s2amsnet.frozen(method.network):
+    with frozen(method.network):
         found = method.network(cube)
     assert torch.equal(found, expected)
     assert not found.requires_grad
-
-
-def kl(p: Tensor, q: Tensor) -> Tensor:
-    return (p * (p / q).log()).sum(dim=1)
-
-
-def test_inconsistency_is_the_kl_divergence_over_known_outputs() -> None:
-    torch.manual_seed(0)
-    scores = tuple(torch.randn(2, CLASSES, 3, 4, dtype=torch.float64) for _ in range(4))
-    classes = torch.randint(-1, CLASSES, (2, 3, 4))
-    assert (classes == IGNORED).any()
-    altered1, altered2, mixed1, mixed2 = (torch.softmax(s, dim=1) for s in scores)
-    each = kl(mixed2, altered1) + kl(mixed1, altered2)
-    found = s2amsnet.inconsistency(scores, classes)
-    assert float(found) == pytest.approx(float(each[classes != IGNORED].mean()))
-    assert found > 0
-    same = s2amsnet.inconsistency((scores[0],) * 4, classes)
-    assert float(same) == pytest.approx(0, abs=1e-12)
-    nothing = s2amsnet.inconsistency(scores, torch.full_like(classes, IGNORED))
-    assert float(nothing) == 0
-
-
-def test_contrast_is_what_its_formula_says() -> None:
-    torch.manual_seed(0)
-    a, b = torch.randn(5, 6), torch.randn(5, 6)
-    rows = [v / v.norm() for v in (*a, *b)]
-    terms = []
-    for i, row in enumerate(rows):
-        similar = [math.exp(float(row @ other) / 0.07) for other in rows]
-        partner = (i + 5) % 10
-        others = sum(s for j, s in enumerate(similar) if j not in (i, partner))
-        terms.append(-math.log(similar[partner] / (similar[partner] + others)))
-    assert float(s2amsnet.contrast(a, b)) == pytest.approx(sum(terms) / 10, rel=1e-4)
-    assert s2amsnet.contrast(a, a) < s2amsnet.contrast(a, b)
-    assert float(s2amsnet.contrast(a[:1], b[:1])) == 0
-
-
-def test_squares_are_the_patches_of_a_window() -> None:
-    x = torch.arange(2 * 3 * 8 * 7, dtype=torch.float32).reshape(2, 3, 8, 7)
-    found = s2amsnet.squares(x, 3)
-    assert found.shape == (8, 3, 3, 3)
-    assert torch.equal(found[0], x[0, :, :3, :3])
-    assert torch.equal(found[1], x[0, :, :3, 3:6])
-    assert torch.equal(found[6], x[1, :, 3:6, :3])
-    assert torch.equal(s2amsnet.squares(x[..., :3, :3], 3), x[..., :3, :3])
 
 
 def test_losses_are_those_of_the_parts() -> None:
@@ -238,18 +153,18 @@ def test_losses_are_those_of_the_parts() -> None:
     x = method.network.unit_spectra(batch.cube)
     copies = [x * f for f in torch.rand(4, BANDS, 1, 1) + 0.5]
     scores = method.network(torch.cat([x, *copies])).chunk(5)
-    inconsistent = s2amsnet.inconsistency(scores[1:], batch.classes)
+    inconsistent = inconsistency(scores[1:], batch.classes)
     plain = sum(F.cross_entropy(s, batch.classes) for s in scores)
     found = method.min_loss(x, copies, batch.classes)
     torch.testing.assert_close(found, plain + 0.3 * inconsistent)
 
     scores = method.network(torch.cat(copies)).chunk(4)
-    expected = -0.3 * s2amsnet.inconsistency(scores, batch.classes)
+    expected = -0.3 * inconsistency(scores, batch.classes)
     assert method.encoder is not None
-    views = [method.encoder(s2amsnet.squares(y, R)) for y in (x, *copies[:2])]
+    views = [method.encoder(squares(y, R)) for y in (x, *copies[:2])]
     for own, *others in zip(*views, strict=True):
         for other in others:
-            expected = expected + 2.0 * s2amsnet.contrast(other, own) / 5
+            expected = expected + 2.0 * contrast(other, own) / 5
     found = method.max_loss(x, copies, batch.classes)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
@@ -290,7 +205,7 @@ class PlainlyTrained(BaseMethod):
 
     def __init__(self) -> None:
         super().__init__(problem())
-        self.network = s2amsnet.Network(problem(), nn.BatchNorm2d)
+        self.network = Network(problem(), nn.BatchNorm2d)
 
 
 def test_without_generators_it_is_plain_training_bit_for_bit() -> None:
@@ -357,15 +272,6 @@ def test_options(options: dict[str, Any], losses: int, parts: set[str]) -> None:
     values = [float(loss.detach()) for loss in method.losses(a_batch())]
     assert len(values) == losses
     assert all(map(math.isfinite, values))
-
-
-def test_layer_norm_looks_at_one_pixel_alone() -> None:
-    network = build(norm="ln").network
-    assert not any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
-    norm = s2amsnet.ChannelNorm(6)
-    x = torch.randn(2, 6, 4, 5)
-    expected = F.layer_norm(x.movedim(1, -1), (6,)).movedim(-1, 1)
-    torch.testing.assert_close(norm(x), expected)
 
 
 def test_changed_copies_are_learned_beside_the_source() -> None:
@@ -449,35 +355,6 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
         build(**options)
 
 
-@pytest.mark.parametrize("smooth", [True, False])
-def test_change_is_a_sum_of_cosines_where_it_shall_be_smooth(smooth: bool) -> None:
-    bands = 30
-    torch.manual_seed(0)
-    generator = s2amsnet.Generator(bands, 0.5, smooth)
-    x = torch.rand(3, bands, 19, 19)
-    with torch.no_grad():
-        change = 2 * generator(x) - x  # equal shares at first
-    spectra = change.movedim(1, 0).flatten(1)  # (band, pixel)
-    basis = torch.from_numpy(changes.cosines(bands, s2amsnet.SMOOTH)).float()
-    left = spectra - basis @ torch.linalg.lstsq(basis, spectra).solution
-    share = float(left.square().mean() / spectra.square().mean())
-    assert share < 1e-9 if smooth else share > 0.3
-
-
-@pytest.mark.parametrize("smooth", [True, False])
-def test_generator_scale_is_the_size_of_the_first_change(smooth: bool) -> None:
-    x = a_batch().cube / 1000
-    changes = []
-    for scale in (1e-6, 0.1, 0.4):
-        torch.manual_seed(0)
-        generator = s2amsnet.Generator(BANDS, scale, smooth)
-        altered = 2 * generator(x)  # equal shares at first
-        changes.append(float((altered - x).detach().square().mean().sqrt()))
-    assert changes[0] < 1e-4
-    assert changes[2] == pytest.approx(4 * changes[1], rel=1e-2)
-    assert 0.02 < changes[1] < 0.2
-
-
 def test_style_changes_from_call_to_call_and_from_sample_to_sample() -> None:
     (generator, _) = build().generators
     one = a_batch().cube[:1] / 1000
@@ -494,7 +371,7 @@ def test_mixed_precision_keeps_norms_and_contrast_in_fp32() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert method.network.unit_spectra(batch.cube).dtype == torch.float32
         a, b = torch.randn(6, 40), torch.randn(6, 40)
-        found = s2amsnet.contrast(a.bfloat16(), b.bfloat16())
+        found = contrast(a.bfloat16(), b.bfloat16())
         losses = list(method.losses(batch))
     rows = F.normalize(torch.cat([a, b]).bfloat16().double(), dim=1)
     logits = rows @ rows.T / 0.07
