@@ -1,7 +1,6 @@
 """Puts nodata lines where a camera lost frames, by the number that each frame holds."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,7 @@ from hsi_runtime.scenes.scene import Cube, Scene, SceneInfo, missing_value
 
 LINES_AT_ONCE = 4096
 MOST_LEAPS = 0.1, 2  # of a counter: share of the lines, and their number
+SURE_LINES = 50  # a flight is not given up before so many lines are there
 MOST_LOST = 10_000  # frames in a row; a larger step is a counter that began anew
 
 
@@ -18,30 +18,57 @@ class FrameCounter:
     """Counts lost frames by the numbers of those that came, which may wrap around.
 
     Args:
-        dtype: Type of the stored numbers.
+        info: The scene.
+        place: Column and band of the numbers, from 0.
 
-    Attributes:
-        leaps: How often the number stood still, went back, or skipped too many.
+    Raises:
+        SceneError: There is no such pixel, or it holds no whole number.
     """
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
+    def __init__(self, info: SceneInfo, place: tuple[int, int]) -> None:
+        (col, band), dtype = place, info.dtype
+        if not (0 <= col < info.cols and 0 <= band < info.bands):
+            raise SceneError(
+                f"The frame counter is said to be in column {col} and band {band}, "
+                f"from 0; {info.path.name} has {info.cols} columns and {info.bands} "
+                "bands."
+            )
         if dtype.kind not in "iu":
             raise SceneError(f"A frame counter is a whole number, not {dtype.name}.")
         limits = np.iinfo(dtype)
         # A signed counter counts in its positive half.
         self._period = int(limits.max) + 1
         self._last: int | None = None
-        self.leaps = 0
+        self._name, self._place = info.path.name, place
+        self._came = self._leaps = 0
 
     def lost(self, number: int) -> int:
         """Return how many frames are missing before one with this number."""
         last, self._last = self._last, number
+        self._came += 1
         if last is None:
             return 0
         step = (number - last) % self._period
         # A step of more than half a turn is one backwards.
-        self.leaps += not 1 <= step <= min(MOST_LOST, self._period // 2)
+        self._leaps += not 1 <= step <= min(MOST_LOST, self._period // 2)
         return step - 1 if 1 < step <= MOST_LOST else 0
+
+    def check(self, least: int = 0) -> None:
+        """Refuse numbers that do not count, such as measurements.
+
+        Args:
+            least: Lines that must be there to tell.
+
+        Raises:
+            SceneError: They stand still or leap too often.
+        """
+        came, leaps, (col, band) = self._came, self._leaps, self._place
+        if came >= least and leaps > max(MOST_LEAPS[0] * came, MOST_LEAPS[1]):
+            raise SceneError(
+                f"Column {col} and band {band} of {self._name} hold no frame counter: "
+                f"the number stands still or leaps at {leaps} of {came} lines. Correct "
+                "--frame-counter, or leave it out."
+            )
 
 
 class FramedScene:
@@ -57,9 +84,8 @@ class FramedScene:
 
     def __init__(self, scene: Scene, counter: tuple[int, int]) -> None:
         info = scene.info
-        check_counter(info, counter)
         self._scene, self._place = scene, counter
-        self._counter = FrameCounter(info.dtype)
+        self._counter = FrameCounter(info, counter)
         self._dtype, self._missing = missing_value(info.dtype)
         self._row_of: list[int] = []  # of each line that came
         self.extend()
@@ -77,20 +103,9 @@ class FramedScene:
         notes = (*info.notes, lost) if rows > came else info.notes
         return replace(info, rows=rows, dtype=self._dtype, notes=notes)
 
-    def check(self) -> None:
-        """Refuse numbers that do not count, such as measurements.
-
-        Raises:
-            SceneError: They stand still or leap too often.
-        """
-        came, (col, band) = len(self._row_of), self._place
-        if self._counter.leaps > max(MOST_LEAPS[0] * came, MOST_LEAPS[1]):
-            raise SceneError(
-                f"Column {col} and band {band} of {self._scene.info.path.name} hold no "
-                f"frame counter: the number stands still or leaps at "
-                f"{self._counter.leaps} of {came} lines. Correct --frame-counter, or "
-                "leave it out."
-            )
+    def check_counter(self, least: int = 0) -> None:
+        """Refuse numbers that do not count; see `FrameCounter.check`."""
+        self._counter.check(least)
 
     def extend(self) -> None:
         """Take account of lines that came since."""
@@ -135,17 +150,3 @@ class FramedScene:
 
     def close(self) -> None:
         self._scene.close()
-
-
-def check_counter(info: SceneInfo, counter: tuple[int, int]) -> None:
-    """Refuse the place of a frame's number outside the scene.
-
-    Raises:
-        SceneError: There is no such pixel.
-    """
-    col, band = counter
-    if not (0 <= col < info.cols and 0 <= band < info.bands):
-        raise SceneError(
-            f"The frame counter is said to be in column {col} and band {band}, from 0; "
-            f"{info.path.name} has {info.cols} columns and {info.bands} bands."
-        )

@@ -21,16 +21,18 @@ def open_camera_scene(
     Args:
         path: The scene.
         references: Files that calibrate raw counts; none where it is not of these.
-        frame_counter: Column and band of the frame's number, or None.
+        frame_counter: Column and band of the frame's number; None for the place that
+            the scene's header says.
 
     Raises:
         SceneError: A file cannot be read, or they do not belong together.
     """
     scene = open_scene(path)
     try:
-        if frame_counter is not None:
-            scene = framed = FramedScene(scene, frame_counter)
-            framed.check()
+        counter = frame_counter or scene.info.frame_counter
+        if counter is not None:
+            scene = framed = FramedScene(scene, counter)
+            framed.check_counter()
         calibration = calibration_of(references)
         if calibration is not None:
             scene = CalibratedScene(scene, calibration)

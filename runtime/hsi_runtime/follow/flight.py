@@ -247,6 +247,7 @@ class Flight:
                 sha256=sha256,
                 comparison=self.comparison,
             )
+            self._check_counter()
             forget_other_end(request.output, landed.scene.info.rows)
             with _said_once():
                 result = pipeline.run(
@@ -256,6 +257,24 @@ class Flight:
         result["follow"] = {**self.tally.report(), "dropped_lines": source.dropped}
         self.events.send({"event": "end", "output": result["output"]})
         return result
+
+    def _check_counter(self) -> None:
+        """Tell of lost lines; refuse a final header that counts lines otherwise.
+
+        Raises:
+            SceneError: A batch run would put in other lines.
+        """
+        first, last = self.matched.info.frame_counter, self.source.info.frame_counter
+        if self.request.frame_counter is None and first != last:
+            raise SceneError(
+                f"The header of {self.source.path.name} was rewritten with another "
+                "frame counter. Repeat the run with --no-resume."
+            )
+        if self.source.dropped:
+            log.warning(
+                f"{self.source.dropped} lines of {self.source.path.name} were lost; "
+                "they are nodata."
+            )
 
     def _is_exact(self) -> bool:
         """Return True if the engine's answers do not depend on the blocks."""

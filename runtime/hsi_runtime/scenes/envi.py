@@ -34,6 +34,7 @@ from hsi_runtime.scenes.side_car import Statements, side_car_of
 from hsi_runtime.scenes.wavelengths import Spectrum, choose, list_place, name_place
 
 MOST_BANDS = 1_000_000
+COUNTER = "frame counter"  # a field of a header, with column and band
 
 
 class EnviScene:
@@ -176,6 +177,7 @@ def describe(
         transform=ground.transform,
         control=ground.control,
         resolution_m=ground.resolution_m,
+        frame_counter=_frame_counter(header),
         notes=(
             *layout.notes,
             *notes,
@@ -191,6 +193,19 @@ def describe(
             *ground.files,
         ),
     )
+
+
+def _frame_counter(header: Header) -> tuple[int, int] | None:
+    text = header.text(COUNTER)
+    if not text:
+        return None
+    try:
+        col, band = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise SceneError(
+            f"{header.path}: {COUNTER} is {text!r}; expected a column and a band."
+        ) from error
+    return col, band
 
 
 def _spectrum(header: Header, beside: Statements, bands: int) -> Spectrum:

@@ -133,6 +133,8 @@ class SceneInfo:
         resolution_m: Side of a pixel in metres, or None where unknown.
         product: Sensor product that the scene was delivered as, or None.
         quality: Layers of the product that say which pixels to trust.
+        frame_counter: Column and band, from 0, of the number that each line holds by
+            the header, or None.
         notes: Sentences a user should read before trusting the file.
         files: All files of the scene, which no output may replace.
     """
@@ -162,6 +164,7 @@ class SceneInfo:
     resolution_m: float | None = None
     product: Product | None = None
     quality: tuple[QualityLayer, ...] = ()
+    frame_counter: tuple[int, int] | None = None
     notes: tuple[str, ...] = field(default=())
     files: tuple[Path, ...] = ()
 

@@ -1,6 +1,6 @@
 """A growing file with a nodata line for each frame that its camera lost."""
 
-from hsi_runtime.camera.frames import FramedScene
+from hsi_runtime.camera.frames import SURE_LINES, FramedScene
 from hsi_runtime.follow.sources.growing_file import GrowingFile
 
 
@@ -56,6 +56,7 @@ class FramedFile(FramedScene):
     def look(self) -> None:
         self._file.look()
         self.extend()
+        self.check_counter(SURE_LINES)
 
     def finish(self) -> None:
         self._file.finish()
@@ -65,4 +66,5 @@ class FramedFile(FramedScene):
         return self._file.arrived(self.line_before(line))
 
     def check_lines(self) -> None:
+        self.check_counter()
         self._file.check_lines()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hsi_runtime.camera.frames import FrameCounter, check_counter
+from hsi_runtime.camera.frames import SURE_LINES, FrameCounter
 from hsi_runtime.errors import OptionError, SceneError
 from hsi_runtime.follow.sources.framed import FramedFile
 from hsi_runtime.follow.sources.growing_file import GrowingFile, line_layout
@@ -22,7 +22,6 @@ from hsi_runtime.scenes.envi_files import header_beside
 from hsi_runtime.scenes.envi_header import DTYPES, Header, Layout, read_header
 
 STDIN = "-"
-COUNTER = "frame counter"  # a field of a header, with column and band
 
 
 def open_source(request: Request, options: Following) -> LineSource:
@@ -43,7 +42,7 @@ def open_source(request: Request, options: Following) -> LineSource:
             "shape" if options.shape else "header",
         )
     file = GrowingFile(path, options.idle_s)
-    counter = request.frame_counter or _declared(file.header)
+    counter = request.frame_counter or file.info.frame_counter
     return file if counter is None else FramedFile(file, counter)
 
 
@@ -56,18 +55,20 @@ def _stream(request: Request, options: Following, ring: RingReader | None) -> St
     real = tuple(f for f in info.files if f.is_file() and f != path)
     info = replace(info, driver="stream", files=real)
     feed: Feed = PipeFeed(path, layout.strides[0]) if ring is None else RingFeed(ring)
-    counter = request.frame_counter or _declared(header)
-    if counter is not None:
-        check_counter(info, counter)
-        col, band = counter
-        frames = FrameCounter(info.dtype)
-        line = replace(layout, offset=0)
+    counter = request.frame_counter or info.frame_counter
+    if counter is None:
+        return Stream(info, layout, feed, options.idle_s, header)
+    col, band = counter
+    frames = FrameCounter(info, counter)
+    line = replace(layout, offset=0)
 
-        def lost(values: bytes) -> int:
-            return frames.lost(int(line.cube(values)[band, 0, col]))
+    def lost(values: bytes) -> int:
+        missing = frames.lost(int(line.cube(values)[band, 0, col]))
+        frames.check(SURE_LINES)
+        return missing
 
-        feed = counted(feed, lost)
-    return Stream(info, layout, feed, options.idle_s, header)
+    feed = counted(feed, lost)
+    return Stream(info, layout, feed, options.idle_s, header, frames.check)
 
 
 def _described(
@@ -126,20 +127,6 @@ def _given(options: Following, ring: RingShape | None) -> dict[str, str]:
     if options.interleave is not None:
         given["interleave"] = options.interleave
     return given
-
-
-def _declared(header: Header) -> tuple[int, int] | None:
-    """Read the place of the frame's number from a header: column and band, from 0."""
-    text = header.text(COUNTER)
-    if not text:
-        return None
-    try:
-        col, band = (int(part) for part in text.split(","))
-    except ValueError as error:
-        raise SceneError(
-            f"{header.path}: {COUNTER} is {text!r}; expected a column and a band."
-        ) from error
-    return col, band
 
 
 def _is_fifo(path: Path) -> bool:

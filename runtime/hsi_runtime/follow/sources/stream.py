@@ -121,6 +121,7 @@ class Stream:
         feed: Where the lines come from.
         idle_s: A feed that gives nothing for so long has ended.
         header: Header that describes the lines, or None.
+        check: Called in the end; refuses what the lines turned out to be.
     """
 
     durable = False
@@ -132,11 +133,12 @@ class Stream:
         feed: Feed,
         idle_s: float,
         header: Header | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         dtype, self._missing = missing_value(info.dtype)
         self._info = replace(info, dtype=dtype)
         self._layout, self._feed, self._idle_s = layout, feed, idle_s
-        self._header = header
+        self._header, self._check = header, check
         self.path = info.path
         line = layout.strides[0]
         self._capacity = max(KEPT_BYTES // line, LEAST_LINES)
@@ -227,7 +229,7 @@ class Stream:
         return out
 
     def check_lines(self) -> None:
-        pass
+        self._check()
 
     def sha256(self) -> str:
         """Return the hash of all lines that came."""
@@ -291,13 +293,20 @@ class _Counted:
     def __init__(self, feed: Feed, gap: Callable[[bytes], int]) -> None:
         self._feed, self._gap = feed, gap
         self._owed, self._waiting = 0, b""
+        self._told = 0  # lines that the feed itself lost since the last that came
 
     def next_line(self) -> bytes | None:
         if not self._owed and not self._waiting:
-            line = self._feed.next_line()
+            try:
+                line = self._feed.next_line()
+            except LostLineError:
+                self._told += 1
+                raise
             if line is None:
                 return None
-            self._owed, self._waiting = self._gap(line), line
+            # A line that a ring lost is missing in its numbers, too.
+            self._owed, self._waiting = max(self._gap(line) - self._told, 0), line
+            self._told = 0
         if self._owed:
             self._owed -= 1
             raise LostLineError
