@@ -29,6 +29,7 @@ static int hsi_ring_open(struct hsi_ring *ring, const char *path, uint32_t cols,
                          uint32_t bands, uint32_t type, uint32_t interleave,
                          uint64_t slots) {
     uint64_t item = type == 1 ? 1 : type == 4 ? 4 : 2;
+    unlink(path); /* a reader of an older ring would be killed if that was cut */
     int file = open(path, O_RDWR | O_CREAT | O_TRUNC, 0644);
     if (file < 0) return -1;
     ring->line_bytes = item * cols * bands;

@@ -18,6 +18,7 @@ one whose CRC does not fit.
 """
 
 import mmap
+import os
 import struct
 import time
 import zlib
@@ -74,6 +75,8 @@ class RingWriter:
         self._shape = shape
         self._slot = shape.slot_bytes
         self._written = 0
+        # Readers may still look into an older ring: cutting it would kill them.
+        path.unlink(missing_ok=True)
         with path.open("w+b") as file:
             file.truncate(HEADER_BYTES + shape.slots * self._slot)
             self._map = mmap.mmap(file.fileno(), 0)
@@ -115,6 +118,7 @@ class RingReader:
         path: The file in memory.
 
     Attributes:
+        path: The file.
         shape: What the lines are.
         next_line: Number of the line to read next.
 
@@ -142,6 +146,7 @@ class RingReader:
             if not known:
                 raise SceneError(f"The header of the ring {path} contradicts itself.")
             self._map = mmap.mmap(file.fileno(), whole, access=mmap.ACCESS_READ)
+            self.path, self._place = path, os.fstat(file.fileno())
         self._slot = slot
         # Lines that were overwritten before this reader came are nobody's loss.
         self.next_line = max(written - slots + 1, 0)
@@ -155,6 +160,15 @@ class RingReader:
     def ended(self) -> bool:
         """True if the writer has ended."""
         return bool(NUMBER.unpack_from(self._map, ENDED_AT)[0])
+
+    @property
+    def begun_anew(self) -> bool:
+        """True if a writer began with another ring in the place of this one."""
+        try:
+            there = os.path.samestat(os.stat(self.path), self._place)
+        except FileNotFoundError:
+            there = True  # who has it open may still write
+        return not there or self.written < self.next_line
 
     def read(self) -> bytes | None:
         """Read the next line; None if it is lost. There must be one."""

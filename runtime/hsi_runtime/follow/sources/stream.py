@@ -101,6 +101,12 @@ class RingFeed:
         if self._ring.next_line >= self._ring.written:
             if self._ring.ended:
                 raise EOFError
+            if self._ring.begun_anew:
+                raise SceneError(
+                    f"The ring {self._ring.path} was begun anew while it was followed. "
+                    "What was classified is kept: the same command goes on with the "
+                    "lines that come."
+                )
             time.sleep(RING_WAIT_S)
             return None
         line = self._ring.read()

@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 
 from hsi_runtime.cli import main
 from hsi_runtime.errors import OptionError, SceneError
-from hsi_runtime.follow.sources.ring import RingShape, RingWriter
+from hsi_runtime.follow.sources.ring import (
+    NUMBER,
+    WRITTEN_AT,
+    RingReader,
+    RingShape,
+    RingWriter,
+)
 from hsi_runtime.follow_options.options import Following
 from hsi_runtime.scenes.geotiff import open_tiff
 
@@ -265,3 +271,34 @@ def test_threads_end_with_the_flight(
     with pytest.raises(SceneError, match="no line yet"):
         follower.result()
     assert not [t for t in threading.enumerate() if t.name == "stream"]
+
+
+def test_a_ring_that_is_begun_anew(
+    place: Path, invoke: Any, start_following: Callable[..., Any]
+) -> None:
+    """The follower was killed, or took lines of the second flight for the first's."""
+    header_of(place).rename(place / "ring.hdr")
+    cube = tall_cube(ROWS)
+    with ring_of(place) as ring:
+        follower = start_following("ring")
+        for row in range(60):
+            ring.write(cube[:, row].tobytes())
+        follower.wait_for_row(30)
+        with ring_of(place) as second:
+            second.write(cube[:, 60].tobytes())
+            with pytest.raises(SceneError, match="begun anew while it was followed"):
+                follower.result()
+    assert (place / "live.tif.hsi-live").is_dir()
+
+
+def test_a_ring_that_another_program_cleared(tmp_path: Path) -> None:
+    with ring_of(tmp_path) as ring:
+        reader = RingReader(tmp_path / "ring")
+        ring.write(bytes(SHAPE.line_bytes))
+        assert reader.read() is not None
+        assert not reader.begun_anew
+        (tmp_path / "ring").rename(tmp_path / "moved")
+        assert not reader.begun_anew
+        NUMBER.pack_into(ring._map, WRITTEN_AT, 0)
+        assert reader.begun_anew
+        reader.close()
