@@ -1,5 +1,7 @@
 """Frames that a camera lost become nodata lines, in a batch and live."""
 
+import contextlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from hsi_runtime.camera.frames import FrameCounter, FramedScene
 from hsi_runtime.camera.opening import open_camera_scene
 from hsi_runtime.errors import OptionError, SceneError
+from hsi_runtime.follow.sources.ring import RingShape, RingWriter
 from hsi_runtime.request import Options
 from hsi_runtime.scenes.array_scene import ArrayScene
 from hsi_runtime.scenes.geotiff import open_tiff
@@ -28,7 +31,7 @@ def cube_with_numbers(rows: int, first: int = 1) -> Any:
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.integers(0, 65535))
 def test_steps_are_counted_across_the_wrap(steps: list[int], start: int) -> None:
-    counter = FrameCounter(np.dtype("uint16"))
+    counter = FrameCounter(ArrayScene(tall_cube(9)).info, (0, 0))
     counter.lost(start)
     for step in steps:
         start += step + 1
@@ -36,7 +39,7 @@ def test_steps_are_counted_across_the_wrap(steps: list[int], start: int) -> None
 
 
 def test_a_counter_that_begins_anew_is_no_gap() -> None:
-    counter = FrameCounter(np.dtype("uint16"))
+    counter = FrameCounter(ArrayScene(tall_cube(9)).info, (0, 0))
     assert [counter.lost(n) for n in (40_000, 0, 1, 1, 5)] == [0, 0, 0, 0, 3]
 
 
@@ -116,11 +119,65 @@ def test_follow_gives_the_bytes_of_a_batch_run(
 
 
 def test_a_header_may_say_where_the_number_is(
-    tmp_path: Path, start_following: Callable[..., Any]
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    assert_as_batch: Callable[..., None],
 ) -> None:
+    """A batch run reads it, too, or the map of the flight is another one."""
     kept = np.delete(cube_with_numbers(100), 50, axis=1)
     Camera(tmp_path, kept, frame_counter="{4, 1}").finish()
     assert start_following().result()["rows"] == 100
+    assert_as_batch()
+
+
+def test_a_final_header_with_another_counter(
+    tmp_path: Path, start_following: Callable[..., Any]
+) -> None:
+    camera = Camera(tmp_path, np.delete(cube_with_numbers(100), 50, axis=1))
+    follower = start_following()
+    camera.write(99)
+    follower.wait_for_row(40)
+    camera.header(99, frame_counter="{4, 1}")
+    with pytest.raises(SceneError, match="rewritten with another frame counter"):
+        follower.result()
+
+
+@pytest.mark.parametrize("rows", [40, 150])
+@pytest.mark.parametrize("scene", ["flight.bil", "flight.fifo"])
+def test_numbers_that_do_not_count_are_refused_while_they_come(
+    scene: str, rows: int, tmp_path: Path, start_following: Callable[..., Any]
+) -> None:
+    """They made a map of as many lines as a measurement happened to leap over."""
+    camera = Camera(tmp_path, tall_cube(rows))
+    if scene == "flight.bil":
+        camera.finish()
+        follower = start_following(frame_counter=(4, 1))
+    else:
+        camera.path.unlink()
+        os.mkfifo(tmp_path / scene)
+        follower = start_following(scene, frame_counter=(4, 1))
+        with contextlib.suppress(BrokenPipeError):
+            (tmp_path / scene).write_bytes(camera.bytes_of(slice(None)))
+    with pytest.raises(SceneError, match=r"Column 4 and band 1 of flight.* hold no"):
+        follower.result()
+    assert not (tmp_path / "live.tif").exists()
+
+
+def test_lines_that_a_ring_lost_are_not_counted_twice(
+    tmp_path: Path, start_following: Callable[..., Any]
+) -> None:
+    """Their numbers are missing, too: each became two lines of the map."""
+    cube = cube_with_numbers(60)
+    Camera(tmp_path, cube).path.unlink()
+    shape = RingShape(31, 4, 12, "bil", 64)
+    with RingWriter(tmp_path / "flight.ring", shape) as ring:
+        for row in [row for row in range(60) if row not in (30, 31)]:
+            ring.write(cube[:, row].tobytes())
+        for damaged in (10, 11, 32):
+            ring._map[4096 + damaged * shape.slot_bytes + 40] ^= 1
+    result = start_following("flight.ring", frame_counter=(4, 1)).result()
+    assert result["rows"] == 60
+    assert result["follow"]["dropped_lines"] == 5
 
 
 @pytest.mark.parametrize("place", [(31, 0), (0, 4)])
