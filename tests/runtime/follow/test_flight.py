@@ -10,6 +10,7 @@ import pytest
 import rasterio
 from camera import Camera, tall_cube
 
+from hsi_runtime import pipeline
 from hsi_runtime.api import classify
 from hsi_runtime.engines.onnxruntime_cpu import OnnxruntimeCpu
 from hsi_runtime.errors import OptionError, OutputError, SceneError
@@ -290,6 +291,14 @@ def begun_again(camera: Camera) -> None:
     camera.write(60)
 
 
+def one_line_changed(camera: Camera) -> None:
+    """Change a line within a block, then go on as if nothing had been."""
+    with camera.path.open("r+b") as file:
+        file.seek(21 * camera.line_bytes)
+        file.write(bytes(range(8)))
+    camera.finish()
+
+
 def removed(camera: Camera) -> None:
     camera.path.unlink()
 
@@ -300,6 +309,7 @@ def removed(camera: Camera) -> None:
         (truncated, "shrank while it was followed: 80 lines were there, 7 are"),
         (replaced, "was replaced by another file"),
         (another_layout, "was rewritten with other samples"),
+        (one_line_changed, "Line 21 of .* was rewritten after it was classified"),
         (begun_again, "was rewritten after it was classified"),
         (removed, "cannot be read any more"),
     ],
@@ -319,6 +329,48 @@ def test_lines_that_change_are_an_error(
         follower.result()
     assert not (tmp_path / "live.tif").exists()
     assert (tmp_path / "live.tif.hsi-live").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("promised", "part", "message"),
+    [
+        (200, 0.4, "promises 200 lines; the map has the 60 that came whole"),
+        (40, 0.0, "has 20 lines more than its header promises; the map leaves them"),
+    ],
+)
+def test_lines_that_the_header_counts_otherwise_are_told(
+    promised: int,
+    part: float,
+    message: str,
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A camera that died in mid-flight left a short map, without a word."""
+    camera = Camera(tmp_path, tall_cube(ROWS), lines=promised)
+    camera.write(60, part)
+    follower = start_following(follow=Following(idle_s=0.3))
+    assert follower.result()["rows"] == min(promised, 60)
+    assert message in caplog.text
+
+
+def test_lines_that_come_after_the_end_are_told(
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    camera = Camera(tmp_path, tall_cube(ROWS), lines=60)
+    camera.write(60)
+    run = pipeline.run
+
+    def late(*given: Any) -> Any:
+        camera.write(10)
+        return run(*given)
+
+    monkeypatch.setattr(pipeline, "run", late)
+    assert start_following().result()["rows"] == 60
+    assert "grew after its end was found" in caplog.text
 
 
 def test_lines_rewritten_between_two_runs(

@@ -1,8 +1,10 @@
 """A BIL or BIP file of ENVI that a camera still writes."""
 
+import logging
 import os
 import time
 import zlib
+from array import array
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,12 +20,14 @@ from hsi_runtime.scenes.envi_files import find_envi
 from hsi_runtime.scenes.envi_header import Header, Layout, layout_of, read_header
 from hsi_runtime.scenes.scene import FILE_AXES, Cube, SceneInfo
 
+log = logging.getLogger(__name__)
+
 # Without growth, after the header's count of lines is there: the header may be one that
 # counts along with the lines.
 SETTLE_S, SETTLE_SHARE = 1.0, 0.2  # at most, and of the time to be idle
 TORN_S = 1.0  # how long a header may be half written
 WAIT_S = 0.05  # between two looks for a file that is not there yet
-CHECKED_LINES = 64  # of those read before, looked at again in the end
+CHECKED_BYTES = 1024**3  # of the lines read before, looked at again in the end
 # Fields without which the bytes mean something else.
 LAYOUT = (
     *("samples", "bands", "header offset", "data type", "interleave", "byte order"),
@@ -60,9 +64,10 @@ class GrowingFile:
         self._place = os.fstat(self._file.fileno())
         self._info = describe(self._header, self.path, self._layout)
         self._complete, self._ended = 0, False
+        self._size = 0  # of the file, when it ended
         self._grown = time.monotonic()
         self._arrivals = Arrivals()
-        self._checks: dict[int, int] = {}  # CRC of some lines that were read
+        self._checks = array("Q")  # of each line: 0 before it is read, or 1 + its CRC
         self.look()
 
     @property
@@ -133,11 +138,25 @@ class GrowingFile:
         limit = time.monotonic() + TORN_S
         while not self._reread_header() and time.monotonic() < limit:
             time.sleep(WAIT_S)
-        promised = self._promised()
-        if 0 < promised < self._complete:
-            self._complete = promised
+        self._take_promised()
+        self._size = self._check_place().st_size
         self._info = describe(self._header, self.path, self._final_layout())
         self._ended = True
+
+    def _take_promised(self) -> None:
+        """Leave out lines that the header does not count; tell of those that lack."""
+        promised, came, name = self._promised(), self._complete, self.path.name
+        if 0 < promised < came:
+            self._complete = promised
+            log.warning(
+                f"{name} has {came - promised} lines more than its header promises; "
+                "the map leaves them out."
+            )
+        elif promised > came:
+            log.warning(
+                f"The header of {name} promises {promised} lines; the map has the "
+                f"{came} that came whole."
+            )
 
     def read(
         self,
@@ -149,7 +168,7 @@ class GrowingFile:
         stride, lines = self._layout.strides[0], rows[1] - rows[0]
         buffer = np.empty(lines * stride, np.uint8).data
         self._fill(buffer, self._layout.offset + rows[0] * stride)
-        self._note_line(rows[0], buffer[:stride])
+        self._note_lines(rows[0], buffer)
         sizes = self._layout.sizes[0], lines, self._layout.sizes[2]
         cube = replace(self._layout, offset=0, sizes=sizes).cube(buffer)
         block = cube[:, :, slice(*cols)]
@@ -166,27 +185,43 @@ class GrowingFile:
         self._file.close()
 
     def check_lines(self) -> None:
-        """Look again at some of the lines that were read.
+        """Look again at the lines that were read, or some of them if they are many.
 
         Raises:
             SceneError: One has changed.
         """
-        lines = sorted(self._checks)
-        for line in lines[:: max(len(lines) // CHECKED_LINES, 1)]:
+        if self._ended and self._check_place().st_size > self._size:
+            log.warning(
+                f"{self.path.name} grew after its end was found; the map leaves out "
+                "the lines that came since. Follow with a longer --idle."
+            )
+        stride = self._layout.strides[0]
+        step = -(-len(self._checks) * stride // CHECKED_BYTES)
+        for line in range(0, len(self._checks), max(step, 1)):
             self._check_line(line)
 
-    def _note_line(self, line: int, values: memoryview) -> None:
-        """Remember what a line is now, and look again at one that was read before."""
-        lines = list(self._checks)
-        self._checks[line] = zlib.crc32(values)
-        if lines:
-            self._check_line(lines[line % len(lines)])
+    def _note_lines(self, first: int, values: memoryview) -> None:
+        """Remember what lines are now, and look again at one that was read before."""
+        stride, known = self._layout.strides[0], len(self._checks)
+        lines = len(values) // stride
+        self._checks.extend([0] * (first + lines - known))
+        for place in range(lines):
+            self._compare(first + place, values[place * stride : (place + 1) * stride])
+        if known:
+            self._check_line(first % known)
 
     def _check_line(self, line: int) -> None:
-        stride = self._layout.strides[0]
-        buffer = bytearray(stride)
-        self._fill(buffer, self._layout.offset + line * stride)
-        if zlib.crc32(buffer) != self._checks[line]:
+        if self._checks[line]:
+            stride = self._layout.strides[0]
+            buffer = memoryview(bytearray(stride))
+            self._fill(buffer, self._layout.offset + line * stride)
+            self._compare(line, buffer)
+
+    def _compare(self, line: int, values: memoryview) -> None:
+        """Compare a line with what it was, if it was read before."""
+        check = 1 + zlib.crc32(values)
+        before, self._checks[line] = self._checks[line], check
+        if before not in (0, check):
             raise SceneError(
                 f"Line {line} of {self.path} was rewritten after it was classified. "
                 "Repeat the run with --no-resume when the file is complete."
