@@ -137,6 +137,44 @@ def test_a_pre_trained_encoder_has_the_path_beside_it(make_data: MakeData) -> No
     assert float(trainer.method.path.gate) == 1
 
 
+def test_a_fitted_head_is_weighed_by_all_folds(
+    make_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {
+        "method": "s2former",
+        "data": {"scenes": ["s"], "labels": ["l"]},
+        "pretrain": {"init": "encoder"},
+    }
+    asked, data = recipe.parse(content), divided(make_data, 0.02)
+    trainer = trainer_of(asked, data)
+    trainer.prepare()
+    judged: list[tuple[Any, ...]] = []
+
+    def choose(path: Any, head: Any, classes: Any) -> float:
+        judged.append((path, head, classes))
+        return 0.25
+
+    monkeypatch.setattr(building, "choose_share", choose)
+    building.weigh_fitted_head(trainer, asked, data)
+    ((path, head, classes),) = judged
+    counts = data.pixels_by_role()[:, Role.TRAIN]
+    assert np.bincount(classes).tolist() == counts.tolist()
+    assert path.shape == head.shape == (len(classes), 3)
+    assert np.abs(head).max() > 0.1
+    of_method = trainer.method.path
+    assert of_method is not None
+    assert of_method.apart
+    assert float(of_method.gate) == 0.25
+    assert of_method.unjudged == tuple(np.flatnonzero(counts < 5))
+
+
+def test_nothing_is_weighed_where_a_network_trains(make_data: MakeData) -> None:
+    wanted, data = recipe_of(epochs=1), divided(make_data, 0.02)
+    trainer = trainer_of(wanted, data)
+    building.weigh_fitted_head(trainer, wanted, data)
+    assert trainer.summary()["gate"] == 1
+
+
 def lines(make_data: MakeData, roles: tuple[Role, ...]) -> LabelledData:
     """Build classes that differ by one narrow line, below what bands may err by."""
     rng = np.random.default_rng(0)

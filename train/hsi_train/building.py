@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 import torch
 
 from hsi_runtime.errors import RecipeError
@@ -24,7 +25,8 @@ from hsi_train.fitting.trainer import Trainer
 from hsi_train.fitting.windows import Windows
 from hsi_train.linear import choice
 from hsi_train.linear.choice import Linear
-from hsi_train.linear.held_out import hold_out
+from hsi_train.linear.gate import choose_share, unjudged_classes
+from hsi_train.linear.held_out import hold_out, leave_out
 from hsi_train.linear.spectra import (
     TrainingPixels,
     bearing_changes,
@@ -268,6 +270,32 @@ def select(
     trainer.method.probabilities.balance.copy_(first.method.probabilities.balance)
     state.unlink(missing_ok=True)
     torch.manual_seed(training_seed(recipe))
+
+
+def weigh_fitted_head(trainer: Trainer, recipe: Recipe, data: LabelledData) -> None:
+    """Choose how much a head that was fitted on a pre-trained encoder counts.
+
+    Head and linear path are fitted without each fold of the training pixels in turn,
+    and both score it. The head knows nothing of the path: the more it counts, the less
+    the path does.
+    """
+    path, method = trainer.method.path, trainer.method
+    if path is None or trainer.trains or not isinstance(method, pretrain.Pretrainable):
+        return
+    parts = []
+    for inner in leave_out(data):
+        problem, _ = with_path(recipe, inner)
+        judge, _ = new_trainer(recipe, inner, problem, trainer.scorer.device)
+        assert isinstance(judge.method, pretrain.Pretrainable)
+        judge.method.encoder.load_state_dict(method.encoder.state_dict())
+        judge.prepare()
+        parts.append(judge.held_out_scores())
+    path.apart = True
+    if not parts:
+        return
+    alone, head, classes = map(np.concatenate, zip(*parts, strict=True))
+    path.gate.fill_(choose_share(alone, head, classes))
+    path.unjudged = unjudged_classes(np.bincount(classes, minlength=head.shape[1]))
 
 
 def run(

@@ -16,6 +16,7 @@ from hsi_train.building import (
     open_pretraining,
     reserve,
     select,
+    weigh_fitted_head,
 )
 from hsi_train.building import run as run_to_end
 from hsi_train.finishing import Evidence
@@ -186,6 +187,7 @@ def fit(
             # A run from the encoder just kept, by --init, is the same from here on.
             torch.manual_seed(training_seed(job.recipe))
         trainer.prepare()
+        weigh_fitted_head(trainer, job.recipe, inputs.data)
         if evidence is not None:
             evidence.apply(trainer)
         elif not trainer.validates:

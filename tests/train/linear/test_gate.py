@@ -3,7 +3,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hsi_train.linear.gate import choose_gate, unjudged_classes
+from hsi_train.linear.gate import (
+    GATES,
+    choose_gate,
+    choose_share,
+    loss_of,
+    unjudged_classes,
+)
 
 
 def scores(classes: NDArray[Any], right: float, seed: int) -> NDArray[Any]:
@@ -57,3 +63,20 @@ def test_few_held_out_pixels_tell_nothing() -> None:
 def test_a_path_that_is_nearly_always_right_stays_alone() -> None:
     path, network = scores(CLASSES, 0.995, 0), scores(CLASSES, 1.0, 1)
     assert choose_gate(path, network, CLASSES).factor == 0
+
+
+def test_a_fitted_head_has_the_share_of_the_least_loss() -> None:
+    classes = CLASSES[:30]
+    path, head = scores(classes, 0.7, 0), scores(classes, 0.95, 1)
+    chosen = choose_share(path, head, classes)
+    losses = {s: loss_of((1 - s) * path + s * head, classes) for s in GATES}
+    assert chosen == min(losses, key=losses.__getitem__) > 0
+
+
+def test_a_fitted_head_may_not_cost_a_pixel() -> None:
+    classes = CLASSES[:30]
+    path = 3 * np.eye(3)[classes]  # sure of one wrong pixel, and right on all others
+    path[0] = [0, 300, 0]
+    head = np.tile(np.array([40.0, 30.0, 30.0]), (30, 1))
+    assert loss_of(0.75 * path + 0.25 * head, classes) < loss_of(path, classes)
+    assert choose_share(path, head, classes) == 0

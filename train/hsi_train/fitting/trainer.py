@@ -286,6 +286,18 @@ class Trainer:
         scorer = replace(self.scorer, network=self.method.path)
         return scorer.score(self._data, Role.VALIDATION).scores
 
+    def held_out_scores(
+        self,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[Any]]:
+        """Score the validation pixels by the linear path, and by the network alone.
+
+        Returns:
+            Scores of each, ``(pixel, class)``, and class indices ``(pixel,)``.
+        """
+        network = replace(self.scorer, network=self.method.network)
+        found = network.score(self._data, Role.VALIDATION)
+        return self._scores_of_path, found.scores, found.classes
+
     def _measure(self) -> Measured:
         """Measure the mean weights on the validation pixels; training goes on after."""
         method, path = self.method, self.method.path

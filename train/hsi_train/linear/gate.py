@@ -64,6 +64,28 @@ def choose_gate(
     return Gate(min(allowed, key=loss.__getitem__, default=0.0), learned)
 
 
+def choose_share(
+    path: NDArray[np.floating],
+    head: NDArray[np.floating],
+    classes: NDArray[np.integer],
+) -> float:
+    """Choose the share of a fitted head's scores; the path has the rest.
+
+    That with the least loss of those, 0 among them, that have no fewer pixels right
+    than the path alone. Labels are too few for standard errors to tell anything, but
+    both were fitted in closed form: neither is here by chance of training.
+
+    Args:
+        path: Left-out scores of the linear path, shape ``(pixel, class)``.
+        head: Left-out scores of the head, shape ``(pixel, class)``.
+        classes: Class indices, shape ``(pixel,)``.
+    """
+    scores = {share: (1 - share) * path + share * head for share in GATES}
+    wrong = {s: _wrong(values, classes).sum() for s, values in scores.items()}
+    allowed = [share for share in GATES if wrong[share] <= wrong[0.0]]
+    return min(allowed, key=lambda share: loss_of(scores[share], classes))
+
+
 def unjudged_classes(pixels: NDArray[np.integer]) -> tuple[int, ...]:
     """List the classes of which too few pixels are held out to judge a network.
 
