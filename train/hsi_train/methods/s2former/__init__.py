@@ -11,9 +11,10 @@ ours; this is not a reproduction of the paper's numbers.
 
 With few labels a pre-trained encoder stays frozen. Unlabelled pixels of the target show
 how its features differ between neighbours, and a linear head is fitted that prefers
-features that neighbours share. What that adds to the linear path is measured by
-`benchmarks/accuracy.py`, beside the same with an encoder that was hardly trained. In an
-earlier version, neither FDC nor DAFT added to it.
+features that neighbours share. Left-out training pixels decide how much it counts
+beside the linear path; `benchmarks/accuracy.py` measures what that adds, and how much
+of it an encoder adds that was hardly trained. In an earlier version, neither FDC nor
+DAFT did.
 
 Differs from the paper: a pixel has one state a layer, one spatial and sixteen spectral
 tokens, and attends to its real neighbours, so a window is classified densely; whole
