@@ -23,7 +23,7 @@ from hsi_runtime.engines.opening import best_tile, open_backend
 from hsi_runtime.errors import SceneError
 from hsi_runtime.follow.blocks import Block, Blocks
 from hsi_runtime.follow.exactness import is_exact
-from hsi_runtime.follow.landing import Landed, forget_other_end
+from hsi_runtime.follow.landing import Landed, forget_other_end, values_digest
 from hsi_runtime.follow.live.events import Alerts, Events, Tell
 from hsi_runtime.follow.live.live_map import SUFFIX, LiveMap, State
 from hsi_runtime.follow.pace import Pace
@@ -418,9 +418,13 @@ class Flight:
     def _plan(self) -> dict[str, Any]:
         """Collect all that the live values depend on, but for the lines themselves."""
         path = self.source.path
+        header = {"header": values_digest(self.matched, self.source.header_fields)}
+        # Of a file all lines can be classified afresh, of a stream none.
+        of_file, of_stream = (header, {}) if self.source.durable else ({}, header)
         return {
             "version": importlib.metadata.version("hsi-edge"),
-            "scene": {path.name: {"path": str(path.resolve())}},
+            "scene": {path.name: {"path": str(path.resolve()), **of_file}},
+            **of_stream,
             "model": self.model.sha256,
             "bands": [int(b) for b in self.matched.bands.indices],
             "device": f"{self.backend.device}, {self.backend.precision}",

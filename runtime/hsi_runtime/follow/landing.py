@@ -1,12 +1,16 @@
 """Hands a followed scene over to the pipeline, which publishes it like any other."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hsi_runtime.follow.live.live_map import LiveBlock, LiveMap
+from hsi_runtime.follow.sources.growing_file import LAYOUT
 from hsi_runtime.follow.sources.source import LineSource
 from hsi_runtime.matching.novelty import Comparison, Sums
 from hsi_runtime.output.journal import Journal
@@ -117,18 +121,32 @@ def _holds_at_end(block: LiveBlock, rows: int, halo: int) -> bool:
 
 def _same_values(before: MatchedScene, after: MatchedScene) -> bool:
     """Return True if a final header left all that decides about values as it was."""
-    pairs = [
-        (before.bands.indices, after.bands.indices),
-        (before.bands.resampling, after.bands.resampling),
-        (before.info.nodata, after.info.nodata),
-        (before.missing.largest, after.missing.largest),
-        (before.missing.usual, after.missing.usual),
+    return all(map(_equal, _deciding(before), _deciding(after)))
+
+
+def values_digest(matched: MatchedScene, header: Mapping[str, str]) -> str:
+    """Return a hash of what the bytes of lines mean, by their header."""
+    digest = hashlib.sha256(repr([header.get(key) for key in LAYOUT]).encode())
+    for part in (*_deciding(matched), matched.info.frame_counter):
+        values = None if part is None else np.asarray(part)
+        digest.update(repr(None if values is None else values.shape).encode())
+        digest.update(b"" if values is None else values.tobytes())
+    return digest.hexdigest()
+
+
+def _deciding(matched: MatchedScene) -> list[Any]:
+    """List all that decides about values, but for the lines themselves."""
+    return [
+        matched.bands.indices,
+        matched.bands.resampling,
+        matched.info.nodata,
+        matched.missing.largest,
+        matched.missing.usual,
         *(
-            (getattr(before.units, name), getattr(after.units, name))
+            getattr(matched.units, name)
             for name in ("gain", "offset", "resampling", "model_scale", "model_offset")
         ),
     ]
-    return all(_equal(a, b) for a, b in pairs)
 
 
 def _equal(a: object, b: object) -> bool:

@@ -373,6 +373,40 @@ def test_lines_that_come_after_the_end_are_told(
     assert "grew after its end was found" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"data_ignore_value": 700},
+        {"byte_order": 1},
+        {"wavelength": "{450,550,660,850}"},
+    ],
+)
+def test_a_header_that_changes_between_two_runs(
+    changed: dict[str, Any],
+    tmp_path: Path,
+    start_following: Callable[..., Any],
+    assert_as_batch: Callable[..., None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Lines from before a kill kept classes that the old header gave their bytes."""
+    cube = tall_cube(ROWS)
+    cube[:, 10:20, 5] = 700
+    camera = Camera(tmp_path, cube)
+    follower = start_following()
+    camera.write(80)
+    follower.wait_for_row(70)
+    wait_for_state(tmp_path, 50 * camera.line_bytes)
+    place = camera.path.rename(tmp_path / "kept")
+    with pytest.raises(SceneError):
+        follower.result()
+    place.rename(camera.path)
+    camera.fields |= changed
+    camera.finish()
+    start_following().result()
+    assert "The scene has changed since the interrupted run" in caplog.text
+    assert_as_batch()
+
+
 def test_lines_rewritten_between_two_runs(
     tmp_path: Path, start_following: Callable[..., Any]
 ) -> None:
