@@ -50,11 +50,17 @@ class LostLineError(Exception):
     """A line was lost; it counts, but has no values."""
 
 
+class TornLineError(SceneError):
+    """The lines end within one."""
+
+
 class PipeFeed:
     """Lines from stdin or a FIFO."""
 
     def __init__(self, path: Path, line_bytes: int) -> None:
         own = str(path) != "-"
+        if not own and sys.stdin is None:
+            raise SceneError("stdin is closed. Pipe the lines into the command.")
         self._name = "stdin" if not own else str(path)
         flags = os.O_RDONLY | os.O_NONBLOCK
         self._file = os.open(path, flags) if own else sys.stdin.fileno()
@@ -75,10 +81,10 @@ class PipeFeed:
                 return None
             if not data:
                 if self._part:
-                    raise SceneError(
+                    raise TornLineError(
                         f"{self._name} ends within a line: {len(self._part)} of "
-                        f"{self._line_bytes} bytes. Check --shape and --dtype; what "
-                        "was classified is kept."
+                        f"{self._line_bytes} bytes. Check --shape and --dtype; if they "
+                        "are right, the same command publishes the lines before."
                     )
                 raise EOFError
             self._begun = True
@@ -155,6 +161,7 @@ class Stream:
         self._closing, self._last = threading.Event(), time.monotonic()
         self._room = threading.Condition()
         self._error: Exception | None = None
+        self._torn: TornLineError | None = None
         self._closed = False
         self._arrivals, self._hash = Arrivals(), hashlib.sha256()
         self._thread = threading.Thread(target=self._run, daemon=True, name="stream")
@@ -238,7 +245,13 @@ class Stream:
         self._check()
 
     def sha256(self) -> str:
-        """Return the hash of all lines that came."""
+        """Return the hash of all lines that came.
+
+        Raises:
+            SceneError: They end within a line; those before are classified.
+        """
+        if self._torn is not None:
+            raise self._torn
         return self._hash.hexdigest()
 
     def close(self) -> None:
@@ -268,6 +281,9 @@ class Stream:
                 if not self._closing.is_set():
                     self._take()
         except EOFError:
+            self._at_end.set()
+        except TornLineError as error:  # whole lines come once: they are not given up
+            self._torn = error
             self._at_end.set()
         except (SceneError, OSError) as error:
             self._error = error

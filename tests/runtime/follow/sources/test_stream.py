@@ -16,7 +16,7 @@ from camera import Camera, tall_cube
 from numpy.typing import NDArray
 
 from hsi_runtime.cli import main
-from hsi_runtime.errors import OptionError, SceneError
+from hsi_runtime.errors import OptionError, OutputError, SceneError
 from hsi_runtime.follow.sources.ring import (
     NUMBER,
     WRITTEN_AT,
@@ -24,6 +24,7 @@ from hsi_runtime.follow.sources.ring import (
     RingShape,
     RingWriter,
 )
+from hsi_runtime.follow.sources.stream import PipeFeed
 from hsi_runtime.follow_options.options import Following
 from hsi_runtime.scenes.geotiff import open_tiff
 
@@ -107,6 +108,45 @@ def test_a_pipe_that_ends_within_a_line(
         pipe.write(b"12345" * COLS)
     with pytest.raises(SceneError, match="ends within a line: 155 of 248 bytes"):
         follower.result()
+
+
+def test_whole_lines_before_a_torn_one_are_kept(
+    place: Path, invoke: Any, start_following: Callable[..., Any]
+) -> None:
+    """They come once, and were given up for the one behind them."""
+    cube = tall_cube(60)
+    header_of(place)
+    os.mkfifo(place / "flight.fifo")
+    follower = start_following("flight.fifo")
+    with (place / "flight.fifo").open("wb", buffering=0) as pipe:
+        pipe.write(cube.transpose(1, 0, 2).tobytes() + b"123")
+    with pytest.raises(SceneError, match="publishes the lines before"):
+        follower.result()
+    assert start_following("flight.fifo").result()["rows"] == 60
+    with open_tiff(place / "live.tif") as raster:
+        assert (raster.read(1) == batch_map(place, cube, invoke)).all()
+
+
+def test_lines_of_another_type_do_not_follow_those_of_the_first(
+    place: Path, start_following: Callable[..., Any]
+) -> None:
+    """A header that is corrected between two runs left both kinds in one map."""
+    header_of(place)
+    os.mkfifo(place / "flight.fifo")
+    follower = start_following("flight.fifo")
+    with (place / "flight.fifo").open("wb", buffering=0) as pipe:
+        pipe.write(tall_cube(60).transpose(1, 0, 2).tobytes() + b"123")
+    with pytest.raises(SceneError):
+        follower.result()
+    header_of(place, interleave="bip")
+    with pytest.raises(OutputError, match="with another header"):
+        start_following("flight.fifo").result()
+
+
+def test_closed_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(SceneError, match="stdin is closed"):
+        PipeFeed(Path("-"), 248)
 
 
 def test_an_idle_pipe_ends(place: Path, start_following: Callable[..., Any]) -> None:
