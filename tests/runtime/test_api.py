@@ -177,6 +177,16 @@ def test_scale_that_an_array_declares(model: Model, cube: NDArray[Any]) -> None:
         ({"scale": "a"}, "scale is not a number"),
         ({"nodata": "a"}, "nodata is not a number"),
         ({"wavelengths_nm": ["a"] * 4}, "wavelengths is not a number"),
+        (
+            {
+                "wavelengths_nm": np.ma.array(
+                    [450, 550, 650, 850], mask=[True] + 3 * [False]
+                )
+            },
+            "a value of the wavelengths is masked",
+        ),
+        ({"scale": True}, "scale is not a number"),
+        ({"nodata": False}, "nodata is not a number"),
         ({"wavelengths_nm": [1.0, 2.0, 3.0]}, "has 4 bands, but 3 wavelengths"),
     ],
 )

@@ -202,6 +202,8 @@ class ArrayScene:
 
 def _number(path: Path, what: str, value: Any) -> float | None:
     try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
         return None if value is None else float(value)
     except OverflowError as error:  # it may have thousands of digits
         raise SceneError(f"{path}: {what} is too large.") from error
@@ -218,6 +220,8 @@ def _per_band(
         array: NDArray[Any] = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise SceneError(f"{path}: a value of the {what} is not a number.") from error
+    if np.ma.is_masked(values):  # what lies under a mask is anything
+        raise SceneError(f"{path}: a value of the {what} is masked. Fill it in.")
     if array.shape != (bands,):
         raise SceneError(
             f"{path} has {bands} bands, but {array.size} {what} were given."
