@@ -44,13 +44,16 @@ class Conversion:
 
     def apply(self, cube: NDArray[Any]) -> NDArray[np.float32]:
         """Convert a cube ``(band, row, col)`` to float32 in the model's bands."""
+        # Fill values may overflow; their pixels do not count.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._converted(cube)
+
+    def _converted(self, cube: NDArray[Any]) -> NDArray[np.float32]:
         # Engines want bands first, whatever the file's order.
         values = cube.astype(np.float32, order="C")
         if self.gain is not None and self.offset is not None:
-            # Fill values may overflow; their pixels do not count.
-            with np.errstate(over="ignore", invalid="ignore"):
-                values *= self.gain
-                values += self.offset
+            values *= self.gain
+            values += self.offset
         if self.resampling is not None:
             # Missing values have no weight in a pixel that counts: see valid_pixels.
             values = np.nan_to_num(values, copy=False, posinf=0, neginf=0)
@@ -60,9 +63,8 @@ class Conversion:
             values /= self.model_scale
         if self.fit is not None:
             gain, offset = self.fit
-            with np.errstate(over="ignore", invalid="ignore"):
-                values *= gain
-                values += offset
+            values *= gain
+            values += offset
         return values
 
 
@@ -79,8 +81,7 @@ def _resampled(
     table, step = weights.astype(np.float64), max(VALUES_AT_ONCE // (bands * cols), 1)
     for top in range(0, rows, step):
         part = values[:, top : top + step].astype(np.float64)
-        with np.errstate(over="ignore"):  # fill values; their pixels do not count
-            resampled[:, top : top + step] = np.tensordot(table, part, axes=1)
+        resampled[:, top : top + step] = np.tensordot(table, part, axes=1)
     return resampled
 
 

@@ -249,6 +249,14 @@ def test_missing_values_do_not_spread_through_the_resampling() -> None:
     assert np.isnan(cube[0, 0, 0])
 
 
+@pytest.mark.parametrize("scale", [None, 1.0, 1e-4])
+def test_fill_values_beyond_float32_are_no_warning(scale: float | None) -> None:
+    model = values_of("float32", None if scale is None else 1e-4)
+    found = conversion(scene_of("float64", scale), BOTH, model)
+    converted = found.apply(cube_of([1e300, 0.5], "f8"))
+    assert not np.isfinite(converted[0]).any()
+
+
 def test_resampled_values_do_not_depend_on_the_window() -> None:
     """Products of matrices of other shapes round otherwise."""
     random = np.random.default_rng(2)
