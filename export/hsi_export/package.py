@@ -91,16 +91,16 @@ def least_decided(trained: Checkpoint) -> NDArray[Any]:
 
     Returns:
         Stored units, shape ``(band, row, col)``, for `SELF_TEST_OUTPUTS` squared
-        pixels.
+        pixels; for fewer, where labels lie in so few rows or columns.
     """
     answer = reference(trained.method, trained.sample.astype(np.float32)[None])
     shares = answer[PROBABILITIES][0]  # (class, row, col)
     spread = (shares * (1 - shares)).sum(axis=0)
-    shape = SELF_TEST_OUTPUTS, SELF_TEST_OUTPUTS
-    total = sliding_window_view(spread, shape).sum(axis=(2, 3))
+    rows, cols = (min(SELF_TEST_OUTPUTS, n) for n in spread.shape)
+    total = sliding_window_view(spread, (rows, cols)).sum(axis=(2, 3))
     row, col = np.unravel_index(total.argmax(), total.shape)
-    side = trained.method.receptive_field - 1 + SELF_TEST_OUTPUTS
-    part = trained.sample[:, row : row + side, col : col + side]
+    more = trained.method.receptive_field - 1
+    part = trained.sample[:, row : row + more + rows, col : col + more + cols]
     return np.ascontiguousarray(part)
 
 

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace as replaced
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,16 @@ def test_stored_sample_is_where_the_classes_are_least_decided(trained: Any) -> N
         whole["probabilities"][0, :, row : row + 3, col : col + 3],
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(1, 3), (2, 1), (1, 1)])
+def test_labels_in_few_rows_give_a_smaller_sample(
+    trained: Any, rows: int, cols: int
+) -> None:
+    loaded = checkpoint.load(trained.run)
+    strip = loaded.sample[:, : 12 + rows, : 12 + cols]
+    window = package.least_decided(replaced(loaded, sample=strip))
+    np.testing.assert_array_equal(window, strip)
 
 
 def test_signing_needs_a_blank_checksum(document: ModelDocument) -> None:
