@@ -111,6 +111,12 @@ BAD_INPUT: dict[str, Case] = {
         lambda g: {"what": g.file("r.toml", "method='mf2cnet'\nfit=3")}),
     "recipe without a method": (
         4, "field `method`", lambda g: {"what": g.file("r.toml", "seed=1")}),
+    "class file of an unset variable": (
+        4, "length >= 1 - at `$.data.classes`", lambda g: {"classes": ""}),
+    "label field of an unset variable": (
+        4, "length >= 1 - at `$.data.label_field`", lambda g: {"label-field": ""}),
+    "encoder of an unset variable": (
+        4, "length >= 1 - at `$.pretrain.init`", lambda g: {"init": ""}),
     "--set of another form": (4, "section.key=value", lambda g: {"set": "epochs"}),
     "--set of an unknown key": (
         4, "unknown field `epoch`", lambda g: {"set": "fit.epoch=3"}),

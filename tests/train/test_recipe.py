@@ -107,6 +107,16 @@ def test_minimal_recipe_has_the_defaults() -> None:
         ("", {"seed": 2**32}, r"seed"),
         ("data", {"scenes": []}, "scenes and labels must each name a file"),
         ("data", {"labels": "b.tif"}, r"Expected `array`.*labels"),
+        *(
+            ("data", {key: ""}, rf"length >= 1.*data\.{key}")
+            for key in ("classes", "label_field", "dark", "bands_of", "quantity")
+        ),
+        (
+            "target",
+            {"scenes": ["a"], "labels": ["b"], "classes": ""},
+            r"length >= 1.*target\.classes",
+        ),
+        ("pretrain", {"init": ""}, r"length >= 1.*pretrain\.init"),
         ("split", {"mode": "random"}, r"mode"),
         ("split", {"mode": "per-class"}, "setting of mode 'per-class' is missing"),
         ("split", {"samples_per_class": 5}, "setting of mode 'per-class' is given"),

@@ -268,7 +268,7 @@ def _recipe_content(what: str, options: dict[str, Any]) -> dict[str, Any]:
         "scale": options["scale"],
         "bands_of": options["bands_of"],
     }.items():
-        if value:
+        if value not in (None, []):
             data[key] = value
     for name, key in (("--scene", "scenes"), ("--labels", "labels")):
         if not data.get(key) and not data.get("spectra"):
@@ -304,9 +304,9 @@ def _add_target(content: dict[str, Any], options: dict[str, Any]) -> None:
 
 def _pretraining(options: dict[str, Any], content: dict[str, Any]) -> None:
     scenes, init = list(options["pretrain_scene"]), options["init"]
-    if scenes and init:
+    if scenes and init is not None:
         raise click.UsageError("--pretrain-scene and --init exclude each other.")
-    if scenes or init:
+    if scenes or init is not None:
         table = content.get("pretrain")
         kept = dict(table) if isinstance(table, dict) else {}
         for key in ("scenes", "init"):  # one replaces the other in a recipe

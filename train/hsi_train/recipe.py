@@ -23,6 +23,7 @@ MOST_DOTS = 64  # of a key
 MOST_DEPTH = 16  # of tables and lists within each other
 Share = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]
+Text = Annotated[str, Meta(min_length=1)]  # an unset variable of a shell gives none
 Side = Annotated[int, Meta(ge=1, le=1024)]  # pixels of a square of a window
 
 
@@ -72,18 +73,18 @@ class Data(_Table, frozen=True):
 
     scenes: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    label_field: str | None = None
-    classes: str | None = None
+    label_field: Text | None = None
+    classes: Text | None = None
     exclude: tuple[str | int, ...] = ()
-    quantity: str = "unknown"
-    dark: str | None = None
-    white: str | None = None
-    gain: str | None = None
-    offset: str | None = None
+    quantity: Text = "unknown"
+    dark: Text | None = None
+    white: Text | None = None
+    gain: Text | None = None
+    offset: Text | None = None
     spectra: tuple[str, ...] | None = None
-    group_field: str | None = None
+    group_field: Text | None = None
     scale: Annotated[float, Meta(gt=0, le=1e6)] | None = None
-    bands_of: str | None = None
+    bands_of: Text | None = None
 
     def __post_init__(self) -> None:
         """Refuse a run without data, with two kinds, or with half a calibration."""
@@ -122,8 +123,8 @@ class Target(_Table, frozen=True):
 
     scenes: tuple[str, ...]
     labels: tuple[str, ...]
-    label_field: str | None = None
-    classes: str | None = None
+    label_field: Text | None = None
+    classes: Text | None = None
 
     def __post_init__(self) -> None:
         """Refuse a target without data."""
@@ -242,7 +243,7 @@ class Pretrain(_Table, frozen=True):
     """
 
     scenes: tuple[str, ...] = ()
-    init: str | None = None
+    init: Text | None = None
     steps: Count = 600
     batch: Count = 8
     outputs: Side = 12
