@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 import hsi_train
-from hsi_runtime.errors import EngineError, RecipeError
+from hsi_runtime.errors import EngineError, OptionError, RecipeError
 from hsi_train import recipe
 from hsi_train.recipe import Data, Fit, Recipe
 
@@ -51,6 +51,13 @@ def test_mistakes_are_errors_of_ours(example: Any, tmp_path: Path) -> None:
         hsi_train.train(content(example) | {"fit": {"epoch": 1}}, tmp_path / "run")
     with pytest.raises(EngineError, match="knows no device 'cuda:1'"):
         hsi_train.train(content(example), tmp_path / "run", device="cuda:1")
+    for workers in (0, -1, 1.5, True, "2", 257):
+        with pytest.raises(OptionError, match=r"workers: .* is not in 1 to 256"):
+            hsi_train.train(
+                content(example) | {"members": 2},
+                tmp_path / "run",
+                workers=workers,  # type: ignore[arg-type]
+            )
     assert list(tmp_path.iterdir()) == []
 
 

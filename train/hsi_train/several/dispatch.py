@@ -9,6 +9,8 @@ from hsi_train.fitting.progress import UNWATCHED, Watch
 from hsi_train.recipe import Recipe
 from hsi_train.several import folds, members
 
+MOST_WORKERS = 256
+
 
 def train(
     recipe: Recipe,
@@ -36,6 +38,8 @@ def train(
     Raises:
         HsiError: Any of its kinds.
     """
+    if not (type(workers) is int and 1 <= workers <= MOST_WORKERS):
+        raise OptionError(f"{workers!r} is not in 1 to {MOST_WORKERS}.", "workers")
     common = recipe, run, device, resume, overwrite, watch
     if recipe.split.mode == "folds" and recipe.split.fold is None:
         return folds.train_folds(*common, workers)
