@@ -12,7 +12,7 @@ from hsi_train.building import decided, with_path
 from hsi_train.data import loading
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
-from hsi_train.fitting.statistics import check_extremes
+from hsi_train.fitting.statistics import check_differ, check_extremes, units_apart
 from hsi_train.linear.choice import Linear
 from hsi_train.measuring import calibration
 from hsi_train.method import Problem
@@ -60,6 +60,7 @@ def read(recipe: Recipe) -> Inputs:
     before = origin.stamps({*training, *origin.target_files(recipe)})
     data = divide(recipe, read_data(recipe, kind.halo_of()), kind.receptive_field)
     validated = int(data.pixels_by_role()[:, Role.VALIDATION].sum())
+    check_differ(data)
     caveats = [*data.warnings]
     if recipe.split.mode != "all" and data.spectra is not None:
         caveats += objects.caveats(data)
@@ -70,6 +71,7 @@ def read(recipe: Recipe) -> Inputs:
     for scene in data.scenes:
         name = scene.info.path.name
         caveats += logged(check_extremes(name, scene.cube, scene.valid))
+    caveats += logged(units_apart(data))
     recipe, message = decided(recipe, data)
     if message is not None:
         caveats += logged([message])

@@ -1,10 +1,18 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from labelled import labelled_data, labelled_scene
 
 from hsi_runtime.errors import SceneError
-from hsi_train.fitting.statistics import check_extremes, extreme_pixels
+from hsi_train.data.labelled_scene import UNLABELLED, LabelledScene
+from hsi_train.fitting.statistics import (
+    check_differ,
+    check_extremes,
+    extreme_pixels,
+    units_apart,
+)
 
 EVERY = np.ones((9, 11), dtype=bool)
 
@@ -24,6 +32,43 @@ def test_one_wild_value_is_named(value: float, band: int) -> None:
     valid = EVERY.copy()
     valid[4, 5] = False
     check_extremes("a.tif", cube, valid)
+
+
+def scene_of(name: str, cube: Any, labelled: int = 99) -> LabelledScene:
+    classes = np.where(np.arange(99) < labelled, 0, UNLABELLED).astype(np.int16)
+    scene = labelled_scene(classes.reshape(9, 11), name=name)
+    return replace(scene, cube=cube)
+
+
+@pytest.mark.parametrize("factor", [100, 1e4, 0.01])
+def test_scenes_in_other_units_are_told(factor: float) -> None:
+    first, second = cube_of(), cube_of() * np.float32(factor)
+    second[:, 5:] = 0.3  # unlabelled, and no reason to be silent
+    data = labelled_data(1, scene_of("a.tif", first), scene_of("b.tif", second, 44))
+    (told,) = units_apart(data)
+    low, high = ("a.tif", "b.tif") if factor > 1 else ("b.tif", "a.tif")
+    assert f"Labelled values of {low} are usually " in told
+    assert f"those of {high} " in told
+    assert "units seem to differ" in told
+
+
+def test_scenes_in_one_unit_are_not() -> None:
+    scenes = [scene_of("a.tif", cube_of()), scene_of("b.tif", cube_of() * 10)]
+    assert units_apart(labelled_data(1, *scenes)) == []
+    scenes[1] = scene_of("b.tif", cube_of() * 0)
+    assert units_apart(labelled_data(1, *scenes)) == []
+    assert units_apart(labelled_data(1, scenes[1])) == []
+
+
+def test_pixels_that_are_all_alike_teach_nothing() -> None:
+    flat = cube_of() * 0 + 7
+    same = labelled_data(1, scene_of("a.tif", flat), scene_of("b.tif", flat))
+    with pytest.raises(SceneError, match="All labelled pixels have the same values"):
+        check_differ(same)
+    flat[2, 8, 10] = 8
+    check_differ(labelled_data(1, scene_of("a.tif", flat)))
+    with pytest.raises(SceneError, match="All labelled pixels have the same values"):
+        check_differ(labelled_data(1, scene_of("a.tif", flat, 98)))
 
 
 def test_usual_scenes_pass() -> None:

@@ -10,7 +10,11 @@ from numpy.typing import NDArray
 from hsi_runtime.errors import SceneError
 from hsi_runtime.matching.missing import fill_spectra
 from hsi_runtime.scenes.scene import Cube
-from hsi_train.data.labelled_scene import LabelledData, LabelledScene
+from hsi_train.data.labelled_scene import (
+    UNLABELLED,
+    LabelledData,
+    LabelledScene,
+)
 from hsi_train.data.roles import Role
 from hsi_train.method import Problem
 
@@ -18,6 +22,7 @@ ROWS_AT_ONCE = 64  # of a scene, while spectra are summed up
 TOP_PERCENTILE = 99.9  # of all training values: a scale that a few spikes do not move
 SUSPECT = 1e3  # over the usual value: -9999 among reflectances, but no bright pixel
 FACTOR = 1e6  # over the usual value; float32 sums up to 1.7e7 values of one size
+UNITS_APART = 50.0  # usual values of two scenes: percent to reflectance is 100
 SAMPLE = 10_000  # pixels of which the usual value is measured
 
 
@@ -129,6 +134,40 @@ def _warnings_of_fills(name: str, cube: Cube, valid: NDArray[np.bool_]) -> list[
         f"{name} holds {int(fills.sum())} pixel(s) whose whole spectrum is "
         f"{float(cube[0][fills][0]):g}, a fill value that nothing declares. hsi-run "
         "takes such pixels as nodata: declare it as nodata (gdal_edit.py -a_nodata)."
+    ]
+
+
+def check_differ(data: LabelledData) -> None:
+    """Refuse scenes of which nothing can be learned.
+
+    Raises:
+        SceneError: All labelled spectra are the same.
+    """
+    labelled = [s.cube[:, s.classes != UNLABELLED] for s in data.scenes]
+    values = [spectra for spectra in labelled if spectra.size]
+    first = values[0][:, :1]
+    if all((spectra == first).all() for spectra in values):
+        raise SceneError(
+            "All labelled pixels have the same values, by which no class can be told. "
+            "Check that the scene holds data, and not a mask or an empty band."
+        )
+
+
+def units_apart(data: LabelledData) -> list[str]:
+    """Warn of scenes whose values are so far apart that their units seem to differ."""
+    sizes = {}
+    for parts in data.by_file():
+        values = [s.cube[:, s.classes != UNLABELLED].ravel() for s in parts]
+        size = float(np.median(np.abs(np.concatenate(values).astype(np.float64))))
+        if size > 0:
+            sizes[parts[0].info.path.name] = size
+    low, high = (f(sizes, key=sizes.__getitem__, default="") for f in (min, max))
+    if not sizes or sizes[high] < UNITS_APART * sizes[low]:
+        return []
+    return [
+        f"Labelled values of {low} are usually {sizes[low]:.3g}, those of {high} "
+        f"{sizes[high]:.3g}: their units seem to differ. Bring all scenes to one unit, "
+        "or leave one out."
     ]
 
 
