@@ -2,6 +2,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from masks import add_mask
@@ -38,6 +39,13 @@ def test_matlab_labels_are_read(tmp_path: Path, make_info: MakeInfo) -> None:
     values, table = read_codes(str(tmp_path / "gt.mat"), make_info(3, 4, 2))
     np.testing.assert_array_equal(values, CODES)
     assert table.names == {}
+
+
+def test_matlab_labels_of_half_precision(tmp_path: Path, make_info: MakeInfo) -> None:
+    with h5py.File(tmp_path / "gt.mat", "w") as file:
+        file["gt"] = CODES.T.astype(np.float16)
+    values, _ = read_codes(str(tmp_path / "gt.mat"), make_info(3, 4, 2))
+    np.testing.assert_array_equal(values, CODES)
 
 
 def test_nodata_and_nan_mean_unlabelled(

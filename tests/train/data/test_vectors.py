@@ -1,4 +1,5 @@
 import json
+import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -211,6 +212,7 @@ def test_fields_of_each_type(
     [
         (np.array([1.5, 2.0]), "kind holds decimal numbers"),
         (np.array([-1, 2]), "kind runs from -1 to 2.* to 65534"),
+        (np.array([1e30, 2]), "kind runs from 2 to .* to 65534"),
         (np.array([70_000, 2]), "kind runs from 2 to 70000.* to 65534"),
     ],
 )
@@ -442,5 +444,21 @@ def test_coordinates_that_are_no_numbers_lie_outside(
 ) -> None:
     wild = shapely.Polygon([(WEST, NORTH), (value, NORTH), (WEST, NORTH - 5)])
     path = write(tmp_path / "a.gpkg", [pixels(0, 0, 2, 2), wild], code=[1, 2])
+    labels = VectorLabels(path, "code")
+    assert set(np.unique(labels.codes(0, info))) == {0, 1}
+
+
+def test_a_ring_of_no_number_lies_outside(tmp_path: Path, info: SceneInfo) -> None:
+    ring = struct.pack("<BIII8d", 1, 3, 1, 4, 0, 0, np.nan, 1, 2, 2, 0, 0)
+    path = write(tmp_path / "a.gpkg", [pixels(0, 0, 2, 2)], code=[1])
+    pyogrio.raw.write(
+        path,
+        np.array([ring], dtype=object),
+        [np.array([2])],
+        ["code"],
+        crs=UTM33,
+        geometry_type="Unknown",
+        append=True,
+    )
     labels = VectorLabels(path, "code")
     assert set(np.unique(labels.codes(0, info))) == {0, 1}

@@ -43,7 +43,8 @@ class VectorLabels:
             path, name, features.columns[name], named or {}
         )
         try:
-            self._geometry = shapely.from_wkb(features.geometry)
+            with np.errstate(invalid="ignore"):  # coordinates that are no numbers
+                self._geometry = shapely.from_wkb(features.geometry)
         except shapely.errors.GEOSException as error:
             raise SceneError(f"{path} holds a damaged geometry: {error}.") from None
         _check_kinds(path, self._geometry)
@@ -267,7 +268,7 @@ def codes_of(
                 f"{path}: {name} holds decimal numbers; a class is a whole number or "
                 "text."
             )
-        values = filled.astype(np.int64)
+        values = np.clip(filled, -(2.0**62), 2.0**62).astype(np.int64)
     if values.dtype.kind in "iu":
         codes = values.astype(np.int64)
         _check_range(path, name, codes)
