@@ -87,6 +87,19 @@ def test_missing_names_are_reported_when_others_have_one() -> None:
     assert said == ["Label codes without a name keep their code: [7]."]
 
 
+@pytest.mark.parametrize("name", ["", "Unclassified", "NoData", "0", " Background "])
+def test_code_zero_may_say_that_it_is_no_class(name: str) -> None:
+    assert ClassTable({0: name, 3: "roof"}).describe([3])[1] == []
+
+
+def test_a_class_of_code_zero_is_said_to_be_lost() -> None:
+    _, said = ClassTable({0: "water", 1: "forest", 2: "roof"}).describe([1, 2])
+    assert said == [
+        "Code 0 means unlabelled, so 'water' is no class and its pixels are not used. "
+        "If it is a class, give it another code."
+    ]
+
+
 def test_later_table_wins() -> None:
     first = ClassTable({1: "a", 2: "b"}, {1: "#000000"})
     both = first.updated(ClassTable({2: "c"}, {1: "#ffffff"}))

@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -395,6 +396,69 @@ def test_excluded_classes_are_unlabelled(
     assert data.counts() == [8, 6]
     with pytest.raises(SceneError, match=r"exclude names 'bush'.*classes are"):
         load(files(codes=codes), exclude=("bush",))
+
+
+def test_a_name_of_several_codes_excludes_all_of_them(
+    files: Files, write_tif: WriteTif
+) -> None:
+    codes = some_codes()
+    codes[0, :2] = 1, 2
+    scene, labels = files(codes=codes)
+    named = {"CLASS_NAMES": json.dumps({"1": "grass", "2": "grass"})}
+    write_tif(Path(labels), codes, tags=[named])
+    data = load((scene, labels), exclude=("grass",))
+    assert [c.code for c in data.classes] == [3, 7]
+
+
+def named_pair(
+    files: Files, write_tif: WriteTif, name: str, codes: np.ndarray, **names: str
+) -> tuple[str, str]:
+    """Write a scene whose labels name classes, such as ``_3="roof"``."""
+    scene, labels = files(name=name)
+    text = json.dumps({key[1:]: value for key, value in names.items()})
+    write_tif(Path(labels), codes, tags=[{"CLASS_NAMES": text}])
+    return scene, labels
+
+
+def test_a_code_of_two_names_is_refused(
+    files: Files, tmp_path: Path, write_tif: WriteTif
+) -> None:
+    def pair(name: str, **names: str) -> tuple[str, str]:
+        return named_pair(files, write_tif, name, some_codes(), **names)
+
+    first = pair("a", _0="Unclassified", _3="forest", _7="water")
+    data = load(first, pair("b", _0="none", _3="Forest ", _9="road"))
+    assert [c.name for c in data.classes] == ["Forest", "water"]
+    other = pair("c", _3="water", _7="forest")
+    with pytest.raises(
+        SceneError, match=r"c_gt\.tif names code 3 'water', and other labels name it"
+    ):
+        load(first, other)
+    classes = tmp_path / "classes.json"
+    classes.write_text('{"3": "trees", "7": "lakes"}')
+    data = load(first, other, class_file=str(classes))
+    assert [c.name for c in data.classes] == ["trees", "lakes"]
+
+
+def test_training_and_test_labels_name_the_same_classes(
+    files: Files, tmp_path: Path, write_tif: WriteTif
+) -> None:
+    upper, lower = some_codes(), some_codes()
+    upper[:, 12:], lower[:, :12] = 0, 0
+    train = named_pair(files, write_tif, "a", upper, _3="forest", _7="water")
+    _, test = named_pair(files, write_tif, "b", lower, _3="water", _7="forest")
+    with pytest.raises(SceneError, match="training labels names code 3 'forest'"):
+        load(train, test_label_paths=[test])
+    classes = tmp_path / "classes.json"
+    classes.write_text('{"3": "forest", "7": "water"}')
+    assert load(train, test_label_paths=[test], class_file=str(classes)).counts()
+
+
+def test_more_classes_than_class_indices(files: Files) -> None:
+    numbers = np.arange(200 * 200, dtype=np.uint16).reshape(200, 200)
+    cube = np.ones((BANDS, 200, 200), dtype=np.int16)
+    with pytest.raises(SceneError, match="39999 classes; at most 32767 are possible"):
+        load(files(cube, numbers))
 
 
 def test_missing_scene(tmp_path: Path) -> None:

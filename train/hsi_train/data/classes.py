@@ -4,6 +4,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +22,12 @@ EXPECTED = (
     'expected {"1": "name", ...} or '
     '[{"code": 1, "name": "name", "color": "#rrggbb"}, ...]'
 )
+# What files call code 0 when it is no class, in the form of `_letters`.
+UNLABELLED_NAMES = {
+    *("", "0", "unclassified", "unlabelled", "unlabeled", "not labelled", "background"),
+    *("nodata", "no data", "no_data", "none", "null", "no class", "undefined", "void"),
+    *("masked", "masked pixels", "mask", "unknown", "ignore", "ignored"),
+}
 Codes = NDArray[np.int64]
 
 # The first seven are Okabe and Ito's (Color Universal Design, 2008) without black. Each
@@ -97,6 +104,31 @@ class ClassTable:
         """Return this table with the entries of another put over it."""
         return ClassTable(self.names | other.names, self.colors | other.colors)
 
+    def joined(self, other: "ClassTable", path: str) -> "ClassTable":
+        """Return the entries of two files whose codes must mean the same.
+
+        Args:
+            other: Entries of the second file.
+            path: The second file, for messages.
+
+        Raises:
+            SceneError: A code has another name in the second file.
+        """
+        for code in sorted(self.names.keys() & other.names.keys() - {0}):
+            ours, theirs = self.names[code], other.names[code]
+            if _letters(ours) != _letters(theirs):
+                raise SceneError(
+                    f"{path} names code {code} {_short(theirs)}, and other labels "
+                    f"name it {_short(ours)}. Give each class one code in all labels; "
+                    "or name it with --classes, if it is one class."
+                )
+        return self.updated(other)
+
+    def without(self, names: Iterable[int]) -> "ClassTable":
+        """Return this table without the names of some codes."""
+        kept = {c: n for c, n in self.names.items() if c not in {*names}}
+        return ClassTable(kept, self.colors)
+
     def describe(self, codes: list[int]) -> tuple[list[ClassEntry], list[str]]:
         """Describe the classes that are present, in order of code.
 
@@ -113,14 +145,20 @@ class ClassTable:
             color = self.colors.get(code, PALETTE[number % len(PALETTE)])
             classes.append(ClassEntry(code=code, name=name, color=color.lower()))
         messages = []
+        zero = self.names.get(0, "")
+        if _letters(zero) not in UNLABELLED_NAMES:
+            messages.append(
+                f"Code 0 means unlabelled, so {zero!r} is no class and its pixels are "
+                "not used. If it is a class, give it another code."
+            )
         if self.names and unnamed:
             messages.append(f"Label codes without a name keep their code: {unnamed}.")
         alike: dict[str, list[str]] = {}
         for entry in classes:
             _check_name(entry)
-            letters = unicodedata.normalize("NFKC", entry.name).casefold()
-            key = " ".join(letters.split())
-            alike.setdefault(key, []).append(f"{entry.name!r} ({entry.code})")
+            alike.setdefault(_letters(entry.name), []).append(
+                f"{entry.name!r} ({entry.code})"
+            )
         messages += [
             f"Classes {' and '.join(same)} have the same name, apart from capitals, "
             "spaces or forms of letters, but are kept apart. If they are one class, "
@@ -190,6 +228,11 @@ def _code(value: Any) -> int:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _letters(name: str) -> str:
+    """Return a name without what people do not tell apart: capitals, spaces, forms."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _check_name(entry: ClassEntry) -> None:

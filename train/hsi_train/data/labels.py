@@ -126,7 +126,8 @@ class RasterLabels:
     def codes(self, number: int, info: SceneInfo) -> Codes:
         path = self._paths[number]
         values, table = read_codes(path, info)
-        self._table = self._table.updated(table)
+        table = table.without(self._named)
+        self._table = self._table.joined(table, path)
         if UNDECLARED not in (self._named.keys() | table.names.keys()):
             self._messages += _undeclared(path, values)
         return values
@@ -169,7 +170,8 @@ class TrainAndTest:
         return train + test
 
     def class_table(self) -> ClassTable:
-        return self._test.class_table().updated(self._train.class_table())
+        train, test = self._train.class_table(), self._test.class_table()
+        return test.joined(train, "The map of training labels")
 
     def warnings(self) -> list[str]:
         return self._train.warnings() + self._test.warnings()
@@ -202,7 +204,7 @@ def whole_codes(
         values = np.where(values == nodata, 0, values)
     if values.dtype.kind == "f":
         values = np.where(np.isfinite(values), values, 0)
-    inside = values.min() >= 0 and values.max() <= MAX_CODE
+    inside = values.min() >= 0 and float(values.max()) <= MAX_CODE
     if not inside or not np.array_equal(np.round(values), values):
         raise SceneError(
             f"{path} holds values from {values.min()} to {values.max()}; expected "

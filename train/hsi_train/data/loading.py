@@ -25,6 +25,8 @@ from hsi_train.data.roles import Role
 from hsi_train.data.spectra import reading
 from hsi_train.recipe import Data, expanded
 
+MOST_CLASSES = np.iinfo(np.int16).max  # class indices are held in this type
+
 
 class _Part(NamedTuple):
     """A labelled part before its codes are class indices."""
@@ -121,7 +123,10 @@ def load(
     )
     if test_label_paths:
         source = label_files.TrainAndTest(
-            source, label_files.open_labels(test_label_paths, len(scene_paths))
+            source,
+            label_files.open_labels(
+                test_label_paths, len(scene_paths), named=table.names
+            ),
         )
     _check_given_once(scene_paths)
     reader = _Reader(source, halo, whole, calibration)
@@ -277,18 +282,18 @@ def _drop_classes(
 ) -> None:
     """Make the pixels of some classes unlabelled, in place."""
     present = {int(code) for part in parts for code in np.unique(part.codes)} - {0}
-    by_name = {table.names.get(code, str(code)): code for code in present}
+    name_of = {code: table.names.get(code, str(code)) for code in present}
     for excluded in exclude:
-        code = excluded
-        if isinstance(excluded, str):
-            code = by_name.get(composed(excluded), -1)
-        if code not in present:
+        codes = [excluded] if excluded in present else []
+        if isinstance(excluded, str):  # a name that several codes may have
+            codes = [c for c, name in name_of.items() if name == composed(excluded)]
+        if not codes:
             raise SceneError(
                 f"data.exclude names {excluded!r}, but no label has it; classes are "
-                f"{', '.join(sorted(by_name))}."
+                f"{', '.join(sorted(name_of.values()))}."
             )
         for part in parts:
-            part.codes[part.codes == code] = 0
+            part.codes[np.isin(part.codes, codes)] = 0
 
 
 def _drop_empty_bands(
@@ -333,6 +338,11 @@ def _assemble(
         raise SceneError(
             f"Labels hold {len(present)} class(es) with valid pixels ({listed}); "
             "training needs at least two. Code 0 means unlabelled."
+        )
+    if len(present) > MOST_CLASSES:
+        raise SceneError(
+            f"Labels hold {len(present)} classes; at most {MOST_CLASSES} are possible. "
+            "Give classes instead of numbers of objects."
         )
     codes = np.unique(np.concatenate([np.unique(part.codes) for part in parts]))
     gone = sorted(set(codes.tolist()) - set(present.tolist()) - {0})
