@@ -21,6 +21,7 @@ from hsi_runtime.errors import (
     DISK_FULL,
     EngineError,
     HsiError,
+    ModelFileError,
     OptionError,
     OutputError,
     ResourceError,
@@ -127,12 +128,18 @@ def _convert(trained: Checkpoint, fp16: bool, compact: bool) -> Candidate:
     pixel_cost = cost.measure(proto, trained.method.receptive_field)
     half = _halve(proto, trained) if fp16 else None
     limits = FP16 if fp16 else COMPACT if compact else FP32
+    try:
+        contract = package.document(
+            trained, limits, "fp16" if fp16 else "fp32", pixel_cost
+        )
+    except ValueError as error:  # it contradicts itself
+        raise ModelFileError(
+            f"The checkpoint's description is damaged: {error}. Copy the run again."
+        ) from error
     return Candidate(
         trained=trained,
         proto=proto if half is None else half.proto,
-        contract=package.document(
-            trained, limits, "fp16" if fp16 else "fp32", pixel_cost
-        ),
+        contract=contract,
         limits=limits,
         half=half,
         shared=shared,

@@ -249,6 +249,16 @@ BAD: dict[str, tuple[Callable[[Path], list[object]], int, str]] = {
         4,
         "top has the shape (30,)",
     ),
+    "a description that contradicts itself": (
+        changed(lambda text, _: text["values"]["fill"].pop()),
+        4,
+        "values.fill has 29 values for 30 bands",
+    ),
+    "classes of one code": (
+        changed(lambda text, _: text["classes"][1].update(code=1)),
+        4,
+        "share a code",
+    ),
     "weights of another size": (
         changed(lambda text, _: text["options"].update(features=12)),
         4,

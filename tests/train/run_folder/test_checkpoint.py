@@ -147,6 +147,11 @@ def rewrite(path: Path, change: Any) -> None:
         (lambda m, t: t.pop("network.head.4.bias"), "weights do not fit"),
         (lambda m, t: t.pop("problem.top"), "is of another version"),
         (lambda m, t: m["options"].update(hidden=9), "weights do not fit"),
+        (lambda m, t: m.update(members=0), "is of another version.*members"),
+        *(
+            (lambda m, t, cut=cut: t.update(sample=t["sample"][cut].clone()), "sample")
+            for cut in (np.s_[:3], np.s_[:, :12], np.s_[..., :12], np.s_[0])
+        ),
         (lambda m, t: m.update(method="later"), "no method 'later'"),
         (lambda m, t: m["options"].update(later=1), "later"),
     ],

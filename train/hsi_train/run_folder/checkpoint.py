@@ -7,11 +7,12 @@ has moved.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
 import torch
+from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -56,7 +57,7 @@ class Description(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reject_below: float | None = None
     set_levels: list[SetLevel] = []
     training: Training | None = None
-    members: int = 1
+    members: Annotated[int, Meta(ge=1)] = 1
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,12 @@ def load(run: Path) -> Checkpoint:
         raise ModelFileError(
             f"{path}: the weights do not fit method {description.method}: {error}"
         ) from error
+    bands, side = len(description.bands.used), method.receptive_field
+    if len(sample.shape) != 3 or len(sample) != bands or min(sample.shape[1:]) < side:
+        raise ModelFileError(
+            f"{path} is damaged: its sample has the shape {sample.shape}, and {bands} "
+            f"bands and a receptive field of {side} need another. Copy the run again."
+        )
     return Checkpoint(method.eval(), description, sample)
 
 
