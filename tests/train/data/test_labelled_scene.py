@@ -478,6 +478,14 @@ def test_a_scene_given_twice_would_be_tested_on_what_it_learnt(
         loading.load([scene, str(link)], [labels, labels], 1)
 
 
+def test_a_copy_without_a_place_on_the_map_is_no_second_scene(files: Files) -> None:
+    first = files(origin=None)
+    second = files(name="copy", origin=None)
+    with pytest.raises(SceneError, match=r"copy\.tif is a copy of .*scene\.tif"):
+        load(first, second)
+    assert load(first, files(some_cube() + 1, name="other", origin=None)).counts()
+
+
 def test_what_the_first_scene_does_not_declare_is_said(
     files: Files, tmp_path: Path
 ) -> None:

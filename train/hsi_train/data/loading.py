@@ -1,5 +1,6 @@
 """Loads scenes with their labels: the part of each scene that training can use."""
 
+import filecmp
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -191,6 +192,7 @@ class _Reader:
         self._first: SceneInfo | None = None
         self._messages: list[str] = []
         self._unlabelled: list[str] = []
+        self._read: list[tuple[str, tuple[Path, ...]]] = []
         self._bytes = 0
         self.bands: NDArray[np.intp] | None = None
 
@@ -206,6 +208,8 @@ class _Reader:
             if not codes.any():
                 self._unlabelled.append(info.path.name)
                 return []
+            if info.transform is None:  # else it is found by its place on the map
+                self._check_no_copy(path, info.files)
             if self._first is None or self.bands is None:
                 self._first, self.bands = info, good_bands(info)
                 self._messages += undeclared(info)
@@ -234,6 +238,17 @@ class _Reader:
         finally:
             scene.close()
 
+    def _check_no_copy(self, path: str, files: tuple[Path, ...]) -> None:
+        """Refuse a copy of a scene: what trains in one would be tested in the other."""
+        variable = matlab.split_name(path)[1]
+        for other, others in self._read:
+            if matlab.split_name(other)[1] == variable and _equal(files, others):
+                raise SceneError(
+                    f"{path} is a copy of {other}; give each scene once, with all its "
+                    "labels in one file."
+                )
+        self._read.append((path, files))
+
     def messages(self) -> list[str]:
         """Return messages for the user, after all scenes were read."""
         messages = self._messages + self._source.warnings()
@@ -245,6 +260,18 @@ class _Reader:
                 f"{listed}."
             )
         return messages
+
+
+def _equal(files: Sequence[Path], others: Sequence[Path]) -> bool:
+    """Return True for files of the same content, one by one."""
+    return (
+        bool(files)
+        and len(files) == len(others)
+        and all(
+            filecmp.cmp(file, other, shallow=False)
+            for file, other in zip(files, others, strict=True)
+        )
+    )
 
 
 def _check_folders(
