@@ -12,7 +12,12 @@ from hsi_train.building import decided, with_path
 from hsi_train.data import loading
 from hsi_train.data.labelled_scene import LabelledData
 from hsi_train.data.roles import Role
-from hsi_train.fitting.statistics import check_differ, check_extremes, units_apart
+from hsi_train.fitting.statistics import (
+    check_differ,
+    check_extremes,
+    dark_labels,
+    units_apart,
+)
 from hsi_train.linear.choice import Linear
 from hsi_train.measuring import calibration
 from hsi_train.method import Problem
@@ -71,7 +76,7 @@ def read(recipe: Recipe) -> Inputs:
     for scene in data.scenes:
         name = scene.info.path.name
         caveats += logged(check_extremes(name, scene.cube, scene.valid))
-    caveats += logged(units_apart(data))
+    caveats += logged([*units_apart(data), *dark_labels(data)])
     recipe, message = decided(recipe, data)
     if message is not None:
         caveats += logged([message])

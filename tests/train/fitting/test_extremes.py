@@ -10,6 +10,7 @@ from hsi_train.data.labelled_scene import UNLABELLED, LabelledScene
 from hsi_train.fitting.statistics import (
     check_differ,
     check_extremes,
+    dark_labels,
     extreme_pixels,
     units_apart,
 )
@@ -38,6 +39,26 @@ def scene_of(name: str, cube: Any, labelled: int = 99) -> LabelledScene:
     classes = np.where(np.arange(99) < labelled, 0, UNLABELLED).astype(np.int16)
     scene = labelled_scene(classes.reshape(9, 11), name=name)
     return replace(scene, cube=cube)
+
+
+@pytest.mark.parametrize("dark", [2, 17, 40])
+def test_labels_where_the_scene_is_zero_are_told(dark: int) -> None:
+    cube = cube_of()
+    cube.reshape(4, 99)[:, :dark] = 0
+    told = dark_labels(labelled_data(1, scene_of("a.tif", cube, 50)))
+    if dark == 2:
+        assert told == []
+        return
+    assert told[0].startswith(f"{dark} of 50 labelled pixels of a.tif are 0 in all")
+    assert dark_labels(labelled_data(1, scene_of("a.tif", cube_of()))) == []
+
+
+def test_values_too_large_to_compute_with_are_refused() -> None:
+    cube = cube_of() * np.float32(1e36)
+    with pytest.raises(SceneError, match=r"values such as .*e\+35, too large"):
+        check_extremes("a.tif", cube, EVERY)
+    check_extremes("a.tif", cube, ~EVERY)
+    check_extremes("a.tif", cube_of() * np.float32(1e20), EVERY)
 
 
 @pytest.mark.parametrize("factor", [100, 1e4, 0.01])

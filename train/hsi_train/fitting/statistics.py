@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from hsi_runtime.errors import SceneError
-from hsi_runtime.matching.missing import fill_spectra
+from hsi_runtime.matching.missing import LEAST_BANDS, MANY_ZEROS, fill_spectra
 from hsi_runtime.scenes.scene import Cube
 from hsi_train.data.labelled_scene import (
     UNLABELLED,
@@ -23,6 +23,7 @@ TOP_PERCENTILE = 99.9  # of all training values: a scale that a few spikes do no
 SUSPECT = 1e3  # over the usual value: -9999 among reflectances, but no bright pixel
 FACTOR = 1e6  # over the usual value; float32 sums up to 1.7e7 values of one size
 UNITS_APART = 50.0  # usual values of two scenes: percent to reflectance is 100
+MOST = 1e30  # means of squares of pixels overflow in float32 some way above
 SAMPLE = 10_000  # pixels of which the usual value is measured
 
 
@@ -112,17 +113,27 @@ def check_extremes(name: str, cube: Cube, valid: NDArray[np.bool_]) -> list[str]
         spectra of a fill value, if there are some.
 
     Raises:
-        SceneError: There is one.
+        SceneError: There is one, or one too large for single precision.
     """
     if described := describe_extremes(name, cube, valid, FACTOR):
         raise SceneError(
             f"{described} Declare them as nodata (gdal_edit.py -a_nodata), or correct "
             "the scene."
         )
+    largest = max(_largest(band, valid) for band in cube)
+    if largest > MOST:
+        raise SceneError(
+            f"{name} holds values such as {largest:g}, too large to compute with. "
+            "Declare them as nodata (gdal_edit.py -a_nodata), or divide the scene."
+        )
     suspect = describe_extremes(name, cube, valid, SUSPECT)
     if not suspect:
         return _warnings_of_fills(name, cube, valid)
     return [f"{suspect} If they stand for missing ones, declare them as nodata."]
+
+
+def _largest(band: NDArray[Any], valid: NDArray[np.bool_]) -> float:
+    return float(np.abs(band[valid].astype(np.float64)).max(initial=0.0))
 
 
 def _warnings_of_fills(name: str, cube: Cube, valid: NDArray[np.bool_]) -> list[str]:
@@ -151,6 +162,23 @@ def check_differ(data: LabelledData) -> None:
             "All labelled pixels have the same values, by which no class can be told. "
             "Check that the scene holds data, and not a mask or an empty band."
         )
+
+
+def dark_labels(data: LabelledData) -> list[str]:
+    """Warn of labelled spectra that are 0 in all bands, as outside a flight line."""
+    messages = []
+    for parts in data.by_file():
+        labelled = [s.cube[:, s.classes != UNLABELLED] for s in parts]
+        dark = sum(int((~spectra.any(axis=0)).sum()) for spectra in labelled)
+        total = sum(spectra.shape[1] for spectra in labelled)
+        share, number = MANY_ZEROS
+        if len(labelled[0]) >= LEAST_BANDS and dark >= max(share * total, number):
+            messages.append(
+                f"{dark} of {total} labelled pixels of {parts[0].info.path.name} are 0 "
+                "in all bands, and are learned like any other. If they lie outside the "
+                "scene, declare 0 as nodata (gdal_edit.py -a_nodata 0)."
+            )
+    return messages
 
 
 def units_apart(data: LabelledData) -> list[str]:
