@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import commands
+import few_labels
 import results
 import source
 
@@ -52,6 +53,7 @@ PARTS: dict[str, Callable[..., str]] = {
     "errors": commands.errors,
     "fields": source.fields,
     "methods": methods,
+    "few_labels": few_labels.few_labels,
     "other_benchmarks": results.other_benchmarks,
     "quoted": quoted,
     "summary": results.summary,
