@@ -288,7 +288,7 @@ class Trainer:
 
     def held_out_scores(
         self,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[Any]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.int16]]:
         """Score the validation pixels by the linear path, and by the network alone.
 
         Returns:

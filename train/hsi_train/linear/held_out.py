@@ -23,11 +23,16 @@ def hold_out(data: LabelledData) -> LabelledData | None:
 
 
 def leave_out(data: LabelledData) -> Iterator[LabelledData]:
-    """Let each fold of the training pixels validate in turn, however few they are."""
+    """Let each fold of the training pixels validate in turn, and no other pixels."""
     places, folds = _folds(data)
+    roles = [
+        np.where(scene.roles == Role.VALIDATION, Role.NONE, scene.roles)
+        for scene in data.scenes
+    ]
+    alone = data.divided(roles)
     for fold in range(FOLDS):
         if (folds == fold).any():
-            yield _validating(data, places[folds == fold])
+            yield _validating(alone, places[folds == fold])
 
 
 def _folds(data: LabelledData) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
