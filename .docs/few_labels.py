@@ -25,27 +25,25 @@ Seeds = dict[int, float]  # overall accuracy in per cent, by seed
 
 def few_labels() -> str:
     """Set linear map, best rival and pre-trained S2Former side by side, by scene."""
+    cells = results.lines_of(results.FOLDER / "accuracy" / "cells.jsonl")
     rows: dict[tuple[str, str], Seeds] = defaultdict(dict)
-    rivals: dict[str, dict[str, Seeds]] = defaultdict(lambda: defaultdict(dict))
-    for cell in results.lines_of(results.FOLDER / "accuracy" / "cells.jsonl"):
-        data, seed = cell["data"], cell["seed"]
-        rows[data, cell["row"]][seed] = 100 * cell["overall_accuracy"]
-        for rival in cell.get("rivals", []) if cell["row"] == LINEAR else []:
-            if rival["name"] != results.SAME:
-                share = 100 * rival["overall_accuracy"]
-                rivals[data][rival["name"]][seed] = share
+    for cell in cells:
+        share = 100 * cell["overall_accuracy"]
+        rows[cell["data"], cell["row"]][cell["seed"]] = share
+    rivals = results.best_rivals(cells)
     lines = []
     for data, title in DATA.items():
         linear = rows[data, LINEAR]
         if not linear:
             continue
-        best = max(rivals[data], key=lambda name: fmean(rivals[data][name].values()))
+        name, shares = rivals[data]
+        best = {seed: 100 * overall for seed, (overall, _) in shares.items()}
         others = [rows[data, row] for row in ROWS]
         lines.append(
             [
                 title,
                 f"{fmean(linear.values()):.1f} ({len(linear)})",
-                f"{best} {_gap(rivals[data][best], linear)}",
+                f"{name} {_gap(best, linear)}",
                 *(_gap(other, linear) for other in others),
             ]
         )

@@ -89,18 +89,28 @@ def _accuracy() -> dict[str, dict[str, list[Shares]]]:
 
 
 def _best_rivals(cells: list[Result]) -> dict[str, list[Shares]]:
-    """Return the accuracies of the best simple rival, by data set.
+    """Return the accuracies of the best simple rival, by data set."""
+    return {
+        data: list(seeds.values()) for data, (_, seeds) in best_rivals(cells).items()
+    }
+
+
+def best_rivals(cells: list[Result]) -> dict[str, tuple[str, dict[int, Shares]]]:
+    """Return the best simple rival of each data set, and its accuracies by seed.
 
     The best has the highest mean overall accuracy; only runs that fitted all rivals
     count.
     """
-    fitted: dict[str, dict[str, list[Shares]]] = {}
+    fitted: dict[str, dict[str, dict[int, Shares]]] = {}
     for cell in cells:
         rivals = [r for r in cell.get("rivals", []) if r["name"] != SAME]
         for rival in rivals if len(rivals) > 1 else []:
             by_name = fitted.setdefault(cell["data"], {})
-            by_name.setdefault(rival["name"], []).append(_shares(rival))
-    return {data: max(names.values(), key=_mean) for data, names in fitted.items()}
+            by_name.setdefault(rival["name"], {})[cell["seed"]] = _shares(rival)
+    return {
+        data: max(names.items(), key=lambda item: _mean([*item[1].values()]))
+        for data, names in fitted.items()
+    }
 
 
 def _shares(result: Result) -> Shares:

@@ -132,7 +132,7 @@ def test_whatever_decides_the_result_changes_the_key(
 def test_where_files_lie_does_not_change_the_key() -> None:
     moved = DIVISION._replace(split={"mode": "file", "files": ["elsewhere.tif"]})
     assert key(division=moved) == key()
-    data = {"scenes": ["another/work/a"], "labels": ["another/work/b"]}
+    data = {"scenes": ["elsewhere/a"], "labels": ["elsewhere/b"]}
     assert key(division=DIVISION._replace(data=data)) == key()
 
 

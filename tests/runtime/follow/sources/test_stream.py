@@ -98,14 +98,20 @@ def test_a_fifo_with_its_header(
         assert raster.transform.c == 400000
 
 
-def test_a_pipe_that_ends_within_a_line(
-    place: Path, start_following: Callable[..., Any]
-) -> None:
+def piped(place: Path, start_following: Callable[..., Any], data: bytes) -> Any:
+    """Follow a pipe into which all these bytes go; return the follower."""
     header_of(place)
     os.mkfifo(place / "flight.fifo")
     follower = start_following("flight.fifo")
     with (place / "flight.fifo").open("wb", buffering=0) as pipe:
-        pipe.write(b"12345" * COLS)
+        pipe.write(data)
+    return follower
+
+
+def test_a_pipe_that_ends_within_a_line(
+    place: Path, start_following: Callable[..., Any]
+) -> None:
+    follower = piped(place, start_following, b"12345" * COLS)
     with pytest.raises(SceneError, match="ends within a line: 155 of 248 bytes"):
         follower.result()
 
@@ -115,11 +121,7 @@ def test_whole_lines_before_a_torn_one_are_kept(
 ) -> None:
     """They come once, and were given up for the one behind them."""
     cube = tall_cube(60)
-    header_of(place)
-    os.mkfifo(place / "flight.fifo")
-    follower = start_following("flight.fifo")
-    with (place / "flight.fifo").open("wb", buffering=0) as pipe:
-        pipe.write(cube.transpose(1, 0, 2).tobytes() + b"123")
+    follower = piped(place, start_following, cube.transpose(1, 0, 2).tobytes() + b"123")
     with pytest.raises(SceneError, match="publishes the lines before"):
         follower.result()
     assert start_following("flight.fifo").result()["rows"] == 60
@@ -131,11 +133,9 @@ def test_lines_of_another_type_do_not_follow_those_of_the_first(
     place: Path, start_following: Callable[..., Any]
 ) -> None:
     """A header that is corrected between two runs left both kinds in one map."""
-    header_of(place)
-    os.mkfifo(place / "flight.fifo")
-    follower = start_following("flight.fifo")
-    with (place / "flight.fifo").open("wb", buffering=0) as pipe:
-        pipe.write(tall_cube(60).transpose(1, 0, 2).tobytes() + b"123")
+    follower = piped(
+        place, start_following, tall_cube(60).transpose(1, 0, 2).tobytes() + b"123"
+    )
     with pytest.raises(SceneError):
         follower.result()
     header_of(place, interleave="bip")
