@@ -137,15 +137,19 @@ def test_a_pre_trained_encoder_has_the_path_beside_it(make_data: MakeData) -> No
     assert float(trainer.method.path.gate) == 1
 
 
-def test_a_fitted_head_is_weighed_by_all_folds(
-    make_data: MakeData, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def pretrained() -> recipe.Recipe:
     content = {
         "method": "s2former",
         "data": {"scenes": ["s"], "labels": ["l"]},
         "pretrain": {"init": "encoder"},
     }
-    asked, data = recipe.parse(content), divided(make_data, 0.02)
+    return recipe.parse(content)
+
+
+def test_a_fitted_head_is_weighed_by_all_folds(
+    make_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, data = pretrained(), divided(make_data, 0.02)
     trainer = trainer_of(asked, data)
     trainer.prepare()
     judged: list[tuple[Any, ...]] = []
@@ -165,7 +169,40 @@ def test_a_fitted_head_is_weighed_by_all_folds(
     assert of_method is not None
     assert of_method.apart
     assert float(of_method.gate) == 0.25
-    assert of_method.unjudged == tuple(np.flatnonzero(counts < 5))
+    assert of_method.unjudged == tuple(np.flatnonzero(counts == 0))
+
+
+def test_a_fitted_head_shares_equally_where_nothing_can_be_left_out(
+    make_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head had all of the map, and the path nothing."""
+    monkeypatch.setattr(building, "leave_out", lambda _: iter(()))
+    asked, data = pretrained(), divided(make_data, 0.02)
+    trainer = trainer_of(asked, data)
+    trainer.prepare()
+    building.weigh_fitted_head(trainer, asked, data)
+    assert trainer.method.path is not None
+    assert not trainer.method.path.replaced
+    assert trainer.summary()["gate"] == 0.5
+
+
+def test_a_head_of_three_labels_a_class_has_a_say(
+    make_data: MakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "choose_share", lambda *_: 0.5)
+    asked, data = pretrained(), divided(make_data, 1.0)
+    (scene,) = data.scenes
+    roles = np.full(scene.roles.shape, Role.TEST, np.uint8)
+    for index in range(3):
+        places = np.argwhere(scene.classes == index)
+        roles[tuple(places[:: len(places) // 3][:3].T)] = Role.TRAIN
+    few = data.divided([roles])
+    assert few.pixels_by_role()[:, Role.TRAIN].tolist() == [3, 3, 3]
+    trainer = trainer_of(asked, few)
+    trainer.prepare()
+    building.weigh_fitted_head(trainer, asked, few)
+    assert trainer.method.path is not None
+    assert trainer.method.path.unjudged == ()
 
 
 def test_nothing_is_weighed_where_a_network_trains(make_data: MakeData) -> None:

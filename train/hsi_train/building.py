@@ -25,7 +25,7 @@ from hsi_train.fitting.trainer import Trainer
 from hsi_train.fitting.windows import Windows
 from hsi_train.linear import choice
 from hsi_train.linear.choice import Linear
-from hsi_train.linear.gate import choose_share, unjudged_classes
+from hsi_train.linear.gate import choose_share
 from hsi_train.linear.held_out import hold_out, leave_out
 from hsi_train.linear.spectra import (
     TrainingPixels,
@@ -277,7 +277,8 @@ def weigh_fitted_head(trainer: Trainer, recipe: Recipe, data: LabelledData) -> N
 
     Head and linear path are fitted without each fold of the training pixels in turn,
     and both score it. The head knows nothing of the path: the more it counts, the less
-    the path does.
+    the path does. Where nothing can be left out both count equally, and a class of
+    which nothing was is the path's to say.
     """
     path, method = trainer.method.path, trainer.method
     if path is None or trainer.trains or not isinstance(method, pretrain.Pretrainable):
@@ -292,10 +293,12 @@ def weigh_fitted_head(trainer: Trainer, recipe: Recipe, data: LabelledData) -> N
         parts.append(judge.held_out_scores())
     path.apart = True
     if not parts:
+        path.gate.fill_(EQUAL)
         return
     alone, head, classes = map(np.concatenate, zip(*parts, strict=True))
     path.gate.fill_(choose_share(alone, head, classes))
-    path.unjudged = unjudged_classes(np.bincount(classes, minlength=head.shape[1]))
+    left_out = np.bincount(classes, minlength=head.shape[1])
+    path.unjudged = tuple(np.flatnonzero(left_out == 0).tolist())
 
 
 def run(

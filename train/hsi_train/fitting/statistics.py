@@ -154,7 +154,7 @@ def check_differ(data: LabelledData) -> None:
     Raises:
         SceneError: All labelled spectra are the same.
     """
-    labelled = [s.cube[:, s.classes != UNLABELLED] for s in data.scenes]
+    labelled = [_labelled(scene) for scene in data.scenes]
     values = [spectra for spectra in labelled if spectra.size]
     first = values[0][:, :1]
     if all((spectra == first).all() for spectra in values):
@@ -164,11 +164,16 @@ def check_differ(data: LabelledData) -> None:
         )
 
 
+def _labelled(scene: LabelledScene) -> NDArray[Any]:
+    """Return the spectra of the labelled pixels, shape ``(band, pixel)``."""
+    return scene.cube[:, scene.classes != UNLABELLED]
+
+
 def dark_labels(data: LabelledData) -> list[str]:
     """Warn of labelled spectra that are 0 in all bands, as outside a flight line."""
     messages = []
     for parts in data.by_file():
-        labelled = [s.cube[:, s.classes != UNLABELLED] for s in parts]
+        labelled = [_labelled(scene) for scene in parts]
         dark = sum(int((~spectra.any(axis=0)).sum()) for spectra in labelled)
         total = sum(spectra.shape[1] for spectra in labelled)
         share, number = MANY_ZEROS
@@ -185,7 +190,7 @@ def units_apart(data: LabelledData) -> list[str]:
     """Warn of scenes whose values are so far apart that their units seem to differ."""
     sizes = {}
     for parts in data.by_file():
-        values = [s.cube[:, s.classes != UNLABELLED].ravel() for s in parts]
+        values = [_labelled(scene).ravel() for scene in parts]
         size = float(np.median(np.abs(np.concatenate(values).astype(np.float64))))
         if size > 0:
             sizes[parts[0].info.path.name] = size
